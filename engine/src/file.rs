@@ -1,0 +1,453 @@
+//! The file trait: everything `engine` and `raftlog` ever ask of a disk.
+//!
+//! Called by the WAL writer, the checkpointer and recovery; implemented by the server's drivers, by
+//! [`StdDisk`] (plain blocking calls: boot and offline tools) and by the in-memory disk of the
+//! tests. It must never interpret what it stores, retry an operation, or complete a durable
+//! operation before the device has acknowledged it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes in one disk block: the alignment of every [`AlignedBuf`] and of direct I/O.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// A file opened through a [`Disk`]; never reused while that disk lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(pub u32);
+
+/// Chosen by the submitter, returned with the completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// How [`FileOp::Open`] treats the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// The file must exist.
+    Existing,
+    /// The file must not exist; an empty one is made.
+    CreateNew,
+    /// Opened if it exists, made otherwise.
+    OpenOrCreate,
+}
+
+/// One operation. Names are relative to the disk's root directory and use `/`.
+#[derive(Debug)]
+pub enum FileOp {
+    /// Opens `name`. `direct` asks for O_DIRECT: offsets and lengths are then multiples of
+    /// [`BLOCK_BYTES`]; a file system that refuses it gets ordinary I/O. Completes with
+    /// [`FileOutput::Opened`].
+    Open {
+        /// Relative path.
+        name: String,
+        /// What must be there.
+        mode: OpenMode,
+        /// Bypass the page cache.
+        direct: bool,
+    },
+    /// Forgets the file. Outstanding operations on it finish first.
+    Close {
+        /// The file.
+        file: FileId,
+    },
+    /// Completes with [`FileOutput::Len`].
+    Len {
+        /// The file.
+        file: FileId,
+    },
+    /// Completes with [`FileOutput::Data`], shorter than asked only at the end of the file.
+    Read {
+        /// The file.
+        file: FileId,
+        /// First byte.
+        offset_bytes: u64,
+        /// How many bytes.
+        len_bytes: usize,
+    },
+    /// Writes the whole buffer. With `durable` the completion also means that the data (and the
+    /// file length, if it grew) is on the device, as after fdatasync. Completes with
+    /// [`FileOutput::Written`], which hands the buffer back.
+    Write {
+        /// The file.
+        file: FileId,
+        /// First byte.
+        offset_bytes: u64,
+        /// The bytes.
+        data: AlignedBuf,
+        /// Write and sync as one operation.
+        durable: bool,
+    },
+    /// Sets the length and writes real zeros from the old end, so that later writes inside touch no
+    /// allocation metadata; then syncs.
+    ZeroFill {
+        /// The file.
+        file: FileId,
+        /// New length.
+        len_bytes: u64,
+    },
+    /// fdatasync.
+    Sync {
+        /// The file.
+        file: FileId,
+    },
+    /// ftruncate.
+    SetLen {
+        /// The file.
+        file: FileId,
+        /// New length.
+        len_bytes: u64,
+    },
+    /// rename(2), replacing the target.
+    Rename {
+        /// Old name.
+        from: String,
+        /// New name.
+        to: String,
+    },
+    /// unlink(2).
+    Remove {
+        /// Relative path.
+        name: String,
+    },
+    /// fsync of a directory: makes creations, renames and removals in it durable.
+    SyncDir {
+        /// Relative path; empty for the root.
+        name: String,
+    },
+    /// mkdir -p.
+    CreateDir {
+        /// Relative path.
+        name: String,
+    },
+    /// Completes with [`FileOutput::Names`], sorted; empty if the directory does not exist.
+    List {
+        /// Relative path; empty for the root.
+        name: String,
+    },
+}
+
+/// What a successful operation returns.
+#[derive(Debug)]
+pub enum FileOutput {
+    /// Nothing to say.
+    Done,
+    /// The opened file.
+    Opened(FileId),
+    /// A length in bytes.
+    Len(u64),
+    /// Bytes read.
+    Data(Vec<u8>),
+    /// The written buffer, for reuse.
+    Written(AlignedBuf),
+    /// Sorted file names.
+    Names(Vec<String>),
+}
+
+/// The end of one operation.
+#[derive(Debug)]
+pub struct Completion {
+    /// As submitted.
+    pub token: Token,
+    /// What came of it.
+    pub result: io::Result<FileOutput>,
+}
+
+/// Submit/complete file access. Operations on one file may complete in any order unless the
+/// submitter waits in between.
+pub trait Disk {
+    /// Queues `op`. Never blocks on the device in a driver of a running member.
+    fn submit(&mut self, token: Token, op: FileOp);
+    /// Moves what has completed to the end of `out`; does not wait.
+    fn poll(&mut self, out: &mut Vec<Completion>);
+    /// Like [`Disk::poll`], but waits for one completion if any operation is outstanding.
+    fn wait(&mut self, out: &mut Vec<Completion>);
+}
+
+/// Runs one operation to its end. For boot, offline tools and tests: nothing else may be
+/// outstanding on `disk`.
+pub fn run(disk: &mut dyn Disk, op: FileOp) -> io::Result<FileOutput> {
+    const TOKEN: Token = Token(u64::MAX);
+    let mut completions = Vec::new();
+    disk.submit(TOKEN, op);
+    disk.wait(&mut completions);
+    match completions.pop() {
+        Some(completion) if completion.token == TOKEN && completions.is_empty() => {
+            completion.result
+        }
+        _ => Err(io::Error::other("file::run needs a disk with nothing outstanding")),
+    }
+}
+
+/// A growable byte buffer whose memory is aligned to [`BLOCK_BYTES`] and whose capacity is a
+/// multiple of it, as direct I/O wants.
+#[derive(Clone, Default)]
+pub struct AlignedBuf {
+    blocks: Vec<Block>,
+    len_bytes: usize,
+}
+
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(4096))]
+struct Block([u8; BLOCK_BYTES]);
+
+impl AlignedBuf {
+    /// An empty buffer with room for `capacity_bytes`.
+    pub fn with_capacity(capacity_bytes: usize) -> Self {
+        Self { blocks: Vec::with_capacity(capacity_bytes.div_ceil(BLOCK_BYTES)), len_bytes: 0 }
+    }
+
+    /// A buffer of `len_bytes` zeros.
+    pub fn zeroed(len_bytes: usize) -> Self {
+        let mut buf = Self::default();
+        buf.resize(len_bytes);
+        buf
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len_bytes
+    }
+
+    /// True if nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len_bytes == 0
+    }
+
+    /// Empties the buffer and keeps its memory.
+    pub fn clear(&mut self) {
+        self.blocks.clear();
+        self.len_bytes = 0;
+    }
+
+    /// Grows with zeros, or shrinks and zeroes what is cut off.
+    pub fn resize(&mut self, len_bytes: usize) {
+        if len_bytes < self.len_bytes {
+            let old_len_bytes = self.len_bytes;
+            bytemuck::cast_slice_mut::<Block, u8>(&mut self.blocks)[len_bytes..old_len_bytes]
+                .fill(0);
+        }
+        self.blocks.resize(len_bytes.div_ceil(BLOCK_BYTES), bytemuck::Zeroable::zeroed());
+        self.len_bytes = len_bytes;
+    }
+
+    /// Appends bytes.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        let start = self.len_bytes;
+        self.resize(start + bytes.len());
+        self[start..].copy_from_slice(bytes);
+    }
+}
+
+impl std::ops::Deref for AlignedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.blocks)[..self.len_bytes]
+    }
+}
+
+impl std::ops::DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.blocks)[..self.len_bytes]
+    }
+}
+
+impl std::fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AlignedBuf({} bytes)", self.len_bytes)
+    }
+}
+
+impl From<&[u8]> for AlignedBuf {
+    fn from(bytes: &[u8]) -> Self {
+        let mut buf = Self::with_capacity(bytes.len());
+        buf.extend_from_slice(bytes);
+        buf
+    }
+}
+
+/// A [`Disk`] of plain blocking system calls below one directory. Each operation is carried out in
+/// `submit`; boot, offline tools and dedicated threads use it.
+pub struct StdDisk {
+    root: PathBuf,
+    files: HashMap<FileId, std::sync::Arc<File>>,
+    next_file: u32,
+    completed: Vec<Completion>,
+}
+
+impl StdDisk {
+    /// A disk rooted at `root`, which must exist.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), files: HashMap::new(), next_file: 0, completed: Vec::new() }
+    }
+
+    /// The directory below which names are resolved.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The open file behind `file`, for a driver that carries on with it.
+    pub fn handle(&self, file: FileId) -> Option<std::sync::Arc<File>> {
+        self.files.get(&file).cloned()
+    }
+
+    /// Takes over an already open file.
+    pub fn adopt(&mut self, file: std::sync::Arc<File>) -> FileId {
+        let id = FileId(self.next_file);
+        self.next_file += 1;
+        self.files.insert(id, file);
+        id
+    }
+
+    fn file(&self, file: FileId) -> io::Result<&File> {
+        self.files
+            .get(&file)
+            .map(|file| &**file)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{file:?} is not open")))
+    }
+
+    fn open(&mut self, name: &str, mode: OpenMode, direct: bool) -> io::Result<FileOutput> {
+        let path = self.root.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        match mode {
+            OpenMode::Existing => {}
+            OpenMode::CreateNew => {
+                options.create_new(true);
+            }
+            OpenMode::OpenOrCreate => {
+                options.create(true).truncate(false);
+            }
+        }
+        let file = if direct {
+            match options.clone().custom_flags(libc::O_DIRECT).open(&path) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => options.open(&path)?,
+                other => other?,
+            }
+        } else {
+            options.open(&path)?
+        };
+        Ok(FileOutput::Opened(self.adopt(std::sync::Arc::new(file))))
+    }
+
+    fn execute(&mut self, op: FileOp) -> io::Result<FileOutput> {
+        match op {
+            FileOp::Open { name, mode, direct } => self.open(&name, mode, direct),
+            FileOp::Close { file } => {
+                self.files.remove(&file);
+                Ok(FileOutput::Done)
+            }
+            FileOp::Len { file } => Ok(FileOutput::Len(self.file(file)?.metadata()?.len())),
+            FileOp::Read { file, offset_bytes, len_bytes } => {
+                read_at_most(self.file(file)?, offset_bytes, len_bytes).map(FileOutput::Data)
+            }
+            FileOp::Write { file, offset_bytes, data, durable } => {
+                let handle = self.file(file)?;
+                handle.write_all_at(&data, offset_bytes)?;
+                if durable {
+                    handle.sync_data()?;
+                }
+                Ok(FileOutput::Written(data))
+            }
+            FileOp::ZeroFill { file, len_bytes } => {
+                zero_fill(self.file(file)?, len_bytes)?;
+                Ok(FileOutput::Done)
+            }
+            FileOp::Sync { file } => self.file(file)?.sync_data().map(|()| FileOutput::Done),
+            FileOp::SetLen { file, len_bytes } => {
+                self.file(file)?.set_len(len_bytes).map(|()| FileOutput::Done)
+            }
+            FileOp::Rename { from, to } => {
+                std::fs::rename(self.root.join(from), self.root.join(to)).map(|()| FileOutput::Done)
+            }
+            FileOp::Remove { name } => {
+                std::fs::remove_file(self.root.join(name)).map(|()| FileOutput::Done)
+            }
+            FileOp::SyncDir { name } => {
+                File::open(self.root.join(name))?.sync_all().map(|()| FileOutput::Done)
+            }
+            FileOp::CreateDir { name } => {
+                std::fs::create_dir_all(self.root.join(name)).map(|()| FileOutput::Done)
+            }
+            FileOp::List { name } => list(&self.root.join(name)).map(FileOutput::Names),
+        }
+    }
+}
+
+impl Disk for StdDisk {
+    fn submit(&mut self, token: Token, op: FileOp) {
+        let result = self.execute(op);
+        self.completed.push(Completion { token, result });
+    }
+
+    fn poll(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.completed);
+    }
+
+    fn wait(&mut self, out: &mut Vec<Completion>) {
+        self.poll(out);
+    }
+}
+
+/// Reads up to `len_bytes`, less only at the end of the file. The buffer is block-aligned so that
+/// files opened for direct I/O can be read too.
+pub fn read_at_most(file: &File, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {
+    let start = offset_bytes - offset_bytes % BLOCK_BYTES as u64;
+    let lead = usize::try_from(offset_bytes - start).expect("less than one block");
+    let mut buf = AlignedBuf::zeroed((lead + len_bytes).next_multiple_of(BLOCK_BYTES));
+    let mut filled = 0;
+    while filled < lead + len_bytes {
+        match file.read_at(&mut buf[filled..], start + filled as u64) {
+            Ok(0) => break,
+            // A direct read that stops off a block boundary has met the end of the file.
+            Ok(count) if !count.is_multiple_of(BLOCK_BYTES) => {
+                filled += count;
+                if filled < lead + len_bytes && file.metadata()?.len() > start + filled as u64 {
+                    continue;
+                }
+                break;
+            }
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let end = filled.min(lead + len_bytes);
+    Ok(buf[lead.min(end)..end].to_vec())
+}
+
+/// Extends `file` to `len_bytes` with written zeros and syncs it.
+pub fn zero_fill(file: &File, len_bytes: u64) -> io::Result<()> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    let old_len_bytes = file.metadata()?.len();
+    if old_len_bytes < len_bytes {
+        file.set_len(len_bytes)?;
+    }
+    let zeros = AlignedBuf::zeroed(CHUNK_BYTES);
+    let mut offset = old_len_bytes - old_len_bytes % BLOCK_BYTES as u64;
+    if offset < old_len_bytes {
+        // The last partial block holds data: keep it and start behind it.
+        offset += BLOCK_BYTES as u64;
+    }
+    while offset < len_bytes {
+        let count = usize::try_from((len_bytes - offset).min(CHUNK_BYTES as u64)).expect("bounded");
+        file.write_all_at(&zeros[..count], offset)?;
+        offset += count as u64;
+    }
+    file.sync_all()
+}
+
+fn list(path: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
