@@ -1,1 +1,9 @@
-//! etcore server.
+//! The member: boot, drivers, shards, the api, and the replica that ties raft, log and engine
+//! together.
+
+pub mod config;
+pub mod driver;
+pub mod identity;
+pub mod limits;
+pub mod log;
+pub mod version;
