@@ -23,8 +23,6 @@ pub struct Config {
     pub name: String,
     /// `--data-dir`.
     pub data_dir: String,
-    /// `--wal-dir`; empty means inside the data directory.
-    pub wal_dir: String,
     /// `--listen-peer-urls`.
     pub listen_peer_urls: Vec<ListenUrl>,
     /// `--listen-client-urls`.

@@ -7,6 +7,7 @@ pub mod driver;
 pub mod identity;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod ring;
 pub mod version;

@@ -32,9 +32,6 @@ struct Flags {
     /// Directory of all data; ${name}.etcd if not given.
     #[arg(long, default_value = "", hide_default_value = true, help_heading = "Member")]
     data_dir: String,
-    /// Directory of the write-ahead log, if it shall not be in the data directory.
-    #[arg(long, default_value = "", hide_default_value = true, help_heading = "Member")]
-    wal_dir: String,
     /// URLs to listen on for peers, separated by commas.
     #[arg(long, default_value = DEFAULT_PEER_URL, help_heading = "Member")]
     listen_peer_urls: String,
@@ -114,7 +111,7 @@ struct Flags {
     #[arg(long, default_value_t = 0, help_heading = "etcore")]
     fronts: usize,
     /// Bytes of one log segment; a multiple of 4096.
-    #[arg(long, default_value_t = 64 << 20, help_heading = "etcore")]
+    #[arg(long, default_value_t = 64_000_000 / 4096 * 4096, help_heading = "etcore")]
     wal_segment_bytes: u64,
     /// Print the version and exit.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
@@ -256,7 +253,6 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         } else {
             flags.data_dir
         },
-        wal_dir: flags.wal_dir,
         listen_peer_urls: url::parse_list(&flags.listen_peer_urls)?,
         listen_client_urls: url::parse_list(&flags.listen_client_urls)?,
         advertise_client_urls: split_urls(&flags.advertise_client_urls)?,
