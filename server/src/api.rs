@@ -4,3 +4,6 @@
 //! those come from `etcore_proto::error`.
 
 pub mod check;
+pub mod range;
+pub mod reader;
+pub mod txn;

@@ -2,13 +2,19 @@
 //! together.
 
 pub mod api;
+pub mod background;
+pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod log;
+pub mod member;
 pub mod metrics;
 pub mod net;
+pub mod pool;
 pub mod ring;
+pub mod shared;
 pub mod version;
 pub mod wire;

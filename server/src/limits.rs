@@ -60,3 +60,6 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
 const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
+
+/// Tasks waiting for the background thread: one checkpoint and a stop.
+pub const BACKGROUND_TASKS: usize = 16;
