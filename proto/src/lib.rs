@@ -1,1 +1,3 @@
 //! etcore proto.
+
+pub mod hpack;
