@@ -56,9 +56,9 @@ pub(super) fn classify(name: &[u8], value: &[u8]) -> NameClass {
 
 fn name_is_legal(name: &[u8]) -> bool {
     !name.is_empty()
-        && name.iter().all(
-            |byte| matches!(byte, 0x21..=0x7e) && !byte.is_ascii_uppercase() && *byte != b':',
-        )
+        && name
+            .iter()
+            .all(|byte| matches!(byte, 0x21..=0x7e) && !byte.is_ascii_uppercase() && *byte != b':')
 }
 
 fn value_is_legal(value: &[u8]) -> bool {
