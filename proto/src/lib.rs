@@ -4,3 +4,4 @@
 
 pub mod error;
 pub mod pb;
+pub mod raftpb;
