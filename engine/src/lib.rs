@@ -6,3 +6,4 @@
 //! simulator run the same code.
 
 pub mod file;
+pub mod testing;

@@ -14,3 +14,4 @@ pub mod h2;
 pub mod hpack;
 pub mod limits;
 pub mod pb;
+pub mod raftpb;
