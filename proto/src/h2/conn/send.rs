@@ -183,6 +183,18 @@ impl Conn {
         }
     }
 
+    /// The answer of this stream is complete (client only): if the request is not, the server is told
+    /// that the rest will not come.
+    pub fn reset_unfinished(&mut self, name: StreamId) {
+        let state = self.streams.get(name).map(|stream| (stream.flags, stream.has(RECV_ENDED)));
+        match state {
+            Some((flags, true)) if flags & SEND_ENDED != 0 => {}
+            Some((_, true)) => self.reset(name, ErrorCode::NO_ERROR),
+            Some((_, false)) => self.reset(name, ErrorCode::CANCEL),
+            None => {}
+        }
+    }
+
     /// Body bytes that can be framed at once. After an answer of zero the stream appears in
     /// [`Conn::next_writable`] when there is room.
     pub fn capacity(&mut self, name: StreamId) -> usize {
