@@ -79,9 +79,10 @@ impl Conn {
         end_stream: bool,
     ) -> Result<(), SendError> {
         self.sending(name)?;
-        let now = if self.has_pending(name) { 0 } else { self.room(name).min(data.len()) };
+        let must_wait = self.has_pending(name);
+        let now = if must_wait { 0 } else { self.room(name).min(data.len()) };
         let (front, rest) = data.split_at(now);
-        if rest.is_empty() {
+        if rest.is_empty() && !must_wait {
             self.put_data(name, front, end_stream);
             if end_stream {
                 self.end_sending(name);
