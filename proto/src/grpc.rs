@@ -7,6 +7,7 @@
 mod assembler;
 mod base64;
 mod calls;
+mod client;
 
 mod code;
 mod gzip;
@@ -16,6 +17,9 @@ mod server;
 mod text;
 
 pub use base64::{decode_base64, encode_base64};
+pub use client::{
+    CallOptions, Client, ClientConfig, ClientEvent, MetadataHandle, MethodHandle, StartError,
+};
 pub use code::Code;
 pub use metadata::Metadata;
 pub use routes::{MethodId, Routes, RoutesError};

@@ -62,9 +62,9 @@ pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
 pub const MESSAGE_CHUNK_BYTES: usize = 16 << 10;
 /// Messages larger than this get a buffer of their own and must be admitted by the budgets, in bytes.
 pub const MESSAGE_SMALL_BYTES_MAX: usize = 16 << 10;
-/// What one connection's large messages may hold while they wait for the budgets, in bytes: half of
-/// the connection's budget, so that the first in the queue always finds room in the end.
-pub const WAITING_BYTES_MAX: usize = CONNECTION_HELD_BYTES_MAX / 2;
+/// The part of a connection's budget (one in so many) that large messages may hold while they wait
+/// for the rest, so that the first in the queue always finds room in the end.
+pub const WAITING_SHARE: usize = 2;
 /// Longest wait of a large message for the budgets, in milliseconds; past it its stream is refused.
 pub const ADMISSION_WAIT_MS_MAX: u64 = 10_000;
 /// How often a connection with waiting large messages looks at the process budget, in milliseconds.

@@ -46,4 +46,9 @@ impl<C> Calls<C> {
         self.get(stream)?;
         self.slots[stream.slot()].take().map(|(_, call)| call)
     }
+
+    /// The streams of all calls, in slot order.
+    pub(super) fn names(&self) -> Vec<StreamId> {
+        self.slots.iter().flatten().map(|(name, _)| *name).collect()
+    }
 }

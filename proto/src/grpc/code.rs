@@ -81,7 +81,6 @@ impl Code {
     }
 
     /// What a client makes of a stream that was reset (grpc-go's table).
-    #[allow(dead_code)]
     pub(super) fn from_reset(code: ErrorCode) -> Self {
         match code {
             ErrorCode::FLOW_CONTROL_ERROR | ErrorCode::ENHANCE_YOUR_CALM => Code::ResourceExhausted,
@@ -94,7 +93,6 @@ impl Code {
     }
 
     /// What a client makes of a response that is no gRPC (grpc-go's table).
-    #[allow(dead_code)]
     pub(super) fn from_http(status: u16) -> Self {
         match status {
             400 => Code::Internal,

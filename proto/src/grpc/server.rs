@@ -18,6 +18,7 @@ use bytes::Bytes;
 use self::head::HeadScratch;
 use self::receive::Call;
 use self::reply::Slots;
+pub(super) use self::reply::prefix;
 use super::assembler::Chunk;
 use super::calls::Calls;
 use super::{Metadata, MethodId, Routes, StreamId};

@@ -93,6 +93,12 @@ impl BudgetLease {
         self.used
     }
 
+    /// What this connection may charge at most, in bytes.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.budget.connection_bytes_max
+    }
+
     fn draw(&mut self, used: usize) -> bool {
         if used > self.budget.connection_bytes_max {
             return false;

@@ -111,7 +111,7 @@ struct Flags {
     #[arg(long, default_value_t = 0, help_heading = "etcore")]
     fronts: usize,
     /// Bytes of one log segment; a multiple of 4096.
-    #[arg(long, default_value_t = 64_000_000 / 4096 * 4096, help_heading = "etcore")]
+    #[arg(long, default_value_t = etcore_raftlog::limits::SEGMENT_BYTES, help_heading = "etcore")]
     wal_segment_bytes: u64,
     /// Print the version and exit.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",

@@ -288,7 +288,8 @@ impl Core {
         let must_queue = !self.waiting.is_empty() && call.waiting_since_ms.is_none();
         let is_small = assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX;
         if call.waiting_since_ms.is_none()
-            && (is_small || !must_queue)
+            && (is_small
+                || (!must_queue && leaves_room(conn, self.waiting_bytes, assembler.length())))
             && conn.budget().charge(assembler.length())
         {
             assembler.charged = assembler.length();
@@ -302,7 +303,7 @@ impl Core {
             return;
         }
         let more = assembler.held() - assembler.charged;
-        let fits = self.waiting_bytes + more <= limits::WAITING_BYTES_MAX;
+        let fits = self.waiting_bytes + more <= conn.budget().limit() / limits::WAITING_SHARE;
         if is_small || !fits || !conn.budget().charge(more) {
             return self.refuse(conn, stream);
         }
@@ -321,7 +322,9 @@ impl Core {
                 && call.waiting_since_ms.is_some()
             {
                 let assembler = &mut call.assembler;
-                if !conn.budget().charge(assembler.length() - assembler.charged) {
+                let more = assembler.length() - assembler.charged;
+                let waiting = self.waiting_bytes - assembler.charged;
+                if !leaves_room(conn, waiting, more) || !conn.budget().charge(more) {
                     return;
                 }
                 self.waiting_bytes -= assembler.charged;
@@ -457,6 +460,15 @@ impl Core {
             self.events.push_back(ServerEvent::Cancelled { stream });
         }
     }
+}
+
+/// Whether `more` bytes can be charged so that the share of waiting messages, of which `waiting` is in
+/// use, stays available to them. A message larger than the rest of the budget gets it all.
+fn leaves_room(conn: &mut Conn, waiting: usize, more: usize) -> bool {
+    let budget = conn.budget();
+    let share = budget.limit() / limits::WAITING_SHARE;
+    let kept_free = share.saturating_sub(waiting);
+    more > budget.limit() - share || budget.used() + more + kept_free <= budget.limit()
 }
 
 fn inflate(compressed: &Bytes, is_gzip: bool, bytes_max: usize) -> Result<Bytes, (Code, String)> {

@@ -347,7 +347,7 @@ impl Core {
 /// # Panics
 /// If the length does not fit 32 bits; callers refuse such messages with a status.
 #[inline]
-pub(super) fn prefix(compressed: bool, length: usize) -> [u8; MESSAGE_PREFIX_BYTES] {
+pub(in crate::grpc) fn prefix(compressed: bool, length: usize) -> [u8; MESSAGE_PREFIX_BYTES] {
     let length = u32::try_from(length).expect("gRPC messages are shorter than 4 GiB");
     let [a, b, c, d] = length.to_be_bytes();
     [u8::from(compressed), a, b, c, d]

@@ -79,9 +79,10 @@ impl Conn {
         end_stream: bool,
     ) -> Result<(), SendError> {
         self.sending(name)?;
-        let now = if self.has_pending(name) { 0 } else { self.room(name).min(data.len()) };
+        let must_wait = self.has_pending(name);
+        let now = if must_wait { 0 } else { self.room(name).min(data.len()) };
         let (front, rest) = data.split_at(now);
-        if rest.is_empty() {
+        if rest.is_empty() && !must_wait {
             self.put_data(name, front, end_stream);
             if end_stream {
                 self.end_sending(name);
@@ -180,6 +181,18 @@ impl Conn {
         if self.streams.get(name).is_some() {
             frame::put_reset(name.id(), code, &mut self.out);
             self.close(name, Closed::ByUs(code));
+        }
+    }
+
+    /// The answer of this stream is complete (client only): if the request is not, the server is told
+    /// that the rest will not come.
+    pub fn reset_unfinished(&mut self, name: StreamId) {
+        let state = self.streams.get(name).map(|stream| (stream.flags, stream.has(RECV_ENDED)));
+        match state {
+            Some((flags, true)) if flags & SEND_ENDED != 0 => {}
+            Some((_, true)) => self.reset(name, ErrorCode::NO_ERROR),
+            Some((_, false)) => self.reset(name, ErrorCode::CANCEL),
+            None => {}
         }
     }
 
