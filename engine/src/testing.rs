@@ -6,5 +6,6 @@
 
 pub mod disk_pages;
 pub mod mem_disk;
+pub mod model;
 pub mod prng;
 mod sparse_file;
