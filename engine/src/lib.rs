@@ -6,6 +6,7 @@
 //! simulator run the same code.
 
 pub mod bucket;
+pub mod checkpoint;
 pub mod error;
 pub mod file;
 mod index;

@@ -39,5 +39,26 @@ pub const INDEX_COMPACT_LEAVES_PER_PUBLISH: usize = 2;
 /// Index leaves looked at for compaction in a turn with time to spare: some 100 microseconds.
 pub const INDEX_COMPACT_LEAVES_PER_TURN: usize = 64;
 
+/// Free extents looked at for one that is large enough; then the file grows.
+pub const SPACE_SEARCH_MAX: usize = 1024;
+
+/// Bytes of raft's configuration in a meta page: hundreds of members.
+pub const CONF_STATE_BYTES_MAX: usize = 2048;
+
+/// Leaves that one checkpoint looks at on behalf of a compaction.
+pub const COMPACTION_LEAVES_PER_CHECKPOINT: usize = 512;
+
+/// Bytes of leaves that one checkpoint looks at on behalf of a compaction.
+pub const COMPACTION_BYTES_PER_CHECKPOINT: usize = 4 << 20;
+
+/// Bytes of one write of a checkpoint, unless a single page is larger.
+pub const CHECKPOINT_WRITE_BYTES: usize = 256 << 10;
+
+/// Writes and reads of a checkpoint under way at a time.
+pub const CHECKPOINT_DEPTH: usize = 8;
+
+/// The page file grows by multiples of this.
+pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
+
 const _: () = assert!(INDEX_LEAF_ENTRIES_MAX >= 4 && INDEX_FANOUT_MAX >= 4);
 const _: () = assert!(ROW_BYTES_MAX < (1 << 31), "a length shares its word with a flag");

@@ -4,7 +4,9 @@
 //! [`NodeRef`](node::NodeRef). Nothing here may trust a byte that its checksum has not covered, or
 //! an offset it has not compared with the page's length.
 
+pub(crate) mod meta;
 pub(crate) mod node;
+pub(crate) mod space;
 
 use crate::error::EngineError;
 

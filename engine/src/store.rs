@@ -4,6 +4,7 @@
 //! file through checkpoints that another thread writes. Nothing is visible before it is published,
 //! and nothing waits for a disk here. Revisions count as etcd's do.
 
+mod open;
 mod txn;
 
 use std::collections::BTreeMap;
@@ -12,9 +13,12 @@ use std::sync::Arc;
 pub use txn::{PutOutcome, Txn};
 
 use crate::bucket::{Bucket, Buckets};
+use crate::checkpoint::{CheckpointInput, CheckpointOutput};
 use crate::error::RangeError;
 use crate::index::Index;
-use crate::limits::{INDEX_COMPACT_LEAVES_PER_PUBLISH, INDEX_COMPACT_LEAVES_PER_TURN};
+use crate::limits::{
+    CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH, INDEX_COMPACT_LEAVES_PER_TURN,
+};
 use crate::pins::{RevisionPins, VersionPins};
 use crate::table::Tables;
 use crate::types::{LogIndex, Revision, Term};
@@ -60,6 +64,7 @@ pub struct Store {
     compact_revision: Revision,
     applied: LogIndex,
     term: Term,
+    durable_applied: LogIndex,
     conf_state: Arc<[u8]>,
     tree: Arc<TreeVersion>,
     version_pins: VersionPins,
@@ -82,13 +87,13 @@ struct IndexCompaction {
 #[derive(Debug, Default)]
 struct CheckpointState {
     in_flight: bool,
-    /// Segments that the checkpoint under way writes.
-    frozen_segments: usize,
     rows: u64,
     entries: u64,
     /// Something besides rows and the applied index changed.
     other: bool,
     started_ms: u64,
+    /// The compaction whose rows are all gone from the page file.
+    compact_finished: Revision,
 }
 
 impl Store {
@@ -106,6 +111,7 @@ impl Store {
             compact_revision: Revision(-1),
             applied: LogIndex(0),
             term: Term(0),
+            durable_applied: LogIndex(0),
             conf_state: Arc::from([]),
             tree: Arc::new(tree),
             version_pins,
@@ -173,7 +179,11 @@ impl Store {
     }
 
     /// Sets what raft calls the configuration: opaque bytes, saved with the applied index.
+    ///
+    /// # Panics
+    /// If they are longer than [`CONF_STATE_BYTES_MAX`].
     pub fn set_conf_state(&mut self, conf_state: &[u8]) {
+        assert!(conf_state.len() <= CONF_STATE_BYTES_MAX, "{} bytes", conf_state.len());
         if *self.conf_state != *conf_state {
             self.conf_state = conf_state.into();
             self.checkpoint.other = true;
@@ -230,6 +240,65 @@ impl Store {
         self.tables.memory_bytes()
     }
 
+    /// True if a checkpoint should begin: something is to be saved, none is under way, and time,
+    /// rows or bytes since the last one say so.
+    pub fn checkpoint_due(&self, now_ms: u64) -> bool {
+        let state = &self.checkpoint;
+        let dirty = state.rows > 0 || state.other || self.compaction_unfinished();
+        let aged = now_ms.saturating_sub(state.started_ms) >= self.config.checkpoint_ms;
+        !state.in_flight
+            && (dirty && aged
+                || state.rows >= self.config.checkpoint_rows
+                || state.entries >= self.config.checkpoint_entries
+                || self.tables.open_bytes() >= self.config.checkpoint_bytes)
+    }
+
+    /// Freezes everything applied so far for a checkpoint; `None` if one is under way. Everything
+    /// applied must have been published.
+    pub fn freeze(&mut self, now_ms: u64) -> Option<CheckpointInput> {
+        if self.checkpoint.in_flight {
+            return None;
+        }
+        let segments = self.tables.freeze();
+        let (in_flight, started_ms) = (true, now_ms);
+        let compact_finished = self.checkpoint.compact_finished;
+        self.checkpoint =
+            CheckpointState { in_flight, started_ms, compact_finished, ..Default::default() };
+        Some(CheckpointInput {
+            tables: self.tables.view().clone(),
+            segments,
+            bucket_changes: std::mem::take(&mut self.bucket_changes),
+            applied: self.applied,
+            term: self.term,
+            revision: self.revision,
+            conf_state: self.conf_state.to_vec(),
+            compact_scheduled: self.compact_revision,
+            removable: self.removable(),
+            index: self.index.clone(),
+        })
+    }
+
+    /// Takes over what a checkpoint made durable; the next [`Store::publish`] shows it.
+    pub fn on_checkpoint(&mut self, output: &CheckpointOutput) {
+        assert!(self.checkpoint.in_flight, "an output belongs to the input frozen last");
+        self.checkpoint.in_flight = false;
+        self.checkpoint.compact_finished = output.compact_finished;
+        self.durable_applied = output.durable_applied;
+        let pin = self.version_pins.pin(output.checkpoint);
+        self.tree = Arc::new(TreeVersion { root: output.key_root, _pin: pin });
+        self.tables.drop_oldest(output.segments);
+    }
+
+    /// The log must be kept from the entry after this one.
+    pub fn durable_applied(&self) -> LogIndex {
+        self.durable_applied
+    }
+
+    fn compaction_unfinished(&self) -> bool {
+        let finished = self.checkpoint.compact_finished;
+        finished < self.compact_revision && finished < self.removable()
+    }
+
     /// What may be removed physically: the compact revision, or the oldest pin below it.
     fn removable(&self) -> Revision {
         let oldest = self.revision_pins.oldest().unwrap_or(self.compact_revision);
@@ -237,10 +306,9 @@ impl Store {
     }
 
     fn compact_index(&mut self, leaves: usize) -> bool {
+        let target = self.removable();
         let work = &mut self.index_compaction;
         if work.pass.is_none() {
-            let oldest = self.revision_pins.oldest().unwrap_or(self.compact_revision);
-            let target = self.compact_revision.min(oldest);
             if target <= work.done {
                 return false;
             }

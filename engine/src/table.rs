@@ -21,6 +21,8 @@ pub(crate) struct Tables {
     writers: Vec<Writer>,
     shared: TablesView,
     published: usize,
+    /// Segments that a checkpoint under way writes.
+    frozen: usize,
     /// The next row opens a new segment: those before it are frozen.
     sealed: bool,
     spare: Vec<Arc<Segment>>,
@@ -99,12 +101,14 @@ impl Tables {
     /// Ends the segments so far at this entry boundary; returns how many there are.
     pub(crate) fn freeze(&mut self) -> usize {
         self.sealed = true;
-        self.writers.len()
+        self.frozen = self.writers.len();
+        self.frozen
     }
 
     /// Drops the `count` oldest segments, which are in the page file now.
     pub(crate) fn drop_oldest(&mut self, count: usize) {
         self.published -= count.min(self.published);
+        self.frozen -= count.min(self.frozen);
         for writer in self.writers.drain(..count) {
             if self.spare.len() < SEGMENTS_SPARE_MAX {
                 self.spare.push(writer.into_segment());
@@ -140,8 +144,8 @@ impl Tables {
     }
 
     /// Bytes of rows that no freeze has covered.
-    pub(crate) fn open_bytes(&self, frozen: usize) -> usize {
-        self.writers[frozen..].iter().map(|writer| writer.len().1).sum()
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.writers[self.frozen..].iter().map(|writer| writer.len().1).sum()
     }
 
     fn open_segment(&mut self, first: RevKey, len_bytes: usize) {
