@@ -5,9 +5,10 @@
 //! caller. Every queue has a bound in [`limits`], and every error is a value.
 //!
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
-//! [`grpc`] (both sides of gRPC on top of it).
+//! [`grpc`] (both sides of gRPC on top of it), [`http1`].
 
 pub mod grpc;
 pub mod h2;
 pub mod hpack;
+pub mod http1;
 pub mod limits;
