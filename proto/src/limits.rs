@@ -69,6 +69,14 @@ pub const WAITING_SHARE: usize = 2;
 pub const ADMISSION_WAIT_MS_MAX: u64 = 10_000;
 /// How often a connection with waiting large messages looks at the process budget, in milliseconds.
 pub const ADMISSION_RETRY_MS: u64 = 10;
+/// Largest head of an HTTP/1.1 message, in bytes; past it 431.
+pub const HTTP1_HEAD_BYTES_MAX: usize = 64 << 10;
+/// Fields of an HTTP/1.1 head; past it 431.
+pub const HTTP1_FIELDS_MAX: usize = 100;
+/// Longest size line of a chunk with its extensions, in bytes; past it 400.
+pub const HTTP1_CHUNK_LINE_BYTES_MAX: usize = 1_024;
+/// Largest trailers of a chunked body, in bytes; past it 400.
+pub const HTTP1_TRAILER_BYTES_MAX: usize = 8 << 10;
 
 const _: () = assert!(STREAM_WINDOW_BYTES as usize > MESSAGE_SMALL_BYTES_MAX);
 const _: () = assert!(CONNECTION_HELD_BYTES_MAX <= PROCESS_HELD_BYTES_MAX);

@@ -43,7 +43,7 @@ fn a_thousand_unary_calls_cost_a_handful_of_allocations() {
     let version = link.client.register_metadata("client-api-version", b"3.7.1");
     link.cut = usize::MAX;
     let options = CallOptions { registered: &[token, version], ..CallOptions::default() };
-    let mut round = |link: &mut Link| {
+    let round = |link: &mut Link| {
         for _ in 0..64 {
             link.client.start_unary(unary, &options, &[7; 264]).unwrap();
         }
