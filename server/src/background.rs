@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
-use etcore_engine::store::Checkpointer;
+use etcore_engine::checkpoint::Checkpointer;
 
 use crate::driver::Waker;
 use crate::driver::probe::{self, DriverKind};

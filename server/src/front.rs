@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_queue::ArrayQueue;
-use etcore_engine::map::PageMap;
 use etcore_engine::pins::RevisionPins;
-use etcore_proto::grpc::Routes;
-use etcore_proto::h2::Budget;
+use etcore_proto::grpc::{Routes, ServerConfig};
+use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
 use crate::driver::{Driver, SocketId, Waker};
@@ -33,7 +32,7 @@ mod plain;
 mod tasks;
 
 pub use calls::routes;
-use conn::{Conn, Protocol};
+use conn::{Conn, Protocol, Settings};
 use tasks::Tasks;
 
 /// Which listeners a socket came from.
@@ -81,7 +80,7 @@ pub struct Parts {
     /// From the replica.
     pub from_replica: Consumer<ToFront>,
     /// Pages for reads.
-    pub pages: Pages<PageMap>,
+    pub pages: Pages,
     /// Where long reads pin their revision.
     pub pins: RevisionPins,
     /// The process's budget for received bytes.
@@ -104,10 +103,9 @@ pub struct Front {
     view: Arc<MemberView>,
     to_replica: Producer<ToReplica>,
     from_replica: Consumer<ToFront>,
-    pages: Pages<PageMap>,
+    pages: Pages,
     pins: RevisionPins,
-    budget: Budget,
-    routes: Arc<Routes>,
+    settings: Arc<Settings>,
     doors: Vec<Door>,
     listeners: Vec<Listener>,
     listening: bool,
@@ -155,6 +153,7 @@ impl Front {
             listeners,
         } = parts;
         let view = shared.view.load_full();
+        let grpc = grpc_config(&shared.config);
         Self {
             index,
             shared,
@@ -163,8 +162,7 @@ impl Front {
             from_replica,
             pages,
             pins,
-            budget,
-            routes,
+            settings: Arc::new(Settings { grpc, routes, budget }),
             doors,
             listeners,
             listening: false,
@@ -350,7 +348,8 @@ impl Front {
             self.conns.resize_with(slot + 1, || None);
         }
         let protocol = Protocol::new(handoff.side);
-        self.conns[slot] = Some(Conn::new(socket, handoff.side, protocol));
+        let settings = self.settings.clone();
+        self.conns[slot] = Some(Conn::new(socket, handoff.side, protocol, settings));
         self.open += 1;
         if self.reading_paused {
             driver.pause(socket);
@@ -481,4 +480,24 @@ impl Front {
             self.shared.fronts_running.fetch_sub(1, Ordering::AcqRel);
         }
     }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The transport's settings by the operator's flags.
+fn grpc_config(config: &crate::config::Config) -> ServerConfig {
+    let mut grpc = ServerConfig::default();
+    grpc.h2.concurrent_streams_max = config.max_concurrent_streams;
+    grpc.h2.keepalive = (!config.keepalive_interval.is_zero()).then(|| Keepalive {
+        interval_ms: millis(config.keepalive_interval),
+        timeout_ms: millis(config.keepalive_timeout),
+    });
+    grpc.h2.ping_policy = (!config.keepalive_min_time.is_zero()).then(|| PingPolicy {
+        interval_ms_min: millis(config.keepalive_min_time),
+        without_streams: false,
+    });
+    grpc.message_bytes_max = config.max_request_bytes + limits::GRPC_OVERHEAD_BYTES;
+    grpc
 }

@@ -3,9 +3,11 @@
 
 pub mod api;
 pub mod background;
+pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod front;
 pub mod http;
 pub mod identity;
 pub mod limits;
@@ -13,8 +15,12 @@ pub mod log;
 pub mod member;
 pub mod metrics;
 pub mod net;
+pub mod pages;
 pub mod pool;
+pub mod replica;
 pub mod ring;
+pub mod shard;
 pub mod shared;
+pub mod sys;
 pub mod version;
 pub mod wire;

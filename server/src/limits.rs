@@ -37,6 +37,23 @@ pub const RANGE_CHUNK_BYTES: usize = 64 << 10;
 /// serves its other connections in between.
 pub const RANGE_CHUNK_KEYS: usize = 2048;
 
+/// Keys written into one piece of a streamed answer.
+pub const RANGE_PIECE_KEYS: usize = 512;
+/// The buffer in which answers are built is given back when it grew larger than this.
+pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
+/// Body of an HTTP/1.1 request; the plain endpoints need none.
+pub const HTTP1_BODY_BYTES: u64 = 64 << 10;
+/// Bytes received and not yet handled, of all connections together.
+pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
+/// The same for one connection.
+pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 20;
+/// Sockets waiting to be taken over by a front; more are closed.
+pub const HANDOFFS: usize = 4096;
+/// Bytes of the page file mapped by one thread.
+pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
+/// Page reads of one thread waiting for the blocking pool.
+pub const PAGE_FETCHES: usize = 256;
+
 /// Entries proposed in one raft step; more wait for the next turn.
 pub const PROPOSE_ENTRIES: usize = 4096;
 /// Bytes proposed in one raft step; more wait for the next turn.
@@ -63,3 +80,5 @@ const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;
+/// Bytes of applied log entries kept in memory for peers that lag.
+pub const LOG_WINDOW_BYTES: u64 = 4 << 20;

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use etcore_engine::file::{AlignedBuf, FileOutput};
-use etcore_engine::map::PageMap;
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
@@ -92,7 +91,7 @@ pub struct Parts {
     /// The store.
     pub store: Store,
     /// Pages for reads inside apply.
-    pub pages: Pages<PageMap>,
+    pub pages: Pages,
     /// The checkpoints' thread.
     pub background: Background,
     /// The fronts' rings.
@@ -108,7 +107,7 @@ pub struct Replica {
     log: Log,
     files: LogFiles,
     store: Store,
-    pages: Pages<PageMap>,
+    pages: Pages,
     background: Background,
     fronts: Vec<FrontLink>,
     effects: Effects,
@@ -310,11 +309,17 @@ impl Replica {
         }
     }
 
-    fn finish_checkpoint(&mut self, output: etcore_engine::store::CheckpointOutput) {
-        self.store.on_checkpoint(output);
+    fn finish_checkpoint(&mut self, output: etcore_engine::checkpoint::CheckpointOutput) {
+        let status = &self.shared.status;
+        let in_use_bytes = output.file_bytes - output.free_bytes;
+        status.db_size_bytes.store(output.file_bytes, Ordering::Relaxed);
+        status.db_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
+        self.shared.metrics.db_size_bytes.set(output.file_bytes);
+        self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
+        self.store.on_checkpoint(&output);
         self.unpublished = true;
         self.log.release(self.store.durable_applied());
-        let finished = self.store.compacted_durably().0;
+        let finished = output.compact_finished.0;
         let mut waiting = Vec::new();
         for (revision, front, reply) in self.physical_compactions.drain(..) {
             if revision <= finished {
@@ -401,12 +406,7 @@ impl Replica {
         let node = self.log.node.status();
         let shared = &self.shared;
         shared.status.committed.store(node.commit.0, Ordering::Relaxed);
-        let size = self.store.size();
-        shared.status.db_size_bytes.store(size.allocated_bytes, Ordering::Relaxed);
-        shared.status.db_in_use_bytes.store(size.in_use_bytes, Ordering::Relaxed);
         let metrics = &shared.metrics;
-        metrics.db_size_bytes.set(size.allocated_bytes);
-        metrics.db_in_use_bytes.set(size.in_use_bytes);
         metrics.proposals_committed.set(node.commit.0);
         metrics.proposals_applied.set(self.store.applied().0.0);
         metrics.proposals_pending.set(self.proposals.len() as u64);

@@ -23,12 +23,14 @@ pub struct Producer<T> {
 /// The consuming end.
 pub struct Consumer<T> {
     queue: Arc<ArrayQueue<T>>,
+    /// Taken out and put back by [`Consumer::pop_if`].
+    held: Option<T>,
 }
 
 /// Makes a ring for `capacity` messages whose consumer is woken through `waker`.
 pub fn ring<T>(capacity: usize, waker: Option<Waker>) -> (Producer<T>, Consumer<T>) {
     let queue = Arc::new(ArrayQueue::new(capacity));
-    (Producer { queue: queue.clone(), waker, dirty: false }, Consumer { queue })
+    (Producer { queue: queue.clone(), waker, dirty: false }, Consumer { queue, held: None })
 }
 
 impl<T> Producer<T> {
@@ -59,13 +61,23 @@ impl<T> Producer<T> {
 
 impl<T> Consumer<T> {
     /// The next message.
-    pub fn pop(&self) -> Option<T> {
-        self.queue.pop()
+    pub fn pop(&mut self) -> Option<T> {
+        self.held.take().or_else(|| self.queue.pop())
+    }
+
+    /// The next message if it satisfies the condition; otherwise it stays the next one.
+    pub fn pop_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+        let message = self.pop()?;
+        if wanted(&message) {
+            return Some(message);
+        }
+        self.held = Some(message);
+        None
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.held.is_none() && self.queue.is_empty()
     }
 }
 
@@ -75,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_hands_the_message_back() {
-        let (mut producer, consumer) = ring(2, None);
+        let (mut producer, mut consumer) = ring(2, None);
         assert!(producer.push(1).is_ok() && producer.push(2).is_ok());
         assert_eq!(producer.push(3), Err(3));
         assert_eq!(consumer.pop(), Some(1));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use etcore_engine::store::View;
+use etcore_engine::view::View;
 
 use crate::clock::Clock;
 use crate::config::Config;

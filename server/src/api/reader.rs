@@ -4,9 +4,9 @@
 
 use etcore_engine::error::{EngineError, RangeError};
 use etcore_engine::page::{Fetch, PageSource, Ticket};
-use etcore_engine::store::{Txn, View};
+use etcore_engine::store::Txn;
 use etcore_engine::types::{RevKey, Revision};
-use etcore_engine::view::RangeHits;
+use etcore_engine::view::{RangeHits, View};
 use etcore_proto::error::{EtcdError, Status};
 
 /// Why an evaluation did not end with an answer.
@@ -140,7 +140,8 @@ impl Reader for Txn<'_> {
         limit: usize,
         hits: &mut RangeHits,
     ) -> Result<(), RangeError> {
-        Self::range_into(self, key, end, at, limit, hits)
+        *hits = Self::range(self, key, end, at, limit)?;
+        Ok(())
     }
 
     fn count(&self, key: &[u8], end: &[u8], at: Revision) -> Result<u64, RangeError> {

@@ -352,7 +352,7 @@ fn put_in(
             lease = row.lease;
         }
     }
-    txn.put(put.key, value, LeaseId(lease))?;
+    txn.put(put.key, value, LeaseId(lease));
     header(txn.revision()).write(out);
     if put.prev_kv
         && let Some(previous) = &previous
@@ -385,7 +385,7 @@ pub fn delete_range(
         }
     }
     for hit in hits.hits() {
-        txn.delete(hits.key(hit))?;
+        txn.delete(hits.key(hit));
     }
     header(txn.revision()).write(out);
     write_int64(out, 2, i64::try_from(hits.hits().len()).unwrap_or(i64::MAX));

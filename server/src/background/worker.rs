@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use etcore_engine::file::{Completion, Disk};
-use etcore_engine::store::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
+use etcore_engine::checkpoint::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
 
 /// Something to do.
 pub enum Task {

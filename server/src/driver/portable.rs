@@ -71,7 +71,7 @@ impl Portable {
     ///
     /// # Errors
     /// When descriptors or threads cannot be had.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(waker: Waker) -> io::Result<Self> {
         // SAFETY: epoll_create1 takes no pointers; the result is checked before it is used.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -79,7 +79,6 @@ impl Portable {
         }
         // SAFETY: `fd` is a fresh descriptor that nobody else owns.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
-        let waker = Waker::new()?;
         let driver = Self {
             epoll,
             sockets: Vec::new(),

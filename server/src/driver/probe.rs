@@ -6,7 +6,7 @@
 use std::io;
 
 use super::uring::Uring;
-use super::{Completions, Driver, SocketId, WriteToken, portable::Portable};
+use super::{Completions, Driver, SocketId, Waker, WriteToken, portable::Portable};
 use etcore_engine::file::AlignedBuf;
 
 /// Which driver the shards use.
@@ -61,10 +61,10 @@ pub fn choose(forced: Option<DriverKind>) -> Result<Choice, String> {
 ///
 /// # Errors
 /// What the kernel said.
-pub fn create(kind: DriverKind) -> io::Result<Box<dyn Driver>> {
+pub fn create(kind: DriverKind, waker: Waker) -> io::Result<Box<dyn Driver>> {
     Ok(match kind {
-        DriverKind::Uring => Box::new(Uring::new()?),
-        DriverKind::Portable => Box::new(Portable::new()?),
+        DriverKind::Uring => Box::new(Uring::new(waker)?),
+        DriverKind::Portable => Box::new(Portable::new(waker)?),
     })
 }
 
@@ -78,7 +78,9 @@ pub fn memlock_suffices() -> bool {
 
 /// Moves one byte through a socket pair with exactly the operations the driver uses.
 fn probe_uring() -> Result<(), String> {
-    let mut driver = Uring::new().map_err(|error| format!("setup failed: {error}"))?;
+    let mut driver = Waker::new()
+        .and_then(Uring::new)
+        .map_err(|error| format!("setup failed: {error}"))?;
     let (ours, mut theirs) =
         std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
     let socket = driver.attach(ours.into()).map_err(|error| error.to_string())?;

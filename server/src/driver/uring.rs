@@ -86,7 +86,7 @@ impl Uring {
     ///
     /// # Errors
     /// When the kernel lacks a feature or forbids io_uring; the caller falls back to `portable`.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(waker: Waker) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -113,7 +113,7 @@ impl Uring {
             writes: Vec::new(),
             wake_counter: Box::new(0),
             wake_armed: false,
-            waker: Waker::new()?,
+            waker,
             rearm: Vec::new(),
         })
     }

@@ -36,7 +36,7 @@ pub(super) struct Conn {
     pub(super) socket: SocketId,
     pub(super) side: Side,
     pub(super) protocol: Protocol,
-    pub(super) settings: Option<Arc<Settings>>,
+    settings: Arc<Settings>,
     /// A send is with the driver.
     pub(super) sending: bool,
     /// In the front's list for this turn.
@@ -54,18 +54,23 @@ impl Protocol {
     pub(super) fn new(side: Side) -> Self {
         match side {
             Side::Client => Self::Unknown(Vec::new()),
-            Side::Peer => Self::Http1(Box::new(http1::Server::new(http1::ServerConfig::default()))),
+            Side::Peer => Self::Http1(Box::new(http1::Server::new(limits::HTTP1_BODY_BYTES))),
         }
     }
 }
 
 impl Conn {
-    pub(super) fn new(socket: SocketId, side: Side, protocol: Protocol) -> Self {
+    pub(super) fn new(
+        socket: SocketId,
+        side: Side,
+        protocol: Protocol,
+        settings: Arc<Settings>,
+    ) -> Self {
         Self {
             socket,
             side,
             protocol,
-            settings: None,
+            settings,
             sending: false,
             dirty: false,
             failed: false,
@@ -82,19 +87,17 @@ impl Conn {
                 server.receive(bytes, now_ms).map_err(|error| error.to_string())
             }
             Protocol::Http1(server) => {
-                server.receive(bytes, now_ms);
+                server.receive(bytes);
                 Ok(())
             }
             Protocol::Unknown(seen) => {
                 seen.extend_from_slice(bytes);
                 let compared = seen.len().min(PREFACE.len());
                 if seen[..compared] != PREFACE[..compared] {
-                    let server = http1::Server::new(http1::ServerConfig::default());
+                    let server = http1::Server::new(limits::HTTP1_BODY_BYTES);
                     self.become_protocol(Protocol::Http1(Box::new(server)), now_ms)
                 } else if compared == PREFACE.len() {
-                    let Some(settings) = &self.settings else {
-                        return Err("no settings for gRPC".to_owned());
-                    };
+                    let settings = &self.settings;
                     let server = Server::new(
                         settings.grpc.clone(),
                         settings.routes.clone(),
@@ -129,12 +132,8 @@ impl Conn {
 
     pub(super) fn tick(&mut self, now_ms: u64) -> Result<(), String> {
         match &mut self.protocol {
-            Protocol::Unknown(_) => Ok(()),
             Protocol::Grpc(server) => server.tick(now_ms).map_err(|error| error.to_string()),
-            Protocol::Http1(server) => {
-                server.tick(now_ms);
-                Ok(())
-            }
+            Protocol::Unknown(_) | Protocol::Http1(_) => Ok(()),
         }
     }
 
@@ -154,7 +153,7 @@ impl Conn {
         match &self.protocol {
             Protocol::Unknown(_) => self.draining,
             Protocol::Grpc(server) => self.draining && server.is_drained(),
-            Protocol::Http1(server) => server.is_closed(),
+            Protocol::Http1(server) => server.is_done(),
         }
     }
 
@@ -173,7 +172,7 @@ impl Conn {
         match &mut self.protocol {
             Protocol::Unknown(_) => {}
             Protocol::Grpc(server) => server.graceful_goaway(),
-            Protocol::Http1(server) => server.close_when_idle(),
+            Protocol::Http1(server) => server.graceful_close(),
         }
     }
 

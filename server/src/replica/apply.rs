@@ -170,13 +170,8 @@ impl Replica {
             });
         }
         let mut txn = self.store.begin(entry.index, entry.term);
-        match txn.put(put.key, put.value, LeaseId(0)) {
-            Ok(_) => {
-                let revision = txn.commit().0;
-                Ok(Reply::Put { revision })
-            }
-            Err(error) => Err(Halt::Broken(error.to_string())),
-        }
+        txn.put(put.key, put.value, LeaseId(0));
+        Ok(Reply::Put { revision: txn.commit().0 })
     }
 
     /// Runs `change` in a transaction and commits it; a refusal leaves only the applied index.

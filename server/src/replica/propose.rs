@@ -59,10 +59,9 @@ impl Replica {
     /// Reads go on while proposals must wait for the disk.
     fn take_reads(&mut self) {
         for front in 0..self.fronts.len() {
-            while self.fronts[front].inbox.peek_is(|m| matches!(m, ToReplica::Read { .. })) {
-                if let Some(ToReplica::Read { up_to }) = self.fronts[front].inbox.pop() {
-                    self.take_read(front, up_to);
-                }
+            let is_read = |message: &ToReplica| matches!(message, ToReplica::Read { .. });
+            while let Some(ToReplica::Read { up_to }) = self.fronts[front].inbox.pop_if(is_read) {
+                self.take_read(front, up_to);
             }
         }
     }
