@@ -6,6 +6,7 @@
 mod batch;
 mod create;
 mod error;
+mod fetch;
 mod name;
 pub(crate) mod record;
 mod recovery;
@@ -17,6 +18,7 @@ mod writer;
 
 pub use create::{NewLog, create};
 pub use error::WalError;
+pub use fetch::ReadPlan;
 pub use name::{SPARE_SUFFIX, SegmentName};
 pub use record::{Record, RecordKind};
 pub use recovery::{Cut, RecoverOptions, Recovered, exists, recover};
