@@ -193,9 +193,8 @@ pub(crate) fn has_lost_sector(segment: &[u8], start: usize, end: usize) -> bool 
     /// Longest head of a record.
     const HEAD_BYTES: usize = 19;
     let first = (start + 1).next_multiple_of(SECTOR_BYTES);
-    let is_lost = |sector: usize| {
-        is_zero(&segment[sector..(sector + SECTOR_BYTES).min(segment.len())])
-    };
+    let is_lost =
+        |sector: usize| is_zero(&segment[sector..(sector + SECTOR_BYTES).min(segment.len())]);
     if !(first..end).step_by(SECTOR_BYTES).any(is_lost) {
         return false;
     }
@@ -296,7 +295,7 @@ mod tests {
     fn format_md_names_every_row() {
         let document = include_str!("../../FORMAT.md");
         for row in ROWS {
-            assert!(document.contains(&format!("| {row:?} |")), "{row:?}");
+            assert!(document.contains(&format!("\n| {row:?} | ")), "{row:?}");
         }
     }
 }
