@@ -616,6 +616,10 @@ impl Node {
             return;
         }
         for wanted in self.raw.mut_store().take_wanted() {
+            if self.fetches.iter().any(|(_, known)| known.low == wanted.low) {
+                // Under way. Another peer at the same place asks again with its next answer.
+                continue;
+            }
             if self.fetches.len() >= limits::FETCHES_MAX {
                 // The oldest is given up: raft asks again when it next sends to that peer.
                 self.fetches.pop_front();

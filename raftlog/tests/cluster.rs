@@ -6,14 +6,14 @@ mod common;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use etcore_engine::file::run;
+use etcore_engine::file::{FileOp, run};
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
 use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
 use etcore_raftlog::log::{Applied, Log};
 use etcore_raftlog::node::{Effects, NodeConfig, Proposed, Role};
-use etcore_raftlog::types::{EntryKind, LogEntry, LogIndex};
+use etcore_raftlog::types::{EntryKind, LogEntry, LogIndex, SnapshotMark};
 use etcore_raftlog::wal::{self, NewLog, WriterConfig};
 
 const DIR: &str = "member/wal";
@@ -26,22 +26,44 @@ struct Member {
     log: Log,
     applied: Vec<LogEntry>,
     reads: Vec<(u64, u64)>,
+    fetched: u64,
+    /// A snapshot that was received; its content is copied from the model.
+    installed: Option<SnapshotMark>,
 }
 
 impl Member {
-    fn open(id: u64, boots: u64, mut disk: MemDisk) -> Self {
+    fn open(id: u64, boots: u64, disk: MemDisk) -> Self {
+        Self::open_with(id, boots, disk, Applied::default())
+    }
+
+    fn open_with(id: u64, boots: u64, mut disk: MemDisk, applied: Applied) -> Self {
         let mut config = NodeConfig::new(id, 7, boots);
         config.window_bytes = 2000;
         let writer = WriterConfig { segment_bytes: SEGMENT_BYTES, catchup_entries: 10 };
-        let (log, _) =
-            Log::open(&mut disk, DIR, config, writer, Applied::default()).expect("opened");
-        Self { id, boots, disk, log, applied: Vec::new(), reads: Vec::new() }
+        let (log, _) = Log::open(&mut disk, DIR, config, writer, applied).expect("opened");
+        let (applied, reads) = (Vec::new(), Vec::new());
+        Self { id, boots, disk, log, applied, reads, fetched: 0, installed: None }
+    }
+
+    fn mark(&self) -> SnapshotMark {
+        let last = self.applied.last().expect("something is applied");
+        let conf_state = Some(self.log.node.conf_state());
+        SnapshotMark { index: last.index, term: last.term, conf_state }
     }
 
     /// One turn; `sync` also carries out the file operations.
-    fn turn(&mut self, out: &mut VecDeque<raftpb::Message>, sync: bool) {
+    fn turn(&mut self, out: &mut VecDeque<raftpb::Message>, model: &[LogEntry], sync: bool) {
         let mut effects = Effects::default();
         while self.log.turn(&mut effects).expect("staged") {
+            if effects.snapshot_wanted.is_some() {
+                let mark = self.mark();
+                self.log.node.provide_snapshot(Some(&mark));
+            }
+            if let Some(mark) = effects.snapshot.take() {
+                self.log.drive(&mut self.disk).expect("driven");
+                self.applied = model[..mark.index.0 as usize].to_vec();
+                self.installed = Some(mark);
+            }
             for entry in effects.committed.drain(..) {
                 if entry.kind != EntryKind::Normal {
                     self.log.node.apply_conf_change(entry.kind, &entry.data).expect("applied");
@@ -62,6 +84,7 @@ impl Member {
                     plan.decode(&bytes.unwrap_or_default())
                 });
                 assert!(!entries.is_empty(), "{fetch:?}");
+                self.fetched += entries.len() as u64;
                 self.log.node.on_fetched(fetch.id, entries);
             }
         }
@@ -84,6 +107,8 @@ struct Cluster {
     prng: Prng,
     /// The longest applied sequence seen anywhere.
     model: Vec<LogEntry>,
+    /// Nothing reaches this member.
+    isolated: Option<u64>,
 }
 
 impl Cluster {
@@ -102,7 +127,7 @@ impl Cluster {
             })
             .collect();
         let prng = Prng::new(seed);
-        Self { members, network: VecDeque::new(), prng, model: Vec::new() }
+        Self { members, network: VecDeque::new(), prng, model: Vec::new(), isolated: None }
     }
 
     /// Everybody takes a turn; messages travel with the given chance of loss in a thousand.
@@ -112,11 +137,11 @@ impl Cluster {
                 member.log.node.tick();
             }
             let sync = self.prng.chance(1, 2);
-            member.turn(&mut self.network, sync);
+            member.turn(&mut self.network, &self.model, sync);
         }
         for _ in 0..self.network.len() {
             let Some(message) = self.network.pop_front() else { break };
-            if self.prng.chance(loss, 1000) {
+            if self.prng.chance(loss, 1000) || self.isolated == message.to {
                 continue;
             }
             if self.prng.chance(1, 5) {
@@ -132,7 +157,12 @@ impl Cluster {
 
     fn crash(&mut self, at: usize) {
         let seed = self.prng.next_u64();
-        let old = &self.members[at];
+        let old = &mut self.members[at];
+        // The power goes while a write is under way.
+        if let Some(FileOp::Write { file, offset_bytes, data, .. }) = old.log.next_op() {
+            let op = FileOp::Write { file, offset_bytes, data, durable: false };
+            run(&mut old.disk, op).expect("written");
+        }
         let disk = old.disk.crash(seed);
         self.members[at] = Member::open(old.id, old.boots + 1, disk);
     }
@@ -211,9 +241,10 @@ fn reads_on_every_member_see_what_was_applied_before_them() {
 
 #[test]
 fn losses_crashes_and_torn_writes_lose_and_reorder_nothing() {
-    let seeds = if common::long() { 200 } else { 8 };
+    let seeds = if common::long() { 400 } else { 16 };
+    let mut fetched = 0;
     for seed in 0..seeds {
-        let mut cluster = Cluster::new(if seed % 4 == 3 { 5 } else { 3 }, seed);
+        let mut cluster = Cluster::new([3, 3, 1, 5][seed as usize % 4], seed);
         for round in 0..600u64 {
             if round % 3 == 0 {
                 cluster.propose(Bytes::from(vec![round as u8; 1 + (round % 700) as usize]));
@@ -232,7 +263,9 @@ fn losses_crashes_and_torn_writes_lose_and_reorder_nothing() {
         }
         cluster.settle();
         assert!(cluster.model.len() > 20, "seed {seed}: {} entries", cluster.model.len());
+        fetched += cluster.members.iter().map(|member| member.fetched).sum::<u64>();
     }
+    assert!(fetched > 0, "nobody was far behind");
 }
 
 #[test]
@@ -277,4 +310,38 @@ fn a_removed_leader_steps_down_and_the_rest_go_on() {
         LogIndex(cluster.model.len() as u64),
         cluster.members[leader].log.node.status().commit
     );
+}
+
+#[test]
+fn a_member_too_far_behind_gets_a_snapshot_and_opens_behind_it() {
+    let mut cluster = Cluster::new(3, 4);
+    cluster.settle();
+    let slow = (cluster.leader().expect("a leader") + 1) % 3;
+    cluster.isolated = Some(slow as u64 + 1);
+    for n in 0..300u64 {
+        cluster.propose(Bytes::from(vec![n as u8; 1000]));
+        cluster.step(0);
+    }
+    cluster.isolated = None;
+    for at in (0..3).filter(|at| *at != slow) {
+        let member = &mut cluster.members[at];
+        let mark = member.mark();
+        member.log.mark(&mark).expect("marked");
+        member.log.drive(&mut member.disk).expect("driven");
+        member.log.release(mark.index);
+        assert!(member.log.node.status().base.0 > 100, "{:?}", member.log.node.status());
+    }
+    cluster.settle();
+    let member = &cluster.members[slow];
+    let mark = member.installed.clone().expect("a snapshot");
+    assert!(mark.index.0 > 100);
+    let (id, disk) = (member.id, member.disk.crash(0));
+    let conf_state = mark.conf_state.clone().expect("a configuration");
+    let applied = Applied { index: mark.index, term: mark.term, conf_state };
+    let mut again = Member::open_with(id, 9, disk, applied);
+    again.applied = cluster.model[..mark.index.0 as usize].to_vec();
+    cluster.members[slow] = again;
+    cluster.propose(Bytes::from_static(b"on"));
+    cluster.settle();
+    assert!(cluster.model.len() > 300);
 }
