@@ -4,6 +4,8 @@
 //! Used by the tests of `engine` and `raftlog` and by the simulator; it must never be reached from
 //! a running member.
 
+pub mod disk_pages;
 pub mod mem_disk;
+pub mod model;
 pub mod prng;
 mod sparse_file;
