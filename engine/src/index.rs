@@ -116,6 +116,7 @@ impl Index {
     }
 
     /// The newest revision of `key`, a deletion included.
+    #[cfg(test)]
     pub(crate) fn newest(&self, key: &[u8]) -> Option<State> {
         let leaf = node::leaf_of(&self.root, key).0;
         leaf.find(key).ok().map(|slot| leaf.newest(slot))
@@ -185,6 +186,7 @@ impl Index {
     }
 
     /// Keys known, deleted ones that are not compacted yet included.
+    #[cfg(test)]
     pub(crate) fn key_count(&self) -> usize {
         self.keys
     }

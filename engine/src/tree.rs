@@ -5,7 +5,7 @@
 //! verified.
 
 use crate::error::EngineError;
-use crate::page::node::NodeRef;
+use crate::page::node::{NodeRef, RowRef};
 use crate::page::{Fetch, PagePtr, PageSource};
 
 /// The first row at or above `key`.
@@ -13,7 +13,7 @@ pub(crate) fn first_from<'p>(
     root: PagePtr,
     key: &[u8],
     pages: &'p mut dyn PageSource,
-) -> Result<Fetch<Option<(&'p [u8], &'p [u8])>>, EngineError> {
+) -> Result<Fetch<Option<RowRef<'p>>>, EngineError> {
     let mut from = key.to_vec();
     loop {
         let (leaf, above) = match descend(root, &from, pages)? {
@@ -45,12 +45,15 @@ pub(crate) fn first_from<'p>(
     }
 }
 
-/// The leaf of `key`, and the smallest key above that leaf.
+/// A leaf, and the smallest key above it.
+type Leaf = (PagePtr, Option<Vec<u8>>);
+
+/// The leaf of `key`.
 fn descend(
     root: PagePtr,
     key: &[u8],
     pages: &mut dyn PageSource,
-) -> Result<Fetch<(PagePtr, Option<Vec<u8>>)>, EngineError> {
+) -> Result<Fetch<Leaf>, EngineError> {
     let mut ptr = root;
     let mut above = None;
     while ptr.level > 0 {

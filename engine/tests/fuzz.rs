@@ -2,6 +2,7 @@
 //! state of progress, reopening. `ETCORE_LONG=1` runs many more seeds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use etcore_engine::checkpoint::{CheckpointTurn, Checkpointer};
 use etcore_engine::store::{EngineConfig, Store};
@@ -10,6 +11,7 @@ use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::model::{Entry, Model, apply, apply_ops, random_entry};
 use etcore_engine::testing::prng::Prng;
 use etcore_engine::types::{LogIndex, Term};
+use etcore_engine::view::View;
 
 fn seeds(short: u64, long: u64) -> u64 {
     if std::env::var_os("ETCORE_LONG").is_some() { long } else { short }
@@ -22,6 +24,8 @@ struct Run {
     model: Model,
     /// Entries since the durable one, as a log would keep them.
     log: VecDeque<Entry>,
+    /// A view that a slow reader still holds, and what it must show.
+    held: Option<(Arc<View>, Model)>,
     prng: Prng,
     now_ms: u64,
 }
@@ -34,7 +38,7 @@ impl Run {
         own.complete_in_seeded_order(prng.next_u64());
         let (store, checkpointer) = Store::open(&mut own, EngineConfig::default()).unwrap();
         let (model, log) = (Model::default(), VecDeque::new());
-        Self { disk, store, checkpointer, model, log, prng, now_ms: 0 }
+        Self { disk, store, checkpointer, model, log, held: None, prng, now_ms: 0 }
     }
 
     fn step(&mut self) {
@@ -88,10 +92,19 @@ impl Run {
         let mut pages = DiskPages::new(&self.disk);
         old_model.assert_view(&before, &mut pages, &mut self.prng);
         self.check();
+        match &self.held {
+            Some((view, model)) => model.assert_view(view, &mut pages, &mut self.prng),
+            None => self.held = Some((before, old_model)),
+        }
+        if self.prng.chance(1, 6) {
+            self.held = None;
+        }
     }
 
     /// Opens the file again and applies what the log has kept.
     fn reopen(&mut self) {
+        // No reader outlives the process.
+        self.held = None;
         let mut disk = self.disk.clone();
         (self.store, self.checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
         let applied = self.store.applied().0.0;

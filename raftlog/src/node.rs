@@ -6,7 +6,9 @@
 //! else; see `raftlog`'s essay for the list.
 
 mod conf_change;
+mod config;
 mod effects;
+mod error;
 mod inbound;
 mod reads;
 mod storage;
@@ -19,7 +21,9 @@ use prost::Message as _;
 use raft::eraftpb;
 use raft::{RawNode, SnapshotStatus, StateRole};
 
+pub use config::NodeConfig;
 pub use effects::{Effects, Fetch, LogWrite, Proposed, ReadReady, Role, SoftState, Status};
+pub use error::{NodeError, ProposeError};
 pub use inbound::StepError;
 
 use crate::types::{BatchNumber, EntryKind, HardState, LogEntry, LogIndex, SnapshotMark, Term};
@@ -27,120 +31,6 @@ use crate::wal::{EntryRef, Recovered};
 use crate::{bootstrap, convert, limits};
 use reads::Reads;
 use storage::{LogStorage, Wanted};
-
-/// How a node behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeConfig {
-    /// This member; not 0.
-    pub id: u64,
-    /// Of election timeouts. Members may share it.
-    pub seed: u64,
-    /// Different at every start: keeps answers to an earlier life's reads apart.
-    pub boot_nonce: u64,
-    /// Ticks without a leader before an election; the actual timeout is up to twice that.
-    pub election_ticks: usize,
-    /// Ticks between heartbeats; below `election_ticks`.
-    pub heartbeat_ticks: usize,
-    /// Ticks before an unanswered ReadIndex round is repeated (etcd: 500 ms).
-    pub read_retry_ticks: usize,
-    /// Bytes of entries in one message.
-    pub max_size_per_msg: u64,
-    /// Messages under way to one peer.
-    pub max_inflight: usize,
-    /// Ask before campaigning.
-    pub pre_vote: bool,
-    /// Bytes of applied entries kept in memory for slow peers.
-    pub window_bytes: u64,
-    /// Bytes of uncommitted proposals before further ones are dropped.
-    pub uncommitted_bytes_max: u64,
-    /// Bytes of committed entries handed out in one turn.
-    pub committed_bytes_per_turn: u64,
-    /// Largest proposal: `Writer::entry_data_bytes_max`.
-    pub entry_data_bytes_max: u64,
-}
-
-impl NodeConfig {
-    /// etcd's defaults: 100 ms ticks, election after 1 s.
-    pub fn new(id: u64, seed: u64, boot_nonce: u64) -> Self {
-        Self {
-            id,
-            seed,
-            boot_nonce,
-            election_ticks: 10,
-            heartbeat_ticks: 1,
-            read_retry_ticks: 5,
-            max_size_per_msg: 512 << 10,
-            max_inflight: 512,
-            pre_vote: true,
-            window_bytes: limits::WINDOW_BYTES,
-            uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
-            committed_bytes_per_turn: limits::COMMITTED_BYTES_PER_TURN,
-            entry_data_bytes_max: limits::ENTRY_DATA_BYTES_MAX,
-        }
-    }
-}
-
-/// Why a node cannot start, or cannot change its configuration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NodeError {
-    /// The page file has applied something that the log does not hold.
-    #[error("entry {applied} is applied, but the log continues {base} and ends at {last}")]
-    AppliedOutsideLog {
-        /// The page file's applied index.
-        applied: LogIndex,
-        /// The position the log continues from.
-        base: LogIndex,
-        /// Its last entry.
-        last: LogIndex,
-    },
-    /// The page file and the log disagree about an entry.
-    #[error("entry {applied} was applied with term {applied_term}, the log has {log_term}")]
-    AppliedTerm {
-        /// The page file's applied index.
-        applied: LogIndex,
-        /// Its term there.
-        applied_term: Term,
-        /// Its term in the log.
-        log_term: Term,
-    },
-    /// A configuration that names a member twice, or 0.
-    #[error("an impossible configuration: {0:?}")]
-    ConfState(raftpb::ConfState),
-    /// raft-rs refuses the settings or the change.
-    #[error("raft refuses: {0}")]
-    Raft(String),
-    /// A configuration change that cannot be understood.
-    #[error("{0}")]
-    ConfChange(&'static str),
-}
-
-/// Why nothing was proposed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// Nobody leads, as far as this member knows.
-    #[error("no leader")]
-    NoLeader,
-    /// Leadership is being handed over.
-    #[error("leadership is being transferred")]
-    Transferring,
-    /// Too much is proposed and not yet committed.
-    #[error("too many uncommitted proposals")]
-    TooManyUncommitted,
-    /// The proposal is larger than the log takes.
-    #[error("a proposal of {data_bytes} bytes, at most {bytes_max} are possible")]
-    TooLarge {
-        /// Its length.
-        data_bytes: u64,
-        /// The bound.
-        bytes_max: u64,
-    },
-    /// The batch is empty.
-    #[error("nothing to propose")]
-    Empty,
-    /// raft dropped it for another reason, such as this member having been removed.
-    #[error("the proposal was dropped")]
-    Dropped,
-}
 
 /// A raft node.
 ///
@@ -208,7 +98,7 @@ impl Node {
             convert::conf_state_from_wire(&conf_state),
         );
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&raft_config(&config, applied), storage, &logger)
+        let raw = RawNode::new(&config::raft_config(&config, applied), storage, &logger)
             .map_err(|error| NodeError::Raft(error.to_string()))?;
         let reads = Reads::new(config.id, config.boot_nonce, config.read_retry_ticks.max(1));
         let mut node = Self {
@@ -616,6 +506,10 @@ impl Node {
             return;
         }
         for wanted in self.raw.mut_store().take_wanted() {
+            if self.fetches.iter().any(|(_, known)| known.low == wanted.low) {
+                // Under way. Another peer at the same place asks again with its next answer.
+                continue;
+            }
             if self.fetches.len() >= limits::FETCHES_MAX {
                 // The oldest is given up: raft asks again when it next sends to that peer.
                 self.fetches.pop_front();
@@ -666,31 +560,14 @@ impl Node {
     /// seed, member and term, so that a run can be repeated.
     fn set_election_timeout(&mut self) {
         let raft = &mut self.raw.raft;
-        let ticks = self.config.election_ticks;
-        let draw = mix(self.config.seed ^ mix(raft.id ^ mix(raft.term)));
-        raft.set_randomized_election_timeout(ticks + (draw % ticks as u64) as usize);
+        let ticks = config::election_timeout(&self.config, raft.term);
+        raft.set_randomized_election_timeout(ticks);
     }
 }
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node").field("status", &self.status()).finish_non_exhaustive()
-    }
-}
-
-fn raft_config(config: &NodeConfig, applied: LogIndex) -> raft::Config {
-    raft::Config {
-        id: config.id,
-        election_tick: config.election_ticks,
-        heartbeat_tick: config.heartbeat_ticks,
-        applied: applied.0,
-        max_size_per_msg: config.max_size_per_msg,
-        max_inflight_msgs: config.max_inflight,
-        check_quorum: true,
-        pre_vote: config.pre_vote,
-        max_uncommitted_size: config.uncommitted_bytes_max.max(config.max_size_per_msg),
-        max_committed_size_per_ready: config.committed_bytes_per_turn,
-        ..raft::Config::default()
     }
 }
 
@@ -731,12 +608,4 @@ fn mark_of(snapshot: &eraftpb::Snapshot) -> SnapshotMark {
         term: Term(metadata.term),
         conf_state: Some(convert::conf_state_to_wire(metadata.get_conf_state())),
     }
-}
-
-/// SplitMix64's finalizer.
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

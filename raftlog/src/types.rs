@@ -1,27 +1,9 @@
-//! The numbers raft counts in.
+//! What raft counts in and remembers, as plain values.
 //!
-//! Called by everything in this crate and by the server. They never do arithmetic beyond what the
-//! log needs: the next and the previous position.
+//! Called by everything in this crate and by the server. Index and term are the engine's, whose page
+//! file stores them too. No behaviour belongs here.
 
-/// A position in the raft log; the first entry is at 1, 0 means "before the log".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct LogIndex(pub u64);
-
-/// A raft term; 0 means "no term yet".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Term(pub u64);
-
-impl std::fmt::Display for LogIndex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::fmt::Display for Term {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
+pub use etcore_engine::types::{LogIndex, Term};
 
 /// What a member must not forget besides its entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

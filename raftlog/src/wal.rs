@@ -6,6 +6,8 @@
 mod batch;
 mod create;
 mod error;
+mod fetch;
+mod inspect;
 mod name;
 pub(crate) mod record;
 mod recovery;
@@ -17,6 +19,8 @@ mod writer;
 
 pub use create::{NewLog, create};
 pub use error::WalError;
+pub use fetch::ReadPlan;
+pub use inspect::{Finding, inspect};
 pub use name::{SPARE_SUFFIX, SegmentName};
 pub use record::{Record, RecordKind};
 pub use recovery::{Cut, RecoverOptions, Recovered, exists, recover};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::pages::Pages;
 use crate::error::EngineError;
 use crate::page::node::{
-    HEADER_BYTES, INNER_CELL_BYTES, LEAF_CELL_BYTES, NodeBuilder, NodeRef, OFFSET_BYTES,
+    HEADER_BYTES, INNER_CELL_BYTES, LEAF_CELL_BYTES, NodeBuilder, NodeRef, OFFSET_BYTES, RowRef,
 };
 use crate::page::{PagePtr, UNIT_BYTES};
 
@@ -59,7 +59,7 @@ pub(super) fn apply(
     let mut entries = match root {
         Some(root) if root.level > 0 => merge.rebuild_children(&[(root, ops)], true)?,
         Some(root) => merge.rebuild_leaves(&[(root, ops)], true)?,
-        None => merge.write_leaves(&rows_of(&[], ops)?, true),
+        None => merge.write_leaves(&rows_of(&[], ops), true),
     };
     while entries.len() > 1 {
         entries = merge.write_parents(&entries, true);
@@ -128,13 +128,13 @@ impl Merge<'_> {
         for ((ptr, bytes), (_, ops)) in leaves.iter().zip(nodes) {
             let node = NodeRef::new(*ptr, bytes)?;
             let old = (0..node.count()).map(|at| node.row(at)).collect::<Result<Vec<_>, _>>()?;
-            rows.append(&mut rows_of(&old, ops)?);
+            rows.append(&mut rows_of(&old, ops));
         }
         Ok(self.write_leaves(&rows, tail))
     }
 
-    fn write_leaves(&mut self, rows: &[(&[u8], &[u8])], tail: bool) -> Vec<Entry> {
-        let size = |(key, value): &(&[u8], &[u8])| LEAF_CELL_BYTES + key.len() + value.len();
+    fn write_leaves(&mut self, rows: &[RowRef<'_>], tail: bool) -> Vec<Entry> {
+        let size = |(key, value): &RowRef<'_>| LEAF_CELL_BYTES + key.len() + value.len();
         let sizes: Vec<usize> = rows.iter().map(size).collect();
         let mut entries = Vec::new();
         let mut builder = NodeBuilder::default();
@@ -199,10 +199,7 @@ fn for_children<'n, 'o, 'a>(
 }
 
 /// The rows `old` after `ops`; both ascend.
-fn rows_of<'a>(
-    old: &[(&'a [u8], &'a [u8])],
-    ops: &[Op<'a>],
-) -> Result<Vec<(&'a [u8], &'a [u8])>, EngineError> {
+fn rows_of<'a>(old: &[RowRef<'a>], ops: &[Op<'a>]) -> Vec<RowRef<'a>> {
     let mut rows = Vec::with_capacity(old.len() + ops.len());
     let mut ops = ops.iter().peekable();
     for (key, value) in old {
@@ -215,7 +212,7 @@ fn rows_of<'a>(
         }
     }
     rows.extend(ops.filter_map(|op| op.value.map(|value| (op.key, value))));
-    Ok(rows)
+    rows
 }
 
 /// Cuts cells of these sizes into nodes: as full as possible at the tail of the tree, where rows

@@ -22,6 +22,9 @@ pub(crate) const LEAF_CELL_BYTES: usize = 8;
 /// Length of the key and the pointer, before the key.
 pub(crate) const INNER_CELL_BYTES: usize = 4 + PAGE_PTR_BYTES;
 
+/// Key and value.
+pub(crate) type RowRef<'a> = (&'a [u8], &'a [u8]);
+
 /// A checked view of a node's bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeRef<'a> {
@@ -88,7 +91,7 @@ impl<'a> NodeRef<'a> {
     }
 
     /// Key and value of a leaf's cell.
-    pub(crate) fn row(&self, index: usize) -> Result<(&'a [u8], &'a [u8]), EngineError> {
+    pub(crate) fn row(&self, index: usize) -> Result<RowRef<'a>, EngineError> {
         if self.ptr.level != 0 {
             return Err(self.ptr.corrupt("an inner node where a leaf belongs"));
         }
@@ -179,10 +182,6 @@ impl NodeBuilder {
     /// Length of the node with the cells so far.
     pub(crate) fn len_bytes(&self) -> usize {
         HEADER_BYTES + self.offsets.len() * OFFSET_BYTES + self.cells.len()
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.offsets.len()
     }
 
     /// The node's bytes; the builder is empty afterwards.

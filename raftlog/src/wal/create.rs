@@ -58,9 +58,14 @@ pub fn create(disk: &mut dyn Disk, dir: &str, log: NewLog<'_>) -> Result<(), Wal
     ] {
         run(disk, op).map_err(|error| io(what, &error))?;
     }
-    let parent = dir.rsplit_once('/').map_or("", |(parent, _)| parent);
-    run(disk, FileOp::SyncDir { name: parent.to_owned() })
-        .map_err(|error| WalError::io("sync", parent, &error))?;
+    // The directory's own name, and those above it, may be new as well.
+    let mut below = dir;
+    while !below.is_empty() {
+        let parent = below.rsplit_once('/').map_or("", |(parent, _)| parent);
+        run(disk, FileOp::SyncDir { name: parent.to_owned() })
+            .map_err(|error| WalError::io("sync", parent, &error))?;
+        below = parent;
+    }
     Ok(())
 }
 

@@ -5,8 +5,6 @@
 
 use bytes::Bytes;
 use etcore_engine::file::AlignedBuf;
-use etcore_proto::raftpb;
-use prost::Message as _;
 
 /// Bytes of the length word in front of every record.
 pub(crate) const FRAME_BYTES: usize = 8;
@@ -27,7 +25,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    fn from_wire(value: i64) -> Option<Self> {
+    fn from_wire(value: u8) -> Option<Self> {
         Some(match value {
             1 => Self::Metadata,
             2 => Self::Entry,
@@ -171,14 +169,59 @@ pub(crate) fn encode_crc(out: &mut AlignedBuf, crc: &mut u32) {
     encode(out, RecordKind::Crc, crc, &[], &[]);
 }
 
-/// Decodes the bytes of one record, without frame and padding. `None` if they are not a record.
+/// Decodes the bytes of one record, without frame and padding. `None` if they are not a record in
+/// the one spelling that etcd and this crate write: type, checksum and data in this order, shortest
+/// lengths. The checksum covers only the data, so any other spelling is damage.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
-    let record = raftpb::WalRecord::decode(bytes).ok()?;
-    Some(Record {
-        kind: RecordKind::from_wire(record.r#type?)?,
-        crc: record.crc.unwrap_or(0),
-        data: record.data.unwrap_or_default(),
-    })
+    let [0x08, kind, 0x10, rest @ ..] = bytes else { return None };
+    let kind = RecordKind::from_wire(*kind)?;
+    let (crc, rest) = take_varint(rest)?;
+    let data = match rest {
+        [] => &[],
+        [0x1a, rest @ ..] => {
+            let (data_bytes, data) = take_varint(rest)?;
+            (data_bytes == data.len() as u64).then_some(data)?
+        }
+        _ => return None,
+    };
+    Some(Record { kind, crc: u32::try_from(crc).ok()?, data: Bytes::copy_from_slice(data) })
+}
+
+/// True if `start`, the first bytes of a damaged record that reached the device, could be those of
+/// a record of `record_bytes`: they name the data's length, and a torn write loses whole sectors
+/// but changes no byte. `start` may end anywhere.
+pub(crate) fn head_agrees(start: &[u8], record_bytes: u64) -> bool {
+    let [0x08, kind, 0x10, rest @ ..] = start else { return start.len() < 3 };
+    if RecordKind::from_wire(*kind).is_none() {
+        return false;
+    }
+    let Some((crc, rest)) = take_varint(rest) else { return rest.len() < 5 };
+    if u32::try_from(crc).is_err() {
+        return false;
+    }
+    let data = match rest {
+        [] => return true,
+        [0x1a, data @ ..] => data,
+        _ => return false,
+    };
+    let Some((data_bytes, behind)) = take_varint(data) else { return data.len() < 10 };
+    let head_bytes = (start.len() - behind.len()) as u64;
+    head_bytes.checked_add(data_bytes) == Some(record_bytes)
+}
+
+/// A number in its shortest form, and what follows it.
+fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().take(10).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        value |= bits << (7 * at);
+        if byte & 0x80 == 0 {
+            let shortest = at == 0 || *byte != 0;
+            let fits = at < 9 || *byte <= 1;
+            return (shortest && fits).then_some((value, &bytes[at + 1..]));
+        }
+    }
+    None
 }
 
 /// A few bytes on the stack.

@@ -254,7 +254,7 @@ fn cut(
     let start = offset - offset % BLOCK_BYTES;
     if repair {
         let mut data = AlignedBuf::from(&bytes[start..offset]);
-        data.resize(dirty_end.next_multiple_of(BLOCK_BYTES).min(bytes.len()) - start);
+        data.resize(dirty_end.next_multiple_of(BLOCK_BYTES) - start);
         run(disk, FileOp::Write { file, offset_bytes: start as u64, data, durable: true })
             .map_err(|error| WalError::io("zero the torn tail of", path, &error))?;
     }

@@ -203,7 +203,9 @@ impl Replay {
             if index <= self.hard_state.commit.0 || index <= terms.base_index() {
                 return Err("an entry that overwrites a committed one");
             }
-            if terms.term(index) == Some(term) {
+            // With data it may be etcd's `--force-new-cluster`, which writes new entries in the old
+            // term. Without, it is a hard state whose type was damaged.
+            if terms.term(index) == Some(term) && entry.data.is_empty() {
                 return Err("an entry that was there already");
             }
             terms.truncate_from(index);

@@ -4,7 +4,7 @@
 //! repeats with the argument for each row. It must never allow a cut that could forget an
 //! acknowledged entry: in doubt it refuses, and a person decides.
 
-use super::record::{FRAME_BYTES, Frame, RecordKind, decode};
+use super::record::{FRAME_BYTES, Frame, RecordKind, decode, head_agrees};
 use crate::limits::BATCH_BYTES_MAX;
 
 /// The smallest unit a device writes whole: FORMAT.md's assumption about torn writes.
@@ -186,19 +186,25 @@ fn has_later_batch(bytes: &[u8]) -> bool {
     })
 }
 
-/// True if a whole sector of the file between `start` and `end` is zero. The sector that holds
-/// `start` is left out: had it been lost, the length word in it would be zero.
+/// True if the damaged record in `start..end` may be the work of a torn write: a whole sector of it
+/// is zero, and what reached the device of its first bytes agrees with its length word. The sector
+/// that holds `start` did reach it: had it been lost, the length word would be zero.
 pub(crate) fn has_lost_sector(segment: &[u8], start: usize, end: usize) -> bool {
-    let mut sector = start.next_multiple_of(SECTOR_BYTES).max(start + 1);
-    sector = sector.next_multiple_of(SECTOR_BYTES);
-    while sector < end {
-        let sector_end = (sector + SECTOR_BYTES).min(segment.len());
-        if is_zero(&segment[sector..sector_end]) {
-            return true;
-        }
-        sector += SECTOR_BYTES;
+    /// Longest head of a record.
+    const HEAD_BYTES: usize = 19;
+    let first = (start + 1).next_multiple_of(SECTOR_BYTES);
+    let is_lost =
+        |sector: usize| is_zero(&segment[sector..(sector + SECTOR_BYTES).min(segment.len())]);
+    if !(first..end).step_by(SECTOR_BYTES).any(is_lost) {
+        return false;
     }
-    false
+    let mut head_end = (start + FRAME_BYTES + HEAD_BYTES).min(end);
+    if first < head_end && is_lost(first) {
+        head_end = first;
+    }
+    let word = segment[start..start + FRAME_BYTES].try_into().expect("eight bytes");
+    let frame = Frame::from_word(u64::from_le_bytes(word));
+    head_agrees(&segment[start + FRAME_BYTES..head_end], frame.record_bytes)
 }
 
 /// What a zero length word at `offset` means.
@@ -289,7 +295,7 @@ mod tests {
     fn format_md_names_every_row() {
         let document = include_str!("../../FORMAT.md");
         for row in ROWS {
-            assert!(document.contains(&format!("| {row:?} |")), "{row:?}");
+            assert!(document.contains(&format!("\n| {row:?} | ")), "{row:?}");
         }
     }
 }

@@ -44,7 +44,7 @@ pub struct EntryRef<'a> {
     pub index: LogIndex,
     /// Term.
     pub term: Term,
-    /// Kind, as its wire number.
+    /// What `data` is.
     pub kind: crate::types::EntryKind,
     /// What was proposed.
     pub data: &'a Bytes,
@@ -419,11 +419,16 @@ impl Writer {
     fn batch_with_room(&mut self, bytes: u64) -> Batch {
         self.open_batch();
         if self.open.as_ref().is_some_and(|batch| batch.room_bytes() < bytes) {
-            self.must_sync = true;
-            self.close_open();
-            let full =
-                self.offset_bytes + bytes + limits::BATCH_OVERHEAD_BYTES > self.capacity_bytes;
-            if full {
+            // An empty batch is given up rather than written.
+            let empty = |batch: &mut Batch| !batch.has_records && !batch.begins_segment;
+            if let Some(batch) = self.open.take_if(empty) {
+                self.pool.push(batch.buf);
+            } else {
+                self.must_sync = true;
+                self.close_open();
+            }
+            let end = self.offset_bytes + bytes + limits::BATCH_OVERHEAD_BYTES;
+            if end > self.capacity_bytes {
                 self.begin_segment();
             } else {
                 self.open_batch();
@@ -438,7 +443,7 @@ impl Writer {
         if self.open.is_none() {
             let segment = *self.segments.back().expect("a log has a segment");
             let buf = self.pool.pop().unwrap_or_default();
-            let room = self.capacity_bytes - self.offset_bytes;
+            let room = self.capacity_bytes.saturating_sub(self.offset_bytes);
             if room < limits::BATCH_OVERHEAD_BYTES {
                 self.pool.push(buf);
                 self.begin_segment();
