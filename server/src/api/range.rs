@@ -176,7 +176,7 @@ fn write_custom(
             (false, _) => write_value(reader, hit, pages, out)?,
             (true, SortTarget::Value) => {
                 // The value was read for sorting, so the lease is known and stays.
-                let lease = parse(reader.ready_value(hit.modified, pages)?)?.lease;
+                let lease = parse(reader.ready_value(hit.modified, pages)?)?.lease.0;
                 let len_bytes = key_only_len(hits, hit) + int_len(6, lease as u64);
                 write_len(out, KVS, len_bytes);
                 write_key_fields(hits.key(hit), hit, out);

@@ -99,7 +99,7 @@ fn holds(
         let (value, lease) = if needs_row {
             let row = KvRef::parse(reader.ready_value(hit.modified, pages)?)
                 .map_err(|_| EtcdError::Corrupt)?;
-            (row.value, row.lease)
+            (row.value, row.lease.0)
         } else {
             (&b""[..], 0)
         };
@@ -349,7 +349,7 @@ fn put_in(
             value = row.value;
         }
         if put.ignore_lease {
-            lease = row.lease;
+            lease = row.lease.0;
         }
     }
     txn.put(put.key, value, LeaseId(lease));
