@@ -31,6 +31,10 @@ pub const WINDOW_BYTES: u64 = WINDOW_UNITS * UNIT_BYTES as u64;
 /// Windows being populated at a time, per map; more are asked for again by their readers.
 pub const POPULATE_DEPTH: usize = 64;
 
+/// Windows that are kept whatever the budget says: a descent touches one per level, and starts
+/// again from the root after each `Pending`, so it must not push out its own.
+pub const WINDOWS_MIN: usize = 16;
+
 /// Adjacent windows mapped as one: more than one only for pages that cross a border.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Span {
@@ -114,7 +118,8 @@ impl PopulateRequest {
 }
 
 impl PageMap {
-    /// A map of `file` with at most `budget_bytes` of windows (but at least one).
+    /// A map of `file` with at most `budget_bytes` of windows (but at least
+    /// [`WINDOWS_MIN`] windows).
     pub fn new(file: Arc<File>, budget_bytes: u64) -> Self {
         Self {
             file,
@@ -143,7 +148,7 @@ impl PageMap {
                 self.clock += 1;
                 let verified = vec![0; map.len() / UNIT_BYTES];
                 self.windows.insert(span, Window { map, verified, used_at: self.clock });
-                self.evict(span);
+                self.evict();
             }
             Err(error) => {
                 self.failed.insert(span, EngineError::io(DB_FILE, "populate", &error));
@@ -157,14 +162,11 @@ impl PageMap {
         self.windows.values().map(|window| window.map.len() as u64).sum()
     }
 
-    /// Unmaps the windows that were not used for longest, but never `newest`.
-    fn evict(&mut self, newest: Span) {
-        while self.mapped_bytes() > self.budget_bytes {
-            let others = self.windows.iter().filter(|(span, _)| **span != newest);
-            let Some(span) = others.min_by_key(|(_, window)| window.used_at).map(|(s, _)| *s)
-            else {
-                return;
-            };
+    /// Unmaps the windows that were not used for longest.
+    fn evict(&mut self) {
+        while self.windows.len() > WINDOWS_MIN && self.mapped_bytes() > self.budget_bytes {
+            let oldest = self.windows.iter().min_by_key(|(_, window)| window.used_at);
+            let Some(span) = oldest.map(|(span, _)| *span) else { return };
             self.windows.remove(&span);
         }
     }
