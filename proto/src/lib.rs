@@ -7,6 +7,7 @@
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
 //! [`grpc`] (both sides of gRPC on top of it), [`http1`].
 
+pub mod fuzz;
 pub mod grpc;
 pub mod h2;
 pub mod hpack;
