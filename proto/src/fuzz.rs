@@ -1,7 +1,8 @@
-//! One entry for each parser that reads bytes from the network: any input, no panic, bounded memory.
+//! One entry for each parser that reads bytes from the network: any input, no panic, bounded
+//! memory.
 //!
-//! Called by fuzz targets and by the corpus test with arbitrary bytes. Entries never look at results
-//! except to check that bounds hold. The corpus lies in `corpus/<name>/`.
+//! Called by fuzz targets and by the corpus test with arbitrary bytes. Entries never look at
+//! results except to check that bounds hold. The corpus lies in `corpus/<name>/`.
 
 use std::sync::Arc;
 
@@ -13,8 +14,11 @@ use crate::h2::Budget;
 use crate::hpack::{Decoder, Field, FieldSink};
 use crate::{http1, limits};
 
+/// A corpus' name and what it is fed to.
+pub type Entry = (&'static str, fn(&[u8]));
+
 /// Every entry by the name of its corpus.
-pub const ENTRIES: [(&str, fn(&[u8])); 7] = [
+pub const ENTRIES: [Entry; 7] = [
     ("hpack", fuzz_hpack),
     ("h2_server", fuzz_h2_server),
     ("h2_client", fuzz_h2_client),

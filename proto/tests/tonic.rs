@@ -324,14 +324,16 @@ impl Stream for Incoming {
     }
 }
 
+/// The messages of a call, and its status once it is over.
+type Outcome = (Vec<Vec<u8>>, Option<(Code, String)>);
+
 /// Pumps until `calls` are over; returns the messages and the status of each.
 fn pump(
     client: &mut Client,
     socket: &mut TcpStream,
     calls: &[StreamId],
 ) -> Vec<(Vec<Vec<u8>>, Code, String)> {
-    let mut results: Vec<(Vec<Vec<u8>>, Option<(Code, String)>)> =
-        calls.iter().map(|_| (Vec::new(), None)).collect();
+    let mut results: Vec<Outcome> = calls.iter().map(|_| (Vec::new(), None)).collect();
     let mut wire = Vec::new();
     let mut input = vec![0; 64 << 10];
     loop {

@@ -1,9 +1,9 @@
 //! One HTTP/2 connection, either side.
 //!
-//! Owned by `grpc::Server`, `grpc::Client` and HTTP front ends. Bytes enter by [`Conn::receive`] and
-//! are handed to a [`Handler`] in place; what is to be sent gathers in one buffer that
-//! [`Conn::poll_transmit`] gives away, so that a turn's answers leave in one write. Must never block,
-//! look at a clock, or hold more than `limits` and the budgets allow.
+//! Owned by `grpc::Server`, `grpc::Client` and HTTP front ends. Bytes enter by [`Conn::receive`]
+//! and are handed to a [`Handler`] in place; what is to be sent gathers in one buffer that
+//! [`Conn::poll_transmit`] gives away, so that a turn's answers leave in one write. Must never
+//! block, look at a clock, or hold more than `limits` and the budgets allow.
 
 mod frames;
 mod keepalive;

@@ -17,7 +17,8 @@ impl Conn {
     /// Lets time pass.
     ///
     /// # Errors
-    /// [`ConnError::KeepaliveTimeout`] or [`ConnError::HandshakeTimeout`]: close without further ado.
+    /// [`ConnError::KeepaliveTimeout`] or [`ConnError::HandshakeTimeout`]: close without further
+    /// ado.
     pub fn tick(&mut self, now_ms: u64) -> Result<(), ConnError> {
         if let Some(error) = self.failed {
             return Err(error);

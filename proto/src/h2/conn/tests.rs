@@ -81,7 +81,8 @@ fn server() -> (Conn, Recorder) {
     server_with(Config::default(), &Budget::default())
 }
 
-/// Feeds `wire` until the connection fails or `rounds` are over; nothing is transmitted meanwhile if
+/// Feeds `wire` until the connection fails or `rounds` are over; nothing is transmitted meanwhile
+/// if
 /// `unread`.
 fn flood(wire: &[u8], rounds: usize, unread: bool) -> (usize, Option<ConnError>) {
     let (mut conn, mut recorder) = server();
