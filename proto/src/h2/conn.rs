@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use super::bucket::Bucket;
 use super::settings::{PROTOCOL_WINDOW_BYTES, PeerSettings, WINDOW_BYTES_MAX};
 use super::streams::Streams;
-use super::{BlockKind, Budget, BudgetLease, Config, ConnError, ErrorCode, StreamId, frame};
+use super::{BlockKind, Budget, BudgetLease, Config, ConnError, ErrorCode, Flood, StreamId, frame};
 use crate::hpack::{Decoder, Encoder, FieldSink, SlotId};
 use crate::limits;
 
@@ -157,6 +157,8 @@ pub struct Conn {
     settings_frames: Bucket,
     pings: Bucket,
     idle_frames: Bucket,
+    /// A bound was passed within the current frame.
+    flood: Option<Flood>,
 
     drain: Drain,
     peer_goaway: Option<u32>,
@@ -220,6 +222,7 @@ impl Conn {
             settings_frames: Bucket::new(limits::SETTINGS),
             pings: Bucket::new(limits::PINGS),
             idle_frames: Bucket::new(limits::IDLE_FRAMES),
+            flood: None,
             drain: Drain::No,
             peer_goaway: None,
             failed: None,

@@ -1,7 +1,7 @@
 //! Tests of the connection: the rules that h2spec does not reach, and every defence at its bound.
 
 use super::*;
-use crate::h2::{Flood, Keepalive, PingPolicy};
+use crate::h2::{Keepalive, PingPolicy};
 use crate::hpack::{Field, HeaderItem};
 
 /// Notes what it is told; answers nothing.
@@ -157,6 +157,53 @@ fn rapid_resets_end_the_connection() {
         conn.receive(&wire, u64::from(number) * 2, &mut recorder).unwrap();
         conn.poll_transmit(&mut Vec::new(), usize::MAX);
     }
+}
+
+#[test]
+fn resets_that_the_peer_provokes_count_as_its_own() {
+    let provocations: [fn(u32) -> Vec<u8>; 3] = [
+        |stream| frame_of(frame::WINDOW_UPDATE, 0, stream, &[0; 4]),
+        |stream| frame_of(frame::DATA, 0, stream, b"after the end"),
+        |stream| frame_of(frame::PRIORITY, 0, stream, &[0; 4]),
+    ];
+    for provoke in provocations {
+        let (mut conn, mut recorder) = server();
+        let error = (0u32..100_000).find_map(|number| {
+            let stream = number * 2 + 1;
+            let mut wire = request(stream, END_BOTH);
+            wire.extend(provoke(stream));
+            conn.poll_transmit(&mut Vec::new(), usize::MAX);
+            conn.receive(&wire, 0, &mut recorder).err()
+        });
+        assert!(matches!(error, Some(ConnError::Flood(_))), "{error:?}");
+        assert!(recorder.opened.len() <= limits::RESETS.0 as usize + 1);
+    }
+    // Malformed requests are the same.
+    let (mut conn, mut recorder) = server();
+    let error = (0u32..100_000).find_map(|number| {
+        let wire = frame_of(frame::HEADERS, END_BOTH, number * 2 + 1, &[0x83]);
+        conn.poll_transmit(&mut Vec::new(), usize::MAX);
+        conn.receive(&wire, 0, &mut recorder).err()
+    });
+    assert_eq!(error, Some(ConnError::Flood(Flood::Resets)));
+}
+
+#[test]
+fn a_client_without_streams_does_not_ping() {
+    let keepalive = Keepalive { interval_ms: 1_000, timeout_ms: 200 };
+    let config = Config { keepalive: Some(keepalive), ..Config::client() };
+    let mut recorder = Recorder::default();
+    let mut client = Conn::client(config, &Budget::default(), &mut recorder);
+    client.receive(&frame_of(frame::SETTINGS, 0, 0, &[]), 0, &mut recorder).unwrap();
+    client.poll_transmit(&mut Vec::new(), usize::MAX);
+    assert_eq!(client.next_deadline_ms(), None);
+    client.tick(1_000_000).unwrap();
+    assert_eq!(client.unsent_bytes(), 0);
+    client.open(&[HeaderItem::Literal(b":method", b"GET")], true).unwrap();
+    client.poll_transmit(&mut Vec::new(), usize::MAX);
+    client.tick(1_000_001).unwrap();
+    assert_eq!(client.unsent_bytes(), 17, "a ping");
+    assert_eq!(client.next_deadline_ms(), Some(1_000_201));
 }
 
 #[test]
