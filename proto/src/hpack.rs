@@ -2,8 +2,8 @@
 //!
 //! Called by `h2` only. The decoder hands every field to a [`FieldSink`] in place, so a block of
 //! indexed fields costs no copy and no allocation; the encoder keeps constant fields in slots that
-//! become one byte each after their first use. Nothing here may panic on bytes from the network, and
-//! nothing here may keep more than the table size it announced.
+//! become one byte each after their first use. Nothing here may panic on bytes from the network,
+//! and nothing here may keep more than the table size it announced.
 
 mod decoder;
 mod encoder;

@@ -9,6 +9,7 @@
 //! peer messages ([`raftpb`]) and its error table ([`error`]).
 
 pub mod error;
+pub mod fuzz;
 pub mod grpc;
 pub mod h2;
 pub mod hpack;

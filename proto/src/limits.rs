@@ -1,7 +1,7 @@
 //! Every bound of the transport, with what happens at it.
 //!
-//! Read by `h2`, `grpc` and `http1`; the server may lower the configurable ones through the `Config`
-//! types. Nothing in this crate may queue, buffer or count without a bound named here.
+//! Read by `h2`, `grpc` and `http1`; the server may lower the configurable ones through the
+//! `Config` types. Nothing in this crate may queue, buffer or count without a bound named here.
 
 /// Largest frame payload we accept, in bytes; larger ones end the connection (FRAME_SIZE_ERROR).
 pub const FRAME_BYTES_MAX: u32 = 16_384;
@@ -40,7 +40,7 @@ pub const CONTROL_REPLIES_QUEUED_MAX: u32 = 4_096;
 /// Pings faster than the enforcement policy allows before the connection ends (ENHANCE_YOUR_CALM,
 /// `too_many_pings`).
 pub const PING_STRIKES_MAX: u32 = 2;
-/// RST_STREAM frames of a peer: burst and refill a second; past it ENHANCE_YOUR_CALM.
+/// RST_STREAM frames of a peer, and those it provokes: burst and refill a second; past it ENHANCE_YOUR_CALM.
 pub const RESETS: (u32, u32) = (4_096, 1_024);
 /// SETTINGS frames of a peer: burst and refill a second; past it ENHANCE_YOUR_CALM.
 pub const SETTINGS: (u32, u32) = (64, 4);
@@ -60,7 +60,8 @@ pub const DRAIN_PING_MS_MAX: u64 = 5_000;
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// Chunk into which small messages are copied, in bytes; one allocation serves many messages.
 pub const MESSAGE_CHUNK_BYTES: usize = 16 << 10;
-/// Messages larger than this get a buffer of their own and must be admitted by the budgets, in bytes.
+/// Messages larger than this get a buffer of their own and must be admitted by the budgets, in
+/// bytes.
 pub const MESSAGE_SMALL_BYTES_MAX: usize = 16 << 10;
 /// The part of a connection's budget (one in so many) that large messages may hold while they wait
 /// for the rest, so that the first in the queue always finds room in the end.

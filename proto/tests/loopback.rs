@@ -361,3 +361,20 @@ fn large_requests_wait_for_the_budget_and_all_arrive() {
     }
     assert!(budget.used() < 200 << 10, "{} bytes", budget.used());
 }
+
+#[test]
+fn wide_stream_windows_survive_large_messages() {
+    let h2 = Config { stream_window_bytes: 1 << 20, ..Config::default() };
+    let config = ServerConfig { h2, ..ServerConfig::default() };
+    let mut link = Link::with(ClientConfig::default(), config, &Budget::default());
+    let collect = link.client.method(COLLECT);
+    let call = link.client.start_stream(collect, &CallOptions::default()).unwrap();
+    for _ in 0..20 {
+        link.client.send_message(call, &vec![1; 1_900_000]).unwrap();
+        link.client.send_message(call, &vec![1; 100_000]).unwrap();
+        link.run();
+    }
+    link.client.half_close(call).unwrap();
+    link.run();
+    assert_eq!(link.outcome(call), (vec![b"40 40000000".to_vec()], Some(OK)));
+}

@@ -204,11 +204,8 @@ mod tests {
             let mut chunk = Chunk::default();
             let mut got = Vec::new();
             for mut piece in wire.chunks(step) {
-                loop {
-                    match assembler.push(&mut piece, 20_000, &mut chunk).unwrap() {
-                        Some(framed) => got.push(framed.message),
-                        None => break,
-                    }
+                while let Some(framed) = assembler.push(&mut piece, 20_000, &mut chunk).unwrap() {
+                    got.push(framed.message);
                 }
                 assert!(piece.is_empty());
             }

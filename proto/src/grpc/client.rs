@@ -2,8 +2,8 @@
 //!
 //! Owned by the benchmark tool, tests, the simulator and `ctl`. Methods and repeating metadata are
 //! registered once and cost a byte each afterwards; every call carries a number of the caller's
-//! choice that its events repeat, so the caller needs no table of its own. Must never hold more than
-//! the budgets allow.
+//! choice that its events repeat, so the caller needs no table of its own. Must never hold more
+//! than the budgets allow.
 
 mod head;
 mod receive;

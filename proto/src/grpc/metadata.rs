@@ -26,8 +26,8 @@ impl Metadata {
         self.fields.push((start..middle, middle..self.text.len() as u32));
     }
 
-    /// The first value of this name, as it stood on the wire: values of `-bin` names are base64, see
-    /// [`super::decode_base64`].
+    /// The first value of this name, as it stood on the wire: values of `-bin` names are base64,
+    /// see [`super::decode_base64`].
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         self.iter().find(|(found, _)| *found == name).map(|(_, value)| value)

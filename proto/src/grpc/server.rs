@@ -1,7 +1,7 @@
 //! The gRPC server's side of one connection.
 //!
-//! Owned by a front, one per accepted connection. Bytes in through [`Server::receive`], events out of
-//! [`Server::next_event`], answers in through `reply_*` and the streaming calls, bytes out of
+//! Owned by a front, one per accepted connection. Bytes in through [`Server::receive`], events out
+//! of [`Server::next_event`], answers in through `reply_*` and the streaming calls, bytes out of
 //! [`Server::poll_transmit`]. What can be answered without a service (wrong content type, unknown
 //! method, oversized message, …) is answered here with grpc-go's texts. Must never hold a message
 //! that was not charged to the budgets.
@@ -32,8 +32,8 @@ pub struct ServerConfig {
     pub h2: Config,
     /// Largest request message, in bytes, before and after inflation.
     pub message_bytes_max: usize,
-    /// Whether requests of other content types become [`ServerEvent::HttpOpened`] (over TLS) instead
-    /// of being answered with 415 (cleartext).
+    /// Whether requests of other content types become [`ServerEvent::HttpOpened`] (over TLS)
+    /// instead of being answered with 415 (cleartext).
     pub plain_http: bool,
 }
 
@@ -119,7 +119,8 @@ pub enum ServerEvent {
         /// No body follows.
         end_stream: bool,
     },
-    /// A piece of such a request's body. The window opens again by [`Server::http_consumed`].
+    /// A piece of such a request's body. The windows open again by [`Server::http_consumed`], to be
+    /// called for every piece, even after the request was cancelled.
     HttpData {
         /// The request.
         stream: StreamId,
@@ -205,7 +206,8 @@ impl Server {
         self.conn.poll_transmit(out, budget_bytes)
     }
 
-    /// Whether the owner should read from the socket: false while the client leaves too much unread.
+    /// Whether the owner should read from the socket: false while the client leaves too much
+    /// unread.
     #[must_use]
     pub fn wants_read(&self) -> bool {
         self.conn.wants_read()

@@ -112,7 +112,8 @@ pub(super) fn timeout_error_text(error: TimeoutError, text: &[u8]) -> String {
     }
 }
 
-/// Writes a timeout of `timeout_ms` with at most eight digits; returns how many bytes of `out` it is.
+/// Writes a timeout of `timeout_ms` with at most eight digits; returns how many bytes of `out` it
+/// is.
 pub fn encode_timeout_ms(timeout_ms: u64, out: &mut [u8; 9]) -> usize {
     let (mut count, unit) = if timeout_ms < 100_000_000 {
         (timeout_ms, b'm')

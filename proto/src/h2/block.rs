@@ -1,6 +1,7 @@
 //! The rules of RFC 9113 §8 for header lists, checked field by field while a block is decoded.
 //!
-//! Used by `h2::conn`, which wraps the handler's sink in a [`CheckedSink`]. Must never keep a field.
+//! Used by `h2::conn`, which wraps the handler's sink in a [`CheckedSink`]. Must never keep a
+//! field.
 
 use crate::hpack::{Field, FieldSink, NameClass};
 

@@ -1,9 +1,9 @@
 //! One HTTP/2 connection, either side.
 //!
-//! Owned by `grpc::Server`, `grpc::Client` and HTTP front ends. Bytes enter by [`Conn::receive`] and
-//! are handed to a [`Handler`] in place; what is to be sent gathers in one buffer that
-//! [`Conn::poll_transmit`] gives away, so that a turn's answers leave in one write. Must never block,
-//! look at a clock, or hold more than `limits` and the budgets allow.
+//! Owned by `grpc::Server`, `grpc::Client` and HTTP front ends. Bytes enter by [`Conn::receive`]
+//! and are handed to a [`Handler`] in place; what is to be sent gathers in one buffer that
+//! [`Conn::poll_transmit`] gives away, so that a turn's answers leave in one write. Must never
+//! block, look at a clock, or hold more than `limits` and the budgets allow.
 
 mod frames;
 mod keepalive;
@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use super::bucket::Bucket;
 use super::settings::{PROTOCOL_WINDOW_BYTES, PeerSettings, WINDOW_BYTES_MAX};
 use super::streams::Streams;
-use super::{BlockKind, Budget, BudgetLease, Config, ConnError, ErrorCode, StreamId, frame};
+use super::{BlockKind, Budget, BudgetLease, Config, ConnError, ErrorCode, Flood, StreamId, frame};
 use crate::hpack::{Decoder, Encoder, FieldSink, SlotId};
 use crate::limits;
 
@@ -157,6 +157,8 @@ pub struct Conn {
     settings_frames: Bucket,
     pings: Bucket,
     idle_frames: Bucket,
+    /// A bound was passed within the current frame.
+    flood: Option<Flood>,
 
     drain: Drain,
     peer_goaway: Option<u32>,
@@ -220,6 +222,7 @@ impl Conn {
             settings_frames: Bucket::new(limits::SETTINGS),
             pings: Bucket::new(limits::PINGS),
             idle_frames: Bucket::new(limits::IDLE_FRAMES),
+            flood: None,
             drain: Drain::No,
             peer_goaway: None,
             failed: None,

@@ -57,8 +57,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// etcd's defaults for its gRPC server: ping every two hours, 20 s for the answer, and no client
-    /// ping more often than every five seconds.
+    /// etcd's defaults for its gRPC server: ping every two hours, 20 s for the answer, and no
+    /// client ping more often than every five seconds.
     #[must_use]
     pub fn etcd_server() -> Self {
         Config {

@@ -7,8 +7,8 @@ use super::ErrorCode;
 use crate::hpack::{HeaderItem, SlotId};
 use crate::limits;
 
-/// Names a stream: the wire id, and where its state lies. A stale name is recognised, never confused
-/// with the slot's next stream.
+/// Names a stream: the wire id, and where its state lies. A stale name is recognised, never
+/// confused with the slot's next stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamId {
     id: u32,

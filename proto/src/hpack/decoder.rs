@@ -1,9 +1,9 @@
 //! The HPACK decoder: header blocks in, fields out, in place.
 //!
-//! Called by `h2::Conn` with whole header blocks. Each table entry keeps the class of its field and a
-//! tag chosen by the sink when the entry was made, so a block of indexed fields is decoded by table
-//! look-ups alone. It must never allocate on that path, and never hold more than the announced table
-//! size (twice that for the byte arena).
+//! Called by `h2::Conn` with whole header blocks. Each table entry keeps the class of its field and
+//! a tag chosen by the sink when the entry was made, so a block of indexed fields is decoded by
+//! table look-ups alone. It must never allocate on that path, and never hold more than the
+//! announced table size (twice that for the byte arena).
 
 use std::collections::VecDeque;
 
@@ -45,7 +45,8 @@ pub struct Field<'a> {
 }
 
 impl Field<'_> {
-    /// The value as shared bytes: for a field of the dynamic table an allocation the first time only.
+    /// The value as shared bytes: for a field of the dynamic table an allocation the first time
+    /// only.
     #[must_use]
     pub fn shared_value(&mut self) -> Bytes {
         match &mut self.shared {
@@ -107,7 +108,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder whose peer may use a table of `size_limit` bytes. `sink` classifies the static table.
+    /// A decoder whose peer may use a table of `size_limit` bytes. `sink` classifies the static
+    /// table.
     pub fn new(size_limit: usize, sink: &mut impl FieldSink) -> Self {
         let static_tags = STATIC_TABLE
             .iter()
@@ -326,8 +328,8 @@ impl Decoder {
         self.entries.push_front(entry);
     }
 
-    /// Forgets the bytes of evicted entries. Half the arena at least is dead when this is called, so
-    /// the move costs a constant per inserted byte.
+    /// Forgets the bytes of evicted entries. Half the arena at least is dead when this is called,
+    /// so the move costs a constant per inserted byte.
     fn compact(&mut self) {
         let live = self.entries.back().map_or(self.arena.len(), |oldest| {
             // An entry lies inside the arena, so the difference fits.

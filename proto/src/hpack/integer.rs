@@ -1,5 +1,5 @@
-//! Prefixed integers (RFC 7541 §5.1). Used by the decoder and the encoder of this folder; must never
-//! accept a value whose arithmetic could overflow.
+//! Prefixed integers (RFC 7541 §5.1). Used by the decoder and the encoder of this folder; must
+//! never accept a value whose arithmetic could overflow.
 
 use super::HpackError;
 

@@ -1,7 +1,7 @@
 //! What HTTP/2 must know about a field name, computed once per table entry.
 //!
-//! Called by the decoder of this folder when an entry is made; read by `h2`'s block checks. Must never
-//! look at anything but the field itself.
+//! Called by the decoder of this folder when an entry is made; read by `h2`'s block checks. Must
+//! never look at anything but the field itself.
 
 /// The class of a field under RFC 9113's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

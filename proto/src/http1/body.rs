@@ -58,8 +58,8 @@ impl Chunk {
 }
 
 impl Body {
-    /// Takes input up to the next piece of the body; `None` when the input is used up or the body is
-    /// [`Body::Done`].
+    /// Takes input up to the next piece of the body; `None` when the input is used up or the body
+    /// is [`Body::Done`].
     pub(super) fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, BodyError> {
         match self {
             Body::Done => Ok(None),

@@ -259,8 +259,8 @@ impl Core {
         }
     }
 
-    /// A large message is complete: what was charged for it is free, and the next one starts with an
-    /// ordinary window.
+    /// A large message is complete: what was charged for it is free, and the next one starts with
+    /// an ordinary window.
     #[cold]
     fn settle(&mut self, conn: &mut Conn, stream: StreamId) {
         let Some(call) = self.calls.get_mut(stream) else { return };
@@ -270,7 +270,7 @@ impl Core {
             self.waiting_bytes -= charged;
         }
         conn.budget().release(charged);
-        conn.widen_stream(stream, limits::STREAM_WINDOW_BYTES);
+        conn.restore_stream(stream);
         self.admit_waiting(conn);
     }
 
@@ -462,8 +462,8 @@ impl Core {
     }
 }
 
-/// Whether `more` bytes can be charged so that the share of waiting messages, of which `waiting` is in
-/// use, stays available to them. A message larger than the rest of the budget gets it all.
+/// Whether `more` bytes can be charged so that the share of waiting messages, of which `waiting` is
+/// in use, stays available to them. A message larger than the rest of the budget gets it all.
 fn leaves_room(conn: &mut Conn, waiting: usize, more: usize) -> bool {
     let budget = conn.budget();
     let share = budget.limit() / limits::WAITING_SHARE;

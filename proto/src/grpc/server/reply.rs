@@ -47,8 +47,8 @@ impl Server {
     /// buffered, so messages larger than [`Server::capacity`] should be written in pieces instead.
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the call is over, [`SendError::BufferFull`] if the client leaves too
-    /// much unread; in either case the call is gone.
+    /// [`SendError::Closed`] if the call is over, [`SendError::BufferFull`] if the client leaves
+    /// too much unread; in either case the call is gone.
     pub fn reply_unary(&mut self, stream: StreamId, message: &[u8]) -> Result<(), SendError> {
         self.reply_unary_with(stream, message.len(), |out| out.extend_from_slice(message))
     }

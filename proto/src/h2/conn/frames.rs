@@ -32,6 +32,20 @@ impl Conn {
         if !self.settings_received && (head.kind != frame::SETTINGS || head.has(frame::ACK)) {
             return Err(ConnError::protocol("first frame is not SETTINGS"));
         }
+        self.dispatch(head, payload, handler)?;
+        match self.flood {
+            None => Ok(()),
+            Some(flood) => Err(ConnError::Flood(flood)),
+        }
+    }
+
+    #[inline]
+    fn dispatch<H: Handler>(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        handler: &mut H,
+    ) -> Result<(), ConnError> {
         match head.kind {
             frame::DATA => self.data_frame(head, payload, handler),
             frame::HEADERS => self.headers_frame(head, payload, handler),
@@ -371,7 +385,19 @@ impl Conn {
     }
 
     pub(super) fn refuse(&mut self, id: u32) {
+        self.count_provoked_reset();
         frame::put_reset(id, ErrorCode::REFUSED_STREAM, &mut self.out);
+    }
+
+    /// A reset that the peer provokes costs as much as one it sends: work begun and thrown away. The
+    /// connection ends after the current frame if there are too many.
+    fn count_provoked_reset(&mut self) {
+        if !self.is_client && !self.resets.take(self.now_ms) {
+            self.flood = Some(Flood::Resets);
+        }
+        if self.control_reply().is_err() {
+            self.flood = Some(Flood::UnreadReplies);
+        }
     }
 
     /// Resets a stream because of what the peer did on it.
@@ -382,6 +408,7 @@ impl Conn {
         handler: &mut H,
     ) {
         if self.streams.get(name).is_some() {
+            self.count_provoked_reset();
             frame::put_reset(name.id(), code, &mut self.out);
             self.close(name, Closed::ByUs(code));
             handler.reset(self, name, code, false);

@@ -5,7 +5,7 @@
 use super::frames::DRAIN_PING;
 use super::{Conn, Drain};
 use crate::h2::settings::WINDOW_BYTES_MAX;
-use crate::h2::{ConnError, ErrorCode, frame};
+use crate::h2::{ConnError, ErrorCode, Keepalive, frame};
 use crate::limits;
 
 /// The payload of our keepalive pings.
@@ -17,7 +17,8 @@ impl Conn {
     /// Lets time pass.
     ///
     /// # Errors
-    /// [`ConnError::KeepaliveTimeout`] or [`ConnError::HandshakeTimeout`]: close without further ado.
+    /// [`ConnError::KeepaliveTimeout`] or [`ConnError::HandshakeTimeout`]: close without further
+    /// ado.
     pub fn tick(&mut self, now_ms: u64) -> Result<(), ConnError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -40,7 +41,10 @@ impl Conn {
     }
 
     fn tick_keepalive(&mut self, now_ms: u64) -> Result<(), ConnError> {
-        let Some(keepalive) = self.config.keepalive else { return Ok(()) };
+        let Some(keepalive) = self.keepalive() else {
+            self.ping_sent_ms = None;
+            return Ok(());
+        };
         match self.ping_sent_ms {
             // Anything read after the ping proves that the peer lives.
             Some(sent_ms) if self.last_read_ms > sent_ms => self.ping_sent_ms = None,
@@ -59,6 +63,11 @@ impl Conn {
         Ok(())
     }
 
+    /// Our keepalive, as long as it applies: servers punish clients that ping without streams.
+    fn keepalive(&self) -> Option<Keepalive> {
+        self.config.keepalive.filter(|_| !self.is_client || self.streams.open_count() > 0)
+    }
+
     /// When [`Conn::tick`] has something to do, in milliseconds; `None` if never.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
@@ -74,7 +83,7 @@ impl Conn {
             }
             Drain::No | Drain::Final => None,
         };
-        let keepalive = self.config.keepalive.map(|keepalive| match self.ping_sent_ms {
+        let keepalive = self.keepalive().map(|keepalive| match self.ping_sent_ms {
             Some(sent_ms) if self.last_read_ms <= sent_ms => {
                 sent_ms.saturating_add(keepalive.timeout_ms)
             }

@@ -177,7 +177,7 @@ impl Conn {
         let check = sink.into_check();
         let name = match found {
             Some(name) => name,
-            None => match self.accept(id, end_stream, handler)? {
+            None => match self.accept(id)? {
                 Some(name) => name,
                 None => return Ok(()),
             },
@@ -238,14 +238,9 @@ impl Conn {
     }
 
     /// A block for a stream that is not open: a new stream, a late frame, or an error.
-    fn accept<H: Handler>(
-        &mut self,
-        id: u32,
-        end_stream: bool,
-        handler: &mut H,
-    ) -> Result<Option<StreamId>, ConnError> {
+    fn accept(&mut self, id: u32) -> Result<Option<StreamId>, ConnError> {
         if self.is_client || id.is_multiple_of(2) || id <= self.last_peer_stream {
-            return self.late_block(id, end_stream).map(|()| None);
+            return self.late_block(id).map(|()| None);
         }
         self.last_peer_stream = id;
         if self.drain == super::Drain::Final {
@@ -256,25 +251,19 @@ impl Conn {
             || !self.budget.charge(limits::STREAM_STATE_BYTES)
         {
             self.refuse(id);
-            return if self.resets.take(self.now_ms) {
-                Ok(None)
-            } else {
-                Err(ConnError::Flood(Flood::Resets))
-            };
+            return Ok(None);
         }
-        let _ = handler;
         let send_window = self.peer.stream_window_bytes as i32;
         let recv_window = self.config.stream_window_bytes as i32;
         Ok(Some(self.streams.insert(id, send_window, recv_window)))
     }
 
-    fn late_block(&mut self, id: u32, end_stream: bool) -> Result<(), ConnError> {
+    fn late_block(&mut self, id: u32) -> Result<(), ConnError> {
         let own = self.is_client && !id.is_multiple_of(2) && id < self.next_own_stream;
         let peers = !self.is_client && !id.is_multiple_of(2);
         if !own && !peers {
             return Err(ConnError::protocol("HEADERS on an idle stream"));
         }
-        let _ = end_stream;
         match self.streams.how_closed(id) {
             Some(Closed::ByUs(_)) => self.idle_frame(),
             None if own => self.idle_frame(),

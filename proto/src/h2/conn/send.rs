@@ -184,8 +184,8 @@ impl Conn {
         }
     }
 
-    /// The answer of this stream is complete (client only): if the request is not, the server is told
-    /// that the rest will not come.
+    /// The answer of this stream is complete (client only): if the request is not, the server is
+    /// told that the rest will not come.
     pub fn reset_unfinished(&mut self, name: StreamId) {
         let state = self.streams.get(name).map(|stream| (stream.flags, stream.has(RECV_ENDED)));
         match state {
@@ -215,8 +215,8 @@ impl Conn {
         room.min(limits::CAPACITY_GRANT_BYTES_MAX)
     }
 
-    /// A stream that was refused capacity and has it now. Ask again after [`Conn::receive`] and after
-    /// [`Conn::poll_transmit`].
+    /// A stream that was refused capacity and has it now. Ask again after [`Conn::receive`] and
+    /// after [`Conn::poll_transmit`].
     pub fn next_writable(&mut self) -> Option<StreamId> {
         while let Some(name) = self.writable.pop_front() {
             if self.sending(name).is_ok() {
@@ -253,8 +253,8 @@ impl Conn {
         self.out.len() > self.transmitted
     }
 
-    /// Whether the owner should read from the socket: false while the peer leaves so much unread that
-    /// its next requests can wait.
+    /// Whether the owner should read from the socket: false while the peer leaves so much unread
+    /// that its next requests can wait.
     #[must_use]
     pub fn wants_read(&self) -> bool {
         self.out.len() - self.transmitted < limits::TRANSMIT_STOP_READING_BYTES
@@ -308,6 +308,11 @@ impl Conn {
                 frame::put_window_update(name.id(), increment as u32, &mut self.out);
             }
         }
+    }
+
+    /// Opens a stream's receive window to the size of a fresh one, whatever was consumed.
+    pub fn restore_stream(&mut self, name: StreamId) {
+        self.widen_stream(name, self.config.stream_window_bytes);
     }
 
     /// Frames what waits, in turns, as far as windows and the transmit buffer allow.
