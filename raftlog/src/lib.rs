@@ -1,1 +1,46 @@
-//! etcore raftlog.
+//! The replicated log: etcd's write-ahead log on disk and raft above it.
+//!
+//! A proposal's way: `Node::propose` puts a whole batch into raft in one step; `Node::ready` says
+//! what to write, send, apply and answer; `Writer` turns the entries into one synced write; when it
+//! is done `Node::on_persisted` lets raft count this member, and the next `ready` brings the
+//! committed entries. [`log::Log`] ties the two together. A leader's messages leave while its own
+//! write is under way; a follower's answers wait for it inside the node.
+//!
+//! Nothing here opens a socket, starts a thread, reads a clock or draws a random number. Files are
+//! operations handed out and results taken in; time is `tick`; randomness is a seed.
+//!
+//! In reading order:
+//!
+//! - [`types`], [`limits`]: the numbers, and the bounds.
+//! - [`wal`]: record format, writer, recovery with its decision table, inspection. FORMAT.md is its
+//!   specification.
+//! - [`bootstrap`]: the first entries of a new cluster.
+//! - [`node`]: raft-rs behind plain values.
+//! - [`log`]: both together.
+//!
+//! # What raft-rs 0.7 leaves to its user, and where it is covered
+//!
+//! | raft-rs | here |
+//! | --- | --- |
+//! | `applied > commit` is fatal at the start | `Node::new` raises the commit to `applied` |
+//! | election timeouts come from the thread's random numbers | set from seed, id and term after every call |
+//! | campaigning with an unsynced tail panics | `tick`, `step` and `campaign` wait for the sync |
+//! | ReadIndex before the first commit of a term is dropped | `reads`: rounds wait, and are repeated |
+//! | MsgReadIndex has no term | contexts are member, boot nonce and counter |
+//! | a removed leader goes on leading | `apply_conf_change` makes it a follower |
+//! | a follower's messages must wait for the sync | held in the node, except forwarded requests |
+//! | a leader's messages may precede the sync of its own vote | held as well until that vote is synced |
+//! | `MemStorage`'s snapshot index is wrong for async ready | own storage; snapshots are provided |
+//! | readies without a write are remembered until the next write | reported as persisted at once |
+//! | there is no Bootstrap | `bootstrap`, and its voters are known before they are applied |
+//! | learners are number 2, in etcd 3; etcd's "update" is unknown | `node::conf_change` |
+//! | impossible messages panic | `node::inbound` refuses them |
+
+pub mod bootstrap;
+mod convert;
+mod index;
+pub mod limits;
+pub mod log;
+pub mod node;
+pub mod types;
+pub mod wal;

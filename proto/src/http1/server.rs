@@ -178,6 +178,12 @@ impl Server {
         put_fields(fields, &mut self.out);
     }
 
+    /// Whether a request waits for the head of its answer.
+    #[must_use]
+    pub fn is_answer_due(&self) -> bool {
+        self.answer == Answer::Head
+    }
+
     /// Body bytes that should be sent before the next [`Server::poll_transmit`].
     #[must_use]
     pub fn capacity(&self) -> usize {

@@ -159,6 +159,12 @@ impl Server {
         self.core.send(&mut self.conn, stream, piece)
     }
 
+    /// Whether a message begun by [`Server::start_message`] is not complete.
+    #[must_use]
+    pub fn message_is_open(&self, stream: StreamId) -> bool {
+        self.core.calls.get(stream).is_some_and(|call| call.message_left > 0)
+    }
+
     /// Ends a call with a status.
     ///
     /// # Errors

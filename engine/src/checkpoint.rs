@@ -1,0 +1,453 @@
+//! Checkpoints: frozen rows and changed buckets become pages, then a new meta page.
+//!
+//! A [`Checkpointer`] lives on the background thread. The store hands it a [`CheckpointInput`] and
+//! gets a [`CheckpointOutput`] back; in between it is a state machine over the disk that never
+//! waits. The order is fixed: pages, sync, meta, sync. After the first error it refuses everything:
+//! a failed sync tells nothing about what is on the device.
+
+mod compaction;
+mod merge;
+mod pages;
+
+use std::collections::BTreeMap;
+
+use compaction::Compaction;
+use merge::Op;
+use pages::Pages;
+
+use crate::bucket::{BUCKET_COUNT, Bucket};
+use crate::error::{Corruption, EngineError};
+use crate::file::{AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, Token};
+use crate::index::Index;
+use crate::limits::{CHECKPOINT_DEPTH, CHECKPOINT_WRITE_BYTES, FILE_GROWTH_BYTES};
+use crate::page::meta::Meta;
+use crate::page::node::DB_FILE;
+use crate::page::space::{Extent, Space};
+use crate::page::{PagePtr, UNIT_BYTES};
+use crate::pins::VersionPins;
+use crate::store::BucketChanges;
+use crate::table::{Row, TablesView};
+use crate::types::{LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
+use crate::wire::KvRef;
+
+/// What the store froze: everything the next meta page is to contain.
+#[derive(Debug)]
+pub struct CheckpointInput {
+    pub(crate) tables: TablesView,
+    pub(crate) segments: usize,
+    pub(crate) bucket_changes: BucketChanges,
+    pub(crate) applied: LogIndex,
+    pub(crate) term: Term,
+    pub(crate) revision: Revision,
+    pub(crate) conf_state: Vec<u8>,
+    pub(crate) compact_scheduled: Revision,
+    /// What may be removed now.
+    pub(crate) removable: Revision,
+    pub(crate) index: Index,
+}
+
+/// What a checkpoint made durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointOutput {
+    pub(crate) key_root: Option<PagePtr>,
+    pub(crate) segments: usize,
+    /// Its number.
+    pub checkpoint: u64,
+    /// The log must be kept from the entry after this one: the older meta page has it.
+    pub durable_applied: LogIndex,
+    /// The compaction whose rows are all gone from the file.
+    pub compact_finished: Revision,
+    /// Bytes of the file below its end.
+    pub file_bytes: u64,
+    /// Bytes of them that hold nothing.
+    pub free_bytes: u64,
+    /// Bytes of pages that it wrote.
+    pub written_bytes: u64,
+}
+
+/// What to do after a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckpointTurn {
+    /// There is nothing to do.
+    Idle,
+    /// Disk operations are outstanding: call again with their completions.
+    Waiting,
+    /// The checkpoint is durable; hand this to the store.
+    Done(CheckpointOutput),
+}
+
+/// Writes the page file; the only one who does.
+#[derive(Debug)]
+pub struct Checkpointer {
+    file: FileId,
+    file_len_bytes: u64,
+    meta: Meta,
+    pages: Pages,
+    pins: VersionPins,
+    job: Option<Job>,
+    outstanding: BTreeMap<Token, Outstanding>,
+    next_token: u64,
+    failed: Option<String>,
+}
+
+#[derive(Debug)]
+enum Outstanding {
+    Read(PagePtr),
+    Other(&'static str),
+}
+
+#[derive(Debug)]
+struct Job {
+    input: CheckpointInput,
+    stage: Stage,
+    /// Pages to read before the stage can go on.
+    wanted: Vec<PagePtr>,
+    /// Row keys that the compaction removes, ascending.
+    removed: Vec<Vec<u8>>,
+    meta: Meta,
+    written_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Finding what compaction removes.
+    Compact,
+    /// Loading what the changes touch, then changing it.
+    Merge,
+    /// Extending the file.
+    Grow,
+    /// Writing new pages, from this unit on.
+    Write(u64),
+    SyncPages,
+    WriteMeta,
+    SyncMeta,
+    Finish,
+}
+
+impl Checkpointer {
+    pub(crate) fn new(
+        file: FileId,
+        file_len_bytes: u64,
+        meta: Meta,
+        space: Space,
+        pins: VersionPins,
+    ) -> Self {
+        Self {
+            file,
+            file_len_bytes,
+            meta,
+            pages: Pages::new(space),
+            pins,
+            job: None,
+            outstanding: BTreeMap::new(),
+            next_token: 0,
+            failed: None,
+        }
+    }
+
+    /// The page file, for readers that map it.
+    pub fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// Begins to write `input`; [`Checkpointer::turn`] does the work.
+    ///
+    /// # Panics
+    /// If a checkpoint is under way: the store freezes one at a time.
+    pub fn start(&mut self, input: CheckpointInput) {
+        assert!(self.job.is_none(), "one checkpoint at a time");
+        let checkpoint = self.meta.checkpoint + 1;
+        // Both durable metas, and what views still read.
+        let mut held = self.pins.versions();
+        held.extend([self.meta.checkpoint.saturating_sub(1), self.meta.checkpoint]);
+        held.sort_unstable();
+        self.pages.begin(checkpoint, &held);
+        let mut meta = self.meta.clone();
+        meta.checkpoint = checkpoint;
+        meta.applied = input.applied;
+        meta.term = input.term;
+        meta.revision = input.revision;
+        meta.conf_state.clone_from(&input.conf_state);
+        if meta.compact_scheduled != input.compact_scheduled {
+            meta.compact_scheduled = input.compact_scheduled;
+            meta.compact_cursor = RevKey::default();
+        }
+        self.job = Some(Job {
+            input,
+            stage: Stage::Compact,
+            wanted: Vec::new(),
+            removed: Vec::new(),
+            meta,
+            written_bytes: 0,
+        });
+    }
+
+    /// Goes on as far as it can without waiting. `completions` are those of this checkpointer's
+    /// operations; they are taken out.
+    pub fn turn(
+        &mut self,
+        disk: &mut dyn Disk,
+        completions: &mut Vec<Completion>,
+    ) -> Result<CheckpointTurn, EngineError> {
+        if let Some(cause) = &self.failed {
+            let file = DB_FILE.to_owned();
+            return Err(EngineError::Latched { file, cause: cause.clone() });
+        }
+        let result = self.try_turn(disk, completions);
+        if let Err(error) = &result {
+            self.failed = Some(error.to_string());
+        }
+        result
+    }
+
+    /// Runs the checkpoint under way to its end; for tools and tests, where nothing else is
+    /// outstanding on `disk`.
+    pub fn run(&mut self, disk: &mut dyn Disk) -> Result<Option<CheckpointOutput>, EngineError> {
+        let mut completions = Vec::new();
+        loop {
+            match self.turn(disk, &mut completions)? {
+                CheckpointTurn::Idle => return Ok(None),
+                CheckpointTurn::Done(output) => return Ok(Some(output)),
+                CheckpointTurn::Waiting => disk.wait(&mut completions),
+            }
+        }
+    }
+
+    fn try_turn(
+        &mut self,
+        disk: &mut dyn Disk,
+        completions: &mut Vec<Completion>,
+    ) -> Result<CheckpointTurn, EngineError> {
+        for completion in completions.drain(..) {
+            self.complete(completion)?;
+        }
+        let Some(mut job) = self.job.take() else { return Ok(CheckpointTurn::Idle) };
+        while self.advance(&mut job, disk)? {}
+        if job.stage == Stage::Finish {
+            return Ok(CheckpointTurn::Done(self.finish(job)));
+        }
+        self.job = Some(job);
+        Ok(CheckpointTurn::Waiting)
+    }
+
+    /// One step; false if it has to wait or is at the end.
+    fn advance(&mut self, job: &mut Job, disk: &mut dyn Disk) -> Result<bool, EngineError> {
+        while self.outstanding.len() < CHECKPOINT_DEPTH {
+            let Some(ptr) = job.wanted.pop() else { break };
+            let (file, offset_bytes) = (self.file, ptr.offset_bytes());
+            let read = FileOp::Read { file, offset_bytes, len_bytes: ptr.len_bytes as usize };
+            self.submit(disk, Outstanding::Read(ptr), read);
+        }
+        if let Stage::Write(from) = job.stage
+            && self.outstanding.len() < CHECKPOINT_DEPTH
+            && let Some((unit, data, next)) = self.pages.run_from(from, CHECKPOINT_WRITE_BYTES)
+        {
+            job.written_bytes += data.len() as u64;
+            self.write(disk, unit * UNIT_BYTES as u64, data, "write pages");
+            job.stage = Stage::Write(next);
+            return Ok(true);
+        }
+        if !self.outstanding.is_empty() {
+            return Ok(false);
+        }
+        let file = self.file;
+        match job.stage {
+            Stage::Compact => {
+                if self.compact(job)? {
+                    job.stage = Stage::Merge;
+                }
+            }
+            Stage::Merge => {
+                if self.merge(job)? {
+                    job.stage = Stage::Grow;
+                }
+            }
+            Stage::Grow => {
+                let needed_bytes = job.meta.end_unit * UNIT_BYTES as u64;
+                if needed_bytes > self.file_len_bytes {
+                    let len_bytes = needed_bytes.next_multiple_of(FILE_GROWTH_BYTES);
+                    self.file_len_bytes = len_bytes;
+                    let op = FileOp::SetLen { file, len_bytes };
+                    self.submit(disk, Outstanding::Other("extend"), op);
+                }
+                job.stage = Stage::Write(0);
+            }
+            Stage::Write(_) => {
+                self.submit(disk, Outstanding::Other("sync pages"), FileOp::Sync { file });
+                job.stage = Stage::SyncPages;
+            }
+            Stage::SyncPages => {
+                let data = AlignedBuf::from(&job.meta.encode()[..]);
+                self.write(disk, job.meta.offset_bytes(), data, "write the meta page");
+                job.stage = Stage::WriteMeta;
+            }
+            Stage::WriteMeta => {
+                self.submit(disk, Outstanding::Other("sync the meta page"), FileOp::Sync { file });
+                job.stage = Stage::SyncMeta;
+            }
+            Stage::SyncMeta => job.stage = Stage::Finish,
+            Stage::Finish => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Looks for rows to remove; false if pages are wanted first.
+    fn compact(&self, job: &mut Job) -> Result<bool, EngineError> {
+        let target = job.input.removable;
+        let root = job.meta.roots[Bucket::Key as usize];
+        if job.meta.compact_finished >= job.meta.compact_scheduled || target < Revision(0) {
+            return Ok(true);
+        }
+        let from = job.meta.compact_cursor;
+        let mut scan = Compaction::new(&job.input.index, target, from);
+        let pages = |ptr| self.pages.get(ptr);
+        if let Some(root) = root
+            && !scan.run(root, &pages, &mut job.wanted)?
+        {
+            return Ok(false);
+        }
+        job.meta.compact_cursor = scan.next();
+        if scan.is_complete() && target == job.meta.compact_scheduled {
+            job.meta.compact_finished = target;
+        }
+        job.removed = scan.into_removed();
+        Ok(true)
+    }
+
+    /// Makes the new pages; false if old ones are wanted first.
+    fn merge(&mut self, job: &mut Job) -> Result<bool, EngineError> {
+        let keys = row_keys(job);
+        let ops = bucket_ops(job, &keys);
+        let roots = job.meta.roots;
+        let mut wanted = Vec::new();
+        for (root, ops) in roots.iter().zip(&ops) {
+            if let Some(root) = root
+                && !ops.is_empty()
+            {
+                merge::missing(&self.pages, *root, ops, &mut wanted)?;
+            }
+        }
+        if !wanted.is_empty() {
+            drop(ops);
+            job.wanted = wanted;
+            return Ok(false);
+        }
+        let mut new_roots = roots;
+        for bucket in 0..BUCKET_COUNT {
+            if !ops[bucket].is_empty() {
+                let number = Bucket::ALL[bucket] as u8;
+                new_roots[bucket] =
+                    merge::apply(&mut self.pages, number, roots[bucket], &ops[bucket])?;
+            }
+        }
+        job.meta.roots = new_roots;
+        self.save_space(&mut job.meta);
+        Ok(true)
+    }
+
+    /// Puts the list of free extents, as it is after this checkpoint, into a page of its own.
+    fn save_space(&mut self, meta: &mut Meta) {
+        if let Some(old) = meta.space.take() {
+            // It was written by the previous checkpoint that wrote pages; being kept since the
+            // first one is safe and no different while both metas are held.
+            let (first_unit, units) = (old.first_unit, u64::from(old.units));
+            let freed = meta.checkpoint;
+            self.pages.space.free(Extent { first_unit, units, allocated: 0, freed });
+        }
+        let len_bytes = self.pages.space.encoded_len();
+        if len_bytes > 0 {
+            meta.space = Some(self.pages.add_space(len_bytes));
+        }
+        meta.end_unit = self.pages.space.end_unit();
+    }
+
+    fn finish(&mut self, job: Job) -> CheckpointOutput {
+        self.pages.end();
+        let durable_applied = self.meta.applied;
+        self.meta = job.meta;
+        let unit = UNIT_BYTES as u64;
+        CheckpointOutput {
+            key_root: self.meta.roots[Bucket::Key as usize],
+            segments: job.input.segments,
+            checkpoint: self.meta.checkpoint,
+            durable_applied,
+            compact_finished: self.meta.compact_finished,
+            file_bytes: self.pages.space.end_unit() * unit,
+            free_bytes: self.pages.space.free_units() * unit,
+            written_bytes: job.written_bytes,
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<(), EngineError> {
+        let Some(kind) = self.outstanding.remove(&completion.token) else { return Ok(()) };
+        match (kind, completion.result) {
+            (Outstanding::Read(ptr), Ok(FileOutput::Data(bytes))) => self.pages.loaded(ptr, bytes),
+            (Outstanding::Read(ptr), Ok(_)) => {
+                let offset = ptr.offset_bytes();
+                Err(EngineError::corrupt(DB_FILE, offset, Corruption::Truncated))
+            }
+            (Outstanding::Read(_), Err(error)) => Err(EngineError::io(DB_FILE, "read", &error)),
+            (Outstanding::Other(_), Ok(_)) => Ok(()),
+            (Outstanding::Other(what), Err(error)) => Err(EngineError::io(DB_FILE, what, &error)),
+        }
+    }
+
+    fn write(
+        &mut self,
+        disk: &mut dyn Disk,
+        offset_bytes: u64,
+        data: AlignedBuf,
+        what: &'static str,
+    ) {
+        let op = FileOp::Write { file: self.file, offset_bytes, data, durable: false };
+        self.submit(disk, Outstanding::Other(what), op);
+    }
+
+    fn submit(&mut self, disk: &mut dyn Disk, kind: Outstanding, op: FileOp) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.outstanding.insert(token, kind);
+        disk.submit(token, op);
+    }
+}
+
+/// The key of a row, in place.
+struct RowKey {
+    bytes: [u8; REV_KEY_BYTES + 1],
+    len: usize,
+}
+
+/// The row keys of all frozen rows.
+fn row_keys(job: &Job) -> Vec<RowKey> {
+    let rows = job.input.tables.rows(job.input.segments);
+    let key = |(row, _): (Row, _)| {
+        let mut bytes = [TOMBSTONE_MARK; REV_KEY_BYTES + 1];
+        bytes[..REV_KEY_BYTES].copy_from_slice(&row.at().to_row_key());
+        RowKey { bytes, len: REV_KEY_BYTES + usize::from(row.is_tombstone()) }
+    };
+    rows.map(key).collect()
+}
+
+/// What changes in each bucket, ascending.
+fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey]) -> Vec<Vec<Op<'a>>> {
+    let mut ops: Vec<Vec<Op<'a>>> = Vec::new();
+    ops.resize_with(BUCKET_COUNT, Vec::new);
+    for ((bucket, key), value) in &job.input.bucket_changes {
+        ops[*bucket as usize].push(Op { key, value: value.as_deref() });
+    }
+    // Rows of the tree are older than frozen ones, so the removed ones come first.
+    let rows = &mut ops[Bucket::Key as usize];
+    rows.extend(job.removed.iter().map(|key| Op { key, value: None }));
+    let frozen = job.input.tables.rows(job.input.segments);
+    for (key, (row, bytes)) in keys.iter().zip(frozen) {
+        if row.at().main <= job.input.removable {
+            let user_key = KvRef::parse(bytes).map_or(&[][..], |kv| kv.key);
+            if !job.input.index.keeps(user_key, row.at(), job.input.removable) {
+                continue;
+            }
+        }
+        rows.push(Op { key: &key.bytes[..key.len], value: Some(bytes) });
+    }
+    assert!(rows.is_sorted_by_key(|op| op.key), "revisions grow");
+    ops
+}

@@ -1,0 +1,64 @@
+//! Every bound of the crate, with what happens at it.
+//!
+//! Read by the modules that enforce them; nothing here may depend on run-time configuration.
+
+/// Entries of an index leaf; a fuller one is split.
+pub const INDEX_LEAF_ENTRIES_MAX: usize = 64;
+
+/// Key bytes of an index leaf; a leaf of several entries above it is split.
+pub const INDEX_LEAF_KEY_BYTES_MAX: usize = 16 << 10;
+
+/// Children of an inner index node; a fuller one is split.
+pub const INDEX_FANOUT_MAX: usize = 64;
+
+/// Older revisions of one key kept beside its leaf; more are moved to a run of their own.
+pub const INDEX_RECENT_MAX: usize = 16;
+
+/// Rows of one memory segment; the next row opens another one.
+pub const SEGMENT_ROWS_MAX: usize = 1024;
+
+/// Row bytes of one memory segment, unless a single row is larger.
+pub const SEGMENT_BYTES: usize = 256 << 10;
+
+/// Segments kept for reuse; more are freed.
+pub const SEGMENTS_SPARE_MAX: usize = 8;
+
+/// Rows of one chunk of a bucket in memory; a fuller one is split.
+pub const BUCKET_CHUNK_ROWS_MAX: usize = 128;
+
+/// Revision pins; further long reads are refused.
+pub const REVISION_PINS_MAX: usize = 10_000;
+
+/// A single stored key plus value, in wire form. etcd's request limit is 1.5 MiB by default and
+/// can be raised by a flag; a page length is a `u32`.
+pub const ROW_BYTES_MAX: usize = 1 << 30;
+
+/// Index leaves looked at for compaction with every publish: a few microseconds.
+pub const INDEX_COMPACT_LEAVES_PER_PUBLISH: usize = 2;
+
+/// Index leaves looked at for compaction in a turn with time to spare: some 100 microseconds.
+pub const INDEX_COMPACT_LEAVES_PER_TURN: usize = 64;
+
+/// Free extents looked at for one that is large enough; then the file grows.
+pub const SPACE_SEARCH_MAX: usize = 1024;
+
+/// Bytes of raft's configuration in a meta page: hundreds of members.
+pub const CONF_STATE_BYTES_MAX: usize = 2048;
+
+/// Leaves that one checkpoint looks at on behalf of a compaction.
+pub const COMPACTION_LEAVES_PER_CHECKPOINT: usize = 512;
+
+/// Bytes of leaves that one checkpoint looks at on behalf of a compaction.
+pub const COMPACTION_BYTES_PER_CHECKPOINT: usize = 4 << 20;
+
+/// Bytes of one write of a checkpoint, unless a single page is larger.
+pub const CHECKPOINT_WRITE_BYTES: usize = 256 << 10;
+
+/// Writes and reads of a checkpoint under way at a time.
+pub const CHECKPOINT_DEPTH: usize = 8;
+
+/// The page file grows by multiples of this.
+pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
+
+const _: () = assert!(INDEX_LEAF_ENTRIES_MAX >= 4 && INDEX_FANOUT_MAX >= 4);
+const _: () = assert!(ROW_BYTES_MAX < (1 << 31), "a length shares its word with a flag");

@@ -1,0 +1,339 @@
+//! The MVCC store: the write side, owned by the replica alone.
+//!
+//! Entries are applied through [`Txn`]s, become visible with [`Store::publish`], and reach the page
+//! file through checkpoints that another thread writes. Nothing is visible before it is published,
+//! and nothing waits for a disk here. Revisions count as etcd's do.
+
+mod open;
+mod txn;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use txn::{PutOutcome, Txn};
+
+use crate::bucket::{Bucket, Buckets};
+use crate::checkpoint::{CheckpointInput, CheckpointOutput};
+use crate::error::RangeError;
+use crate::index::Index;
+use crate::limits::{
+    CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH, INDEX_COMPACT_LEAVES_PER_TURN,
+};
+use crate::pins::{RevisionPins, VersionPins};
+use crate::table::Tables;
+use crate::types::{LogIndex, Revision, Term};
+use crate::view::{TreeVersion, View};
+
+/// What can be chosen when a store is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// A checkpoint is due this long after the previous one, if something changed. Milliseconds.
+    pub checkpoint_ms: u64,
+    /// ... or when this many changes are not in the page file.
+    pub checkpoint_rows: u64,
+    /// ... or this many bytes.
+    pub checkpoint_bytes: usize,
+    /// With no change of data, the applied index alone is saved after this many entries.
+    pub checkpoint_entries: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint_ms: 100,
+            checkpoint_rows: 10_000,
+            checkpoint_bytes: 32 << 20,
+            checkpoint_entries: 10_000,
+        }
+    }
+}
+
+/// Changes of the small buckets: `None` removes the row.
+pub(crate) type BucketChanges = BTreeMap<(Bucket, Vec<u8>), Option<Vec<u8>>>;
+
+/// Invariants: the index, the tables and the buckets hold exactly the entries up to `applied`; a
+/// row is in the tables, in the tree, or both.
+#[derive(Debug)]
+pub struct Store {
+    config: EngineConfig,
+    index: Index,
+    tables: Tables,
+    buckets: Arc<Buckets>,
+    bucket_changes: BucketChanges,
+    revision: Revision,
+    compact_revision: Revision,
+    applied: LogIndex,
+    term: Term,
+    durable_applied: LogIndex,
+    conf_state: Arc<[u8]>,
+    tree: Arc<TreeVersion>,
+    version_pins: VersionPins,
+    revision_pins: RevisionPins,
+    index_compaction: IndexCompaction,
+    checkpoint: CheckpointState,
+    undo: txn::Undo,
+}
+
+/// Progress of dropping compacted revisions from the index.
+#[derive(Debug, Default)]
+struct IndexCompaction {
+    /// Everything that a compaction here removes is gone.
+    done: Revision,
+    /// The pass under way: its revision and where it goes on.
+    pass: Option<(Revision, Vec<u8>)>,
+}
+
+/// What has changed since the last checkpoint began, and whether one is under way.
+#[derive(Debug, Default)]
+struct CheckpointState {
+    in_flight: bool,
+    rows: u64,
+    entries: u64,
+    /// Something besides rows and the applied index changed.
+    other: bool,
+    started_ms: u64,
+    /// The compaction whose rows are all gone from the page file.
+    compact_finished: Revision,
+}
+
+impl Store {
+    /// An empty store without a page file: for tests, tools and the simulator's pure runs.
+    pub fn in_memory(config: EngineConfig) -> Self {
+        let version_pins = VersionPins::default();
+        let tree = TreeVersion { root: None, _pin: version_pins.pin(0) };
+        Self {
+            config,
+            index: Index::new(),
+            tables: Tables::default(),
+            buckets: Arc::default(),
+            bucket_changes: BucketChanges::new(),
+            revision: Revision(1),
+            compact_revision: Revision(-1),
+            applied: LogIndex(0),
+            term: Term(0),
+            durable_applied: LogIndex(0),
+            conf_state: Arc::from([]),
+            tree: Arc::new(tree),
+            version_pins,
+            revision_pins: RevisionPins::default(),
+            index_compaction: IndexCompaction::default(),
+            checkpoint: CheckpointState::default(),
+            undo: txn::Undo::default(),
+        }
+    }
+
+    /// Starts to apply the raft entry `index`. Its changes are dropped with the transaction unless
+    /// it is committed.
+    ///
+    /// # Panics
+    /// If `index` is not above what is applied.
+    pub fn begin(&mut self, index: LogIndex, term: Term) -> Txn<'_> {
+        self.assert_next(index);
+        Txn::new(self, index, term)
+    }
+
+    /// Applies an entry that has no effect on the data.
+    ///
+    /// # Panics
+    /// If `index` is not above what is applied.
+    pub fn skip(&mut self, index: LogIndex, term: Term) {
+        self.assert_next(index);
+        self.advance(index, term);
+    }
+
+    /// Makes revisions below `revision` unreadable, except for those that are its keys' values, at
+    /// once; memory and pages follow in slices.
+    pub fn compact(&mut self, revision: Revision) -> Result<(), RangeError> {
+        if revision <= self.compact_revision {
+            let compacted = self.compact_revision;
+            return Err(RangeError::Compacted { requested: revision, compacted });
+        }
+        if revision > self.revision {
+            return Err(RangeError::Future { requested: revision, current: self.revision });
+        }
+        self.compact_revision = revision;
+        self.checkpoint.other = true;
+        Ok(())
+    }
+
+    /// Makes everything applied so far visible. Called once per batch of entries.
+    pub fn publish(&mut self) -> Arc<View> {
+        self.compact_index(INDEX_COMPACT_LEAVES_PER_PUBLISH);
+        self.tables.publish();
+        Arc::new(View {
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            applied: self.applied,
+            term: self.term,
+            index: self.index.clone(),
+            tables: self.tables.view().clone(),
+            buckets: self.buckets.clone(),
+            tree: self.tree.clone(),
+        })
+    }
+
+    /// Does a slice of the background work that needs the write side: at most a fraction of a
+    /// millisecond. True if there is more; call it once per turn while the replica has time.
+    pub fn maintain(&mut self) -> bool {
+        self.compact_index(INDEX_COMPACT_LEAVES_PER_TURN)
+    }
+
+    /// Sets what raft calls the configuration: opaque bytes, saved with the applied index.
+    ///
+    /// # Panics
+    /// If they are longer than [`CONF_STATE_BYTES_MAX`].
+    pub fn set_conf_state(&mut self, conf_state: &[u8]) {
+        assert!(conf_state.len() <= CONF_STATE_BYTES_MAX, "{} bytes", conf_state.len());
+        if *self.conf_state != *conf_state {
+            self.conf_state = conf_state.into();
+            self.checkpoint.other = true;
+        }
+    }
+
+    /// What [`Store::set_conf_state`] set.
+    pub fn conf_state(&self) -> &[u8] {
+        &self.conf_state
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> (LogIndex, Term) {
+        (self.applied, self.term)
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Revisions below cannot be read; -1 before the first compaction.
+    pub fn compact_revision(&self) -> Revision {
+        self.compact_revision
+    }
+
+    /// Where long reads and watch cursors pin revisions.
+    pub fn revision_pins(&self) -> &RevisionPins {
+        &self.revision_pins
+    }
+
+    /// The value of a row of a small bucket (not of [`Bucket::Key`]).
+    pub fn bucket_get(&self, bucket: Bucket, key: &[u8]) -> Option<&[u8]> {
+        self.buckets.get(bucket, key)
+    }
+
+    /// Rows of a small bucket from `start` on, in key order.
+    pub fn bucket_iter<'a>(
+        &'a self,
+        bucket: Bucket,
+        start: &[u8],
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        self.buckets.iter_from(bucket, start)
+    }
+
+    /// Heap bytes: memory tables, buckets, index. Walks the index's nodes; for metrics, not for
+    /// every turn.
+    pub fn memory_bytes(&self) -> usize {
+        self.tables.memory_bytes() + self.buckets.memory_bytes() + self.index.memory_bytes()
+    }
+
+    /// Heap bytes of the memory tables: what the limit on unsaved data is compared with.
+    pub fn table_bytes(&self) -> usize {
+        self.tables.memory_bytes()
+    }
+
+    /// True if a checkpoint should begin: something is to be saved, none is under way, and time,
+    /// rows or bytes since the last one say so.
+    pub fn checkpoint_due(&self, now_ms: u64) -> bool {
+        let state = &self.checkpoint;
+        let dirty = state.rows > 0 || state.other || self.compaction_unfinished();
+        let aged = now_ms.saturating_sub(state.started_ms) >= self.config.checkpoint_ms;
+        !state.in_flight
+            && (dirty && aged
+                || state.rows >= self.config.checkpoint_rows
+                || state.entries >= self.config.checkpoint_entries
+                || self.tables.open_bytes() >= self.config.checkpoint_bytes)
+    }
+
+    /// Freezes everything applied so far for a checkpoint; `None` if one is under way. Everything
+    /// applied must have been published.
+    pub fn freeze(&mut self, now_ms: u64) -> Option<CheckpointInput> {
+        if self.checkpoint.in_flight {
+            return None;
+        }
+        let segments = self.tables.freeze();
+        let (in_flight, started_ms) = (true, now_ms);
+        let compact_finished = self.checkpoint.compact_finished;
+        self.checkpoint =
+            CheckpointState { in_flight, started_ms, compact_finished, ..Default::default() };
+        Some(CheckpointInput {
+            tables: self.tables.view().clone(),
+            segments,
+            bucket_changes: std::mem::take(&mut self.bucket_changes),
+            applied: self.applied,
+            term: self.term,
+            revision: self.revision,
+            conf_state: self.conf_state.to_vec(),
+            compact_scheduled: self.compact_revision,
+            removable: self.removable(),
+            index: self.index.clone(),
+        })
+    }
+
+    /// Takes over what a checkpoint made durable; the next [`Store::publish`] shows it.
+    pub fn on_checkpoint(&mut self, output: &CheckpointOutput) {
+        assert!(self.checkpoint.in_flight, "an output belongs to the input frozen last");
+        self.checkpoint.in_flight = false;
+        self.checkpoint.compact_finished = output.compact_finished;
+        self.durable_applied = output.durable_applied;
+        let pin = self.version_pins.pin(output.checkpoint);
+        self.tree = Arc::new(TreeVersion { root: output.key_root, _pin: pin });
+        self.tables.drop_oldest(output.segments);
+    }
+
+    /// The log must be kept from the entry after this one.
+    pub fn durable_applied(&self) -> LogIndex {
+        self.durable_applied
+    }
+
+    fn compaction_unfinished(&self) -> bool {
+        let finished = self.checkpoint.compact_finished;
+        finished < self.compact_revision && finished < self.removable()
+    }
+
+    /// What may be removed physically: the compact revision, or the oldest pin below it.
+    fn removable(&self) -> Revision {
+        let oldest = self.revision_pins.oldest().unwrap_or(self.compact_revision);
+        self.compact_revision.min(oldest)
+    }
+
+    fn compact_index(&mut self, leaves: usize) -> bool {
+        let target = self.removable();
+        let work = &mut self.index_compaction;
+        if work.pass.is_none() {
+            if target <= work.done {
+                return false;
+            }
+            work.pass = Some((target, Vec::new()));
+        }
+        let Some((target, cursor)) = work.pass.take() else { return false };
+        // A revision that was pinned after the pass began is at or above the compact revision of
+        // then, so the pass does not touch what it needs.
+        match self.index.compact(&cursor, target, leaves) {
+            Some(cursor) => work.pass = Some((target, cursor)),
+            None => work.done = target,
+        }
+        true
+    }
+
+    fn advance(&mut self, index: LogIndex, term: Term) {
+        self.applied = index;
+        self.term = term;
+        self.checkpoint.entries += 1;
+    }
+
+    fn assert_next(&self, index: LogIndex) {
+        assert!(index > self.applied, "entry {index} comes after {}", self.applied);
+    }
+}
+
+#[cfg(test)]
+mod tests;

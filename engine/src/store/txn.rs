@@ -1,0 +1,234 @@
+//! The effect of one raft entry, all or nothing.
+//!
+//! The replica's apply makes one per entry. Its reads see its own writes; dropping it without
+//! [`Txn::commit`] undoes them, which is what apply does when a value it needs is still on its way
+//! from a page. It must never be visible to readers before it is committed and published.
+
+use std::sync::Arc;
+
+use super::Store;
+use crate::bucket::{Bucket, Buckets};
+use crate::error::{EngineError, RangeError};
+use crate::index::State;
+use crate::limits::ROW_BYTES_MAX;
+use crate::page::{Fetch, PageSource};
+use crate::table::Mark;
+use crate::types::{LeaseId, LogIndex, RevKey, Revision, Term};
+use crate::view::{self, RangeHits, check_revision, value_in_pages};
+use crate::wire::KvRef;
+
+/// What a put did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PutOutcome {
+    /// The change it made.
+    pub at: RevKey,
+    /// The change that wrote the value before, if the key existed.
+    pub prev: Option<RevKey>,
+    /// The revision that created the key.
+    pub create: Revision,
+    /// Changes of the key since then, this one included.
+    pub version: u64,
+}
+
+/// An open transaction. Invariant: `undo.previous` has one element per change, in order.
+#[derive(Debug)]
+pub struct Txn<'s> {
+    store: &'s mut Store,
+    index: LogIndex,
+    term: Term,
+    main: Revision,
+    mark: Mark,
+    buckets_before: Option<Arc<Buckets>>,
+    conf_state: Option<Arc<[u8]>>,
+    committed: bool,
+}
+
+/// Memory that transactions use one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Undo {
+    previous: Vec<Option<State>>,
+    bucket_changes: Vec<(Bucket, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl<'s> Txn<'s> {
+    pub(super) fn new(store: &'s mut Store, index: LogIndex, term: Term) -> Self {
+        store.undo.previous.clear();
+        store.undo.bucket_changes.clear();
+        let (main, mark) = (Revision(store.revision.0 + 1), store.tables.mark());
+        let (buckets_before, conf_state) = (None, None);
+        Self { store, index, term, main, mark, buckets_before, conf_state, committed: false }
+    }
+
+    /// Writes `value` under `key`.
+    ///
+    /// # Panics
+    /// If both together exceed [`ROW_BYTES_MAX`], far above any limit on requests.
+    pub fn put(&mut self, key: &[u8], value: &[u8], lease: LeaseId) -> PutOutcome {
+        assert!(key.len() + value.len() < ROW_BYTES_MAX - 128, "requests are limited before");
+        let at = self.next_change();
+        let mut kv = KvRef { key, value, lease, mod_revision: at.main, ..KvRef::default() };
+        let (mut len_bytes, mut prev, mut version) = (0, None, 1);
+        let previous = self.store.index.update(key, |current| {
+            let current = current.filter(|state| !state.is_tombstone());
+            prev = current.map(|state| state.at());
+            kv.create_revision = current.map_or(at.main, |state| state.create());
+            version = current.map_or(1, |state| state.version() + 1);
+            kv.version = version.cast_signed();
+            len_bytes = kv.encoded_len();
+            let len = u32::try_from(len_bytes).expect("bounded by ROW_BYTES_MAX");
+            State::put(at, kv.create_revision, version, len)
+        });
+        self.store.tables.push(at, prev, false, len_bytes, |bytes| kv.encode_into(bytes));
+        self.store.undo.previous.push(previous);
+        PutOutcome { at, prev, create: kv.create_revision, version }
+    }
+
+    /// Deletes `key`; returns the change that wrote its value, or `None` if it did not exist.
+    pub fn delete(&mut self, key: &[u8]) -> Option<RevKey> {
+        let prev = self.store.index.get(key, self.main)?.at();
+        let at = self.next_change();
+        let kv = KvRef { key, ..KvRef::default() };
+        let len_bytes = kv.encoded_len();
+        let len = u32::try_from(len_bytes).expect("the key was put before");
+        let previous = self.store.index.update(key, |_| State::tombstone(at, len));
+        self.store.tables.push(at, Some(prev), true, len_bytes, |bytes| kv.encode_into(bytes));
+        self.store.undo.previous.push(previous);
+        Some(prev)
+    }
+
+    /// Deletes the keys from `key` to `end` (as in [`Txn::range`]); returns what they were.
+    pub fn delete_range(&mut self, key: &[u8], end: &[u8]) -> RangeHits {
+        let mut hits = RangeHits::default();
+        hits.fill(&self.store.index, view::bounds_of(key, end), key, self.main, 0);
+        for hit in hits.hits() {
+            self.delete(hits.key(hit));
+        }
+        hits
+    }
+
+    /// Like [`View::range`](crate::view::View::range), with this transaction's own changes; they
+    /// are also what revision 0 shows.
+    pub fn range(
+        &self,
+        key: &[u8],
+        end: &[u8],
+        at: Revision,
+        limit: usize,
+    ) -> Result<RangeHits, RangeError> {
+        let at = check_revision(at, self.revision(), self.store.compact_revision)?;
+        let mut hits = RangeHits::default();
+        hits.fill(&self.store.index, view::bounds_of(key, end), key, at, limit);
+        Ok(hits)
+    }
+
+    /// How many keys [`Txn::range`] would find without a limit.
+    pub fn count(&self, key: &[u8], end: &[u8], at: Revision) -> Result<u64, RangeError> {
+        let at = check_revision(at, self.revision(), self.store.compact_revision)?;
+        Ok(view::count(&self.store.index, view::bounds_of(key, end), key, at))
+    }
+
+    /// The KeyValue of a revision that a range or a change of this transaction returned.
+    pub fn value<'a>(
+        &'a self,
+        at: RevKey,
+        pages: &'a mut dyn PageSource,
+    ) -> Result<Fetch<&'a [u8]>, EngineError> {
+        if let Some((_, bytes)) = self.store.tables.find(at) {
+            return Ok(Fetch::Ready(bytes));
+        }
+        value_in_pages(self.store.tree.root, at, pages)
+    }
+
+    /// The value of a row of a small bucket.
+    pub fn bucket_get(&self, bucket: Bucket, key: &[u8]) -> Option<&[u8]> {
+        self.store.buckets.get(bucket, key)
+    }
+
+    /// Writes a row of a small bucket. Does not count as a change of the key space.
+    ///
+    /// # Panics
+    /// For [`Bucket::Key`], whose rows are written by [`Txn::put`] and [`Txn::delete`].
+    pub fn bucket_put(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) {
+        self.buckets_mut(bucket).put(bucket, key, value);
+        self.store.undo.bucket_changes.push((bucket, key.to_vec(), Some(value.to_vec())));
+    }
+
+    /// Removes a row of a small bucket; false if there is none.
+    ///
+    /// # Panics
+    /// For [`Bucket::Key`].
+    pub fn bucket_delete(&mut self, bucket: Bucket, key: &[u8]) -> bool {
+        let existed = self.buckets_mut(bucket).delete(bucket, key).is_some();
+        if existed {
+            self.store.undo.bucket_changes.push((bucket, key.to_vec(), None));
+        }
+        existed
+    }
+
+    /// Sets what raft calls the configuration; see [`Store::set_conf_state`].
+    pub fn set_conf_state(&mut self, conf_state: &[u8]) {
+        self.conf_state = Some(conf_state.into());
+    }
+
+    /// Changes of the key space so far.
+    pub fn changes(&self) -> usize {
+        self.store.undo.previous.len()
+    }
+
+    /// What this transaction's reads see as current: its own revision once it changed something.
+    pub fn revision(&self) -> Revision {
+        if self.changes() > 0 { self.main } else { self.store.revision }
+    }
+
+    /// Keeps the effect; returns the store's revision with it.
+    pub fn commit(mut self) -> Revision {
+        self.committed = true;
+        let store = &mut *self.store;
+        if !store.undo.previous.is_empty() {
+            store.revision = self.main;
+            store.checkpoint.rows += store.undo.previous.len() as u64;
+        }
+        for (bucket, key, value) in store.undo.bucket_changes.drain(..) {
+            store.bucket_changes.insert((bucket, key), value);
+            store.checkpoint.other = true;
+        }
+        if let Some(conf_state) = self.conf_state.take() {
+            store.set_conf_state(&conf_state);
+        }
+        store.advance(self.index, self.term);
+        store.revision
+    }
+
+    fn next_change(&self) -> RevKey {
+        let sub = u32::try_from(self.changes()).expect("memory ends before 2^32 changes");
+        RevKey { main: self.main, sub }
+    }
+
+    fn buckets_mut(&mut self, bucket: Bucket) -> &mut Buckets {
+        assert!(bucket != Bucket::Key, "rows of the key bucket are written by put and delete");
+        if self.buckets_before.is_none() {
+            self.buckets_before = Some(self.store.buckets.clone());
+        }
+        Arc::make_mut(&mut self.store.buckets)
+    }
+}
+
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        let store = &mut *self.store;
+        if let Some(buckets) = self.buckets_before.take() {
+            store.buckets = buckets;
+        }
+        let mut rows = store.tables.rows_since(self.mark).rev();
+        while let Some(previous) = store.undo.previous.pop() {
+            let (_, bytes) = rows.next().expect("every change has a row");
+            let kv = KvRef::parse(bytes).expect("it was encoded by this transaction");
+            store.index.revert(kv.key, previous);
+        }
+        drop(rows);
+        store.tables.roll_back(self.mark);
+    }
+}

@@ -1,0 +1,93 @@
+//! The event log: changes in revision order, from memory where they still are, else from pages.
+//!
+//! Watch hubs read it for live and for catch-up watching alike. It must never skip a change that
+//! compaction has left.
+
+use super::View;
+use crate::error::EngineError;
+use crate::page::{Fetch, PageSource};
+use crate::tree;
+use crate::types::{RevKey, Revision};
+use crate::wire::KvRef;
+
+/// One change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// Its revision.
+    pub at: RevKey,
+    /// A deletion; its KeyValue has a key and nothing else.
+    pub tombstone: bool,
+    /// The revision of the key's value before, if there was one and compaction has left it.
+    pub previous: Option<RevKey>,
+    /// The KeyValue in wire form, as stored.
+    pub kv: &'a [u8],
+}
+
+/// A cursor over the changes of a view.
+#[derive(Debug)]
+pub struct Events<'v> {
+    view: &'v View,
+    next: RevKey,
+    to: Revision,
+}
+
+impl<'v> Events<'v> {
+    pub(super) fn new(view: &'v View, from: Revision, to: Revision) -> Self {
+        Self { view, next: RevKey::first(Revision(from.0 + 1)), to }
+    }
+
+    /// The next change, `None` at the end. After `Pending` the same call is made again.
+    pub fn next<'a>(
+        &'a mut self,
+        pages: &'a mut dyn PageSource,
+    ) -> Result<Fetch<Option<Event<'a>>>, EngineError> {
+        if self.next.main > self.to {
+            return Ok(Fetch::Ready(None));
+        }
+        let oldest_in_memory = self.view.tables.first_revision();
+        if let Some(root) = self.view.tree.root
+            && oldest_in_memory.is_none_or(|oldest| self.next.main < oldest)
+        {
+            match self.next_in_pages(root, oldest_in_memory, pages)? {
+                Fetch::Ready(None) => {}
+                found => return Ok(found),
+            }
+        }
+        let Some((row, kv)) = self.view.tables.first_from(self.next) else {
+            self.next = RevKey::last(self.to);
+            return Ok(Fetch::Ready(None));
+        };
+        if row.at().main > self.to {
+            return Ok(Fetch::Ready(None));
+        }
+        self.next = after(row.at());
+        let (tombstone, previous) = (row.is_tombstone(), row.previous());
+        Ok(Fetch::Ready(Some(Event { at: row.at(), tombstone, previous, kv })))
+    }
+
+    fn next_in_pages<'a>(
+        &mut self,
+        root: crate::page::PagePtr,
+        oldest_in_memory: Option<Revision>,
+        pages: &'a mut dyn PageSource,
+    ) -> Result<Fetch<Option<Event<'a>>>, EngineError> {
+        let (key, kv) = match tree::first_from(root, &self.next.to_row_key(), pages)? {
+            Fetch::Ready(Some(row)) => row,
+            Fetch::Ready(None) => return Ok(Fetch::Ready(None)),
+            Fetch::Pending(ticket) => return Ok(Fetch::Pending(ticket)),
+        };
+        let (at, tombstone) =
+            RevKey::from_row_key(key).ok_or_else(|| root.corrupt("a row key is no revision"))?;
+        if at.main > self.to || oldest_in_memory.is_some_and(|oldest| at.main >= oldest) {
+            return Ok(Fetch::Ready(None));
+        }
+        let user_key = KvRef::parse(kv).map_err(|_| root.corrupt("a row is no KeyValue"))?.key;
+        self.next = after(at);
+        let previous = self.view.previous(user_key, at);
+        Ok(Fetch::Ready(Some(Event { at, tombstone, previous, kv })))
+    }
+}
+
+fn after(at: RevKey) -> RevKey {
+    RevKey { main: at.main, sub: at.sub + 1 }
+}

@@ -1,0 +1,68 @@
+//! Every bound of this crate, with what happens at it.
+//!
+//! Called by all modules. No queue, batch or buffer of this crate may grow past a number that is
+//! not in this file.
+
+/// Default length of a segment file; every segment is preallocated and zero-filled to it.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Shortest segment accepted in a configuration: room for a head, one small batch, and tests.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Longest segment file recovery reads; a longer one is refused. etcd cuts at 64 MiB but lets the
+/// last batch run over.
+pub const SEGMENT_FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// Most bytes in one write, the rewritten part of the tail block included. Recovery relies on it:
+/// a torn write never reaches further than this behind its start.
+pub const BATCH_BYTES_MAX: u64 = 16 << 20;
+
+/// Largest `Entry::data` the log takes; larger proposals are refused before they reach raft, larger
+/// entries from peers are an error of that message.
+pub const ENTRY_DATA_BYTES_MAX: u64 = BATCH_BYTES_MAX - BATCH_OVERHEAD_BYTES;
+
+/// Room kept in every batch for what is not entry data: the tail block, a segment head and the
+/// closing state record.
+pub const BATCH_OVERHEAD_BYTES: u64 = 16 << 10;
+
+/// Longest metadata record.
+pub const METADATA_BYTES_MAX: usize = 1 << 10;
+
+/// Longest snapshot mark: a configuration of thousands of members.
+pub const MARK_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes staged and not yet on disk at which the writer stops admitting proposals.
+pub const STAGED_BYTES_MAX: u64 = 64 << 20;
+
+/// Write buffers kept for reuse: one in flight, one being filled, one to spare.
+pub const POOLED_BUFFERS_MAX: usize = 3;
+
+/// A write buffer that grew larger than this is given back instead of kept.
+pub const POOLED_BUFFER_BYTES_MAX: usize = 4 << 20;
+
+/// Default bytes of entries kept in memory behind the applied index.
+pub const WINDOW_BYTES: u64 = 8 << 20;
+
+/// Default bytes of proposed and uncommitted entries at which the leader drops proposals.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+
+/// Default bytes of committed entries handed out in one turn.
+pub const COMMITTED_BYTES_PER_TURN: u64 = 4 << 20;
+
+/// Messages held until a sync ends; more are dropped, as a lossy network would.
+pub const HELD_MESSAGES_MAX: usize = 4096;
+
+/// Read tickets waiting at once; more are refused.
+pub const READ_TICKETS_MAX: usize = 1 << 16;
+
+/// Read rounds in flight at once; further tickets wait for the next one.
+pub const READ_ROUNDS_MAX: usize = 64;
+
+/// Requests for older entries outstanding at once; raft asks again for those refused.
+pub const FETCHES_MAX: usize = 64;
+
+const _: () = assert!(SEGMENT_BYTES > BATCH_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES.is_multiple_of(4096));
+const _: () = assert!(SEGMENT_FILE_BYTES_MAX < u32::MAX as u64);
+const _: () = assert!(METADATA_BYTES_MAX + MARK_BYTES_MAX < BATCH_OVERHEAD_BYTES as usize);
+const _: () = assert!(SEGMENT_BYTES_MIN > BATCH_OVERHEAD_BYTES + 4096);

@@ -1,0 +1,166 @@
+//! Node and writer tied together, so that the replica's loop cannot forget a step.
+//!
+//! Called by the replica: `turn` collects effects and stages their log write, `next_op`/`op_done`
+//! carry the write out, and the node hears of it. Nothing here waits; `drive` does, for boot, tests
+//! and offline tools.
+
+use etcore_engine::file::{Disk, FileOp, FileOutput, run};
+use etcore_proto::raftpb;
+
+use crate::limits;
+use crate::node::{Effects, Node, NodeConfig, NodeError};
+use crate::types::{BatchNumber, LogIndex, SnapshotMark, Term};
+use crate::wal::{self, RecoverOptions, Recovered, WalError, Writer, WriterConfig};
+
+/// What the page file knows when a member starts; all empty without one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Last entry in it.
+    pub index: LogIndex,
+    /// Term of that entry.
+    pub term: Term,
+    /// Configuration at that entry.
+    pub conf_state: raftpb::ConfState,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The files refuse.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// Raft refuses.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// What recovery found, for the boot log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Which member of which cluster wrote the log.
+    pub metadata: raftpb::Metadata,
+    /// The position before the first entry.
+    pub base: (LogIndex, Term),
+    /// The last entry.
+    pub last_index: LogIndex,
+    /// All snapshot marks, oldest first.
+    pub marks: Vec<SnapshotMark>,
+    /// A torn tail that was cut off.
+    pub cut: Option<wal::Cut>,
+}
+
+/// A member's log.
+#[derive(Debug)]
+pub struct Log {
+    /// Raft. Its `ready` is called by [`Log::turn`] only.
+    pub node: Node,
+    /// The files. Its `append` is called by [`Log::turn`] only.
+    pub writer: Writer,
+    /// Number of the newest write that was staged.
+    staged: BatchNumber,
+}
+
+impl Log {
+    /// Opens the log in `dir` and starts a node on it.
+    pub fn open(
+        disk: &mut dyn Disk,
+        dir: &str,
+        node: NodeConfig,
+        writer: WriterConfig,
+        applied: Applied,
+    ) -> Result<(Self, Found), OpenError> {
+        let options = RecoverOptions {
+            applied: applied.index,
+            window_bytes: node.window_bytes,
+            repair: true,
+        };
+        let mut recovered = wal::recover(disk, dir, options)?;
+        let found = Found {
+            metadata: recovered.metadata,
+            base: recovered.base,
+            last_index: recovered.last_index,
+            marks: recovered.marks.clone(),
+            cut: recovered.cut.clone(),
+        };
+        Ok((Self::new(&mut recovered, node, writer, applied)?, found))
+    }
+
+    fn new(
+        recovered: &mut Recovered,
+        mut config: NodeConfig,
+        writer: WriterConfig,
+        applied: Applied,
+    ) -> Result<Self, NodeError> {
+        let writer = Writer::new(recovered, writer);
+        config.entry_data_bytes_max =
+            config.entry_data_bytes_max.min(writer.entry_data_bytes_max());
+        let Applied { index, term, conf_state } = applied;
+        let node = Node::new(config, recovered.take(), index, term, conf_state)?;
+        Ok(Self { node, writer, staged: BatchNumber::default() })
+    }
+
+    /// Collects what is to be done into `out` and stages its log write; false if there is nothing.
+    /// Call it until it returns false. An error means that the log is broken: hand over leadership
+    /// and exit.
+    pub fn turn(&mut self, out: &mut Effects) -> Result<bool, WalError> {
+        let any = self.node.ready(out);
+        if let Some(write) = &out.log {
+            if let Some(mark) = &write.mark {
+                self.writer.append_mark(mark, write.number)?;
+            }
+            let entries = self.node.entries_of(write);
+            self.writer.append(entries, write.hard_state, write.number)?;
+            if write.must_sync {
+                self.staged = write.number;
+            }
+        }
+        Ok(any)
+    }
+
+    /// The next file operation of the main lane; at most one is outstanding.
+    pub fn next_op(&mut self) -> Option<FileOp> {
+        self.writer.next_op()
+    }
+
+    /// Takes the result of the main lane's operation. True if something became durable: call
+    /// [`Log::turn`]. An error is final.
+    pub fn op_done(&mut self, result: std::io::Result<FileOutput>) -> Result<bool, WalError> {
+        let Some(number) = self.writer.op_done(result)? else { return Ok(false) };
+        self.node.on_persisted(number);
+        Ok(true)
+    }
+
+    /// Marks a checkpoint of the page file, so that etcd's tools can open the log from there and
+    /// older segments may go.
+    pub fn mark(&mut self, mark: &SnapshotMark) -> Result<(), WalError> {
+        self.writer.append_mark(mark, self.staged)
+    }
+
+    /// Lets the segments go that hold nothing above `to`; see [`Writer::release`].
+    pub fn release(&mut self, to: LogIndex) {
+        let base = self.writer.release(to);
+        self.node.on_released(base);
+    }
+
+    /// Carries out everything that both lanes have to do, waiting for the disk. For boot, tests and
+    /// tools: nothing else may be outstanding on `disk`.
+    pub fn drive(&mut self, disk: &mut dyn Disk) -> Result<(), WalError> {
+        loop {
+            if let Some(op) = self.writer.next_background_op() {
+                let result = run(disk, op);
+                self.writer.background_done(result);
+            } else if let Some(op) = self.writer.next_op() {
+                let result = run(disk, op);
+                self.op_done(result)?;
+            } else {
+                return self.writer.failure().cloned().map_or(Ok(()), Err);
+            }
+        }
+    }
+
+    /// True if the log cannot take more messages from peers now: stop reading them until a sync
+    /// ends.
+    pub fn is_congested(&self) -> bool {
+        self.writer.staged_bytes() > limits::STAGED_BYTES_MAX
+    }
+}

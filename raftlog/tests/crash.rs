@@ -1,0 +1,123 @@
+//! Power cuts: whatever subset of the unsynced sectors reaches the device, recovery finds every
+//! acknowledged entry, and a log that was recovered goes on working.
+
+mod common;
+
+use bytes::Bytes;
+use common::{SMALL_SEGMENT_BYTES, create, long, open, settle};
+use etcore_engine::testing::mem_disk::MemDisk;
+use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::wal::WalError;
+
+/// A short history with small and large batches and several segments; stops at the first error.
+/// `applied` receives what was acknowledged.
+fn history(disk: &mut MemDisk, applied: &mut Vec<LogEntry>) -> Result<(), WalError> {
+    create(disk, SMALL_SEGMENT_BYTES)?;
+    let mut log = match open(disk, SMALL_SEGMENT_BYTES) {
+        Ok(log) => log,
+        Err(_) => return Ok(()),
+    };
+    settle(&mut log, disk, applied)?;
+    for (round, size) in [3, 700, 9000, 100, 20_000, 1, 30_000, 600].into_iter().enumerate() {
+        let batch = (0..3).map(|n| payload(round * 3 + n, size));
+        log.node.propose(batch).expect("the only member leads");
+        settle(&mut log, disk, applied)?;
+    }
+    Ok(())
+}
+
+fn payload(seed: usize, size: usize) -> Bytes {
+    (0..size).map(|at| ((at * 7 + seed * 13) % 255 + 1) as u8).collect::<Vec<u8>>().into()
+}
+
+/// Opens the image, checks that nothing acknowledged is missing, and writes on.
+fn check(mut disk: MemDisk, acknowledged: &[LogEntry], label: &str) -> MemDisk {
+    let mut log = match open(&mut disk, SMALL_SEGMENT_BYTES) {
+        Ok(log) => log,
+        Err(error) => {
+            assert!(acknowledged.is_empty(), "{label}: {error}");
+            assert!(error.to_string().contains("holds no log"), "{label}: {error}");
+            return disk;
+        }
+    };
+    let mut applied = Vec::new();
+    settle(&mut log, &mut disk, &mut applied).expect("settled");
+    assert!(applied.len() > acknowledged.len(), "{label}: {} entries", applied.len());
+    for (found, expected) in applied.iter().zip(acknowledged) {
+        assert_eq!(found.index, expected.index, "{label}");
+        assert_eq!(found.data, expected.data, "{label}: entry {}", found.index);
+        assert_eq!(found.term, expected.term, "{label}");
+    }
+    log.node.propose([payload(99, 5000)].into_iter()).expect("proposed");
+    settle(&mut log, &mut disk, &mut applied).expect("settled");
+    drop(log);
+    let mut again = Vec::new();
+    let mut log = open(&mut disk, SMALL_SEGMENT_BYTES).expect(label);
+    settle(&mut log, &mut disk, &mut again).expect("settled");
+    assert_eq!(again[..applied.len()], applied[..], "{label}");
+    disk
+}
+
+#[test]
+fn a_power_cut_at_any_change_forgets_nothing_acknowledged() {
+    let mut whole = MemDisk::new();
+    let mut applied = Vec::new();
+    history(&mut whole, &mut applied).expect("no crash");
+    assert_eq!(applied.len(), 2 + 8 * 3);
+    let changes = whole.change_count();
+    let seeds = if long() { 200 } else { 12 };
+    for change in 0..changes {
+        let mut disk = MemDisk::new();
+        disk.crash_at(change);
+        let mut acknowledged = Vec::new();
+        // The error is the crash.
+        let _ = history(&mut disk, &mut acknowledged);
+        assert!(disk.has_crashed());
+        for seed in 0..seeds {
+            check(disk.crash(seed), &acknowledged, &format!("change {change} seed {seed}"));
+        }
+    }
+}
+
+#[test]
+fn a_second_power_cut_while_recovering_forgets_nothing_either() {
+    let mut cuts = 0;
+    let seeds = if long() { 100 } else { 8 };
+    let mut whole = MemDisk::new();
+    history(&mut whole, &mut Vec::new()).expect("no crash");
+    for change in (0..whole.change_count()).step_by(if long() { 1 } else { 3 }) {
+        let mut disk = MemDisk::new();
+        disk.crash_at(change);
+        let mut acknowledged = Vec::new();
+        let _ = history(&mut disk, &mut acknowledged);
+        for seed in 2..2 + seeds {
+            let mut image = disk.crash(seed);
+            let start = image.change_count();
+            image.crash_at(start + seed % 3);
+            let _ = open(&mut image, SMALL_SEGMENT_BYTES);
+            cuts += u64::from(image.has_crashed());
+            for second in [seed, seed + 1000] {
+                let label = format!("change {change} seeds {seed} {second}");
+                check(image.crash(second), &acknowledged, &label);
+            }
+        }
+    }
+    assert!(cuts > 20, "{cuts} recoveries were cut off");
+}
+
+#[test]
+fn a_failing_write_latches_and_acknowledges_nothing_more() {
+    let mut whole = MemDisk::new();
+    history(&mut whole, &mut Vec::new()).expect("no crash");
+    for change in 0..whole.change_count() {
+        let mut disk = MemDisk::new();
+        disk.fail_at(change, std::io::ErrorKind::Other);
+        let mut acknowledged = Vec::new();
+        // A failure of the spare's preparation is not an error of the log.
+        let _ = history(&mut disk, &mut acknowledged);
+        for seed in 0..4 {
+            let label = format!("failure {change} seed {seed}");
+            check(disk.crash(seed), &acknowledged, &label);
+        }
+    }
+}
