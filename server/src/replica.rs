@@ -405,7 +405,7 @@ impl Replica {
     fn refresh_gauges(&mut self) {
         let node = self.log.node.status();
         let shared = &self.shared;
-        shared.status.committed.store(node.commit.0, Ordering::Relaxed);
+        shared.status.committed.fetch_max(node.commit.0, Ordering::Relaxed);
         let metrics = &shared.metrics;
         metrics.proposals_committed.set(node.commit.0);
         metrics.proposals_applied.set(self.store.applied().0.0);
