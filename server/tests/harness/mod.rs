@@ -1,6 +1,7 @@
 //! A real member as a process, and a tonic client for it: what the end-to-end tests are made of.
 
-#![allow(dead_code)] // Each test file uses its own part of it.
+// Each test file uses its own part of it.
+#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
