@@ -5,8 +5,8 @@
 //! crate of the workspace: it must run on a host before anything else is installed there.
 //!
 //! In reading order: [`cli`] (flags), [`probe`] (the sequence), [`disk`] and [`peers`] (what is
-//! measured), [`host`] (what is looked up), [`advice`] (what it means), [`report`] (how it is told),
-//! [`limits`] (bounds).
+//! measured), [`host`] (what is looked up), [`advice`] (what it means), [`report`] (how it is
+//! told), [`limits`] (bounds).
 
 pub mod advice;
 pub mod cli;

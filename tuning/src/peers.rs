@@ -1,7 +1,7 @@
 //! Round trips to peers.
 //!
-//! Called by the probe with `--peers`. A TCP connection costs one round trip, and so does a refusal,
-//! so nothing needs to listen there yet. Nothing is ever sent over the connections.
+//! Called by the probe with `--peers`. A TCP connection costs one round trip, and so does a
+//! refusal, so nothing needs to listen there yet. Nothing is ever sent over the connections.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};

@@ -1,8 +1,8 @@
 //! Opens a log: reads every segment, applies the tail rule, zeroes a torn tail.
 //!
-//! Called by boot, offline tools and tests through plain blocking file operations. The decisions are
-//! `scan`'s, `replay`'s and `tail`'s; here they are only put in order. It must not change a byte
-//! before the verdict is out, and nothing at all when it refuses.
+//! Called by boot, offline tools and tests through plain blocking file operations. The decisions
+//! are `scan`'s, `replay`'s and `tail`'s; here they are only put in order. It must not change a
+//! byte before the verdict is out, and nothing at all when it refuses.
 
 use bytes::Bytes;
 use etcore_engine::file::{
