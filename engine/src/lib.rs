@@ -11,6 +11,7 @@ pub mod error;
 pub mod file;
 mod index;
 pub mod limits;
+pub mod map;
 pub mod page;
 pub mod pins;
 pub mod store;

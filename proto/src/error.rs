@@ -4,77 +4,7 @@
 //! (etcd `api/v3rpc/rpctypes/error.go`, `server/etcdserver/api/v3rpc/util.go`). Every service answers
 //! through it; nothing else may spell a text or choose a code.
 
-/// gRPC status codes (grpc `codes.Code`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Code {
-    /// 0.
-    Ok = 0,
-    /// 1.
-    Canceled = 1,
-    /// 2.
-    Unknown = 2,
-    /// 3.
-    InvalidArgument = 3,
-    /// 4.
-    DeadlineExceeded = 4,
-    /// 5.
-    NotFound = 5,
-    /// 6.
-    AlreadyExists = 6,
-    /// 7.
-    PermissionDenied = 7,
-    /// 8.
-    ResourceExhausted = 8,
-    /// 9.
-    FailedPrecondition = 9,
-    /// 10.
-    Aborted = 10,
-    /// 11.
-    OutOfRange = 11,
-    /// 12.
-    Unimplemented = 12,
-    /// 13.
-    Internal = 13,
-    /// 14.
-    Unavailable = 14,
-    /// 15.
-    DataLoss = 15,
-    /// 16.
-    Unauthenticated = 16,
-}
-
-impl Code {
-    /// The code with this number; numbers outside the table are Unknown, as gRPC says.
-    pub fn from_number(number: u32) -> Self {
-        ALL.get(number as usize).copied().unwrap_or(Self::Unknown)
-    }
-
-    /// The number on the wire.
-    pub fn number(self) -> u32 {
-        self as u32
-    }
-}
-
-const ALL: [Code; 17] = [
-    Code::Ok,
-    Code::Canceled,
-    Code::Unknown,
-    Code::InvalidArgument,
-    Code::DeadlineExceeded,
-    Code::NotFound,
-    Code::AlreadyExists,
-    Code::PermissionDenied,
-    Code::ResourceExhausted,
-    Code::FailedPrecondition,
-    Code::Aborted,
-    Code::OutOfRange,
-    Code::Unimplemented,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DataLoss,
-    Code::Unauthenticated,
-];
+pub use crate::grpc::Code;
 
 macro_rules! etcd_errors {
     ($($name:ident $code:ident $text:literal)*) => {
@@ -210,13 +140,5 @@ mod tests {
     fn errors_that_etcd_maps_to_the_client_side_type_leave_as_unknown() {
         assert_eq!(EtcdError::TooManyRequests.code(), Code::Unknown);
         assert_eq!(EtcdError::MemberNotEnoughStarted.code(), Code::Unknown);
-    }
-
-    #[test]
-    fn codes_survive_the_wire() {
-        for code in ALL {
-            assert_eq!(Code::from_number(code.number()), code);
-        }
-        assert_eq!(Code::from_number(99), Code::Unknown);
     }
 }

@@ -1,7 +1,19 @@
-//! Wire formats and protocols, without I/O: etcd's protobuf messages, its error table, HTTP/2, HPACK
-//! and gRPC, and HTTP/1.1. Bytes go in, events and bytes come out; sockets, clocks and threads
-//! belong to the callers.
+//! Wire formats and protocols of etcore, without I/O.
+//!
+//! The transport is most of what a small request costs, so it is the project's own: bytes go in,
+//! events come out; calls go in, bytes come out. Sockets, TLS, clocks and threads belong to the
+//! caller. Every queue has a bound in [`limits`], and every error is a value.
+//!
+//! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
+//! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), its log and
+//! peer messages ([`raftpb`]) and its error table ([`error`]).
 
 pub mod error;
+pub mod fuzz;
+pub mod grpc;
+pub mod h2;
+pub mod hpack;
+pub mod http1;
+pub mod limits;
 pub mod pb;
 pub mod raftpb;

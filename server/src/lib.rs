@@ -1,1 +1,26 @@
-//! etcore server.
+//! The member: boot, drivers, shards, the api, and the replica that ties raft, log and engine
+//! together.
+
+pub mod api;
+pub mod background;
+pub mod boot;
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod front;
+pub mod http;
+pub mod identity;
+pub mod limits;
+pub mod log;
+pub mod member;
+pub mod metrics;
+pub mod net;
+pub mod pages;
+pub mod pool;
+pub mod replica;
+pub mod ring;
+pub mod shard;
+pub mod shared;
+pub mod sys;
+pub mod version;
+pub mod wire;

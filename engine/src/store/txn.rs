@@ -180,6 +180,11 @@ impl<'s> Txn<'s> {
         if self.changes() > 0 { self.main } else { self.store.revision }
     }
 
+    /// Revisions below cannot be read.
+    pub fn compact_revision(&self) -> Revision {
+        self.store.compact_revision
+    }
+
     /// Keeps the effect; returns the store's revision with it.
     pub fn commit(mut self) -> Revision {
         self.committed = true;

@@ -1,0 +1,163 @@
+//! The two hottest paths: a put within a batch, and a get at the current revision.
+//!
+//! Run with `cargo bench -p etcore-engine`. Goals: a put of 8 + 256 bytes at 100,000 keys, its
+//! share of the path copy in batches of 64 included, within 1 µs; a get within 0.4 µs.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use etcore_engine::checkpoint::Checkpointer;
+use etcore_engine::file::StdDisk;
+use etcore_engine::map::PageMap;
+use etcore_engine::page::{Fetch, NoPages, PageSource};
+use etcore_engine::store::{EngineConfig, Store};
+use etcore_engine::testing::prng::Prng;
+use etcore_engine::types::{LeaseId, LogIndex, Revision, Term};
+use etcore_engine::view::{RangeHits, View};
+
+const KEYS: u64 = 100_000;
+const BATCH: u64 = 64;
+/// Makes keys that are spread over the whole range out of small numbers.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+struct Fixture {
+    store: Store,
+    checkpointer: Checkpointer,
+    disk: StdDisk,
+    view: Arc<View>,
+    prng: Prng,
+    rows: u64,
+}
+
+impl Fixture {
+    fn new(dir: &std::path::Path) -> Self {
+        let mut disk = StdDisk::new(dir);
+        let (mut store, checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+        let view = store.publish();
+        let mut fixture = Self { store, checkpointer, disk, view, prng: Prng::new(1), rows: 0 };
+        for number in 0..KEYS / BATCH {
+            fixture.put_batch(|index, _| {
+                let key = number * BATCH + index;
+                key.wrapping_mul(SPREAD)
+            });
+            fixture.checkpoint_if_due();
+        }
+        fixture.checkpoint();
+        fixture
+    }
+
+    /// 64 entries of one put each, and a publication.
+    fn put_batch(&mut self, mut key: impl FnMut(u64, &mut Prng) -> u64) {
+        let applied = self.store.applied().0.0;
+        for index in 0..BATCH {
+            let key = key(index, &mut self.prng).to_be_bytes();
+            let mut txn = self.store.begin(LogIndex(applied + 1 + index), Term(1));
+            txn.put(&key, &[7; 256], LeaseId(0));
+            txn.commit();
+        }
+        self.view = self.store.publish();
+        self.rows += BATCH;
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if self.rows >= 10_000 {
+            self.checkpoint();
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.rows = 0;
+        self.store.publish();
+        let input = self.store.freeze(0).unwrap();
+        self.checkpointer.start(input);
+        let output = self.checkpointer.run(&mut self.disk).unwrap().unwrap();
+        self.store.on_checkpoint(&output);
+        self.view = self.store.publish();
+    }
+}
+
+fn puts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("put");
+    group.throughput(Throughput::Elements(BATCH)).sample_size(20);
+    for (name, fresh) in [("existing key", false), ("new random key", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fixture = Fixture::new(dir.path());
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|batches| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..batches {
+                    let start = Instant::now();
+                    fixture.put_batch(|_, prng| {
+                        let number = if fresh { prng.next_u64() } else { prng.below(KEYS) };
+                        number.wrapping_mul(SPREAD)
+                    });
+                    spent += start.elapsed();
+                    // The checkpoint is the background's work.
+                    fixture.checkpoint_if_due();
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+fn gets(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::new(dir.path());
+    let file = fixture.disk.handle(fixture.checkpointer.file()).unwrap();
+    let mut pages = PageMap::new(file, 1 << 30);
+    let mut prng = Prng::new(3);
+    let view = fixture.view.clone();
+    let mut hits = RangeHits::default();
+    let keys = KEYS / BATCH * BATCH;
+    // Populate every window.
+    for number in 0..keys {
+        let key = number.wrapping_mul(SPREAD).to_be_bytes();
+        while get(&view, &key, &mut hits, &mut pages).is_none() {
+            let mut requests = Vec::new();
+            pages.take_requests(&mut requests);
+            for request in requests {
+                pages.on_populated(request.run());
+            }
+        }
+    }
+    c.bench_function("get from a verified page", |bencher| {
+        bencher.iter(|| {
+            let key = prng.below(keys).wrapping_mul(SPREAD).to_be_bytes();
+            black_box(get(&view, &key, &mut hits, &mut pages).unwrap())
+        });
+    });
+    for _ in 0..100 {
+        fixture.put_batch(|_, prng| prng.below(KEYS).wrapping_mul(SPREAD));
+    }
+    let view = fixture.view.clone();
+    c.bench_function("get from a memory table", |bencher| {
+        let hot: Vec<[u8; 8]> = hot_keys(&view);
+        bencher.iter(|| {
+            let key = hot[prng.index(hot.len())];
+            black_box(get(&view, &key, &mut hits, &mut NoPages).unwrap())
+        });
+    });
+}
+
+/// Keys whose value is in memory.
+fn hot_keys(view: &View) -> Vec<[u8; 8]> {
+    let hits = view.range(b"\0", b"\0", Revision(0), 0).unwrap();
+    let in_memory = hits.hits().iter().filter(|hit| view.value(hit.modified, &mut NoPages).is_ok());
+    in_memory.map(|hit| hits.key(hit).try_into().unwrap()).collect()
+}
+
+fn get(view: &View, key: &[u8], hits: &mut RangeHits, pages: &mut dyn PageSource) -> Option<u8> {
+    view.range_into(key, b"", Revision(0), 0, hits).unwrap();
+    let hit = hits.hits()[0];
+    match view.value(hit.modified, pages).unwrap() {
+        Fetch::Ready(bytes) => Some(bytes[bytes.len() - 1]),
+        Fetch::Pending(_) => None,
+    }
+}
+
+criterion_group!(benches, puts, gets);
+criterion_main!(benches);

@@ -1,0 +1,239 @@
+//! The page file through memory maps: the [`PageSource`] of a running member.
+//!
+//! Each reading thread owns a [`PageMap`]. The file is mapped in windows; a window is dereferenced
+//! only after a thread that may block has populated it, so that an I/O error is a value there and
+//! not a signal here. This file holds unsafe code; its contract:
+//!
+//! * The file is never shortened while a map of it exists, so every byte of a populated window has
+//!   a page behind it. (The data directory is locked against other processes, and the checkpointer
+//!   only extends.)
+//! * A page is read only through a pointer that the tree of a live view contains. The view pins its
+//!   version, and pages of pinned versions are not overwritten: so the bytes of a returned slice
+//!   do not change while it lives. Slices of whole windows are never made: other pages in them
+//!   may be written at any time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::error::{Corruption, EngineError};
+use crate::page::node::DB_FILE;
+use crate::page::{Fetch, PagePtr, PageSource, Ticket, UNIT_BYTES};
+
+/// Units of a window.
+const WINDOW_UNITS: u64 = 256;
+/// Bytes of a window.
+pub const WINDOW_BYTES: u64 = WINDOW_UNITS * UNIT_BYTES as u64;
+/// Windows being populated at a time, per map; more are asked for again by their readers.
+pub const POPULATE_DEPTH: usize = 64;
+
+/// Windows that are kept whatever the budget says: a descent touches one per level, and starts
+/// again from the root after each `Pending`, so it must not push out its own.
+pub const WINDOWS_MIN: usize = 16;
+
+/// Adjacent windows mapped as one: more than one only for pages that cross a border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Span {
+    first: u64,
+    count: u64,
+}
+
+/// One thread's windows, at most a budget of bytes of them.
+#[derive(Debug)]
+pub struct PageMap {
+    file: Arc<File>,
+    budget_bytes: u64,
+    windows: BTreeMap<Span, Window>,
+    pending: BTreeMap<Span, Ticket>,
+    failed: BTreeMap<Span, EngineError>,
+    requests: Vec<PopulateRequest>,
+    next_ticket: u64,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Window {
+    map: MmapRaw,
+    /// Per unit, the checksum that the page starting there was verified against; 0 if none was.
+    verified: Vec<u64>,
+    used_at: u64,
+}
+
+const VERIFIED: u64 = 1 << 32;
+
+/// Work for a thread that may block.
+#[derive(Debug)]
+pub struct PopulateRequest {
+    ticket: Ticket,
+    span: Span,
+    file: Arc<File>,
+}
+
+/// The outcome of a [`PopulateRequest`].
+#[derive(Debug)]
+pub struct Populated {
+    ticket: Ticket,
+    span: Span,
+    result: io::Result<MmapRaw>,
+}
+
+impl PopulateRequest {
+    /// Maps and reads the window. Blocks.
+    pub fn run(self) -> Populated {
+        let result = self.populate();
+        Populated { ticket: self.ticket, span: self.span, result }
+    }
+
+    fn populate(&self) -> io::Result<MmapRaw> {
+        let offset = self.span.first * WINDOW_BYTES;
+        let file_len = self.file.metadata()?.len();
+        let len = file_len.saturating_sub(offset).min(self.span.count * WINDOW_BYTES);
+        // Only whole units: the rest of the last page of a file reads as zeros until it grows.
+        let len = len - len % UNIT_BYTES as u64;
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let map = MmapOptions::new().offset(offset).len(len).map_raw_read_only(&*self.file)?;
+        match map.advise(Advice::PopulateRead) {
+            Ok(()) => Ok(map),
+            // Kernels before 5.14: reading brings the pages into the cache, errors included.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                let mut buffer = vec![0; UNIT_BYTES * 16];
+                let mut at = 0;
+                while at < len {
+                    let count = buffer.len().min(len - at);
+                    self.file.read_exact_at(&mut buffer[..count], offset + at as u64)?;
+                    at += count;
+                }
+                Ok(map)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl PageMap {
+    /// A map of `file` with at most `budget_bytes` of windows (but at least
+    /// [`WINDOWS_MIN`] windows).
+    pub fn new(file: Arc<File>, budget_bytes: u64) -> Self {
+        Self {
+            file,
+            budget_bytes,
+            windows: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            requests: Vec::new(),
+            next_ticket: 0,
+            clock: 0,
+        }
+    }
+
+    /// Moves the requests made since the last call to the end of `out`. Each is to be run on a
+    /// thread that may block, and its outcome handed to [`PageMap::on_populated`].
+    pub fn take_requests(&mut self, out: &mut Vec<PopulateRequest>) {
+        out.append(&mut self.requests);
+    }
+
+    /// Takes over a populated window; whoever waits for the returned ticket asks again.
+    pub fn on_populated(&mut self, populated: Populated) -> Ticket {
+        let Populated { ticket, span, result } = populated;
+        self.pending.remove(&span);
+        match result {
+            Ok(map) => {
+                self.clock += 1;
+                let verified = vec![0; map.len() / UNIT_BYTES];
+                self.windows.insert(span, Window { map, verified, used_at: self.clock });
+                self.evict();
+            }
+            Err(error) => {
+                self.failed.insert(span, EngineError::io(DB_FILE, "populate", &error));
+            }
+        }
+        ticket
+    }
+
+    /// Bytes of windows mapped.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.windows.values().map(|window| window.map.len() as u64).sum()
+    }
+
+    /// Unmaps the windows that were not used for longest.
+    fn evict(&mut self) {
+        while self.windows.len() > WINDOWS_MIN && self.mapped_bytes() > self.budget_bytes {
+            let oldest = self.windows.iter().min_by_key(|(_, window)| window.used_at);
+            let Some(span) = oldest.map(|(span, _)| *span) else { return };
+            self.windows.remove(&span);
+        }
+    }
+
+    fn request(&mut self, span: Span) -> Ticket {
+        if let Some(ticket) = self.pending.get(&span) {
+            return *ticket;
+        }
+        if self.pending.len() >= POPULATE_DEPTH
+            && let Some(ticket) = self.pending.values().next()
+        {
+            return *ticket;
+        }
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.pending.insert(span, ticket);
+        self.requests.push(PopulateRequest { ticket, span, file: self.file.clone() });
+        ticket
+    }
+}
+
+impl PageSource for PageMap {
+    fn get(&mut self, ptr: PagePtr) -> Result<Fetch<&[u8]>, EngineError> {
+        let first = ptr.first_unit / WINDOW_UNITS;
+        let last = (ptr.first_unit + u64::from(ptr.units) - 1) / WINDOW_UNITS;
+        let span = Span { first, count: last - first + 1 };
+        if let Some(error) = self.failed.remove(&span) {
+            return Err(error);
+        }
+        let unit = usize::try_from(ptr.first_unit - first * WINDOW_UNITS).expect("below 256");
+        let (start, len) = (unit * UNIT_BYTES, ptr.len_bytes as usize);
+        let covers = |window: &&mut Window| start + len <= window.map.len();
+        // The borrow checker does not see that a window that was returned ends the call, so its
+        // presence is asked for first.
+        if self.windows.get_mut(&span).as_ref().is_none_or(|window| !covers(window)) {
+            if self.file_ends_within(&ptr)? {
+                let what = Corruption::Truncated;
+                return Err(EngineError::corrupt(DB_FILE, ptr.offset_bytes(), what));
+            }
+            return Ok(Fetch::Pending(self.request(span)));
+        }
+        self.clock += 1;
+        let Some(window) = self.windows.get_mut(&span) else {
+            return Ok(Fetch::Pending(self.request(span)));
+        };
+        window.used_at = self.clock;
+        // SAFETY: the range lies in the map, which `covers` has checked; it was populated, and the
+        // contract of this file keeps these bytes unchanged while the slice lives.
+        let bytes = unsafe { std::slice::from_raw_parts(window.map.as_ptr().add(start), len) };
+        if window.verified[unit] != VERIFIED | u64::from(ptr.crc) {
+            ptr.verify(bytes)?;
+            window.verified[unit] = VERIFIED | u64::from(ptr.crc);
+        }
+        Ok(Fetch::Ready(bytes))
+    }
+}
+
+impl PageMap {
+    /// True if a pointer leads beyond the end of the file: asking for the window again and again
+    /// would never help.
+    fn file_ends_within(&self, ptr: &PagePtr) -> Result<bool, EngineError> {
+        let end = ptr.offset_bytes() + u64::from(ptr.len_bytes);
+        let metadata =
+            self.file.metadata().map_err(|error| EngineError::io(DB_FILE, "length", &error))?;
+        Ok(metadata.len() < end)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use super::*;
+use crate::file::{Disk, StdDisk};
+use crate::store::{EngineConfig, Store};
+use crate::testing::model::{Entry, Model, Op, apply, random_entry};
+use crate::testing::prng::Prng;
+use crate::types::{LeaseId, LogIndex, Revision, Term};
+
+/// A map whose requests are run as soon as they are made, but after `Pending` was answered.
+struct Eager(PageMap, u64);
+
+impl PageSource for Eager {
+    fn get(&mut self, ptr: PagePtr) -> Result<Fetch<&[u8]>, EngineError> {
+        let mut requests = Vec::new();
+        self.0.take_requests(&mut requests);
+        for request in requests {
+            self.0.on_populated(request.run());
+            self.1 += 1;
+        }
+        self.0.get(ptr)
+    }
+}
+
+fn checkpoint(
+    store: &mut Store,
+    checkpointer: &mut crate::checkpoint::Checkpointer,
+    disk: &mut dyn Disk,
+) {
+    store.publish();
+    checkpointer.start(store.freeze(0).unwrap());
+    let output = checkpointer.run(disk).unwrap().unwrap();
+    store.on_checkpoint(&output);
+}
+
+#[test]
+fn views_read_the_file_through_windows_while_checkpoints_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new(dir.path());
+    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+    let file = disk.handle(checkpointer.file()).unwrap();
+    // So small that windows are dropped whenever it is allowed.
+    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    let (mut prng, mut model) = (Prng::new(8), Model::default());
+    for round in 0..40u64 {
+        for step in 0..150u64 {
+            let large = Op::Put {
+                key: (round * 1_000 + step).to_be_bytes().to_vec(),
+                value: vec![1; 8_000],
+                lease: LeaseId(0),
+            };
+            let entry = match step % 10 {
+                0 => Entry::Txn(vec![large]),
+                _ => random_entry(&mut prng, &model),
+            };
+            apply(&mut store, &entry);
+            model.apply(&entry);
+        }
+        checkpoint(&mut store, &mut checkpointer, &mut disk);
+        let view = store.publish();
+        model.assert_view(&view, &mut pages, &mut prng);
+    }
+}
+
+#[test]
+fn a_file_larger_than_the_budget_is_read_within_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new(dir.path());
+    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+    let mut rows = Vec::new();
+    for index in 1..41u8 {
+        let mut txn = store.begin(LogIndex(index.into()), Term(1));
+        rows.push(txn.put(&[index], &vec![index; 700_000], LeaseId(0)).at);
+        txn.commit();
+    }
+    checkpoint(&mut store, &mut checkpointer, &mut disk);
+    let view = store.publish();
+    let file = disk.handle(checkpointer.file()).unwrap();
+    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    for (row, index) in rows.iter().zip(1..) {
+        let value = loop {
+            match view.value(*row, &mut pages).unwrap() {
+                Fetch::Ready(bytes) => break crate::wire::KvRef::parse(bytes).unwrap().value[7],
+                Fetch::Pending(_) => {}
+            }
+        };
+        assert_eq!(value, index);
+        assert!(pages.0.windows.len() <= WINDOWS_MIN);
+    }
+    assert!(pages.1 > 20, "populated {} times", pages.1);
+}
+
+#[test]
+fn a_page_larger_than_a_window_is_read_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new(dir.path());
+    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+    let mut value = vec![0; 3 << 20];
+    Prng::new(1).fill(&mut value);
+    let mut txn = store.begin(LogIndex(1), Term(1));
+    let at = txn.put(b"big", &value, LeaseId(0)).at;
+    txn.commit();
+    checkpoint(&mut store, &mut checkpointer, &mut disk);
+    let view = store.publish();
+    let file = disk.handle(checkpointer.file()).unwrap();
+    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    for _ in 0..4 {
+        if let Fetch::Ready(bytes) = view.value(at, &mut pages).unwrap() {
+            assert_eq!(crate::wire::KvRef::parse(bytes).unwrap().value, value);
+            return;
+        }
+    }
+    panic!("still pending");
+}
+
+#[test]
+fn a_rotten_page_and_a_pointer_beyond_the_end_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new(dir.path());
+    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+    let mut txn = store.begin(LogIndex(1), Term(1));
+    let at = txn.put(b"key", b"value", LeaseId(0)).at;
+    txn.commit();
+    checkpoint(&mut store, &mut checkpointer, &mut disk);
+    let view = store.publish();
+    let file = disk.handle(checkpointer.file()).unwrap();
+    let root = view.tree.root.unwrap();
+    file.write_all_at(b"rot", root.offset_bytes() + 20).unwrap();
+    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    assert!(matches!(view.value(at, &mut pages), Ok(Fetch::Pending(_))));
+    let error = view.value(at, &mut pages).unwrap_err();
+    assert!(matches!(error, EngineError::Corrupt { what: Corruption::Checksum { .. }, .. }));
+    let beyond = PagePtr { first_unit: 1 << 30, ..root };
+    assert!(matches!(pages.get(beyond), Err(EngineError::Corrupt { .. })));
+    assert_eq!(view.revision, Revision(2));
+}

@@ -1,0 +1,79 @@
+//! Base64 for `-bin` metadata. Used by both sides' metadata accessors.
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// Encodes without padding, as gRPC peers do.
+#[must_use]
+pub fn encode_base64(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let mut group = 0u32;
+        for index in 0..3 {
+            group = group << 8 | u32::from(chunk.get(index).copied().unwrap_or(0));
+        }
+        for index in 0..=chunk.len() {
+            let sextet = group >> (18 - 6 * index) & 63;
+            out.push(char::from(ALPHABET[sextet as usize]));
+        }
+    }
+    out
+}
+
+/// Decodes with or without padding; `None` for anything else.
+#[must_use]
+pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) {
+        return None;
+    }
+    let text = &text[..text.len() - padding];
+    if text.len() % 4 == 1 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len() * 3 / 4);
+    for chunk in text.chunks(4) {
+        let mut group = 0u32;
+        for index in 0..4 {
+            let sextet = chunk.get(index).map_or(Some(0), |byte| sextet_of(*byte))?;
+            group = group << 6 | sextet;
+        }
+        let [_, bytes @ ..] = group.to_be_bytes();
+        out.extend_from_slice(&bytes[..chunk.len() - 1]);
+    }
+    Some(out)
+}
+
+fn sextet_of(byte: u8) -> Option<u32> {
+    let value = match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    };
+    Some(u32::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_a_round_trip_at_every_length() {
+        for length in 0..70u8 {
+            let bytes: Vec<u8> = (0..length).map(|byte| byte.wrapping_mul(37)).collect();
+            let text = encode_base64(&bytes);
+            assert_eq!(decode_base64(text.as_bytes()), Some(bytes.clone()));
+            let padded = format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4));
+            assert_eq!(decode_base64(padded.as_bytes()), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn what_is_no_base64_is_refused() {
+        for text in ["a", "ab=", "a===", "a b=", "====", "\u{e9}"] {
+            assert_eq!(decode_base64(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

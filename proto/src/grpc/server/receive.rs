@@ -1,0 +1,488 @@
+//! What the server does with heads, bodies and resets.
+//!
+//! Part of the server's core, called by the connection while it receives. Large messages are
+//! admitted by the budgets before their windows open; those that must wait do so in order, holding
+//! no more than a stream's first window.
+
+use bytes::Bytes;
+
+use super::super::assembler::{AssembleError, Assembler, Framed};
+use super::super::gzip::{self, InflateError};
+use super::super::{Code, MethodId};
+use super::head::{ContentType, Encoding};
+use super::{Core, RequestMeta, ServerEvent};
+use crate::h2::{BlockKind, Conn, ErrorCode, Handler, Headers, StreamId};
+use crate::hpack::{Field, FieldSink};
+use crate::limits;
+
+/// What a call is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The message of a unary call.
+    Unary,
+    /// The end of a unary call's request, its message being here.
+    UnaryComplete,
+    /// Messages of a streaming call.
+    Streaming,
+    /// Only our answer.
+    Answering,
+    /// A request that is not gRPC.
+    Http,
+}
+
+/// The state of a call.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) phase: Phase,
+    pub(super) method: MethodId,
+    pub(super) content_type: ContentType,
+    pub(super) gzip: bool,
+    pub(super) head_sent: bool,
+    /// The owner was told of the call.
+    pub(super) announced: bool,
+    /// Body bytes still to come of the message begun by `start_message`.
+    pub(super) message_left: usize,
+    pub(super) assembler: Assembler,
+    meta: RequestMeta,
+    message: Bytes,
+    /// When the call's large message began to wait for the budgets; 0 if it does not.
+    waiting_since_ms: Option<u64>,
+}
+
+impl FieldSink for Core {
+    #[inline]
+    fn classify(&mut self, name: &[u8], value: &[u8]) -> u32 {
+        self.head.classify(name, value)
+    }
+
+    #[inline]
+    fn field(&mut self, field: Field<'_>) {
+        self.head.field(field);
+    }
+}
+
+impl Handler for Core {
+    #[inline]
+    fn block_start(&mut self, _kind: BlockKind) {
+        self.head.start();
+    }
+
+    fn headers(&mut self, conn: &mut Conn, stream: StreamId, headers: Headers) {
+        match headers.kind {
+            BlockKind::Request => self.request(conn, stream, headers.end_stream),
+            // A client's trailers carry nothing that gRPC knows.
+            _ => self.end_of_request(conn, stream),
+        }
+    }
+
+    #[inline]
+    fn data(&mut self, conn: &mut Conn, stream: StreamId, data: &[u8], end_stream: bool) {
+        let length = data.len() as u32;
+        let phase = match self.calls.get(stream) {
+            Some(call) => call.phase,
+            None => Phase::Answering,
+        };
+        match phase {
+            Phase::Http => {
+                let data = Bytes::copy_from_slice(data);
+                self.events.push_back(ServerEvent::HttpData { stream, data, end_stream });
+                return;
+            }
+            Phase::Answering => {
+                conn.release_connection(length);
+                conn.release_stream(stream, length);
+                return;
+            }
+            Phase::Unary | Phase::UnaryComplete | Phase::Streaming => {}
+        }
+        conn.release_connection(length);
+        self.body(conn, stream, data);
+        if end_stream {
+            self.end_of_request(conn, stream);
+        }
+    }
+
+    fn reset(&mut self, conn: &mut Conn, stream: StreamId, _code: ErrorCode, _by_peer: bool) {
+        if let Some(mut call) = self.calls.remove(stream) {
+            self.forget_body(conn, &mut call);
+            if call.announced {
+                self.events.push_back(ServerEvent::Cancelled { stream });
+            }
+        }
+    }
+
+    fn go_away(&mut self, _last_stream: u32, _code: ErrorCode, _debug: &[u8]) {}
+}
+
+impl Core {
+    /// A request's head, judged in grpc-go's order.
+    #[inline]
+    fn request(&mut self, conn: &mut Conn, stream: StreamId, end_stream: bool) {
+        let head = &mut self.head;
+        let is_grpc = matches!(head.content_type, ContentType::Grpc | ContentType::GrpcProto);
+        if !is_grpc
+            || head.malformed.is_some()
+            || !head.is_post
+            || head.authorities > 1
+            || head.hosts > 1
+            || head.timeout_ms == Some(0)
+            || head.encoding == Encoding::Other
+        {
+            return self.unusual_request(conn, stream, end_stream, is_grpc);
+        }
+        let Some(route) = head.route.and_then(|index| self.routes.get(index)) else {
+            let text = self.routes.unknown_text(&self.head.path);
+            return self.abort(conn, stream, "200", Code::Unimplemented, &text);
+        };
+        let meta = RequestMeta {
+            deadline_ms: head.timeout_ms.map(|timeout| conn.now_ms().saturating_add(timeout)),
+            gzip: head.encoding == Encoding::Gzip,
+            has_leader: head.has_leader,
+            token: head.token.take().or_else(|| head.authorization.take()),
+            client_api_version: head.client_api_version.take(),
+            extra: match head.extra.is_empty() {
+                true => None,
+                false => Some(Box::new(std::mem::take(&mut head.extra))),
+            },
+        };
+        let mut call = Call {
+            phase: Phase::Unary,
+            method: route.method,
+            content_type: head.content_type,
+            gzip: meta.gzip,
+            head_sent: false,
+            announced: false,
+            message_left: 0,
+            assembler: Assembler::default(),
+            meta,
+            message: Bytes::new(),
+            waiting_since_ms: None,
+        };
+        if route.streaming {
+            call.phase = Phase::Streaming;
+            call.announced = true;
+            let meta = std::mem::take(&mut call.meta);
+            let method = route.method;
+            self.events.push_back(ServerEvent::StreamOpened { stream, method, meta });
+        }
+        self.calls.insert(stream, call);
+        if end_stream {
+            self.end_of_request(conn, stream);
+        }
+    }
+
+    #[cold]
+    fn unusual_request(
+        &mut self,
+        conn: &mut Conn,
+        stream: StreamId,
+        end_stream: bool,
+        is_grpc: bool,
+    ) {
+        let head = &mut self.head;
+        if head.authorities > 1 || head.hosts > 1 {
+            let text = format!(
+                "num values of :authority: {}, num values of host: {}, both must only have 1 value \
+                 as per HTTP/2 spec",
+                head.authorities, head.hosts
+            );
+            return self.abort(conn, stream, "400", Code::Internal, &text);
+        }
+        if !is_grpc && self.plain_http {
+            let all = Box::new(std::mem::take(&mut head.all));
+            let mut call = self.bare_call(Phase::Http);
+            call.announced = true;
+            self.calls.insert(stream, call);
+            self.events.push_back(ServerEvent::HttpOpened { stream, head: all, end_stream });
+            return;
+        }
+        let (http_status, code, text) = if !is_grpc {
+            let quoted = super::super::text::go_quote(&head.content_type_text);
+            let text = format!("invalid gRPC request content-type {quoted}");
+            ("415", Code::InvalidArgument, text)
+        } else if let Some(text) = head.malformed.take() {
+            ("400", Code::Internal, text)
+        } else if !head.is_post {
+            let method = super::super::text::go_quote(&head.method);
+            let text =
+                format!("Received a HEADERS frame with :method {method} which should be POST");
+            ("405", Code::Internal, text)
+        } else if head.timeout_ms == Some(0) {
+            ("200", Code::DeadlineExceeded, "context deadline exceeded".to_owned())
+        } else if head.route.is_none() {
+            ("200", Code::Unimplemented, self.routes.unknown_text(&head.path))
+        } else {
+            let encoding = super::super::text::go_quote(&head.encoding_text);
+            let text = format!("grpc: Decompressor is not installed for grpc-encoding {encoding}");
+            ("200", Code::Unimplemented, text)
+        };
+        self.abort(conn, stream, http_status, code, &text);
+    }
+
+    fn bare_call(&self, phase: Phase) -> Call {
+        Call {
+            phase,
+            method: MethodId(0),
+            content_type: ContentType::Other,
+            gzip: false,
+            head_sent: false,
+            announced: false,
+            message_left: 0,
+            assembler: Assembler::default(),
+            meta: RequestMeta::default(),
+            message: Bytes::new(),
+            waiting_since_ms: None,
+        }
+    }
+
+    fn body(&mut self, conn: &mut Conn, stream: StreamId, mut data: &[u8]) {
+        let length = data.len() as u32;
+        loop {
+            let Some(call) = self.calls.get_mut(stream) else { return };
+            let pushed = call.assembler.push(&mut data, self.message_bytes_max, &mut self.chunk);
+            match pushed {
+                Ok(Some(framed)) => {
+                    if call.assembler.charged > 0 {
+                        self.settle(conn, stream);
+                    }
+                    self.message(conn, stream, framed);
+                }
+                Ok(None) => break,
+                Err(error) => return self.bad_body(conn, stream, error),
+            }
+        }
+        let Some(call) = self.calls.get_mut(stream) else { return };
+        if call.assembler.is_in_body() {
+            self.account(conn, stream, length);
+        } else {
+            conn.release_stream(stream, length);
+        }
+    }
+
+    /// A large message is complete: what was charged for it is free, and the next one starts with
+    /// an ordinary window.
+    #[cold]
+    fn settle(&mut self, conn: &mut Conn, stream: StreamId) {
+        let Some(call) = self.calls.get_mut(stream) else { return };
+        let charged = std::mem::take(&mut call.assembler.charged);
+        call.assembler.admitted = false;
+        if call.waiting_since_ms.take().is_some() {
+            self.waiting_bytes -= charged;
+        }
+        conn.budget().release(charged);
+        conn.restore_stream(stream);
+        self.admit_waiting(conn);
+    }
+
+    /// Charges a message that is being gathered: whole if the budgets allow, else what it holds.
+    #[cold]
+    fn account(&mut self, conn: &mut Conn, stream: StreamId, arrived: u32) {
+        let Some(call) = self.calls.get_mut(stream) else { return };
+        let assembler = &mut call.assembler;
+        if assembler.admitted {
+            if assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX {
+                conn.release_stream(stream, arrived);
+            }
+            return;
+        }
+        let must_queue = !self.waiting.is_empty() && call.waiting_since_ms.is_none();
+        let is_small = assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX;
+        if call.waiting_since_ms.is_none()
+            && (is_small
+                || (!must_queue && leaves_room(conn, self.waiting_bytes, assembler.length())))
+            && conn.budget().charge(assembler.length())
+        {
+            assembler.charged = assembler.length();
+            assembler.admitted = true;
+            assembler.reserve();
+            if is_small {
+                conn.release_stream(stream, arrived);
+            } else {
+                conn.widen_stream(stream, assembler.missing() as u32);
+            }
+            return;
+        }
+        let more = assembler.held() - assembler.charged;
+        let fits = self.waiting_bytes + more <= conn.budget().limit() / limits::WAITING_SHARE;
+        if is_small || !fits || !conn.budget().charge(more) {
+            return self.refuse(conn, stream);
+        }
+        assembler.charged += more;
+        self.waiting_bytes += more;
+        if call.waiting_since_ms.is_none() {
+            call.waiting_since_ms = Some(conn.now_ms());
+            self.waiting.push_back(stream);
+        }
+    }
+
+    /// Admits waiting messages in order while the budgets allow.
+    pub(super) fn admit_waiting(&mut self, conn: &mut Conn) {
+        while let Some(stream) = self.waiting.front().copied() {
+            if let Some(call) = self.calls.get_mut(stream)
+                && call.waiting_since_ms.is_some()
+            {
+                let assembler = &mut call.assembler;
+                let more = assembler.length() - assembler.charged;
+                let waiting = self.waiting_bytes - assembler.charged;
+                if !leaves_room(conn, waiting, more) || !conn.budget().charge(more) {
+                    return;
+                }
+                self.waiting_bytes -= assembler.charged;
+                assembler.charged = assembler.length();
+                assembler.admitted = true;
+                assembler.reserve();
+                call.waiting_since_ms = None;
+                let missing = assembler.missing() as u32;
+                conn.widen_stream(stream, missing.max(limits::STREAM_WINDOW_BYTES));
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Refuses messages that waited too long.
+    pub(super) fn refuse_overdue(&mut self, conn: &mut Conn) {
+        while let Some(stream) = self.waiting.front().copied() {
+            let since = self.calls.get(stream).and_then(|call| call.waiting_since_ms);
+            if since.is_some_and(|since| conn.now_ms() < since + limits::ADMISSION_WAIT_MS_MAX) {
+                return;
+            }
+            self.waiting.pop_front();
+            if since.is_some() {
+                self.refuse(conn, stream);
+            }
+        }
+    }
+
+    /// Refuses a stream whose message finds no room; a client may try it again unless a message of
+    /// it was delivered.
+    fn refuse(&mut self, conn: &mut Conn, stream: StreamId) {
+        let announced = self.calls.get(stream).is_some_and(|call| call.announced);
+        let code = match announced {
+            true => ErrorCode::ENHANCE_YOUR_CALM,
+            false => ErrorCode::REFUSED_STREAM,
+        };
+        conn.reset(stream, code);
+        Handler::reset(self, conn, stream, code, false);
+    }
+
+    pub(super) fn forget_body(&mut self, conn: &mut Conn, call: &mut Call) {
+        let charged = call.assembler.abandon();
+        if call.waiting_since_ms.take().is_some() {
+            self.waiting_bytes -= charged;
+        }
+        if charged > 0 {
+            conn.budget().release(charged);
+            self.admit_waiting(conn);
+        }
+    }
+
+    fn message(&mut self, conn: &mut Conn, stream: StreamId, framed: Framed) {
+        let Some(call) = self.calls.get_mut(stream) else { return };
+        let message = if framed.compressed {
+            match inflate(&framed.message, call.gzip, self.message_bytes_max) {
+                Ok(message) => message,
+                Err((code, text)) => return self.fail_call(conn, stream, code, &text),
+            }
+        } else {
+            framed.message
+        };
+        match call.phase {
+            Phase::Unary => {
+                call.message = message;
+                call.phase = Phase::UnaryComplete;
+            }
+            Phase::Streaming => {
+                self.events.push_back(ServerEvent::StreamMessage { stream, message });
+            }
+            Phase::UnaryComplete => {
+                let text = "cardinality violation: received multiple request messages for \
+                            non-client-streaming RPC";
+                self.fail_call(conn, stream, Code::Internal, text);
+            }
+            Phase::Answering | Phase::Http => {}
+        }
+    }
+
+    fn end_of_request(&mut self, conn: &mut Conn, stream: StreamId) {
+        let Some(call) = self.calls.get_mut(stream) else { return };
+        if call.assembler.is_partial() {
+            let is_streaming = call.phase == Phase::Streaming;
+            let code = if is_streaming { Code::Internal } else { Code::Unknown };
+            return self.fail_call(conn, stream, code, "unexpected EOF");
+        }
+        match call.phase {
+            Phase::UnaryComplete => {
+                call.phase = Phase::Answering;
+                call.announced = true;
+                self.events.push_back(ServerEvent::Unary {
+                    stream,
+                    method: call.method,
+                    meta: std::mem::take(&mut call.meta),
+                    message: std::mem::take(&mut call.message),
+                });
+            }
+            Phase::Unary => self.fail_call(conn, stream, Code::Unknown, "EOF"),
+            Phase::Streaming => {
+                call.phase = Phase::Answering;
+                self.events.push_back(ServerEvent::StreamHalfClosed { stream });
+            }
+            Phase::Http => {
+                let data = Bytes::new();
+                self.events.push_back(ServerEvent::HttpData { stream, data, end_stream: true });
+            }
+            Phase::Answering => {}
+        }
+    }
+
+    #[cold]
+    fn bad_body(&mut self, conn: &mut Conn, stream: StreamId, error: AssembleError) {
+        let (code, text) = match error {
+            AssembleError::TooLarge { length } => (
+                Code::ResourceExhausted,
+                format!(
+                    "grpc: received message larger than max ({length} vs. {})",
+                    self.message_bytes_max
+                ),
+            ),
+            AssembleError::PayloadFormat(format) => {
+                (Code::Internal, format!("grpc: received unexpected payload format {format}"))
+            }
+        };
+        self.fail_call(conn, stream, code, &text);
+    }
+
+    /// Ends a call with a status of the transport's own.
+    fn fail_call(&mut self, conn: &mut Conn, stream: StreamId, code: Code, text: &str) {
+        let announced = self.calls.get(stream).is_some_and(|call| call.announced);
+        // The stream may be gone already; then there is nobody to tell.
+        let _ = self.finish(conn, stream, code, text);
+        if announced {
+            self.events.push_back(ServerEvent::Cancelled { stream });
+        }
+    }
+}
+
+/// Whether `more` bytes can be charged so that the share of waiting messages, of which `waiting` is
+/// in use, stays available to them. A message larger than the rest of the budget gets it all.
+fn leaves_room(conn: &mut Conn, waiting: usize, more: usize) -> bool {
+    let budget = conn.budget();
+    let share = budget.limit() / limits::WAITING_SHARE;
+    let kept_free = share.saturating_sub(waiting);
+    more > budget.limit() - share || budget.used() + more + kept_free <= budget.limit()
+}
+
+fn inflate(compressed: &Bytes, is_gzip: bool, bytes_max: usize) -> Result<Bytes, (Code, String)> {
+    if !is_gzip {
+        let text = "grpc: compressed flag set with identity or empty encoding";
+        return Err((Code::Internal, text.to_owned()));
+    }
+    gzip::inflate(compressed, bytes_max).map_err(|error| match error {
+        InflateError::TooLarge => (
+            Code::ResourceExhausted,
+            format!("grpc: received message after decompression larger than max {bytes_max}"),
+        ),
+        InflateError::Malformed(reason) => {
+            (Code::Internal, format!("grpc: failed to decompress the message: {reason}"))
+        }
+    })
+}

@@ -1,0 +1,163 @@
+//! Tests of the server against hand-made frames: bodies in odd pieces, budgets, plain HTTP.
+
+use super::*;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
+    let mut out = vec![a, b, c, kind, flags];
+    out.extend(stream.to_be_bytes());
+    out.extend_from_slice(payload);
+    out
+}
+
+/// `POST /t.S/Unary` over http with gRPC's content type.
+fn head(stream: u32) -> Vec<u8> {
+    let mut block = vec![0x83, 0x86, 0x04, 10];
+    block.extend_from_slice(b"/t.S/Unary\x0f\x10\x10application/grpc");
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
+fn message(length: usize) -> Vec<u8> {
+    let mut out = vec![0];
+    out.extend((length as u32).to_be_bytes());
+    out.resize(5 + length, b'm');
+    out
+}
+
+fn server(budget: &Budget, plain_http: bool) -> Server {
+    let routes = Routes::new([("/t.S/Unary", MethodId(3), false)]).unwrap();
+    let config = ServerConfig { plain_http, ..ServerConfig::default() };
+    let mut server = Server::new(config, Arc::new(routes), budget);
+    server.receive(PREFACE, 0).unwrap();
+    server.poll_transmit(&mut Vec::new(), usize::MAX);
+    server
+}
+
+fn transmitted(server: &mut Server) -> Vec<u8> {
+    let mut out = Vec::new();
+    server.poll_transmit(&mut out, usize::MAX);
+    out
+}
+
+fn contains(wire: &[u8], part: &[u8]) -> bool {
+    wire.windows(part.len()).any(|window| window == part)
+}
+
+#[test]
+fn a_body_in_one_byte_frames_is_assembled() {
+    let mut server = server(&Budget::default(), false);
+    server.receive(&head(1), 0).unwrap();
+    let body = message(20_000);
+    for (index, byte) in body.iter().enumerate() {
+        let flags = if index + 1 == body.len() { END_STREAM } else { 0 };
+        server.receive(&frame(DATA, flags, 1, &[*byte]), 0).unwrap();
+    }
+    match server.next_event() {
+        Some(ServerEvent::Unary { method: MethodId(3), message, .. }) => {
+            assert_eq!(message, body[5..]);
+        }
+        event => panic!("{event:?}"),
+    }
+}
+
+#[test]
+fn partial_messages_are_bounded_by_the_budget_and_refused_beyond() {
+    let budget = Budget::new(1 << 20, 1 << 20);
+    let mut server = server(&budget, false);
+    let started = message(16_000);
+    for number in 0..1_000u32 {
+        let stream = number * 2 + 1;
+        server.receive(&head(stream), 0).unwrap();
+        server.receive(&frame(DATA, 0, stream, &started[..6]), 0).unwrap();
+        assert!(budget.used() <= 1 << 20);
+    }
+    assert!(server.open_streams() < 70, "{} streams", server.open_streams());
+    let refused = frame(3, 0, 1_999, &7u32.to_be_bytes());
+    assert!(contains(&transmitted(&mut server), &refused), "REFUSED_STREAM");
+    assert_eq!(server.next_event(), None);
+    drop(server);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_large_message_waits_its_turn_and_is_refused_when_it_waits_too_long() {
+    let budget = Budget::new(512 << 10, 512 << 10);
+    let mut server = server(&budget, false);
+    let body = message(200_000);
+    for stream in [1, 3] {
+        server.receive(&head(stream), 0).unwrap();
+        server.receive(&frame(DATA, 0, stream, &body[..10_000]), 0).unwrap();
+    }
+    let wire = transmitted(&mut server);
+    assert!(contains(&wire, &[8, 0, 0, 0, 0, 1]), "the first stream's window opens");
+    assert!(!contains(&wire, &[8, 0, 0, 0, 0, 3]), "the second one's does not");
+    assert_eq!(server.next_deadline_ms(), Some(limits::ADMISSION_RETRY_MS));
+    server.tick(limits::ADMISSION_WAIT_MS_MAX - 1).unwrap();
+    assert_eq!(server.open_streams(), 2);
+    server.tick(limits::ADMISSION_WAIT_MS_MAX).unwrap();
+    assert_eq!(server.open_streams(), 1);
+    assert!(contains(&transmitted(&mut server), &frame(3, 0, 3, &7u32.to_be_bytes())));
+    // The first one completes, and its bytes are free again.
+    for piece in body[10_000..].chunks(16_000) {
+        server.receive(&frame(DATA, 0, 1, piece), 20_000).unwrap();
+    }
+    server.receive(&frame(DATA, END_STREAM, 1, &[]), 20_000).unwrap();
+    assert!(matches!(server.next_event(), Some(ServerEvent::Unary { .. })));
+    assert!(budget.used() < 200_000);
+}
+
+#[test]
+fn a_waiting_message_is_admitted_when_another_ends() {
+    let budget = Budget::new(512 << 10, 512 << 10);
+    let mut server = server(&budget, false);
+    let body = message(200_000);
+    for stream in [1, 3] {
+        server.receive(&head(stream), 0).unwrap();
+        server.receive(&frame(DATA, 0, stream, &body[..10_000]), 0).unwrap();
+    }
+    transmitted(&mut server);
+    server.receive(&frame(3, 0, 1, &8u32.to_be_bytes()), 5).unwrap();
+    assert!(contains(&transmitted(&mut server), &[8, 0, 0, 0, 0, 3]), "its window opens");
+}
+
+#[test]
+fn a_request_cut_off_or_empty_is_answered_by_trailers_alone() {
+    let mut server = server(&Budget::default(), false);
+    for (stream, body) in [(1, vec![]), (3, vec![0, 0, 0])] {
+        server.receive(&head(stream), 0).unwrap();
+        server.receive(&frame(DATA, END_STREAM, stream, &body), 0).unwrap();
+        assert_eq!(server.next_event(), None);
+        assert_eq!(server.open_streams(), 0);
+        let wire = transmitted(&mut server);
+        assert_eq!(wire[3..5], [HEADERS, END_STREAM | END_HEADERS]);
+    }
+}
+
+#[test]
+fn plain_http_is_handed_out_beside_grpc_when_allowed() {
+    let mut server = server(&Budget::default(), true);
+    // GET / over http, with an authority.
+    let block = [0x82, 0x86, 0x84, 0x01, 1, b'h'];
+    server.receive(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block), 0).unwrap();
+    let Some(ServerEvent::HttpOpened { stream, head: fields, end_stream: true }) =
+        server.next_event()
+    else {
+        panic!("no request");
+    };
+    assert_eq!(fields.get(b":path"), Some(b"/".as_slice()));
+    assert_eq!(fields.get(b":authority"), Some(b"h".as_slice()));
+    let fields: [(&[u8], &[u8]); 1] = [(b"content-type", b"text/plain")];
+    server.http_response(stream, 200, &fields, false).unwrap();
+    server.http_body(stream, b"body", true).unwrap();
+    assert!(contains(&transmitted(&mut server), b"body"));
+    server.receive(&head(3), 0).unwrap();
+    server.receive(&frame(DATA, END_STREAM, 3, &message(3)), 0).unwrap();
+    assert!(matches!(server.next_event(), Some(ServerEvent::Unary { .. })));
+    assert_eq!(server.authority(), b"h");
+}

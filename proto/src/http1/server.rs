@@ -1,0 +1,402 @@
+//! The server's side of an HTTP/1.1 connection.
+//!
+//! Owned by fronts and by the peer port. Errors of the client are answered here and end the
+//! connection; the owner sees whole heads and pieces of bodies.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::body::Body;
+use super::head::{self, RequestHead};
+use super::{BodyError, put_fields};
+use crate::limits;
+
+/// What happened on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// A request begins; answer with [`Server::respond`], at once or after its body.
+    Request {
+        /// Its head.
+        head: RequestHead,
+        /// A body follows.
+        has_body: bool,
+    },
+    /// A piece of the body.
+    Body(Bytes),
+    /// The request is complete.
+    End,
+    /// The request broke off in its body: it was answered, or nobody is left to answer to. Only a
+    /// request that was announced gets this.
+    Failed(BodyError),
+}
+
+/// How long an answer's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// So many bytes.
+    Known(u64),
+    /// Unknown in advance: chunked, or until the connection ends for HTTP/1.0.
+    Unknown,
+}
+
+/// What is expected of the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// No request is open.
+    Idle,
+    /// A head.
+    Head,
+    /// Body bytes.
+    Known(u64),
+    Chunked,
+    UntilClose,
+    /// Nothing more, though the request is not complete.
+    Complete,
+}
+
+/// The server's side of a connection.
+///
+/// Invariant: `input` holds nothing that could be handed on, except what follows the open request.
+#[derive(Debug)]
+pub struct Server {
+    input: Vec<u8>,
+    scanned: usize,
+    out: Vec<u8>,
+    events: VecDeque<ServerEvent>,
+    body: Body,
+    body_left: u64,
+    body_bytes_max: u64,
+    answer: Answer,
+    is_head: bool,
+    minor_version: u8,
+    keep_alive: bool,
+    closing: bool,
+}
+
+impl Server {
+    /// A connection that accepts bodies of up to `body_bytes_max` bytes.
+    #[must_use]
+    pub fn new(body_bytes_max: u64) -> Self {
+        Server {
+            input: Vec::new(),
+            scanned: 0,
+            out: Vec::new(),
+            events: VecDeque::new(),
+            body: Body::Done,
+            body_left: 0,
+            body_bytes_max,
+            answer: Answer::Idle,
+            is_head: false,
+            minor_version: 1,
+            keep_alive: true,
+            closing: false,
+        }
+    }
+
+    /// Takes what a socket read gave.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if self.closing {
+            return;
+        }
+        self.input.extend_from_slice(bytes);
+        self.advance();
+    }
+
+    /// The next event. Ask after [`Server::receive`], and after an answer is complete.
+    pub fn next_event(&mut self) -> Option<ServerEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whether the owner should read from the socket: false while an answer is due and enough
+    /// pipelined input waits, or while the client leaves too much unread.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
+        !self.closing
+            && self.input.len() < limits::HTTP1_HEAD_BYTES_MAX
+            && self.out.len() < limits::TRANSMIT_STOP_READING_BYTES
+    }
+
+    /// Appends at most `budget_bytes` wire bytes to `out`; true if more is ready.
+    pub fn poll_transmit(&mut self, out: &mut Vec<u8>, budget_bytes: usize) -> bool {
+        let count = budget_bytes.min(self.out.len());
+        out.extend_from_slice(&self.out[..count]);
+        self.out.drain(..count);
+        !self.out.is_empty()
+    }
+
+    /// Whether the socket can be closed: the last answer is complete and transmitted.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.closing && self.out.is_empty()
+    }
+
+    /// Ends the connection after the answer that is due, or at once if none is.
+    pub fn graceful_close(&mut self) {
+        self.keep_alive = false;
+        if self.answer == Answer::Idle {
+            self.closing = true;
+        }
+    }
+
+    /// Sends an answer's head. `content-length`, `transfer-encoding` and `connection` are added.
+    ///
+    /// # Panics
+    /// If no answer's head is due: a mistake of the owner.
+    pub fn respond(&mut self, status: u16, fields: &[(&str, &str)], length: BodyLength) {
+        assert_eq!(self.answer, Answer::Head, "a request waits for its head");
+        let line = format!("HTTP/1.{} {status} {}\r\n", self.minor_version, reason(status));
+        self.out.extend_from_slice(line.as_bytes());
+        let has_body = !self.is_head && status >= 200 && status != 204 && status != 304;
+        self.answer = match length {
+            _ if !has_body => Answer::Known(0),
+            BodyLength::Known(length) => Answer::Known(length),
+            BodyLength::Unknown if self.minor_version == 0 => {
+                self.keep_alive = false;
+                Answer::UntilClose
+            }
+            BodyLength::Unknown => Answer::Chunked,
+        };
+        match length {
+            BodyLength::Known(length) if status != 204 => {
+                self.out.extend_from_slice(format!("content-length: {length}\r\n").as_bytes());
+            }
+            BodyLength::Unknown if self.answer == Answer::Chunked => {
+                self.out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            }
+            _ => {}
+        }
+        if self.body != Body::Done {
+            // The rest of the request is of no interest and of unknown size.
+            self.keep_alive = false;
+        }
+        if !self.keep_alive {
+            self.out.extend_from_slice(b"connection: close\r\n");
+        } else if self.minor_version == 0 {
+            self.out.extend_from_slice(b"connection: keep-alive\r\n");
+        }
+        put_fields(fields, &mut self.out);
+    }
+
+    /// Whether a request waits for the head of its answer.
+    #[must_use]
+    pub fn is_answer_due(&self) -> bool {
+        self.answer == Answer::Head
+    }
+
+    /// Body bytes that should be sent before the next [`Server::poll_transmit`].
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        limits::TRANSMIT_HIGH_WATER_BYTES.saturating_sub(self.out.len())
+    }
+
+    /// Sends a piece of the answer's body. Pieces of an answer to HEAD are dropped.
+    ///
+    /// # Panics
+    /// If no body is due, or more than announced is sent.
+    pub fn write(&mut self, piece: &[u8]) {
+        if self.is_head {
+            return;
+        }
+        match &mut self.answer {
+            Answer::Known(left) => {
+                assert!(piece.len() as u64 <= *left, "{} bytes of {left}", piece.len());
+                *left -= piece.len() as u64;
+                self.out.extend_from_slice(piece);
+            }
+            Answer::Chunked if piece.is_empty() => {}
+            Answer::Chunked => {
+                self.out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                self.out.extend_from_slice(piece);
+                self.out.extend_from_slice(b"\r\n");
+            }
+            Answer::UntilClose => self.out.extend_from_slice(piece),
+            answer => panic!("no body is due in {answer:?}"),
+        }
+    }
+
+    /// Completes the answer; the next pipelined request may appear.
+    ///
+    /// # Panics
+    /// If the head was not sent, or less than announced was.
+    pub fn finish(&mut self) {
+        match self.answer {
+            Answer::Known(0) | Answer::UntilClose => {}
+            Answer::Chunked => self.out.extend_from_slice(b"0\r\n\r\n"),
+            answer => panic!("the answer is not complete: {answer:?}"),
+        }
+        self.answer = Answer::Complete;
+        self.advance();
+    }
+
+    /// Sends a whole answer.
+    ///
+    /// # Panics
+    /// As [`Server::respond`].
+    pub fn respond_with(&mut self, status: u16, fields: &[(&str, &str)], body: &[u8]) {
+        self.respond(status, fields, BodyLength::Known(body.len() as u64));
+        if status != 204 && status != 304 {
+            self.write(body);
+        }
+        self.finish();
+    }
+
+    /// Breaks an answer off: the client sees the connection end too early.
+    pub fn abort(&mut self) {
+        self.close();
+    }
+
+    fn advance(&mut self) {
+        while !self.closing {
+            if self.answer == Answer::Complete {
+                if !self.keep_alive {
+                    return self.close();
+                }
+                if self.body == Body::Done {
+                    self.answer = Answer::Idle;
+                }
+            }
+            let moved = match self.answer {
+                Answer::Idle => self.take_head(),
+                _ => self.take_body(),
+            };
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Takes a head from the input; false if it is not complete.
+    fn take_head(&mut self) -> bool {
+        // Empty lines before a request are to be ignored (RFC 9112 §2.2).
+        let blank = self.input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        if blank > 0 {
+            self.input.drain(..blank);
+            self.scanned = 0;
+        }
+        let length = match head::head_length(&self.input, &mut self.scanned) {
+            Ok(Some(length)) => length,
+            Ok(None) => return false,
+            Err(error) => return self.refuse(error.status()),
+        };
+        let (head, framing) = match head::parse_request(&self.input[..length]) {
+            Ok(parsed) => parsed,
+            Err(error) => return self.refuse(error.status()),
+        };
+        self.input.drain(..length);
+        self.scanned = 0;
+        self.minor_version = head.minor_version;
+        self.is_head = head.method == "HEAD";
+        self.keep_alive &= framing.keep_alive;
+        self.body = framing.body.unwrap_or(Body::Done);
+        self.body_left = self.body_bytes_max;
+        if let Body::Length(length) = self.body
+            && length > self.body_bytes_max
+        {
+            return self.refuse(413);
+        }
+        let has_body = self.body != Body::Done;
+        if framing.expects_continue && has_body && self.input.is_empty() {
+            self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        self.answer = Answer::Head;
+        self.events.push_back(ServerEvent::Request { head, has_body });
+        if !has_body {
+            self.events.push_back(ServerEvent::End);
+        }
+        true
+    }
+
+    /// Takes body bytes from the input; false if nothing moved.
+    fn take_body(&mut self) -> bool {
+        if self.body == Body::Done {
+            return false;
+        }
+        let mut rest = self.input.as_slice();
+        let result = self.body.read(&mut rest);
+        let used = self.input.len() - rest.len();
+        let result = result.and_then(|piece| match piece {
+            Some(piece) if piece.len() as u64 > self.body_left => {
+                Err(BodyError::TooLarge(self.body_bytes_max))
+            }
+            piece => Ok(piece.map(Bytes::copy_from_slice)),
+        });
+        self.input.drain(..used);
+        match result {
+            Ok(piece) => {
+                if let Some(piece) = piece {
+                    self.body_left -= piece.len() as u64;
+                    if self.answer != Answer::Complete {
+                        self.events.push_back(ServerEvent::Body(piece));
+                    }
+                }
+                if self.body == Body::Done && self.answer != Answer::Complete {
+                    self.events.push_back(ServerEvent::End);
+                }
+                used > 0
+            }
+            Err(error) => {
+                self.events.push_back(ServerEvent::Failed(error));
+                let status = if matches!(error, BodyError::TooLarge(_)) { 413 } else { 400 };
+                self.refuse(status)
+            }
+        }
+    }
+
+    /// Answers an error of the client and ends the connection.
+    fn refuse(&mut self, status: u16) -> bool {
+        if matches!(self.answer, Answer::Idle | Answer::Head) {
+            let reason = reason(status);
+            let text = format!(
+                "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+                 content-length: {}\r\nconnection: close\r\n\r\n{status} {reason}",
+                reason.len() + 4
+            );
+            self.out.extend_from_slice(text.as_bytes());
+        }
+        self.close();
+        false
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.input = Vec::new();
+        self.answer = Answer::Complete;
+        self.body = Body::Done;
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
+        415 => "Unsupported Media Type",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        499 => "Client Closed Request",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Status",
+    }
+}

@@ -1,0 +1,84 @@
+//! Every bound of the transport, with what happens at it.
+//!
+//! Read by `h2`, `grpc` and `http1`; the server may lower the configurable ones through the
+//! `Config` types. Nothing in this crate may queue, buffer or count without a bound named here.
+
+/// Largest frame payload we accept, in bytes; larger ones end the connection (FRAME_SIZE_ERROR).
+pub const FRAME_BYTES_MAX: u32 = 16_384;
+/// HPACK table we offer to the peer and use of the peer's, in bytes.
+pub const HEADER_TABLE_BYTES: u32 = 4_096;
+/// Encoded size of one header block over all its CONTINUATION frames, in bytes; past it the
+/// connection ends (ENHANCE_YOUR_CALM).
+pub const HEADER_BLOCK_BYTES_MAX: usize = 256 << 10;
+/// CONTINUATION frames of one block; past it the connection ends (ENHANCE_YOUR_CALM).
+pub const CONTINUATION_FRAMES_MAX: u32 = 64;
+/// Decoded size of one header list by RFC 9113's count, in bytes; past it the stream is reset.
+pub const HEADER_LIST_BYTES_MAX: usize = 256 << 10;
+/// Receive window of each new stream, in bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 65_535;
+/// Receive window of a connection, in bytes: what may be between the peer and us.
+pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What an open stream is charged to the budgets for its state, in bytes. Refused (REFUSED_STREAM)
+/// when it does not fit: streams have no other bound than the peer's sense.
+pub const STREAM_STATE_BYTES: usize = 512;
+/// Bytes one connection may hold in partial messages, stream state and unsent data. Streams past it
+/// are refused (REFUSED_STREAM before a message was delivered, which clients retry).
+pub const CONNECTION_HELD_BYTES_MAX: usize = 64 << 20;
+/// The same for the whole process.
+pub const PROCESS_HELD_BYTES_MAX: usize = 1 << 30;
+/// A connection takes its share of the process budget in steps of this many bytes.
+pub const BUDGET_STEP_BYTES: usize = 64 << 10;
+/// Wire bytes ready to be sent beyond which data waits in its stream and writers get no capacity.
+pub const TRANSMIT_HIGH_WATER_BYTES: usize = 256 << 10;
+/// Wire bytes ready to be sent beyond which the owner should stop reading from the socket.
+pub const TRANSMIT_STOP_READING_BYTES: usize = 1 << 20;
+/// The most `capacity` grants at once, so that large bodies on one connection take turns, in bytes.
+pub const CAPACITY_GRANT_BYTES_MAX: usize = 64 << 10;
+/// Acknowledgements and resets that wait for a peer that does not read; past it the connection ends
+/// (ENHANCE_YOUR_CALM).
+pub const CONTROL_REPLIES_QUEUED_MAX: u32 = 4_096;
+/// Pings faster than the enforcement policy allows before the connection ends (ENHANCE_YOUR_CALM,
+/// `too_many_pings`).
+pub const PING_STRIKES_MAX: u32 = 2;
+/// RST_STREAM frames of a peer, and those it provokes: burst and refill a second; past it ENHANCE_YOUR_CALM.
+pub const RESETS: (u32, u32) = (4_096, 1_024);
+/// SETTINGS frames of a peer: burst and refill a second; past it ENHANCE_YOUR_CALM.
+pub const SETTINGS: (u32, u32) = (64, 4);
+/// PING frames of a peer whatever the enforcement policy: burst and refill a second; past it
+/// ENHANCE_YOUR_CALM.
+pub const PINGS: (u32, u32) = (4_096, 512);
+/// Frames without use (empty DATA, PRIORITY, unknown types, frames on closed streams): burst and
+/// refill a second; past it ENHANCE_YOUR_CALM.
+pub const IDLE_FRAMES: (u32, u32) = (4_096, 1_024);
+/// Closed streams whose manner of closing is remembered, so that late frames are judged rightly.
+pub const CLOSED_STREAMS_REMEMBERED: usize = 128;
+/// Time for the peer's preface and SETTINGS, in milliseconds; past it the connection ends.
+pub const HANDSHAKE_MS_MAX: u64 = 120_000;
+/// Time between the two GOAWAY frames of a graceful end if the peer does not answer our PING.
+pub const DRAIN_PING_MS_MAX: u64 = 5_000;
+/// Largest gRPC request message unless configured, in bytes: etcd's 1.5 MiB plus 512 KiB.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Chunk into which small messages are copied, in bytes; one allocation serves many messages.
+pub const MESSAGE_CHUNK_BYTES: usize = 16 << 10;
+/// Messages larger than this get a buffer of their own and must be admitted by the budgets, in
+/// bytes.
+pub const MESSAGE_SMALL_BYTES_MAX: usize = 16 << 10;
+/// The part of a connection's budget (one in so many) that large messages may hold while they wait
+/// for the rest, so that the first in the queue always finds room in the end.
+pub const WAITING_SHARE: usize = 2;
+/// Longest wait of a large message for the budgets, in milliseconds; past it its stream is refused.
+pub const ADMISSION_WAIT_MS_MAX: u64 = 10_000;
+/// How often a connection with waiting large messages looks at the process budget, in milliseconds.
+pub const ADMISSION_RETRY_MS: u64 = 10;
+/// Largest head of an HTTP/1.1 message, in bytes; past it 431.
+pub const HTTP1_HEAD_BYTES_MAX: usize = 64 << 10;
+/// Fields of an HTTP/1.1 head; past it 431.
+pub const HTTP1_FIELDS_MAX: usize = 100;
+/// Longest size line of a chunk with its extensions, in bytes; past it 400.
+pub const HTTP1_CHUNK_LINE_BYTES_MAX: usize = 1_024;
+/// Largest trailers of a chunked body, in bytes; past it 400.
+pub const HTTP1_TRAILER_BYTES_MAX: usize = 8 << 10;
+
+const _: () = assert!(STREAM_WINDOW_BYTES as usize > MESSAGE_SMALL_BYTES_MAX);
+const _: () = assert!(CONNECTION_HELD_BYTES_MAX <= PROCESS_HELD_BYTES_MAX);
+const _: () = assert!(TRANSMIT_HIGH_WATER_BYTES < TRANSMIT_STOP_READING_BYTES);

@@ -1,0 +1,138 @@
+//! The background thread: checkpoints.
+//!
+//! The replica hands it tasks and gets answers; it owns the page file's writing side. The work is a
+//! state machine over [`Disk`] ([`worker::Worker`]); what runs it is a glommio executor under the
+//! `uring` driver and a plain thread under `portable`. It must never publish anything: only the
+//! replica does.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_queue::ArrayQueue;
+use etcore_engine::checkpoint::Checkpointer;
+
+use crate::driver::Waker;
+use crate::driver::probe::{self, DriverKind};
+use crate::limits;
+
+mod glommio_disk;
+mod plain;
+pub mod worker;
+
+pub use worker::{Answer, Task};
+
+/// The replica's handle.
+pub struct Background {
+    tasks: Arc<Mailbox>,
+    answers: Arc<ArrayQueue<Answer>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Tasks for the background and the waker of whoever waits for them.
+pub struct Mailbox {
+    tasks: ArrayQueue<Task>,
+    waker: atomic_waker::AtomicWaker,
+    thread: std::sync::OnceLock<std::thread::Thread>,
+}
+
+impl Mailbox {
+    fn pop(&self) -> Option<Task> {
+        self.tasks.pop()
+    }
+
+    fn notify(&self) {
+        self.waker.wake();
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// Where the background works and whom it wakes.
+pub struct Setup {
+    /// The data directory.
+    pub root: PathBuf,
+    /// The page file's writing side, with the disk its files are open in.
+    pub checkpointer: Checkpointer,
+    /// That disk.
+    pub disk: etcore_engine::file::StdDisk,
+    /// Which driver the member uses.
+    pub driver: DriverKind,
+    /// Wakes the replica's shard.
+    pub replica: Waker,
+}
+
+impl Background {
+    /// Starts the thread. Under `uring` with too little lockable memory for glommio the plain thread
+    /// is used; the reason is logged.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(setup: Setup) -> io::Result<Self> {
+        let tasks = Arc::new(Mailbox {
+            tasks: ArrayQueue::new(limits::BACKGROUND_TASKS),
+            waker: atomic_waker::AtomicWaker::new(),
+            thread: std::sync::OnceLock::new(),
+        });
+        let answers = Arc::new(ArrayQueue::new(limits::BACKGROUND_TASKS));
+        let with_glommio = setup.driver == DriverKind::Uring && probe::memlock_suffices();
+        let (inbox, outbox) = (tasks.clone(), answers.clone());
+        let thread = std::thread::Builder::new().name("etcore-background".into()).spawn(
+            move || {
+                let _ = inbox.thread.set(std::thread::current());
+                let worker = worker::Worker::new(setup.checkpointer);
+                let answer = move |answer: Answer| {
+                    // At most one answer a task, and the rings are equally long.
+                    let _ = outbox.push(answer);
+                    setup.replica.wake();
+                };
+                if with_glommio {
+                    tracing::info!(
+                        executor = "glommio",
+                        "background executor chosen: io_uring works and memory can be locked"
+                    );
+                    glommio_disk::run(worker, setup.disk, &inbox, answer);
+                } else {
+                    tracing::info!(
+                        executor = "thread",
+                        "background executor chosen: glommio needs io_uring and 512 KiB of memlock"
+                    );
+                    plain::run(worker, setup.disk, &inbox, answer);
+                }
+            },
+        )?;
+        Ok(Self { tasks, answers, thread: Some(thread) })
+    }
+
+    /// Hands over a task; false if the mailbox is full (the caller tries again in a later turn).
+    pub fn submit(&self, task: Task) -> Result<(), Task> {
+        self.tasks.tasks.push(task)?;
+        self.tasks.notify();
+        Ok(())
+    }
+
+    /// The next answer.
+    pub fn poll(&self) -> Option<Answer> {
+        self.answers.pop()
+    }
+
+    /// True if an answer waits.
+    pub fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        while self.tasks.tasks.push(Task::Stop).is_err() {
+            self.tasks.notify();
+            std::thread::yield_now();
+        }
+        self.tasks.notify();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

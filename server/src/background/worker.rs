@@ -1,0 +1,83 @@
+//! What the background does, as a state machine over [`Disk`]: one checkpoint at a time.
+//!
+//! Driven by the executors of this folder and by the simulator. It never blocks and never decides
+//! when a checkpoint is due.
+
+use std::collections::VecDeque;
+
+use etcore_engine::file::{Completion, Disk};
+use etcore_engine::checkpoint::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
+
+/// Something to do.
+pub enum Task {
+    /// Write a checkpoint.
+    Checkpoint(Box<CheckpointInput>),
+    /// End the thread.
+    Stop,
+}
+
+/// What came of a task.
+pub enum Answer {
+    /// The checkpoint is durable.
+    Checkpoint(Box<CheckpointOutput>),
+    /// The disk failed; the member must stop.
+    Failed(String),
+}
+
+/// See the module text.
+pub struct Worker {
+    checkpointer: Checkpointer,
+    inputs: VecDeque<Box<CheckpointInput>>,
+    busy: bool,
+    stopping: bool,
+}
+
+impl Worker {
+    /// A worker with nothing to do.
+    pub fn new(checkpointer: Checkpointer) -> Self {
+        Self { checkpointer, inputs: VecDeque::new(), busy: false, stopping: false }
+    }
+
+    /// Queues a task.
+    pub fn add(&mut self, task: Task) {
+        match task {
+            Task::Stop => self.stopping = true,
+            Task::Checkpoint(input) => self.inputs.push_back(input),
+        }
+    }
+
+    /// True once it was told to stop and has finished what it had begun.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && !self.busy && self.inputs.is_empty()
+    }
+
+    /// Takes completions, goes on, submits operations. Returns when all that is left waits for
+    /// completions or tasks.
+    pub fn turn(
+        &mut self,
+        disk: &mut dyn Disk,
+        completions: &mut Vec<Completion>,
+        answer: &mut dyn FnMut(Answer),
+    ) {
+        loop {
+            if !self.busy {
+                let Some(input) = self.inputs.pop_front() else { return };
+                self.checkpointer.start(*input);
+                self.busy = true;
+            }
+            match self.checkpointer.turn(disk, completions) {
+                Ok(CheckpointTurn::Done(output)) => {
+                    self.busy = false;
+                    answer(Answer::Checkpoint(Box::new(output)));
+                }
+                Ok(CheckpointTurn::Waiting | CheckpointTurn::Idle) => return,
+                Err(error) => {
+                    self.busy = false;
+                    self.inputs.clear();
+                    answer(Answer::Failed(error.to_string()));
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Starting and stopping a member: the data directory, recovery, the threads.
+//!
+//! Called by `main`. Everything that can be wrong with the configuration, the directory or the
+//! stored data is found here, before a client is let in, and ends the process with one line.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use arc_swap::ArcSwap;
+use crossbeam_queue::ArrayQueue;
+use etcore_engine::file::{Disk, StdDisk};
+use etcore_engine::map::PageMap;
+use etcore_engine::store::{EngineConfig, Store};
+use etcore_proto::h2::Budget;
+use etcore_proto::raftpb;
+use etcore_raftlog::bootstrap::{Peer, bootstrap};
+use etcore_raftlog::log::{Applied, Log};
+use etcore_raftlog::node::NodeConfig;
+use etcore_raftlog::wal::{self, NewLog, WriterConfig};
+use prost::Message;
+
+use crate::background::{Background, Setup};
+use crate::clock::Clock;
+use crate::config::{Config, ListenUrl};
+use crate::driver::Waker;
+use crate::driver::probe::{self, Choice};
+use crate::front::{self, Door, Front, Listener, Side};
+use crate::identity;
+use crate::limits;
+use crate::member::Member;
+use crate::metrics::Metrics;
+use crate::net::{self, BindOptions};
+use crate::pages::Pages;
+use crate::pool::Pool;
+use crate::replica::{self, FrontLink, LogFiles, Replica};
+use crate::ring;
+use crate::shard::Shard;
+use crate::shared::{MemberView, Shared, StatusCell};
+
+mod threads;
+
+pub use threads::Running;
+
+/// The log's directory below the member's.
+const WAL_DIR: &str = "wal";
+/// Held as long as the member runs.
+const LOCK_FILE: &str = "lock";
+
+/// Why a member does not start: one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The data directory cannot be used.
+    #[error("cannot use data directory {path}: {error}")]
+    DataDir {
+        /// Its path.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Another member has it.
+    #[error("data directory {0} is used by another process; stop that one or choose --data-dir")]
+    Locked(String),
+    /// A URL cannot be listened on.
+    #[error("cannot listen on {url}: {error}")]
+    Listen {
+        /// The URL.
+        url: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The stored data are damaged or do not fit together.
+    #[error("{0}")]
+    Stored(String),
+    /// The machine cannot do what was asked.
+    #[error("{0}")]
+    Machine(String),
+}
+
+/// The member's directory, locked.
+struct DataDir {
+    member: PathBuf,
+    lock: File,
+}
+
+/// Everything that was recovered, before any thread runs.
+struct Recovered {
+    store: Store,
+    checkpointer: etcore_engine::checkpoint::Checkpointer,
+    page_disk: StdDisk,
+    log: Log,
+    log_disk: StdDisk,
+    member_id: u64,
+    cluster_id: u64,
+}
+
+/// Starts a member; it serves when this returns, or soon after.
+///
+/// # Errors
+/// [`BootError`].
+pub fn start(config: Config) -> Result<Running, BootError> {
+    let clock = Clock::start();
+    let dir = open_data_dir(&config.data_dir)?;
+    let client = bind_all(&config.listen_client_urls, &config)?;
+    let peer = bind_all(&config.listen_peer_urls, &config)?;
+    let choice = probe::choose(config.io_driver).map_err(BootError::Machine)?;
+    tracing::info!(
+        io_driver = if choice.kind == probe::DriverKind::Uring { "uring" } else { "portable" },
+        reason = %choice.reason,
+        "io driver chosen"
+    );
+    let recovered = recover(&config, &dir.member)?;
+    let listeners = client
+        .into_iter()
+        .map(|socket| (socket, Side::Client))
+        .chain(peer.into_iter().map(|socket| (socket, Side::Peer)))
+        .map(|(socket, side)| Listener { socket: Arc::new(socket), side })
+        .collect();
+    run(config, clock, dir, &choice, recovered, listeners)
+}
+
+fn open_data_dir(path: &str) -> Result<DataDir, BootError> {
+    let failed = |error| BootError::DataDir { path: path.to_owned(), error };
+    let member = Path::new(path).join("member");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&member).map_err(failed)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(member.join(LOCK_FILE))
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(DataDir { member, lock }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(BootError::Locked(path.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn bind_all(urls: &[ListenUrl], config: &Config) -> Result<Vec<std::os::fd::OwnedFd>, BootError> {
+    let options = BindOptions {
+        reuse_port: config.socket_reuse_port,
+        reuse_address: config.socket_reuse_address,
+    };
+    urls.iter()
+        .map(|url| {
+            net::bind(url, options)
+                .map_err(|error| BootError::Listen { url: url.to_string(), error })
+        })
+        .collect()
+}
+
+fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
+    let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
+    let mut page_disk = StdDisk::new(member_dir);
+    let (store, checkpointer) =
+        Store::open(&mut page_disk, EngineConfig::default()).map_err(|error| stored(&error))?;
+    let mut log_disk = StdDisk::new(member_dir);
+    let is_new = !wal::exists(&mut log_disk, WAL_DIR).map_err(|error| stored(&error))?;
+    if is_new {
+        if store.applied().0.0 > 0 {
+            return Err(BootError::Stored(format!(
+                "{}: the page file has applied entry {}, but the log is gone; restore this member \
+                 from a snapshot",
+                member_dir.display(),
+                store.applied().0
+            )));
+        }
+        create_log(config, &mut log_disk)?;
+    }
+    let (index, term) = store.applied();
+    let conf_state = raftpb::ConfState::decode(store.conf_state())
+        .map_err(|error| BootError::Stored(format!("page file: configuration: {error}")))?;
+    let own_id = own_member_id(config);
+    let writer = WriterConfig {
+        segment_bytes: config.wal_segment_bytes,
+        catchup_entries: config.snapshot_catchup_entries,
+    };
+    let applied = Applied { index, term, conf_state };
+    let node = node_config(config, own_id);
+    let (log, found) = Log::open(&mut log_disk, WAL_DIR, node, writer, applied)
+        .map_err(|error| stored(&error))?;
+    if let Some(cut) = &found.cut {
+        tracing::warn!(
+            file = %cut.file,
+            offset = cut.offset_bytes,
+            torn_bytes = cut.torn_bytes,
+            "cut a torn batch off the write-ahead log: the machine stopped while writing it"
+        );
+    }
+    let (member_id, cluster_id) =
+        (found.metadata.node_id.unwrap_or(0), found.metadata.cluster_id.unwrap_or(0));
+    if member_id != own_id {
+        return Err(BootError::Stored(format!(
+            "{} belongs to member {member_id:x}, but --initial-advertise-peer-urls and \
+             --initial-cluster-token make this member {own_id:x}; use the flags it was created with",
+            member_dir.display()
+        )));
+    }
+    tracing::info!(
+        local_member_id = %format_args!("{member_id:x}"),
+        cluster_id = %format_args!("{cluster_id:x}"),
+        is_new,
+        applied_index = index.0,
+        last_index = found.last_index.0,
+        revision = store.revision().0,
+        "recovered the member's data"
+    );
+    Ok(Recovered { store, checkpointer, page_disk, log, log_disk, member_id, cluster_id })
+}
+
+fn own_member_id(config: &Config) -> u64 {
+    identity::member_id(&config.advertise_peer_urls, &config.initial_cluster_token)
+}
+
+fn node_config(config: &Config, id: u64) -> NodeConfig {
+    let mut node = NodeConfig::new(id, id, boot_nonce());
+    node.election_ticks = config.election_ticks();
+    node.pre_vote = config.pre_vote;
+    node.window_bytes = limits::LOG_WINDOW_BYTES;
+    node
+}
+
+/// Differs between starts; nothing secret.
+fn boot_nonce() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(1, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The log of a new cluster: metadata, and the entries that add its members.
+fn create_log(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
+    let mut peers: Vec<Peer> = config
+        .initial_cluster
+        .iter()
+        .map(|(name, urls)| {
+            let id = identity::member_id(urls, &config.initial_cluster_token);
+            let member =
+                Member { id, peer_urls: urls.clone(), name: name.clone(), ..Default::default() };
+            Peer { id, context: member.to_json().into() }
+        })
+        .collect();
+    peers.sort_by_key(|peer| peer.id);
+    let ids: Vec<u64> = peers.iter().map(|peer| peer.id).collect();
+    let (entries, hard_state) = bootstrap(&peers);
+    let metadata = raftpb::Metadata {
+        node_id: Some(own_member_id(config)),
+        cluster_id: Some(identity::cluster_id(&ids)),
+    };
+    let log = NewLog {
+        metadata,
+        entries: &entries,
+        hard_state,
+        segment_bytes: config.wal_segment_bytes,
+    };
+    wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))
+}
+
+/// Fronts, and whether the replica shares front 0's thread. On one or two cores a thread of its own
+/// would only add wake-ups.
+fn layout(config: &Config, cores: usize) -> (usize, bool) {
+    let fronts = config.fronts.unwrap_or(cores.saturating_sub(1).max(1));
+    (fronts, cores <= 2 && fronts == 1)
+}
+
+fn run(
+    config: Config,
+    clock: Clock,
+    dir: DataDir,
+    choice: &Choice,
+    recovered: Recovered,
+    listeners: Vec<Listener>,
+) -> Result<Running, BootError> {
+    let Recovered { mut store, checkpointer, page_disk, log, log_disk, member_id, cluster_id } =
+        recovered;
+    let machine = |error: io::Error| BootError::Machine(error.to_string());
+    let cores = threads::cores();
+    let (fronts, shares_thread) = layout(&config, cores);
+    tracing::info!(cores, fronts, replica_shares_front = shares_thread, "threads");
+    let shared = Arc::new(Shared {
+        member_id,
+        cluster_id,
+        clock,
+        view: ArcSwap::from_pointee(MemberView {
+            store: store.publish(),
+            members: Arc::default(),
+            cluster_version: None,
+        }),
+        status: StatusCell::default(),
+        metrics: Metrics::new(member_id),
+        connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
+        stopping: AtomicBool::new(false),
+        fronts_running: AtomicUsize::new(fronts),
+        wakers: std::sync::OnceLock::new(),
+        failure: std::sync::OnceLock::new(),
+        config,
+    });
+    let (pool, pool_threads) = Pool::start().map_err(machine)?;
+    let page_file = page_disk
+        .handle(checkpointer.file())
+        .ok_or_else(|| BootError::Machine("the page file is not open".to_owned()))?;
+    let front_wakers = (0..fronts)
+        .map(|_| Waker::new())
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(machine)?;
+    let replica_waker =
+        if shares_thread { front_wakers[0].clone() } else { Waker::new().map_err(machine)? };
+    let mut wakers = front_wakers.clone();
+    wakers.push(replica_waker.clone());
+    let _ = shared.wakers.set(wakers);
+    let pages = |waker: &Waker| {
+        let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
+        Pages::new(map, pool.clone(), waker.clone())
+    };
+    let doors: Vec<Door> = front_wakers
+        .iter()
+        .map(|waker| Door {
+            queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
+            waker: Some(waker.clone()),
+        })
+        .collect();
+    let routes = Arc::new(front::routes());
+    let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
+    let nonce = boot_nonce();
+    let mut links = Vec::new();
+    let mut front_parts = Vec::new();
+    let mut listeners = Some(listeners);
+    for (index, waker) in front_wakers.iter().enumerate() {
+        let same_thread = shares_thread && index == 0;
+        let wake = |waker: &Waker| (!same_thread).then(|| waker.clone());
+        let (to_replica, inbox) = ring::ring(limits::RING_TO_REPLICA, wake(&replica_waker));
+        let (outbox, from_replica) = ring::ring(limits::RING_TO_FRONT, wake(waker));
+        links.push(FrontLink::new(inbox, outbox));
+        let parts = front::Parts {
+            index,
+            shared: shared.clone(),
+            to_replica,
+            from_replica,
+            pages: pages(waker),
+            pins: store.revision_pins().clone(),
+            budget: budget.clone(),
+            routes: routes.clone(),
+            doors: doors.clone(),
+            listeners: listeners.take().unwrap_or_default(),
+        };
+        // Ids of requests: a start's nonce above, the front below, a counter in between.
+        front_parts.push(Front::new(parts, nonce.wrapping_add((index as u64) << 48)));
+    }
+    let background = Background::start(Setup {
+        root: dir.member.clone(),
+        checkpointer,
+        disk: page_disk,
+        driver: choice.kind,
+        replica: replica_waker.clone(),
+    })
+    .map_err(machine)?;
+    let replica = Replica::new(
+        replica::Parts {
+            shared: shared.clone(),
+            log,
+            files: LogFiles::new(log_disk, pool.clone(), replica_waker.clone()),
+            store,
+            pages: pages(&replica_waker),
+            background,
+            fronts: links,
+        },
+        nonce,
+    );
+    drop(pool);
+    let plan = threads::Plan {
+        driver: choice.kind,
+        fronts: front_parts.into_iter().zip(front_wakers).collect(),
+        replica: (replica, replica_waker),
+        shares_thread,
+        pin: cores > 2,
+    };
+    let _ = dir.lock.as_raw_fd();
+    threads::start(shared, plan, pool_threads, dir.lock).map_err(machine)
+}
+
+/// Shard construction for one thread; see [`threads`].
+fn shard(
+    shared: &Arc<Shared>,
+    kind: probe::DriverKind,
+    waker: &Waker,
+    front: Option<Front>,
+    replica: Option<Replica>,
+) -> io::Result<Shard> {
+    let driver = probe::create(kind, waker.clone())?;
+    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_has_one_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.etcd").display().to_string();
+        let first = open_data_dir(&path).unwrap();
+        assert!(matches!(open_data_dir(&path), Err(BootError::Locked(_))));
+        drop(first);
+        assert!(open_data_dir(&path).is_ok());
+    }
+}

@@ -1,0 +1,85 @@
+//! What an operator may set: etcd's flags and environment variables, and etcore's few own.
+//!
+//! Parsed by `main` before anything else. Bad flags end the process with status 2, bad values with
+//! status 1 and one line; nothing here touches files or sockets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tracing::Level;
+
+use crate::driver::probe::DriverKind;
+use crate::log::Format;
+
+pub mod flags;
+pub mod url;
+
+pub use url::ListenUrl;
+
+/// The checked configuration of one member.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `--name`.
+    pub name: String,
+    /// `--data-dir`.
+    pub data_dir: String,
+    /// `--listen-peer-urls`.
+    pub listen_peer_urls: Vec<ListenUrl>,
+    /// `--listen-client-urls`.
+    pub listen_client_urls: Vec<ListenUrl>,
+    /// `--initial-advertise-peer-urls`, as given.
+    pub advertise_peer_urls: Vec<String>,
+    /// `--advertise-client-urls`, as given.
+    pub advertise_client_urls: Vec<String>,
+    /// `--initial-cluster`: name to peer URLs.
+    pub initial_cluster: BTreeMap<String, Vec<String>>,
+    /// `--initial-cluster-token`.
+    pub initial_cluster_token: String,
+    /// `--heartbeat-interval`.
+    pub heartbeat: Duration,
+    /// `--election-timeout`.
+    pub election: Duration,
+    /// `--max-txn-ops`.
+    pub max_txn_ops: usize,
+    /// `--max-request-bytes`.
+    pub max_request_bytes: usize,
+    /// `--max-concurrent-streams`.
+    pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-min-time`.
+    pub keepalive_min_time: Duration,
+    /// `--grpc-keepalive-interval`.
+    pub keepalive_interval: Duration,
+    /// `--grpc-keepalive-timeout`.
+    pub keepalive_timeout: Duration,
+    /// `--socket-reuse-port`.
+    pub socket_reuse_port: bool,
+    /// `--socket-reuse-address`.
+    pub socket_reuse_address: bool,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+    /// `--snapshot-catchup-entries`.
+    pub snapshot_catchup_entries: u64,
+    /// `--log-level`.
+    pub log_level: Level,
+    /// `--log-format`.
+    pub log_format: Format,
+    /// `--io-driver`; `None` probes.
+    pub io_driver: Option<DriverKind>,
+    /// `--fronts`; `None` derives it from the cores.
+    pub fronts: Option<usize>,
+    /// `--wal-segment-bytes`.
+    pub wal_segment_bytes: u64,
+}
+
+impl Config {
+    /// How long a request may wait for raft: etcd's 5 s for disk and apply plus two elections.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election
+    }
+
+    /// Elections are timed in ticks of one heartbeat.
+    pub fn election_ticks(&self) -> usize {
+        usize::try_from(self.election.as_millis() / self.heartbeat.as_millis().max(1))
+            .unwrap_or(usize::MAX)
+    }
+}

@@ -1,0 +1,97 @@
+//! What touches the world: sockets, the log's durable writes, and waiting.
+//!
+//! A shard's loop owns one [`Driver`] and calls [`Driver::wait`] once per turn; everything that
+//! happened arrives through [`Completions`]. `uring` and `portable` implement it for a running
+//! member. A driver never interprets bytes, never retries a failed write, and reports a durable
+//! write only after the device has acknowledged it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcore_engine::file::AlignedBuf;
+
+pub mod portable;
+pub mod probe;
+pub mod uring;
+pub mod wake;
+
+pub use wake::Waker;
+
+/// A connected socket of one driver. The generation tells a reused slot from its predecessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SocketId {
+    /// Slot in the driver's table.
+    pub slot: u32,
+    /// Which use of the slot.
+    pub generation: u32,
+}
+
+/// Chosen by the submitter of a durable write, returned when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteToken(pub u64);
+
+/// Receives what happened during [`Driver::wait`].
+pub trait Completions {
+    /// A listener accepted a connection.
+    fn accepted(&mut self, listener: u32, socket: OwnedFd);
+    /// Bytes arrived; they are valid only during the call.
+    fn received(&mut self, socket: SocketId, bytes: &[u8]);
+    /// The peer closed its side (`None`) or the connection failed. Sent at most once.
+    fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>);
+    /// The whole buffer given to [`Driver::send`] has been taken by the kernel, or the connection
+    /// failed. The buffer comes back, emptied, for reuse.
+    fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>);
+    /// A durable write ended.
+    fn written(&mut self, token: WriteToken, buf: AlignedBuf, result: io::Result<()>);
+}
+
+/// Submit/complete access to sockets and to the log's segments, for one thread.
+pub trait Driver {
+    /// `uring` or `portable`.
+    fn name(&self) -> &'static str;
+    /// Starts accepting on a bound, listening, non-blocking socket.
+    ///
+    /// # Errors
+    /// When the kernel refuses to watch the socket.
+    fn listen(&mut self, listener: u32, socket: Arc<OwnedFd>) -> io::Result<()>;
+    /// Stops accepting. Connections already accepted may still be reported once.
+    fn unlisten(&mut self, listener: u32);
+    /// Takes over a connected socket and starts receiving.
+    ///
+    /// # Errors
+    /// When the kernel refuses to watch the socket.
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId>;
+    /// Stops receiving; what is already on its way may still be reported.
+    fn pause(&mut self, socket: SocketId);
+    /// Receives again.
+    fn resume(&mut self, socket: SocketId);
+    /// Sends the whole buffer. One send at a time per socket.
+    fn send(&mut self, socket: SocketId, buf: Vec<u8>);
+    /// Closes the socket once its outstanding send has ended. Nothing is reported for it any more
+    /// except that send.
+    fn close(&mut self, socket: SocketId);
+    /// Writes the whole buffer at `offset_bytes` (block-aligned) and makes it durable, as one
+    /// operation.
+    fn write_durable(
+        &mut self,
+        token: WriteToken,
+        file: Arc<File>,
+        offset_bytes: u64,
+        buf: AlignedBuf,
+    );
+    /// Hands over what was submitted, then waits for at least one completion, a wake-up or the
+    /// timeout (`None`: without limit; zero: does not wait).
+    ///
+    /// # Errors
+    /// Only when the driver itself is broken; the shard must stop.
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        completions: &mut dyn Completions,
+    ) -> io::Result<()>;
+    /// Wakes this thread from another one.
+    fn waker(&self) -> Waker;
+}

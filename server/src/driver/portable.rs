@@ -1,0 +1,481 @@
+//! The portable driver: epoll for sockets, `pwritev2` with RWF_DSYNC on a thread of its own for the
+//! log. Chosen where io_uring is missing or forbidden, as in most containers.
+//!
+//! Created and used on one thread. It must never block on a socket or on the disk, and never
+//! reports a log write as done unless the kernel returned from the durable write.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use etcore_engine::file::AlignedBuf;
+
+use super::{Completions, Driver, SocketId, Waker, WriteToken};
+use crate::limits;
+
+/// See the module text.
+pub struct Portable {
+    epoll: OwnedFd,
+    sockets: Vec<Slot>,
+    free_sockets: Vec<u32>,
+    listeners: HashMap<u32, Arc<OwnedFd>>,
+    waker: Waker,
+    log: LogThread,
+    events: Vec<libc::epoll_event>,
+    read_buf: Vec<u8>,
+    /// Sends that ended inside `send`; reported by the next `wait`.
+    ended: Vec<(SocketId, Vec<u8>, io::Result<()>)>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    state: Option<Socket>,
+}
+
+struct Socket {
+    stream: File,
+    sending: Option<Vec<u8>>,
+    sent: usize,
+    paused: bool,
+    disconnected: bool,
+    closing: bool,
+    interest: u32,
+}
+
+struct LogJob {
+    token: WriteToken,
+    file: Arc<File>,
+    offset_bytes: u64,
+    buf: AlignedBuf,
+}
+
+struct LogThread {
+    jobs: Option<Sender<LogJob>>,
+    done: Receiver<(WriteToken, AlignedBuf, io::Result<()>)>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+const WAKE: u64 = 1 << 56;
+const LISTENER: u64 = 2 << 56;
+const SOCKET: u64 = 3 << 56;
+const KIND: u64 = 0xff << 56;
+
+impl Portable {
+    /// Sets up epoll and the log thread.
+    ///
+    /// # Errors
+    /// When descriptors or threads cannot be had.
+    pub fn new(waker: Waker) -> io::Result<Self> {
+        // SAFETY: epoll_create1 takes no pointers; the result is checked before it is used.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is a fresh descriptor that nobody else owns.
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
+        let driver = Self {
+            epoll,
+            sockets: Vec::new(),
+            free_sockets: Vec::new(),
+            listeners: HashMap::new(),
+            log: LogThread::spawn(waker.clone())?,
+            waker,
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; limits::EPOLL_EVENTS],
+            read_buf: vec![0; limits::RECEIVE_BUFFER_BYTES],
+            ended: Vec::new(),
+        };
+        driver.control(libc::EPOLL_CTL_ADD, driver.waker.fd(), libc::EPOLLIN as u32, WAKE)?;
+        Ok(driver)
+    }
+
+    fn control(&self, op: i32, fd: RawFd, events: u32, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: data };
+        // SAFETY: `event` outlives the call and both descriptors are open.
+        let result = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &raw mut event) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn socket(&mut self, id: SocketId) -> Option<&mut Socket> {
+        let slot = self.sockets.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.state.as_mut()
+    }
+
+    /// Tells epoll what this socket waits for, if that has changed.
+    fn update_interest(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        let mut wanted = 0;
+        if !socket.paused && !socket.disconnected && !socket.closing {
+            wanted |= libc::EPOLLIN as u32;
+        }
+        if socket.sending.is_some() {
+            wanted |= libc::EPOLLOUT as u32;
+        }
+        if wanted == socket.interest {
+            return;
+        }
+        socket.interest = wanted;
+        let fd = socket.stream.as_raw_fd();
+        // Fails only for a descriptor that is not registered, which the table rules out.
+        let _ = self.control(libc::EPOLL_CTL_MOD, fd, wanted, socket_data(id));
+    }
+
+    /// Writes what the kernel takes; true when the send has ended.
+    fn advance_send(&mut self, id: SocketId) -> Option<(Vec<u8>, io::Result<()>)> {
+        let socket = self.socket(id)?;
+        let mut buf = socket.sending.take()?;
+        while socket.sent < buf.len() {
+            match socket.stream.write(&buf[socket.sent..]) {
+                Ok(count) => socket.sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.sending = Some(buf);
+                    return None;
+                }
+                Err(error) => {
+                    buf.clear();
+                    return Some((buf, Err(error)));
+                }
+            }
+        }
+        buf.clear();
+        Some((buf, Ok(())))
+    }
+
+    fn reap(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        if !socket.closing || socket.sending.is_some() {
+            return;
+        }
+        let slot = &mut self.sockets[id.slot as usize];
+        slot.state = None;
+        slot.generation = (slot.generation + 1) & 0xff_ffff;
+        self.free_sockets.push(id.slot);
+    }
+
+    fn accept(&mut self, listener: u32, completions: &mut dyn Completions) {
+        let Some(socket) = self.listeners.get(&listener) else { return };
+        // SAFETY: null address arguments are allowed; the result is checked before it is used.
+        let fd = unsafe {
+            libc::accept4(
+                socket.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            )
+        };
+        if fd >= 0 {
+            // SAFETY: a successful accept returns a fresh descriptor that belongs to us alone.
+            completions.accepted(listener, unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
+    fn readable(&mut self, id: SocketId, completions: &mut dyn Completions) {
+        let mut buf = std::mem::take(&mut self.read_buf);
+        if let Some(socket) = self.socket(id)
+            && !socket.closing
+            && !socket.disconnected
+            && !socket.paused
+        {
+            match socket.stream.read(&mut buf) {
+                Ok(0) => {
+                    socket.disconnected = true;
+                    completions.disconnected(id, None);
+                }
+                Ok(count) => completions.received(id, &buf[..count]),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => {
+                    socket.disconnected = true;
+                    completions.disconnected(id, Some(error));
+                }
+            }
+        }
+        self.read_buf = buf;
+        self.update_interest(id);
+    }
+
+    fn ready(&mut self, event: libc::epoll_event, completions: &mut dyn Completions) {
+        let data = event.u64;
+        let flags = event.events;
+        match data & KIND {
+            WAKE => self.waker.drain(),
+            LISTENER => self.accept(data as u32, completions),
+            _ => {
+                let id = SocketId {
+                    slot: data as u32,
+                    generation: u32::try_from((data & !KIND) >> 32).unwrap_or(u32::MAX),
+                };
+                let failed = flags & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+                if (flags & libc::EPOLLOUT as u32 != 0 || failed)
+                    && let Some((buf, result)) = self.advance_send(id)
+                {
+                    completions.sent(id, buf, result);
+                    self.reap(id);
+                }
+                if flags & libc::EPOLLIN as u32 != 0 || failed {
+                    self.readable(id, completions);
+                }
+                self.update_interest(id);
+            }
+        }
+    }
+
+    fn epoll_wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        let timespec = timeout.map(|timeout| libc::timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        });
+        let timeout_ptr = timespec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the event buffer and the timespec outlive the call; the count is its length.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.epoll.as_raw_fd(),
+                self.events.as_mut_ptr(),
+                limits::EPOLL_EVENTS as i32,
+                timeout_ptr,
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        if count >= 0 {
+            return Ok(usize::try_from(count).unwrap_or(0));
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => Ok(0),
+            // Before Linux 5.11, or a seccomp profile that does not know it: milliseconds, rounded up.
+            Some(libc::ENOSYS | libc::EPERM) => self.epoll_wait_ms(timeout),
+            _ => Err(error),
+        }
+    }
+
+    fn epoll_wait_ms(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        let timeout_ms = timeout.map_or(-1, |timeout| {
+            i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
+        // SAFETY: as above.
+        let count = unsafe {
+            libc::epoll_wait(
+                self.epoll.as_raw_fd(),
+                self.events.as_mut_ptr(),
+                limits::EPOLL_EVENTS as i32,
+                timeout_ms,
+            )
+        };
+        if count >= 0 {
+            return Ok(usize::try_from(count).unwrap_or(0));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) }
+    }
+
+    fn report_ended(&mut self, completions: &mut dyn Completions) {
+        for (id, buf, result) in std::mem::take(&mut self.ended) {
+            completions.sent(id, buf, result);
+            self.reap(id);
+        }
+    }
+}
+
+fn socket_data(id: SocketId) -> u64 {
+    SOCKET | u64::from(id.generation & 0xff_ffff) << 32 | u64::from(id.slot)
+}
+
+impl Driver for Portable {
+    fn name(&self) -> &'static str {
+        "portable"
+    }
+
+    fn listen(&mut self, listener: u32, socket: Arc<OwnedFd>) -> io::Result<()> {
+        self.control(
+            libc::EPOLL_CTL_ADD,
+            socket.as_raw_fd(),
+            libc::EPOLLIN as u32,
+            LISTENER | u64::from(listener),
+        )?;
+        self.listeners.insert(listener, socket);
+        Ok(())
+    }
+
+    fn unlisten(&mut self, listener: u32) {
+        if let Some(socket) = self.listeners.remove(&listener) {
+            let _ = self.control(libc::EPOLL_CTL_DEL, socket.as_raw_fd(), 0, 0);
+        }
+    }
+
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+        let fd = socket.as_raw_fd();
+        // SAFETY: fcntl with these commands takes no pointers; the descriptor is open.
+        unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            if flags < 0 || libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        let slot = self.free_sockets.pop().unwrap_or_else(|| {
+            self.sockets.push(Slot::default());
+            self.sockets.len() as u32 - 1
+        });
+        let id = SocketId { slot, generation: self.sockets[slot as usize].generation };
+        let interest = libc::EPOLLIN as u32;
+        if let Err(error) = self.control(libc::EPOLL_CTL_ADD, fd, interest, socket_data(id)) {
+            self.free_sockets.push(slot);
+            return Err(error);
+        }
+        self.sockets[slot as usize].state = Some(Socket {
+            stream: File::from(socket),
+            sending: None,
+            sent: 0,
+            paused: false,
+            disconnected: false,
+            closing: false,
+            interest,
+        });
+        Ok(id)
+    }
+
+    fn pause(&mut self, id: SocketId) {
+        if let Some(socket) = self.socket(id) {
+            socket.paused = true;
+            self.update_interest(id);
+        }
+    }
+
+    fn resume(&mut self, id: SocketId) {
+        if let Some(socket) = self.socket(id) {
+            socket.paused = false;
+            self.update_interest(id);
+        }
+    }
+
+    fn send(&mut self, id: SocketId, buf: Vec<u8>) {
+        let Some(socket) = self.socket(id) else { return };
+        assert!(socket.sending.is_none(), "one send at a time per socket");
+        socket.sending = Some(buf);
+        socket.sent = 0;
+        match self.advance_send(id) {
+            Some((buf, result)) => self.ended.push((id, buf, result)),
+            None => self.update_interest(id),
+        }
+    }
+
+    fn close(&mut self, id: SocketId) {
+        if let Some(socket) = self.socket(id) {
+            socket.closing = true;
+            self.update_interest(id);
+            // A send that ended inside `send` is still to be reported; `report_ended` reaps then.
+            if !self.ended.iter().any(|(ended, ..)| *ended == id) {
+                self.reap(id);
+            }
+        }
+    }
+
+    fn write_durable(
+        &mut self,
+        token: WriteToken,
+        file: Arc<File>,
+        offset_bytes: u64,
+        buf: AlignedBuf,
+    ) {
+        let jobs = self.log.jobs.as_ref().expect("taken only by drop");
+        let job = LogJob { token, file, offset_bytes, buf };
+        assert!(jobs.try_send(job).is_ok(), "more than {} log writes", limits::LOG_WRITES);
+    }
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        completions: &mut dyn Completions,
+    ) -> io::Result<()> {
+        let timeout = if self.ended.is_empty() { timeout } else { Some(Duration::ZERO) };
+        self.report_ended(completions);
+        let count = self.epoll_wait(timeout)?;
+        for index in 0..count {
+            let event = self.events[index];
+            self.ready(event, completions);
+        }
+        while let Ok((token, buf, result)) = self.log.done.try_recv() {
+            completions.written(token, buf, result);
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+impl LogThread {
+    fn spawn(waker: Waker) -> io::Result<Self> {
+        let (jobs, inbox) = bounded::<LogJob>(limits::LOG_WRITES);
+        let (outbox, done) = bounded(limits::LOG_WRITES);
+        let thread = std::thread::Builder::new().name("etcore-log".into()).spawn(move || {
+            for job in inbox {
+                let result = write_durable(&job.file, job.offset_bytes, &job.buf);
+                if outbox.send((job.token, job.buf, result)).is_err() {
+                    return;
+                }
+                waker.wake();
+            }
+        })?;
+        Ok(Self { jobs: Some(jobs), done, thread: Some(thread) })
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One `pwritev2(RWF_DSYNC)`; falls back to write + fdatasync where the kernel lacks the flag.
+fn write_durable(file: &File, offset_bytes: u64, buf: &[u8]) -> io::Result<()> {
+    let mut written = 0;
+    while written < buf.len() {
+        let rest = &buf[written..];
+        let iovec = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
+        let offset = offset_bytes + written as u64;
+        // SAFETY: the vector names `rest`, which outlives the call and is only read.
+        let count = unsafe {
+            libc::pwritev2(
+                file.as_raw_fd(),
+                &raw const iovec,
+                1,
+                i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?,
+                libc::RWF_DSYNC,
+            )
+        };
+        match count {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            1.. => written += usize::try_from(count).unwrap_or(0),
+            _ => {
+                let error = io::Error::last_os_error();
+                match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EOPNOTSUPP | libc::ENOSYS) => {
+                        file.write_all_at(rest, offset)?;
+                        return file.sync_data();
+                    }
+                    _ => return Err(error),
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,487 @@
+//! The io_uring driver: multishot accept and receive into provided buffers, sends and durable
+//! writes batched into one system call per turn.
+//!
+//! Created and used on one thread. It must never look into the bytes it moves, and never reports a
+//! log write as done unless the kernel completed it with RWF_DSYNC.
+//!
+//! Contract of its unsafe lines: memory named by a submitted operation (send buffers, write buffers,
+//! the eventfd counter) is owned by a table entry of this driver and neither moved nor freed until
+//! the completion has arrived; the ring itself is dropped before those tables.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcore_engine::file::AlignedBuf;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::{Completions, Driver, SocketId, Waker, WriteToken};
+use crate::limits;
+
+mod buffers;
+
+/// See the module text.
+pub struct Uring {
+    // Dropped first: the kernel lets go of all memory below before that is freed.
+    ring: IoUring,
+    buffers: buffers::BufferRing,
+    sockets: Vec<Slot>,
+    free_sockets: Vec<u32>,
+    listeners: HashMap<u32, Listener>,
+    writes: Vec<Option<LogWrite>>,
+    wake_counter: Box<u64>,
+    wake_armed: bool,
+    waker: Waker,
+    rearm: Vec<SocketId>,
+}
+
+struct Listener {
+    socket: Arc<OwnedFd>,
+    open: bool,
+}
+
+struct LogWrite {
+    token: WriteToken,
+    file: Arc<File>,
+    buf: AlignedBuf,
+    offset_bytes: u64,
+    written: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    state: Option<Socket>,
+}
+
+struct Socket {
+    fd: OwnedFd,
+    sending: Option<Vec<u8>>,
+    sent: usize,
+    receiving: bool,
+    paused: bool,
+    disconnected: bool,
+    closing: bool,
+}
+
+// The top byte of `user_data` says what completed, the low 56 bits which one.
+const ACCEPT: u64 = 1 << 56;
+const RECEIVE: u64 = 2 << 56;
+const SEND: u64 = 3 << 56;
+const WRITE: u64 = 4 << 56;
+const WAKE: u64 = 5 << 56;
+const CANCEL: u64 = 6 << 56;
+const KIND: u64 = 0xff << 56;
+
+fn socket_data(kind: u64, socket: SocketId) -> u64 {
+    kind | u64::from(socket.generation & 0xff_ffff) << 32 | u64::from(socket.slot)
+}
+
+impl Uring {
+    /// Sets up the ring on the calling thread, which must be the one that uses it.
+    ///
+    /// # Errors
+    /// When the kernel lacks a feature or forbids io_uring; the caller falls back to `portable`.
+    pub fn new(waker: Waker) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_cqsize(limits::URING_ENTRIES * 8)
+            .build(limits::URING_ENTRIES)
+            .or_else(|_| {
+                // Before Linux 6.1: without deferred task work.
+                IoUring::builder()
+                    .setup_coop_taskrun()
+                    .setup_cqsize(limits::URING_ENTRIES * 8)
+                    .build(limits::URING_ENTRIES)
+            })?;
+        if !ring.params().is_feature_ext_arg() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "no IORING_FEAT_EXT_ARG"));
+        }
+        let buffers = buffers::BufferRing::register(&ring)?;
+        Ok(Self {
+            ring,
+            buffers,
+            sockets: Vec::new(),
+            free_sockets: Vec::new(),
+            listeners: HashMap::new(),
+            writes: Vec::new(),
+            wake_counter: Box::new(0),
+            wake_armed: false,
+            waker,
+            rearm: Vec::new(),
+        })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: every entry built in this file names memory and descriptors that the tables of
+            // this driver keep until its completion (module contract).
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // The queue is full: hand it over and go on. EBUSY/EINTR clear by themselves.
+            let _ = self.ring.submit();
+        }
+    }
+
+    fn socket(&mut self, id: SocketId) -> Option<&mut Socket> {
+        let slot = self.sockets.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        slot.state.as_mut()
+    }
+
+    fn arm_receive(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        if socket.receiving || socket.paused || socket.disconnected || socket.closing {
+            return;
+        }
+        socket.receiving = true;
+        let fd = Fd(socket.fd.as_raw_fd());
+        let entry = opcode::RecvMulti::new(fd, buffers::GROUP).build();
+        self.push(&entry.user_data(socket_data(RECEIVE, id)));
+    }
+
+    fn cancel_receive(&mut self, id: SocketId) {
+        let entry = opcode::AsyncCancel::new(socket_data(RECEIVE, id)).build();
+        self.push(&entry.user_data(CANCEL));
+    }
+
+    fn push_send(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        let Some(buf) = &socket.sending else { return };
+        let rest = &buf[socket.sent..];
+        let entry = opcode::Send::new(
+            Fd(socket.fd.as_raw_fd()),
+            rest.as_ptr(),
+            u32::try_from(rest.len()).unwrap_or(u32::MAX),
+        )
+        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+        .build();
+        self.push(&entry.user_data(socket_data(SEND, id)));
+    }
+
+    fn push_write(&mut self, index: usize) {
+        let Some(Some(write)) = self.writes.get(index) else { return };
+        let rest = &write.buf[write.written..];
+        let entry = opcode::Write::new(
+            Fd(write.file.as_raw_fd()),
+            rest.as_ptr(),
+            u32::try_from(rest.len()).unwrap_or(u32::MAX),
+        )
+        .offset(write.offset_bytes + write.written as u64)
+        .rw_flags(libc::RWF_DSYNC)
+        .build();
+        self.push(&entry.user_data(WRITE | index as u64));
+    }
+
+    fn push_accept(&mut self, listener: u32) {
+        let Some(entry) = self.listeners.get(&listener) else { return };
+        if !entry.open {
+            return;
+        }
+        let fd = Fd(entry.socket.as_raw_fd());
+        let accept = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build();
+        self.push(&accept.user_data(ACCEPT | u64::from(listener)));
+    }
+
+    /// Frees the slot once nothing of the socket is in the kernel's hands.
+    fn reap(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        if !socket.closing || socket.receiving || socket.sending.is_some() {
+            return;
+        }
+        let slot = &mut self.sockets[id.slot as usize];
+        slot.state = None;
+        slot.generation = (slot.generation + 1) & 0xff_ffff;
+        self.free_sockets.push(id.slot);
+    }
+
+    fn complete(&mut self, cqe: &cqueue::Entry, completions: &mut dyn Completions) {
+        let data = cqe.user_data();
+        let socket = SocketId {
+            slot: data as u32,
+            generation: u32::try_from((data & !KIND) >> 32).unwrap_or(u32::MAX),
+        };
+        match data & KIND {
+            ACCEPT => self.complete_accept(data as u32, cqe, completions),
+            RECEIVE => self.complete_receive(socket, cqe, completions),
+            SEND => self.complete_send(socket, cqe, completions),
+            WRITE => self.complete_write((data & !KIND) as usize, cqe, completions),
+            WAKE => self.wake_armed = false,
+            _ => {}
+        }
+    }
+
+    fn complete_accept(
+        &mut self,
+        listener: u32,
+        cqe: &cqueue::Entry,
+        completions: &mut dyn Completions,
+    ) {
+        if cqe.result() >= 0 {
+            // SAFETY: a successful accept returns a fresh descriptor that belongs to us alone.
+            let socket = unsafe { OwnedFd::from_raw_fd(cqe.result()) };
+            completions.accepted(listener, socket);
+        }
+        if !cqueue::more(cqe.flags()) {
+            // Ended by an error such as EMFILE: try again with the next turn.
+            self.push_accept(listener);
+        }
+    }
+
+    fn complete_receive(
+        &mut self,
+        id: SocketId,
+        cqe: &cqueue::Entry,
+        completions: &mut dyn Completions,
+    ) {
+        let result = cqe.result();
+        let ended = !cqueue::more(cqe.flags());
+        let Some(socket) = self.socket(id) else { return };
+        if ended {
+            socket.receiving = false;
+        }
+        let silent = socket.closing || socket.disconnected;
+        let buffer = cqueue::buffer_select(cqe.flags());
+        if let Some(buffer) = buffer {
+            if result > 0 && !silent {
+                completions.received(id, self.buffers.bytes(buffer, result as usize));
+            }
+            self.buffers.give_back(buffer);
+        }
+        let hung_up = match result {
+            0 => Some(None),
+            // Out of buffers or cancelled by `pause`: not the peer's doing.
+            _ if result == -libc::ENOBUFS || result == -libc::ECANCELED => None,
+            _ if result < 0 => Some(Some(io::Error::from_raw_os_error(-result))),
+            _ => None,
+        };
+        if let Some(error) = hung_up
+            && !silent
+        {
+            if let Some(socket) = self.socket(id) {
+                socket.disconnected = true;
+            }
+            completions.disconnected(id, error);
+        } else if ended {
+            self.rearm.push(id);
+        }
+        self.reap(id);
+    }
+
+    fn complete_send(
+        &mut self,
+        id: SocketId,
+        cqe: &cqueue::Entry,
+        completions: &mut dyn Completions,
+    ) {
+        let Some(socket) = self.socket(id) else { return };
+        let Some(mut buf) = socket.sending.take() else { return };
+        let result = cqe.result();
+        if result > 0 {
+            socket.sent += result as usize;
+            if socket.sent < buf.len() {
+                socket.sending = Some(buf);
+                self.push_send(id);
+                return;
+            }
+        }
+        buf.clear();
+        let outcome = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) };
+        completions.sent(id, buf, outcome);
+        self.reap(id);
+    }
+
+    fn complete_write(
+        &mut self,
+        index: usize,
+        cqe: &cqueue::Entry,
+        completions: &mut dyn Completions,
+    ) {
+        let Some(entry) = self.writes.get_mut(index) else { return };
+        let Some(mut write) = entry.take() else { return };
+        let result = cqe.result();
+        if result > 0 {
+            write.written += result as usize;
+            if write.written < write.buf.len() {
+                *entry = Some(write);
+                self.push_write(index);
+                return;
+            }
+        }
+        let outcome = match result {
+            _ if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            _ => Ok(()),
+        };
+        completions.written(write.token, write.buf, outcome);
+    }
+
+    fn arm(&mut self) {
+        for id in std::mem::take(&mut self.rearm) {
+            self.arm_receive(id);
+        }
+        if !self.wake_armed {
+            self.wake_armed = true;
+            let counter: *mut u64 = &raw mut *self.wake_counter;
+            let entry = opcode::Read::new(Fd(self.waker.fd()), counter.cast(), 8).build();
+            self.push(&entry.user_data(WAKE));
+        }
+    }
+}
+
+impl Driver for Uring {
+    fn name(&self) -> &'static str {
+        "uring"
+    }
+
+    fn listen(&mut self, listener: u32, socket: Arc<OwnedFd>) -> io::Result<()> {
+        self.listeners.insert(listener, Listener { socket, open: true });
+        self.push_accept(listener);
+        Ok(())
+    }
+
+    fn unlisten(&mut self, listener: u32) {
+        if let Some(entry) = self.listeners.get_mut(&listener) {
+            entry.open = false;
+            let cancel = opcode::AsyncCancel::new(ACCEPT | u64::from(listener)).build();
+            self.push(&cancel.user_data(CANCEL));
+        }
+    }
+
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+        let slot = self.free_sockets.pop().unwrap_or_else(|| {
+            self.sockets.push(Slot::default());
+            self.sockets.len() as u32 - 1
+        });
+        let entry = &mut self.sockets[slot as usize];
+        entry.state = Some(Socket {
+            fd: socket,
+            sending: None,
+            sent: 0,
+            receiving: false,
+            paused: false,
+            disconnected: false,
+            closing: false,
+        });
+        let id = SocketId { slot, generation: entry.generation };
+        self.arm_receive(id);
+        Ok(id)
+    }
+
+    fn pause(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        if !socket.paused {
+            socket.paused = true;
+            if socket.receiving {
+                self.cancel_receive(id);
+            }
+        }
+    }
+
+    fn resume(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        if socket.paused {
+            socket.paused = false;
+            self.arm_receive(id);
+        }
+    }
+
+    fn send(&mut self, id: SocketId, buf: Vec<u8>) {
+        let Some(socket) = self.socket(id) else { return };
+        assert!(socket.sending.is_none(), "one send at a time per socket");
+        socket.sending = Some(buf);
+        socket.sent = 0;
+        self.push_send(id);
+    }
+
+    fn close(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        if socket.closing {
+            return;
+        }
+        socket.closing = true;
+        let receiving = socket.receiving;
+        if receiving {
+            self.cancel_receive(id);
+        }
+        self.reap(id);
+    }
+
+    fn write_durable(
+        &mut self,
+        token: WriteToken,
+        file: Arc<File>,
+        offset_bytes: u64,
+        buf: AlignedBuf,
+    ) {
+        let write = Some(LogWrite { token, file, buf, offset_bytes, written: 0 });
+        let index = match self.writes.iter().position(Option::is_none) {
+            Some(index) => {
+                self.writes[index] = write;
+                index
+            }
+            None => {
+                self.writes.push(write);
+                self.writes.len() - 1
+            }
+        };
+        assert!(index < limits::LOG_WRITES, "more than {} log writes", limits::LOG_WRITES);
+        self.push_write(index);
+    }
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        completions: &mut dyn Completions,
+    ) -> io::Result<()> {
+        self.arm();
+        let timespec = timeout.map(Timespec::from);
+        let args = match &timespec {
+            Some(timespec) => SubmitArgs::new().timespec(timespec),
+            None => SubmitArgs::new(),
+        };
+        // Always asks for one completion, also with a zero timeout: only then is deferred task work run.
+        match self.ring.submitter().submit_with_args(1, &args) {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+                _ => return Err(error),
+            },
+        }
+        // Completions that arrive while these are handled wait for the next turn, so that one busy
+        // socket cannot keep the shard here.
+        let ready = self.ring.completion().len();
+        for _ in 0..ready {
+            let Some(cqe) = self.ring.completion().next() else { break };
+            self.complete(&cqe, completions);
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Sockets with operations in flight are shut down so that the ring's teardown finds nothing
+        // that still reads or writes; the ring is then dropped before the buffers.
+        for slot in &self.sockets {
+            if let Some(socket) = &slot.state {
+                // SAFETY: shutdown takes no pointers; the descriptor is owned by the slot.
+                unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+            }
+        }
+        let _ = self.buffers.unregister(&self.ring.submitter());
+    }
+}

@@ -1,0 +1,91 @@
+//! Waking a shard from another thread through an eventfd.
+//!
+//! A shard announces that it is about to sleep; a producer writes the eventfd only then, so a busy
+//! shard costs its producers one atomic read. Neither side ever blocks here.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// A cloneable handle that ends a shard's wait.
+#[derive(Clone)]
+pub struct Waker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    event: File,
+    asleep: AtomicBool,
+}
+
+impl Waker {
+    /// Makes an eventfd.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: eventfd takes no pointers; the result is checked before it is used.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is a fresh descriptor that nobody else owns.
+        let event = unsafe { File::from_raw_fd(fd) };
+        Ok(Self { shared: Arc::new(Shared { event, asleep: AtomicBool::new(false) }) })
+    }
+
+    /// The descriptor to watch for readability.
+    pub fn fd(&self) -> RawFd {
+        self.shared.event.as_raw_fd()
+    }
+
+    /// Called by a producer after it has put something into a ring.
+    pub fn wake(&self) {
+        // Orders the producer's push before the look at `asleep`; pairs with `announce_sleep`.
+        fence(Ordering::SeqCst);
+        if self.shared.asleep.load(Ordering::Relaxed)
+            && self.shared.asleep.swap(false, Ordering::AcqRel)
+        {
+            // A full counter means that a wake-up is pending anyway.
+            let _ = (&self.shared.event).write(&1u64.to_ne_bytes());
+        }
+    }
+
+    /// Called by the shard before it looks at its rings a last time and sleeps.
+    pub fn announce_sleep(&self) {
+        self.shared.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Called by the shard when it is awake again.
+    pub fn announce_awake(&self) {
+        self.shared.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Empties the eventfd.
+    pub fn drain(&self) {
+        let mut counter = [0u8; 8];
+        // Nothing to read means that somebody drained it already.
+        let _ = (&self.shared.event).read(&mut counter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sleeping_shard_costs_a_system_call() {
+        let waker = Waker::new().unwrap();
+        waker.wake();
+        let mut counter = [0u8; 8];
+        assert!((&waker.shared.event).read(&mut counter).is_err(), "nobody slept");
+        waker.announce_sleep();
+        waker.wake();
+        waker.wake();
+        assert_eq!((&waker.shared.event).read(&mut counter).unwrap(), 8);
+        assert_eq!(u64::from_ne_bytes(counter), 1, "one write for two wakes");
+    }
+}

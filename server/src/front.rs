@@ -1,0 +1,503 @@
+//! A front: the connections of one shard, from bytes to answers.
+//!
+//! Driven by its shard's loop: the driver's completions come in through [`Front::received`] and its
+//! siblings, [`Front::turn`] takes what the replica sent and what time brings, [`Front::flush`] hands
+//! the turn's bytes to the driver, one send per connection. Reads are answered here from the view of
+//! the turn; writes wait for the replica. It never blocks and never touches the replica's data.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_queue::ArrayQueue;
+use etcore_engine::pins::RevisionPins;
+use etcore_proto::grpc::{Routes, ServerConfig};
+use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
+
+use crate::api::range::Scratch;
+use crate::driver::{Driver, SocketId, Waker};
+use crate::limits;
+use crate::pages::Pages;
+use crate::replica::{ToFront, ToReplica};
+use crate::ring::{Consumer, Producer};
+use crate::shared::{MemberView, Shared};
+
+mod answers;
+mod calls;
+mod conn;
+mod listing;
+mod plain;
+mod tasks;
+
+pub use calls::routes;
+use conn::{Conn, Protocol, Settings};
+use tasks::Tasks;
+
+/// Which listeners a socket came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// A client URL.
+    Client,
+    /// A peer URL.
+    Peer,
+}
+
+/// A socket on its way to the front that shall serve it.
+pub struct Handoff {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Where it was accepted.
+    pub side: Side,
+}
+
+/// The way to hand sockets to a front.
+#[derive(Clone)]
+pub struct Door {
+    /// Sockets not taken yet.
+    pub queue: Arc<ArrayQueue<Handoff>>,
+    /// `None` for the accepting front itself.
+    pub waker: Option<Waker>,
+}
+
+/// A listening socket with its side.
+pub struct Listener {
+    /// Bound and listening.
+    pub socket: Arc<OwnedFd>,
+    /// Client or peer.
+    pub side: Side,
+}
+
+/// What a front is made of.
+pub struct Parts {
+    /// Which front.
+    pub index: usize,
+    /// What all shards see.
+    pub shared: Arc<Shared>,
+    /// To the replica.
+    pub to_replica: Producer<ToReplica>,
+    /// From the replica.
+    pub from_replica: Consumer<ToFront>,
+    /// Pages for reads.
+    pub pages: Pages,
+    /// Where long reads pin their revision.
+    pub pins: RevisionPins,
+    /// The process's budget for received bytes.
+    pub budget: Budget,
+    /// The methods served.
+    pub routes: Arc<Routes>,
+    /// Every front's door; one's own among them.
+    pub doors: Vec<Door>,
+    /// Sockets to accept from; only front 0 has any.
+    pub listeners: Vec<Listener>,
+}
+
+/// See the module text.
+///
+/// Invariants: `conns[slot]` belongs to the driver's socket slot of the same number; a connection is
+/// in `dirty` if it may have bytes to send or is to be looked at.
+pub struct Front {
+    index: usize,
+    shared: Arc<Shared>,
+    view: Arc<MemberView>,
+    to_replica: Producer<ToReplica>,
+    from_replica: Consumer<ToFront>,
+    pages: Pages,
+    pins: RevisionPins,
+    settings: Arc<Settings>,
+    doors: Vec<Door>,
+    listeners: Vec<Listener>,
+    listening: bool,
+    serve: bool,
+    conns: Vec<Option<Conn>>,
+    open: usize,
+    dirty: Vec<SocketId>,
+    spare_bufs: Vec<Vec<u8>>,
+    tasks: Tasks,
+    /// Proposals that found the ring full; while any wait, sockets are not read.
+    overflow: VecDeque<ToReplica>,
+    reading_paused: bool,
+    next_ticket: u64,
+    asked_ticket: u64,
+    next_request_id: u64,
+    scratch: Scratch,
+    answer: Vec<u8>,
+    now_ms: u64,
+    next_tick_ms: u64,
+    draining: bool,
+    drain_until_ms: u64,
+    stopped: bool,
+}
+
+/// Connections are given time at least this often.
+const TICK_MS: u64 = 100;
+/// Send buffers kept for reuse.
+const SPARE_BUFS: usize = 64;
+/// A send buffer that grew larger than this is given back.
+const SPARE_BUF_BYTES: usize = 1 << 20;
+
+impl Front {
+    /// A front without connections. `boot_id` must differ between starts and fronts.
+    pub fn new(parts: Parts, boot_id: u64) -> Self {
+        let Parts {
+            index,
+            shared,
+            to_replica,
+            from_replica,
+            pages,
+            pins,
+            budget,
+            routes,
+            doors,
+            listeners,
+        } = parts;
+        let view = shared.view.load_full();
+        let grpc = grpc_config(&shared.config);
+        Self {
+            index,
+            shared,
+            view,
+            to_replica,
+            from_replica,
+            pages,
+            pins,
+            settings: Arc::new(Settings { grpc, routes, budget }),
+            doors,
+            listeners,
+            listening: false,
+            serve: false,
+            conns: Vec::new(),
+            open: 0,
+            dirty: Vec::new(),
+            spare_bufs: Vec::new(),
+            tasks: Tasks::default(),
+            overflow: VecDeque::new(),
+            reading_paused: false,
+            next_ticket: 0,
+            asked_ticket: 0,
+            next_request_id: boot_id,
+            scratch: Scratch::default(),
+            answer: Vec::new(),
+            now_ms: 0,
+            next_tick_ms: 0,
+            draining: false,
+            drain_until_ms: 0,
+            stopped: false,
+        }
+    }
+
+    /// When the next turn is due at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        if self.open == 0 && self.tasks.is_empty() && !self.draining {
+            return u64::MAX;
+        }
+        self.next_tick_ms
+    }
+
+    /// True if something waits that a turn would take.
+    pub fn has_input(&self) -> bool {
+        !self.from_replica.is_empty()
+            || !self.doors[self.index].queue.is_empty()
+            || self.pages.has_finished()
+            || self.tasks.has_runnable()
+            || !self.dirty.is_empty()
+    }
+
+    /// True once it serves nobody any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// A connection was accepted: the front with the fewest gets it.
+    pub fn accepted(&mut self, listener: u32, socket: OwnedFd) {
+        let Some(side) = self.listeners.get(listener as usize).map(|listener| listener.side) else {
+            return;
+        };
+        let least = (0..self.doors.len())
+            .min_by_key(|front| self.shared.connections[*front].load(Ordering::Relaxed))
+            .unwrap_or(self.index);
+        // Counted here already, so that a burst spreads evenly.
+        self.shared.connections[least].fetch_add(1, Ordering::Relaxed);
+        let door = &self.doors[least];
+        if door.queue.push(Handoff { socket, side }).is_err() {
+            // Dropping the socket closes it: that front has thousands waiting already.
+            self.shared.connections[least].fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        if let Some(waker) = &door.waker {
+            waker.wake();
+        }
+    }
+
+    /// Bytes arrived.
+    pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
+        self.shared.metrics.client_received_bytes.inc_by(bytes.len() as u64);
+        let now_ms = self.now_ms;
+        let Some(conn) = self.conn(socket) else { return };
+        if conn.failed {
+            return;
+        }
+        match conn.receive(bytes, now_ms) {
+            Ok(()) => {}
+            Err(reason) => {
+                // What the peer must be told, such as GOAWAY, still goes out.
+                tracing::debug!(reason = %reason, "connection ended by an error");
+                conn.failed = true;
+            }
+        }
+        self.mark_dirty(socket);
+        self.handle_events(socket);
+    }
+
+    /// The peer is gone: its calls end, their late replies find nobody.
+    pub fn disconnected(&mut self, socket: SocketId, _error: Option<io::Error>) {
+        if let Some(conn) = self.conn(socket) {
+            conn.gone = true;
+            self.mark_dirty(socket);
+        }
+    }
+
+    /// A send ended.
+    pub fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
+        if buf.capacity() <= SPARE_BUF_BYTES && self.spare_bufs.len() < SPARE_BUFS {
+            self.spare_bufs.push(buf);
+        }
+        let Some(conn) = self.conn(socket) else { return };
+        conn.sending = false;
+        conn.gone |= result.is_err();
+        self.mark_dirty(socket);
+    }
+
+    /// Sets the time and takes the newest view for this turn. Called before completions are handled.
+    pub fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        let newest = self.shared.view.load();
+        if !Arc::ptr_eq(&newest, &self.view) {
+            self.view = arc_swap::Guard::into_inner(newest);
+        }
+    }
+
+    /// Takes replies, goes on with what waited, lets time pass, and passes on what is new.
+    pub fn turn(&mut self, now_ms: u64) {
+        self.begin_turn(now_ms);
+        self.pages.take_finished();
+        self.take_replies();
+        self.run_tasks();
+        if now_ms >= self.next_tick_ms {
+            self.next_tick_ms = now_ms + TICK_MS;
+            self.tick();
+        }
+        self.ask_for_reads();
+        self.push_overflow();
+        self.to_replica.flush();
+        self.maybe_drain();
+    }
+
+    /// Attaches new sockets, sends what is ready, closes what is over.
+    ///
+    /// # Errors
+    /// When a listener cannot be watched: the member cannot serve.
+    pub fn flush(&mut self, driver: &mut dyn Driver) -> io::Result<()> {
+        self.listen(driver)?;
+        while let Some(handoff) = self.doors[self.index].queue.pop() {
+            self.attach(driver, handoff);
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for socket in dirty.drain(..) {
+            self.flush_conn(driver, socket);
+        }
+        // Connections with more to send than one turn takes were marked again meanwhile.
+        std::mem::swap(&mut dirty, &mut self.dirty);
+        self.dirty.append(&mut dirty);
+        Ok(())
+    }
+
+    fn listen(&mut self, driver: &mut dyn Driver) -> io::Result<()> {
+        if self.serve && !self.listening && !self.draining {
+            self.listening = true;
+            for (number, listener) in (0..).zip(&self.listeners) {
+                driver.listen(number, listener.socket.clone())?;
+            }
+        }
+        if self.draining && self.listening {
+            self.listening = false;
+            for (number, _) in (0..).zip(&self.listeners) {
+                driver.unlisten(number);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, driver: &mut dyn Driver, handoff: Handoff) {
+        if self.draining || self.open >= limits::CONNECTIONS {
+            self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        crate::net::set_nodelay(&handoff.socket);
+        let socket = match driver.attach(handoff.socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(error = %error, "an accepted connection could not be served");
+                self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        let slot = socket.slot as usize;
+        if self.conns.len() <= slot {
+            self.conns.resize_with(slot + 1, || None);
+        }
+        let protocol = Protocol::new(handoff.side);
+        let settings = self.settings.clone();
+        self.conns[slot] = Some(Conn::new(socket, handoff.side, protocol, settings));
+        self.open += 1;
+        if self.reading_paused {
+            driver.pause(socket);
+        }
+    }
+
+    fn conn(&mut self, socket: SocketId) -> Option<&mut Conn> {
+        self.conns.get_mut(socket.slot as usize)?.as_mut().filter(|conn| conn.socket == socket)
+    }
+
+    fn mark_dirty(&mut self, socket: SocketId) {
+        if let Some(conn) = self.conn(socket)
+            && !conn.dirty
+        {
+            conn.dirty = true;
+            self.dirty.push(socket);
+        }
+    }
+
+    fn flush_conn(&mut self, driver: &mut dyn Driver, socket: SocketId) {
+        let mut buf = self.spare_bufs.pop().unwrap_or_default();
+        let paused = self.reading_paused;
+        let Some(conn) = self.conn(socket) else { return };
+        conn.dirty = false;
+        let mut more = false;
+        if !conn.sending && !conn.gone {
+            more = conn.transmit(&mut buf);
+            if !buf.is_empty() {
+                conn.sending = true;
+            }
+        }
+        let (sending, gone) = (conn.sending, conn.gone);
+        let over = gone || (!sending && !more && conn.is_over());
+        let wants_read = conn.wants_read() && !paused && !conn.failed;
+        let toggle = wants_read != conn.reading;
+        conn.reading = wants_read;
+        if !buf.is_empty() {
+            self.shared.metrics.client_sent_bytes.inc_by(buf.len() as u64);
+            driver.send(socket, buf);
+        } else if buf.capacity() > 0 && self.spare_bufs.len() < SPARE_BUFS {
+            self.spare_bufs.push(buf);
+        }
+        if over {
+            self.close(driver, socket);
+            return;
+        }
+        if toggle {
+            if wants_read { driver.resume(socket) } else { driver.pause(socket) }
+        }
+        // Sending freed room: streams that waited for it may go on.
+        self.handle_events(socket);
+    }
+
+    fn close(&mut self, driver: &mut dyn Driver, socket: SocketId) {
+        driver.close(socket);
+        if let Some(place) = self.conns.get_mut(socket.slot as usize) {
+            *place = None;
+            self.open -= 1;
+            self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
+            self.tasks.connection_closed(socket);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ms = self.now_ms;
+        for slot in 0..self.conns.len() {
+            let Some(conn) = &mut self.conns[slot] else { continue };
+            let socket = conn.socket;
+            if conn.tick(now_ms).is_err() {
+                conn.failed = true;
+            }
+            self.mark_dirty(socket);
+            self.handle_events(socket);
+        }
+        self.time_out_tasks();
+    }
+
+    /// Keeps the order of a front's messages: what found the ring full goes before what is new.
+    fn push_replica(&mut self, message: ToReplica) {
+        if self.overflow.is_empty() {
+            if let Err(message) = self.to_replica.push(message) {
+                self.overflow.push_back(message);
+            }
+        } else {
+            self.overflow.push_back(message);
+        }
+    }
+
+    fn push_overflow(&mut self) {
+        while let Some(message) = self.overflow.pop_front() {
+            if let Err(message) = self.to_replica.push(message) {
+                self.overflow.push_front(message);
+                break;
+            }
+        }
+        let pause = !self.overflow.is_empty()
+            || self.tasks.proposal_bytes() > limits::PENDING_PROPOSAL_BYTES;
+        if pause != self.reading_paused {
+            self.reading_paused = pause;
+            let sockets: Vec<SocketId> =
+                self.conns.iter().flatten().map(|conn| conn.socket).collect();
+            sockets.into_iter().for_each(|socket| self.mark_dirty(socket));
+        }
+    }
+
+    /// Stops in good order: no new connections or calls, what is on its way is answered, for at most
+    /// the request timeout.
+    fn maybe_drain(&mut self) {
+        if self.stopped || !self.shared.is_stopping() {
+            return;
+        }
+        let failed = self.shared.failure.get().is_some();
+        if !self.draining {
+            self.draining = true;
+            let timeout = self.shared.config.request_timeout().as_millis();
+            self.drain_until_ms = self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX);
+            for slot in 0..self.conns.len() {
+                let Some(conn) = &mut self.conns[slot] else { continue };
+                conn.drain();
+                let socket = conn.socket;
+                self.mark_dirty(socket);
+            }
+        }
+        let idle = self.tasks.is_empty()
+            && self.conns.iter().flatten().all(|conn| conn.is_idle());
+        if failed || idle || self.now_ms >= self.drain_until_ms {
+            self.stopped = true;
+            self.shared.fronts_running.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The transport's settings by the operator's flags.
+fn grpc_config(config: &crate::config::Config) -> ServerConfig {
+    let mut grpc = ServerConfig::default();
+    grpc.h2.concurrent_streams_max = config.max_concurrent_streams;
+    grpc.h2.keepalive = (!config.keepalive_interval.is_zero()).then(|| Keepalive {
+        interval_ms: millis(config.keepalive_interval),
+        timeout_ms: millis(config.keepalive_timeout),
+    });
+    grpc.h2.ping_policy = (!config.keepalive_min_time.is_zero()).then(|| PingPolicy {
+        interval_ms_min: millis(config.keepalive_min_time),
+        without_streams: false,
+    });
+    grpc.message_bytes_max = config.max_request_bytes + limits::GRPC_OVERHEAD_BYTES;
+    grpc
+}

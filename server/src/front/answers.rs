@@ -1,0 +1,300 @@
+//! Answers: replies of the replica, evaluated reads, errors, and what time has run out for.
+
+use std::sync::Arc;
+
+use etcore_engine::types::Revision;
+use etcore_proto::error::{EtcdError, Status};
+use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message;
+
+use super::Front;
+use super::calls::{Call, Refusal};
+use super::conn::Conn;
+use super::listing::Listing;
+use super::tasks::{Kind, Task, To};
+use crate::api::check;
+use crate::api::range;
+use crate::api::reader::Stop;
+use crate::api::txn::{self, Context, Leases};
+use crate::driver::SocketId;
+use crate::http::Page;
+use crate::limits;
+use crate::replica::{Reply, Slot, ToFront, ToReplica};
+use crate::shared::Shared;
+
+/// A read names no lease.
+struct NoLeases;
+
+impl Leases for NoLeases {
+    fn exists(&self, _: etcore_engine::types::LeaseId) -> bool {
+        false
+    }
+}
+
+impl Front {
+    /// Takes everything the replica sent.
+    pub(super) fn take_replies(&mut self) {
+        let mut any = false;
+        while let Some(message) = self.from_replica.pop() {
+            if !any {
+                // Replies never overtake the view: what they speak of is in the one loaded now.
+                any = true;
+                self.begin_turn(self.now_ms);
+            }
+            match message {
+                ToFront::Reply { slot, reply } => self.finish_proposal(slot, reply),
+                ToFront::ReadReady { up_to, index } => {
+                    let applied = self.view.store.applied;
+                    self.tasks.tickets_ready(up_to, index, applied);
+                }
+                ToFront::Serve => self.serve = true,
+            }
+        }
+        self.tasks.view_advanced(self.view.store.applied);
+    }
+
+    /// One read round for all tickets taken since the last.
+    pub(super) fn ask_for_reads(&mut self) {
+        if self.next_ticket > self.asked_ticket {
+            self.asked_ticket = self.next_ticket;
+            self.push_replica(ToReplica::Read { up_to: self.next_ticket });
+        }
+    }
+
+    fn finish_proposal(&mut self, slot: Slot, reply: Reply) {
+        let Some(task) = self.tasks.remove(slot) else { return };
+        match reply {
+            Reply::Put { revision } => {
+                let header = self.shared.header(revision);
+                self.answer.clear();
+                header.write(&mut self.answer);
+                let answer = std::mem::take(&mut self.answer);
+                self.reply_message(task.socket, task.to, &answer);
+                self.answer = answer;
+            }
+            Reply::Message(message) => self.reply_message(task.socket, task.to, &message),
+            Reply::Refused(status) => self.reply_status(task.socket, task.to, &status),
+        }
+    }
+
+    /// Goes on with requests that can; those that become runnable meanwhile wait for the next turn.
+    pub(super) fn run_tasks(&mut self) {
+        if self.pages.take_arrived() {
+            self.tasks.pages_arrived();
+        }
+        for _ in 0..self.tasks.runnable_count() {
+            let Some(slot) = self.tasks.next_runnable() else { return };
+            let Some(task) = self.tasks.remove(slot) else { continue };
+            self.run(task);
+        }
+        self.pages.fetch_wanted();
+    }
+
+    fn run(&mut self, task: Task) {
+        let Task { socket, to, kind, deadline_ms, client_deadline, .. } = task;
+        let resume = Some((deadline_ms, client_deadline));
+        let To::Call(stream) = to else {
+            if let Kind::Health(check) = kind {
+                self.finish_health(socket, &check, Ok(()));
+            }
+            return;
+        };
+        let call = Call { socket, stream, deadline_ms: Some(deadline_ms) };
+        let outcome = match kind {
+            Kind::Range(request) => self.answer_range(call, request, resume),
+            Kind::ReadTxn(request) => self.answer_read_txn(call, request, resume),
+            Kind::Stream(request) => self.start_stream(call, &request),
+            Kind::Listing(listing) => {
+                self.continue_listing(call, listing);
+                Ok(())
+            }
+            Kind::MemberList => {
+                self.answer_member_list(socket, to);
+                Ok(())
+            }
+            Kind::Proposal | Kind::Health(_) => Ok(()),
+        };
+        if let Err(Refusal::Status(status)) = outcome {
+            self.reply_status(socket, to, &status);
+        }
+    }
+
+    /// Evaluates a Range on the view of this turn and answers it, or has it wait for a page, or
+    /// begins to stream it if it is long.
+    pub(super) fn answer_range(
+        &mut self,
+        call: Call,
+        request: Box<pb::RangeRequest>,
+        resume: Option<(u64, bool)>,
+    ) -> Result<(), Refusal> {
+        if self.is_long(&request) {
+            return self.start_listing(call, &request);
+        }
+        let view = self.view.clone();
+        let shared = self.shared.clone();
+        self.answer.clear();
+        let result = range::respond(
+            &*view.store,
+            &request,
+            self.pages.source(),
+            |revision| shared.header(revision.0),
+            &mut self.scratch,
+            &mut self.answer,
+        );
+        self.finish_read(call, result, || Kind::Range(request), resume)
+    }
+
+    /// Whether the answer is too long to be encoded at once. Only plain ranges are: filters and
+    /// sorting need all hits anyway.
+    fn is_long(&self, request: &pb::RangeRequest) -> bool {
+        if request.count_only
+            || request.range_end.is_empty()
+            || !check::has_default_order(request)
+            || check::has_revision_filters(request)
+        {
+            return false;
+        }
+        Listing::is_long(&self.view.store, request)
+    }
+
+    pub(super) fn answer_read_txn(
+        &mut self,
+        call: Call,
+        request: Box<pb::TxnRequest>,
+        resume: Option<(u64, bool)>,
+    ) -> Result<(), Refusal> {
+        let view = self.view.clone();
+        let shared: Arc<Shared> = self.shared.clone();
+        self.answer.clear();
+        let mut context = Context {
+            pages: self.pages.source(),
+            leases: &NoLeases,
+            scratch: &mut self.scratch,
+        };
+        let result = txn::read_only(
+            &*view.store,
+            &request,
+            &mut context,
+            |revision: Revision| shared.header(revision.0),
+            &mut self.answer,
+        );
+        self.finish_read(call, result, || Kind::ReadTxn(request), resume)
+    }
+
+    fn finish_read(
+        &mut self,
+        call: Call,
+        result: Result<(), Stop>,
+        kind: impl FnOnce() -> Kind,
+        resume: Option<(u64, bool)>,
+    ) -> Result<(), Refusal> {
+        match result {
+            Ok(()) => {
+                let answer = std::mem::take(&mut self.answer);
+                self.reply_message(call.socket, To::Call(call.stream), &answer);
+                self.answer = answer;
+                if self.answer.capacity() > limits::ANSWER_BUFFER_BYTES {
+                    self.answer = Vec::new();
+                }
+                Ok(())
+            }
+            Err(stop) => {
+                let mut task = self.task(call, kind());
+                if let Some((deadline_ms, client_deadline)) = resume {
+                    (task.deadline_ms, task.client_deadline) = (deadline_ms, client_deadline);
+                }
+                self.stopped_by(stop, task)
+            }
+        }
+    }
+
+    /// A read that could not end now.
+    pub(super) fn stopped_by(&mut self, stop: Stop, task: Task) -> Result<(), Refusal> {
+        match stop {
+            Stop::Refused(status) => Err(Refusal::Status(status)),
+            Stop::NeedsPage(_) => {
+                let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
+                self.tasks.wait_for_page(slot);
+                self.pages.fetch_wanted();
+                Err(Refusal::Waiting)
+            }
+            Stop::Broken(error) => {
+                // Never served, and loud: the page is damaged on this member's disk.
+                tracing::error!(error = %error, "a read met damaged data");
+                Err(EtcdError::Corrupt.into())
+            }
+        }
+    }
+
+    pub(super) fn answer_member_list(&mut self, socket: SocketId, to: To) {
+        let header = self.shared.header(0);
+        let response = pb::MemberListResponse {
+            header: Some(pb::ResponseHeader {
+                cluster_id: header.cluster_id,
+                member_id: header.member_id,
+                revision: 0,
+                raft_term: header.raft_term,
+            }),
+            members: self.view.members.iter().map(crate::member::Member::to_pb).collect(),
+        };
+        self.reply_message(socket, to, &response.encode_to_vec());
+    }
+
+    /// Errors of sending mean that the client is gone, which the transport has noticed.
+    pub(super) fn reply_message(&mut self, socket: SocketId, to: To, message: &[u8]) {
+        if let To::Call(stream) = to
+            && let Some(server) = self.conn(socket).and_then(Conn::grpc)
+        {
+            let _ = server.reply_unary(stream, message);
+            self.mark_dirty(socket);
+        }
+    }
+
+    pub(super) fn reply_status(&mut self, socket: SocketId, to: To, status: &Status) {
+        match to {
+            To::Call(stream) => {
+                if let Some(server) = self.conn(socket).and_then(Conn::grpc) {
+                    let _ = server.reply_error(stream, status.code, &status.message);
+                    self.mark_dirty(socket);
+                }
+            }
+            To::Plain => self.reply_page(socket, &unavailable(status)),
+        }
+    }
+
+    /// Ends what has waited too long.
+    pub(super) fn time_out_tasks(&mut self) {
+        for slot in self.tasks.overdue(self.now_ms) {
+            let Some(task) = self.tasks.remove(slot) else { continue };
+            let error = if task.client_deadline {
+                EtcdError::ContextDeadlineExceeded
+            } else {
+                EtcdError::Timeout
+            };
+            match task.kind {
+                Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
+                // The peer reads too slowly; what was sent cannot be completed by an error.
+                Kind::Listing(_) => self.abort_call(task.socket, task.to),
+                _ => self.reply_status(task.socket, task.to, &error.into()),
+            }
+        }
+    }
+
+    pub(super) fn abort_call(&mut self, socket: SocketId, to: To) {
+        if let To::Call(stream) = to
+            && let Some(server) = self.conn(socket).and_then(Conn::grpc)
+        {
+            server.abort(stream);
+            self.mark_dirty(socket);
+        }
+    }
+}
+
+fn unavailable(status: &Status) -> Page {
+    Page {
+        status: 503,
+        content_type: "text/plain; charset=utf-8",
+        headers: Vec::new(),
+        body: status.message.as_bytes().to_vec(),
+    }
+}

@@ -1,0 +1,341 @@
+//! gRPC calls: which methods there are and what happens when one arrives.
+//!
+//! Serializable reads are answered on the spot; linearizable ones take a ticket; writes are checked
+//! and proposed.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use etcore_proto::error::{Code, EtcdError, Status};
+use etcore_proto::grpc::{MethodId, RequestMeta, Routes, ServerEvent, StreamId};
+use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message;
+
+use super::Front;
+use super::tasks::{Kind, Task, To};
+use crate::api::check;
+use crate::driver::SocketId;
+use crate::replica::ToReplica;
+use crate::wire::{self, PutRef};
+use crate::version;
+
+macro_rules! methods {
+    ($($name:ident = $number:literal $path:literal $streaming:literal)*) => {
+        $(const $name: MethodId = MethodId($number);)*
+
+        /// The methods this server has.
+        ///
+        /// # Panics
+        /// Never: the table is well-formed, which a test proves.
+        pub fn routes() -> Routes {
+            Routes::new([$(($path, $name, $streaming)),*]).expect("the table is well-formed")
+        }
+    };
+}
+
+methods! {
+    RANGE = 0 "/etcdserverpb.KV/Range" false
+    RANGE_STREAM = 1 "/etcdserverpb.KV/RangeStream" false
+    PUT = 2 "/etcdserverpb.KV/Put" false
+    DELETE_RANGE = 3 "/etcdserverpb.KV/DeleteRange" false
+    TXN = 4 "/etcdserverpb.KV/Txn" false
+    COMPACT = 5 "/etcdserverpb.KV/Compact" false
+    MEMBER_LIST = 6 "/etcdserverpb.Cluster/MemberList" false
+    STATUS = 7 "/etcdserverpb.Maintenance/Status" false
+    HEALTH_CHECK = 8 "/grpc.health.v1.Health/Check" false
+    HEALTH_WATCH = 9 "/grpc.health.v1.Health/Watch" true
+}
+
+/// Field numbers of InternalRaftRequest.
+const RAFT_PUT: u32 = 4;
+const RAFT_DELETE_RANGE: u32 = 5;
+const RAFT_TXN: u32 = 6;
+const RAFT_COMPACTION: u32 = 7;
+
+/// grpc.health.v1 SERVING and SERVICE_UNKNOWN as HealthCheckResponse messages.
+const SERVING: &[u8] = &[0x08, 1];
+const SERVICE_UNKNOWN: &[u8] = &[0x08, 3];
+
+/// Why a call is not served right away.
+pub(super) enum Refusal {
+    /// Answer with this.
+    Status(Status),
+    /// It waits; nothing to answer yet.
+    Waiting,
+}
+
+impl From<EtcdError> for Refusal {
+    fn from(error: EtcdError) -> Self {
+        Self::Status(error.into())
+    }
+}
+
+type Outcome = Result<(), Refusal>;
+
+impl Front {
+    /// Handles everything a connection has to say.
+    pub(super) fn handle_events(&mut self, socket: SocketId) {
+        loop {
+            let Some(conn) = self.conn(socket) else { return };
+            if conn.gone {
+                return;
+            }
+            let Some(server) = conn.grpc() else { break };
+            let Some(event) = server.next_event() else { return };
+            match event {
+                ServerEvent::Unary { stream, method, meta, message } => {
+                    self.unary(socket, stream, method, &meta, message);
+                }
+                ServerEvent::StreamOpened { .. } => {}
+                ServerEvent::StreamMessage { stream, message } => {
+                    self.health_watch(socket, stream, &message);
+                }
+                ServerEvent::Writable { stream } => {
+                    if let Some(slot) = self.tasks.listing_of(socket, stream) {
+                        self.tasks.run_soon(slot);
+                    }
+                }
+                ServerEvent::Cancelled { stream } => {
+                    if let Some(slot) = self.tasks.listing_of(socket, stream) {
+                        self.tasks.remove(slot);
+                    }
+                }
+                ServerEvent::StreamHalfClosed { .. }
+                | ServerEvent::HttpOpened { .. }
+                | ServerEvent::HttpData { .. } => {}
+            }
+            self.mark_dirty(socket);
+        }
+        self.handle_plain(socket);
+    }
+
+    fn unary(
+        &mut self,
+        socket: SocketId,
+        stream: StreamId,
+        method: MethodId,
+        meta: &RequestMeta,
+        message: Bytes,
+    ) {
+        let call = Call { socket, stream, deadline_ms: meta.deadline_ms };
+        let outcome = if meta.has_leader && !self.shared.has_leader() {
+            Err(EtcdError::NoLeader.into())
+        } else {
+            self.dispatch(call, method, message)
+        };
+        if let Err(Refusal::Status(status)) = outcome {
+            self.reply_status(socket, To::Call(stream), &status);
+        }
+    }
+
+    fn dispatch(&mut self, call: Call, method: MethodId, message: Bytes) -> Outcome {
+        match method {
+            RANGE => self.range(call, decode(message)?),
+            PUT => self.put(call, &message),
+            TXN => self.txn(call, message),
+            DELETE_RANGE => {
+                check::delete_range(&decode(message.clone())?)?;
+                self.propose(call, RAFT_DELETE_RANGE, &message)
+            }
+            COMPACT => {
+                decode::<pb::CompactionRequest>(message.clone())?;
+                self.propose(call, RAFT_COMPACTION, &message)
+            }
+            RANGE_STREAM => self.range_stream(call, decode(message)?),
+            MEMBER_LIST => self.member_list(call, &decode(message)?),
+            STATUS => self.status(call),
+            HEALTH_CHECK => self.health_check(call, &message),
+            _ => Err(Refusal::Status(Status::new(Code::Unimplemented, "unknown method"))),
+        }
+    }
+
+    fn range(&mut self, call: Call, request: pb::RangeRequest) -> Outcome {
+        check::range(&request)?;
+        self.shared.metrics.ranges.inc();
+        if request.serializable {
+            return self.answer_range(call, Box::new(request), None);
+        }
+        self.take_ticket(call, Kind::Range(Box::new(request)))
+    }
+
+    fn range_stream(&mut self, call: Call, request: pb::RangeRequest) -> Outcome {
+        check::range_stream(&request)?;
+        self.shared.metrics.ranges.inc();
+        if request.serializable {
+            return self.start_stream(call, &request);
+        }
+        self.take_ticket(call, Kind::Stream(Box::new(request)))
+    }
+
+    fn put(&mut self, call: Call, message: &[u8]) -> Outcome {
+        let put = PutRef::parse(message).map_err(|_| malformed())?;
+        check::put(&put)?;
+        self.propose(call, RAFT_PUT, message)
+    }
+
+    fn txn(&mut self, call: Call, message: Bytes) -> Outcome {
+        let request: pb::TxnRequest = decode(message.clone())?;
+        check::txn(&request, self.shared.config.max_txn_ops)?;
+        if !check::is_read_only(&request) {
+            return self.propose(call, RAFT_TXN, &message);
+        }
+        self.shared.metrics.txns.inc();
+        if check::is_serializable(&request) {
+            return self.answer_read_txn(call, Box::new(request), None);
+        }
+        self.take_ticket(call, Kind::ReadTxn(Box::new(request)))
+    }
+
+    /// Wraps a checked request into a raft entry and sends it to the replica.
+    fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
+        if self.draining {
+            return Err(EtcdError::Stopped.into());
+        }
+        self.next_request_id += 1;
+        let data = wire::wrap_request(field, message, self.next_request_id);
+        if data.len() > self.shared.config.max_request_bytes {
+            return Err(EtcdError::RequestTooLarge.into());
+        }
+        let mut task = self.task(call, Kind::Proposal);
+        task.bytes = data.len();
+        let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
+        self.push_replica(ToReplica::Propose { slot, data: data.into() });
+        Err(Refusal::Waiting)
+    }
+
+    /// Waits for a linearizable point.
+    pub(super) fn take_ticket(&mut self, call: Call, kind: Kind) -> Outcome {
+        let task = self.task(call, kind);
+        let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
+        self.next_ticket += 1;
+        self.tasks.wait_for_ticket(slot, self.next_ticket);
+        Err(Refusal::Waiting)
+    }
+
+    pub(super) fn task(&self, call: Call, kind: Kind) -> Task {
+        let timeout = self.shared.config.request_timeout().as_millis();
+        let own = self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX);
+        let deadline_ms = call.deadline_ms.map_or(own, |deadline| deadline.min(own));
+        Task {
+            socket: call.socket,
+            to: To::Call(call.stream),
+            kind,
+            deadline_ms,
+            client_deadline: deadline_ms < own,
+            bytes: 0,
+        }
+    }
+
+    fn member_list(&mut self, call: Call, request: &pb::MemberListRequest) -> Outcome {
+        if request.linearizable {
+            return self.take_ticket(call, Kind::MemberList);
+        }
+        self.answer_member_list(call.socket, To::Call(call.stream));
+        Ok(())
+    }
+
+    fn status(&mut self, call: Call) -> Outcome {
+        let status = &self.shared.status;
+        let header = self.shared.header(self.view.store.revision.0);
+        let leader = status.leader.load(Ordering::Relaxed);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let response = pb::StatusResponse {
+            header: Some(pb::ResponseHeader {
+                cluster_id: header.cluster_id,
+                member_id: header.member_id,
+                revision: header.revision,
+                raft_term: header.raft_term,
+            }),
+            version: version::ETCD.to_owned(),
+            db_size: signed(status.db_size_bytes.load(Ordering::Relaxed)),
+            leader,
+            raft_index: status.committed.load(Ordering::Relaxed),
+            raft_term: header.raft_term,
+            raft_applied_index: status.applied.load(Ordering::Relaxed),
+            errors: if leader == 0 { vec![EtcdError::NoLeader.text().to_owned()] } else { vec![] },
+            db_size_in_use: signed(status.db_in_use_bytes.load(Ordering::Relaxed)),
+            is_learner: false,
+            storage_version: version::STORAGE.to_owned(),
+            db_size_quota: 2 << 30,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        };
+        self.reply_message(call.socket, To::Call(call.stream), &response.encode_to_vec());
+        Ok(())
+    }
+
+    fn health_check(&mut self, call: Call, message: &[u8]) -> Outcome {
+        match health_service(message)? {
+            "" => {
+                self.reply_message(call.socket, To::Call(call.stream), SERVING);
+                Ok(())
+            }
+            _ => Err(Refusal::Status(Status::new(Code::NotFound, "unknown service"))),
+        }
+    }
+
+    /// The only streaming method: one message, then silence, since the state does not change.
+    fn health_watch(&mut self, socket: SocketId, stream: StreamId, message: &[u8]) {
+        let status = match health_service(message) {
+            Ok("") => SERVING,
+            Ok(_) => SERVICE_UNKNOWN,
+            Err(_) => return self.reply_status(socket, To::Call(stream), &malformed_status()),
+        };
+        if let Some(server) = self.conn(socket).and_then(super::conn::Conn::grpc) {
+            // An error means that the client is gone; the transport has noticed.
+            let _ = server.send_message(stream, status);
+        }
+    }
+}
+
+/// Where a call came from and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub(super) socket: SocketId,
+    pub(super) stream: StreamId,
+    /// The client's, on our clock.
+    pub(super) deadline_ms: Option<u64>,
+}
+
+fn malformed_status() -> Status {
+    Status::new(Code::Internal, "grpc: error unmarshalling request: malformed protobuf message")
+}
+
+fn malformed() -> Refusal {
+    Refusal::Status(malformed_status())
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
+    M::decode(message).map_err(|error| {
+        let text = format!("grpc: error unmarshalling request: {error}");
+        Refusal::Status(Status::new(Code::Internal, text))
+    })
+}
+
+/// The `service` field of a HealthCheckRequest.
+fn health_service(message: &[u8]) -> Result<&str, Refusal> {
+    let mut service = "";
+    let mut fields = wire::Fields::new(message);
+    while let Some((field, value)) = fields.next_field().map_err(|_| malformed())? {
+        if let (1, wire::Value::Len(range)) = (field, value) {
+            service = std::str::from_utf8(&message[range]).map_err(|_| malformed())?;
+        }
+    }
+    Ok(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_methods_is_well_formed() {
+        routes();
+    }
+
+    #[test]
+    fn a_health_request_names_its_service() {
+        assert!(matches!(health_service(b""), Ok("")));
+        assert!(matches!(health_service(b"\x0a\x01x"), Ok("x")));
+        assert!(health_service(b"\x0a\x05x").is_err());
+    }
+}

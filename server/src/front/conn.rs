@@ -1,0 +1,192 @@
+//! One connection: which protocol it turned out to speak, and what is on its way.
+//!
+//! Owned by its front. Cleartext HTTP/2 is told from HTTP/1.1 by its preface.
+
+use std::sync::Arc;
+
+use etcore_proto::grpc::{Routes, Server, ServerConfig};
+use etcore_proto::h2::Budget;
+use etcore_proto::http1;
+
+use super::Side;
+use crate::driver::SocketId;
+use crate::limits;
+
+/// The HTTP/2 client preface.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection speaks.
+pub(super) enum Protocol {
+    /// Not enough bytes yet.
+    Unknown(Vec<u8>),
+    /// gRPC over HTTP/2.
+    Grpc(Box<Server>),
+    /// HTTP/1.1.
+    Http1(Box<http1::Server>),
+}
+
+/// How new connections are set up.
+pub(super) struct Settings {
+    pub(super) grpc: ServerConfig,
+    pub(super) routes: Arc<Routes>,
+    pub(super) budget: Budget,
+}
+
+pub(super) struct Conn {
+    pub(super) socket: SocketId,
+    pub(super) side: Side,
+    pub(super) protocol: Protocol,
+    settings: Arc<Settings>,
+    /// A send is with the driver.
+    pub(super) sending: bool,
+    /// In the front's list for this turn.
+    pub(super) dirty: bool,
+    /// Nothing more is received; what is queued still goes out.
+    pub(super) failed: bool,
+    /// The peer is gone.
+    pub(super) gone: bool,
+    /// The driver is receiving for it.
+    pub(super) reading: bool,
+    draining: bool,
+}
+
+impl Protocol {
+    pub(super) fn new(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Unknown(Vec::new()),
+            Side::Peer => Self::Http1(Box::new(http1::Server::new(limits::HTTP1_BODY_BYTES))),
+        }
+    }
+}
+
+impl Conn {
+    pub(super) fn new(
+        socket: SocketId,
+        side: Side,
+        protocol: Protocol,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self {
+            socket,
+            side,
+            protocol,
+            settings,
+            sending: false,
+            dirty: false,
+            failed: false,
+            gone: false,
+            reading: true,
+            draining: false,
+        }
+    }
+
+    /// Feeds received bytes to the protocol, or finds out which one it is.
+    pub(super) fn receive(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), String> {
+        match &mut self.protocol {
+            Protocol::Grpc(server) => {
+                server.receive(bytes, now_ms).map_err(|error| error.to_string())
+            }
+            Protocol::Http1(server) => {
+                server.receive(bytes);
+                Ok(())
+            }
+            Protocol::Unknown(seen) => {
+                seen.extend_from_slice(bytes);
+                let compared = seen.len().min(PREFACE.len());
+                if seen[..compared] != PREFACE[..compared] {
+                    let server = http1::Server::new(limits::HTTP1_BODY_BYTES);
+                    self.become_protocol(Protocol::Http1(Box::new(server)), now_ms)
+                } else if compared == PREFACE.len() {
+                    let settings = &self.settings;
+                    let server = Server::new(
+                        settings.grpc.clone(),
+                        settings.routes.clone(),
+                        &settings.budget,
+                    );
+                    self.become_protocol(Protocol::Grpc(Box::new(server)), now_ms)
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    fn become_protocol(&mut self, protocol: Protocol, now_ms: u64) -> Result<(), String> {
+        let Protocol::Unknown(seen) = std::mem::replace(&mut self.protocol, protocol) else {
+            return Err("the protocol was known already".to_owned());
+        };
+        if self.draining {
+            self.drain();
+        }
+        self.receive(&seen, now_ms)
+    }
+
+    /// Appends what is to be sent; true if there is more.
+    pub(super) fn transmit(&mut self, out: &mut Vec<u8>) -> bool {
+        match &mut self.protocol {
+            Protocol::Unknown(_) => false,
+            Protocol::Grpc(server) => server.poll_transmit(out, limits::SEND_BYTES),
+            Protocol::Http1(server) => server.poll_transmit(out, limits::SEND_BYTES),
+        }
+    }
+
+    pub(super) fn tick(&mut self, now_ms: u64) -> Result<(), String> {
+        match &mut self.protocol {
+            Protocol::Grpc(server) => server.tick(now_ms).map_err(|error| error.to_string()),
+            Protocol::Unknown(_) | Protocol::Http1(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn wants_read(&self) -> bool {
+        match &self.protocol {
+            Protocol::Unknown(_) => true,
+            Protocol::Grpc(server) => server.wants_read(),
+            Protocol::Http1(server) => server.wants_read(),
+        }
+    }
+
+    /// Nothing is left to do on it.
+    pub(super) fn is_over(&self) -> bool {
+        if self.failed {
+            return true;
+        }
+        match &self.protocol {
+            Protocol::Unknown(_) => self.draining,
+            Protocol::Grpc(server) => self.draining && server.is_drained(),
+            Protocol::Http1(server) => server.is_done(),
+        }
+    }
+
+    /// Nothing is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        match &self.protocol {
+            Protocol::Unknown(_) => true,
+            Protocol::Grpc(server) => server.open_streams() == 0 && !self.sending,
+            Protocol::Http1(_) => !self.sending,
+        }
+    }
+
+    /// Begins a graceful end.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        match &mut self.protocol {
+            Protocol::Unknown(_) => {}
+            Protocol::Grpc(server) => server.graceful_goaway(),
+            Protocol::Http1(server) => server.graceful_close(),
+        }
+    }
+
+    pub(super) fn grpc(&mut self) -> Option<&mut Server> {
+        match &mut self.protocol {
+            Protocol::Grpc(server) => Some(server),
+            _ => None,
+        }
+    }
+
+    pub(super) fn http1(&mut self) -> Option<&mut http1::Server> {
+        match &mut self.protocol {
+            Protocol::Http1(server) => Some(server),
+            _ => None,
+        }
+    }
+}

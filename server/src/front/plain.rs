@@ -1,0 +1,113 @@
+//! HTTP/1.1 requests on a front: the plain endpoints, and the health checks that wait for a read.
+
+use etcore_proto::error::EtcdError;
+use etcore_proto::http1::ServerEvent;
+
+use super::tasks::{Kind, Task, To};
+use super::{Front, Side};
+use crate::driver::SocketId;
+use crate::http::{self, Answer, HealthCheck, HealthKind, Page};
+
+/// What etcd's handlers say to browsers of any origin.
+const CORS: [(&str, &str); 3] = [
+    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
+    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
+    ("Access-Control-Allow-Origin", "*"),
+];
+
+impl Front {
+    /// Handles everything an HTTP/1.1 connection has to say.
+    pub(super) fn handle_plain(&mut self, socket: SocketId) {
+        loop {
+            let Some(conn) = self.conn(socket) else { return };
+            let side = conn.side;
+            let Some(server) = conn.http1() else { return };
+            let Some(event) = server.next_event() else { return };
+            if let ServerEvent::Request { head, .. } = event {
+                match side {
+                    Side::Peer => {
+                        let page =
+                            http::peer(&self.shared, &self.view, &head.method, &head.target);
+                        self.reply_page(socket, &page);
+                    }
+                    Side::Client => self.client_request(socket, &head.method, &head.target),
+                }
+            }
+            self.mark_dirty(socket);
+        }
+    }
+
+    fn client_request(&mut self, socket: SocketId, method: &str, target: &str) {
+        if method == "OPTIONS" {
+            let page = Page {
+                status: 200,
+                content_type: "text/plain; charset=utf-8",
+                headers: Vec::new(),
+                body: Vec::new(),
+            };
+            return self.reply_page(socket, &page);
+        }
+        match http::client(&self.shared, &self.view, method, target) {
+            Answer::Page(page) => self.reply_page(socket, &page),
+            Answer::Health(check) if check.serializable => {
+                self.finish_health(socket, &check, Ok(()));
+            }
+            Answer::Health(check) => {
+                let timeout = self.shared.config.request_timeout().as_millis();
+                let task = Task {
+                    socket,
+                    to: To::Plain,
+                    kind: Kind::Health(check),
+                    deadline_ms: self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX),
+                    client_deadline: false,
+                    bytes: 0,
+                };
+                match self.tasks.insert(task) {
+                    Ok(slot) => {
+                        self.next_ticket += 1;
+                        self.tasks.wait_for_ticket(slot, self.next_ticket);
+                    }
+                    Err(task) => {
+                        if let Kind::Health(check) = task.kind {
+                            let error = Err(EtcdError::TooManyRequests);
+                            self.finish_health(socket, &check, error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers a health check whose read has ended.
+    pub(super) fn finish_health(
+        &mut self,
+        socket: SocketId,
+        check: &HealthCheck,
+        outcome: Result<(), EtcdError>,
+    ) {
+        let page = match &check.kind {
+            HealthKind::Health => http::health_page(&self.shared, outcome),
+            HealthKind::Checks { names, verbose } => {
+                http::check_page(&self.shared, names, *verbose, outcome)
+            }
+        };
+        self.reply_page(socket, &page);
+    }
+
+    pub(super) fn reply_page(&mut self, socket: SocketId, page: &Page) {
+        let Some(conn) = self.conn(socket) else { return };
+        let side = conn.side;
+        let Some(server) = conn.http1() else { return };
+        if !server.is_answer_due() {
+            return;
+        }
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        if side == Side::Client {
+            fields.extend(CORS);
+        }
+        fields.push(("Content-Type", page.content_type));
+        fields.extend(page.headers.iter().map(|(name, value)| (*name, value.as_str())));
+        server.respond_with(page.status, &fields, &page.body);
+        self.mark_dirty(socket);
+    }
+}

@@ -1,0 +1,281 @@
+//! Requests that wait: for the replica, for a linearizable point, for a page, for the peer's window.
+//!
+//! Owned by the front. A slot names a request together with the use of its place, so a reply that
+//! comes after a time-out finds nobody. The number of requests is bounded; nothing here decides what
+//! an answer is.
+
+use std::collections::VecDeque;
+
+use etcore_engine::types::LogIndex;
+use etcore_proto::grpc::StreamId;
+use etcore_proto::pb::etcdserverpb as pb;
+
+use super::listing::Listing;
+use crate::driver::SocketId;
+use crate::http::HealthCheck;
+use crate::limits;
+use crate::replica::Slot;
+
+/// Where an answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// A gRPC call.
+    Call(StreamId),
+    /// The HTTP/1.1 request that the connection is at.
+    Plain,
+}
+
+/// A request that waits.
+pub(super) struct Task {
+    pub(super) socket: SocketId,
+    pub(super) to: To,
+    pub(super) kind: Kind,
+    pub(super) deadline_ms: u64,
+    /// The client's own deadline made it shorter: another error then.
+    pub(super) client_deadline: bool,
+    /// Bytes of the proposal it waits for.
+    pub(super) bytes: usize,
+}
+
+/// What it is.
+pub(super) enum Kind {
+    /// A proposal; the replica's reply is the answer.
+    Proposal,
+    /// A Range, to be evaluated.
+    Range(Box<pb::RangeRequest>),
+    /// A transaction that only reads.
+    ReadTxn(Box<pb::TxnRequest>),
+    /// MemberList.
+    MemberList,
+    /// A health check.
+    Health(HealthCheck),
+    /// A RangeStream that waits for its linearizable point.
+    Stream(Box<pb::RangeRequest>),
+    /// A long answer being sent in pieces.
+    Listing(Box<Listing>),
+}
+
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    task: Option<Task>,
+}
+
+/// See the module text.
+#[derive(Default)]
+pub(super) struct Tasks {
+    places: Vec<Place>,
+    free: Vec<u32>,
+    count: usize,
+    proposal_bytes: usize,
+    /// Waiting for the replica's word on their ticket, ascending.
+    tickets: VecDeque<(u64, Slot)>,
+    /// Waiting for the view to reach an index.
+    at_index: Vec<(LogIndex, Slot)>,
+    /// Waiting for any page to arrive.
+    at_page: Vec<Slot>,
+    runnable: VecDeque<Slot>,
+    /// Slots of listings, to find them by stream.
+    listings: Vec<Slot>,
+}
+
+impl Tasks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    pub(super) fn has_runnable(&self) -> bool {
+        !self.runnable.is_empty()
+    }
+
+    pub(super) fn proposal_bytes(&self) -> usize {
+        self.proposal_bytes
+    }
+
+    /// Puts a request in; gives it back if too many wait.
+    pub(super) fn insert(&mut self, task: Task) -> Result<Slot, Task> {
+        if self.count >= limits::PENDING_REQUESTS {
+            return Err(task);
+        }
+        self.count += 1;
+        self.proposal_bytes += task.bytes;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            self.places.len() as u32 - 1
+        });
+        let place = &mut self.places[index as usize];
+        let slot = u64::from(place.generation) << 32 | u64::from(index);
+        if matches!(task.kind, Kind::Listing(_)) {
+            self.listings.push(slot);
+        }
+        place.task = Some(task);
+        Ok(slot)
+    }
+
+    /// Takes a request out for good.
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Task> {
+        let index = slot as u32;
+        let place = self.places.get_mut(index as usize)?;
+        if u64::from(place.generation) != slot >> 32 {
+            return None;
+        }
+        let task = place.task.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(index);
+        self.count -= 1;
+        self.proposal_bytes -= task.bytes;
+        if matches!(task.kind, Kind::Listing(_)) {
+            self.listings.retain(|listing| *listing != slot);
+        }
+        Some(task)
+    }
+
+    /// Waits for the replica's word on `ticket`; tickets come in ascending order.
+    pub(super) fn wait_for_ticket(&mut self, slot: Slot, ticket: u64) {
+        self.tickets.push_back((ticket, slot));
+    }
+
+    /// All tickets up to `up_to` may be served once the view has applied `index`.
+    pub(super) fn tickets_ready(&mut self, up_to: u64, index: LogIndex, applied: LogIndex) {
+        while let Some((ticket, slot)) = self.tickets.front().copied() {
+            if ticket > up_to {
+                break;
+            }
+            self.tickets.pop_front();
+            if applied >= index {
+                self.runnable.push_back(slot);
+            } else {
+                self.at_index.push((index, slot));
+            }
+        }
+    }
+
+    /// The view has applied this much.
+    pub(super) fn view_advanced(&mut self, applied: LogIndex) {
+        if self.at_index.is_empty() {
+            return;
+        }
+        let runnable = &mut self.runnable;
+        self.at_index.retain(|(index, slot)| {
+            let ready = applied >= *index;
+            if ready {
+                runnable.push_back(*slot);
+            }
+            !ready
+        });
+    }
+
+    /// Waits until a page has arrived.
+    pub(super) fn wait_for_page(&mut self, slot: Slot) {
+        self.at_page.push(slot);
+    }
+
+    /// Some page has arrived: everybody who waits for one looks again.
+    pub(super) fn pages_arrived(&mut self) {
+        self.runnable.extend(self.at_page.drain(..));
+    }
+
+    /// Runs in this turn or the next.
+    pub(super) fn run_soon(&mut self, slot: Slot) {
+        self.runnable.push_back(slot);
+    }
+
+    pub(super) fn next_runnable(&mut self) -> Option<Slot> {
+        self.runnable.pop_front()
+    }
+
+    pub(super) fn runnable_count(&self) -> usize {
+        self.runnable.len()
+    }
+
+    /// The listing that answers a call.
+    pub(super) fn listing_of(&self, socket: SocketId, stream: StreamId) -> Option<Slot> {
+        self.listings.iter().copied().find(|slot| {
+            self.get(*slot)
+                .is_some_and(|task| task.socket == socket && task.to == To::Call(stream))
+        })
+    }
+
+    fn get(&self, slot: Slot) -> Option<&Task> {
+        let place = self.places.get(slot as u32 as usize)?;
+        if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_ref() }
+    }
+
+    /// Ends the listings of a connection: they hold pins. Other requests end with their reply.
+    pub(super) fn connection_closed(&mut self, socket: SocketId) {
+        let ended: Vec<Slot> = self
+            .listings
+            .iter()
+            .copied()
+            .filter(|slot| self.get(*slot).is_some_and(|task| task.socket == socket))
+            .collect();
+        for slot in ended {
+            self.remove(slot);
+        }
+    }
+
+    /// Requests whose time is up.
+    pub(super) fn overdue(&self, now_ms: u64) -> Vec<Slot> {
+        if self.count == 0 {
+            return Vec::new();
+        }
+        (0u64..)
+            .zip(&self.places)
+            .filter(|(_, place)| {
+                place.task.as_ref().is_some_and(|task| task.deadline_ms <= now_ms)
+            })
+            .map(|(index, place)| u64::from(place.generation) << 32 | index)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(bytes: usize) -> Task {
+        Task {
+            socket: SocketId { slot: 1, generation: 2 },
+            to: To::Plain,
+            kind: Kind::Proposal,
+            deadline_ms: 10,
+            client_deadline: false,
+            bytes,
+        }
+    }
+
+    #[test]
+    fn a_late_reply_finds_nobody() {
+        let mut tasks = Tasks::default();
+        let Ok(first) = tasks.insert(task(5)) else { panic!("room") };
+        assert_eq!(tasks.proposal_bytes(), 5);
+        assert!(tasks.remove(first).is_some());
+        let Ok(second) = tasks.insert(task(0)) else { panic!("room") };
+        assert_eq!(first as u32, second as u32, "the place is used again");
+        assert!(tasks.remove(first).is_none());
+        assert_eq!(tasks.overdue(10), vec![second]);
+        assert!(tasks.overdue(9).is_empty());
+    }
+
+    #[test]
+    fn reads_run_once_their_ticket_and_their_index_are_reached() {
+        let mut tasks = Tasks::default();
+        let Ok(slot) = tasks.insert(task(0)) else { panic!("room") };
+        tasks.wait_for_ticket(slot, 7);
+        tasks.tickets_ready(6, LogIndex(3), LogIndex(3));
+        assert!(!tasks.has_runnable());
+        tasks.tickets_ready(7, LogIndex(4), LogIndex(3));
+        assert!(!tasks.has_runnable());
+        tasks.view_advanced(LogIndex(4));
+        assert_eq!(tasks.next_runnable(), Some(slot));
+    }
+
+    #[test]
+    fn requests_beyond_the_bound_are_given_back() {
+        let mut tasks = Tasks::default();
+        for _ in 0..limits::PENDING_REQUESTS {
+            assert!(tasks.insert(task(0)).is_ok());
+        }
+        assert!(tasks.insert(task(0)).is_err());
+    }
+}

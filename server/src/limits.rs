@@ -1,0 +1,84 @@
+//! Every bound of the server in one place, with what happens when it is reached.
+//!
+//! Read by the drivers, the shards, the api and the boot sequence. A bound that an operator may
+//! change is a flag whose default stands here.
+
+/// Receive buffers of one shard's driver; when all are in use, receiving waits until the shard has
+/// handled some. A power of two.
+pub const RECEIVE_BUFFERS: u16 = 64;
+/// Bytes of one receive buffer: what one read may bring.
+pub const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
+/// Submission entries of one io_uring; a full queue is submitted at once.
+pub const URING_ENTRIES: u32 = 1024;
+/// Readiness events taken from epoll at once; more wait for the next turn.
+pub const EPOLL_EVENTS: usize = 256;
+/// Durable writes waiting for the portable driver's log thread. The replica has one outstanding at
+/// a time, so this is never reached; reaching it is a bug and stops the shard.
+pub const LOG_WRITES: usize = 8;
+
+/// Messages in the ring from one front to the replica; a full ring stops that front from reading
+/// its sockets.
+pub const RING_TO_REPLICA: usize = 16 << 10;
+/// Messages in the ring from the replica to one front. Larger than the other direction, so a reply
+/// always finds room: at most one is outstanding per message sent, plus notices.
+pub const RING_TO_FRONT: usize = (16 << 10) + 1024;
+/// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
+pub const PENDING_REQUESTS: usize = 64 << 10;
+/// Bytes of proposals that one front may have outstanding; more stops reading its sockets.
+pub const PENDING_PROPOSAL_BYTES: usize = 64 << 20;
+/// Connections of one front; more are closed at once.
+pub const CONNECTIONS: usize = 64 << 10;
+/// Bytes handed to a socket in one send; the rest waits in the connection.
+pub const SEND_BYTES: usize = 256 << 10;
+/// Range answers above this many bytes are streamed as the peer's windows open, in chunks of about
+/// this size, and not encoded at once.
+pub const RANGE_CHUNK_BYTES: usize = 64 << 10;
+/// Hits of a range looked at in one go while a long answer is measured or streamed; the shard
+/// serves its other connections in between.
+pub const RANGE_CHUNK_KEYS: usize = 2048;
+
+/// Keys written into one piece of a streamed answer.
+pub const RANGE_PIECE_KEYS: usize = 512;
+/// The buffer in which answers are built is given back when it grew larger than this.
+pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
+/// Body of an HTTP/1.1 request; the plain endpoints need none.
+pub const HTTP1_BODY_BYTES: u64 = 64 << 10;
+/// Bytes received and not yet handled, of all connections together.
+pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
+/// The same for one connection.
+pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 20;
+/// Sockets waiting to be taken over by a front; more are closed.
+pub const HANDOFFS: usize = 4096;
+/// Bytes of the page file mapped by one thread.
+pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
+/// Page reads of one thread waiting for the blocking pool.
+pub const PAGE_FETCHES: usize = 256;
+
+/// Entries proposed in one raft step; more wait for the next turn.
+pub const PROPOSE_ENTRIES: usize = 4096;
+/// Bytes proposed in one raft step; more wait for the next turn.
+pub const PROPOSE_BYTES: usize = 8 << 20;
+/// Committed entries that may wait to be applied before proposals get `too many requests` (etcd:
+/// maxGapBetweenApplyAndCommitIndex).
+pub const APPLY_GAP: u64 = 5000;
+
+/// Jobs waiting for the blocking pool; more answer `too many requests`.
+pub const POOL_JOBS: usize = 1024;
+/// Threads of the blocking pool.
+pub const POOL_THREADS: usize = 2;
+
+/// Log lines waiting for standard error; more are dropped and counted, so that a blocked pipe never
+/// stops a request.
+pub const LOG_LINES: usize = 8192;
+
+/// A gRPC request may be this much larger than `--max-request-bytes` before the transport refuses
+/// it (etcd: grpcOverheadBytes).
+pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+
+const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA);
+const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
+
+/// Tasks waiting for the background thread: one checkpoint and a stop.
+pub const BACKGROUND_TASKS: usize = 16;
+/// Bytes of applied log entries kept in memory for peers that lag.
+pub const LOG_WINDOW_BYTES: u64 = 4 << 20;

@@ -1,0 +1,77 @@
+//! The `etcore` program: reads the command line, starts a member, waits for a signal.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use etcore_server::boot;
+use etcore_server::config::Config;
+use etcore_server::config::flags::{self, Asked};
+use etcore_server::{log, sys, version};
+
+fn main() -> ExitCode {
+    // First, so that every thread inherits the mask.
+    sys::block_stop_signals();
+    match flags::parse(std::env::args().skip(1), std::env::vars()) {
+        Ok(Asked::Print(text)) => {
+            // A closed pipe is the reader's business.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Asked::Run(config, unknown)) => run(*config, &unknown),
+        Err(refused) => {
+            complain(refused.message.trim_end());
+            ExitCode::from(refused.status)
+        }
+    }
+}
+
+fn run(config: Config, unknown: &[String]) -> ExitCode {
+    let logger = match log::install(config.log_level, config.log_format) {
+        Ok(logger) => logger,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    for variable in unknown {
+        tracing::warn!(environment_variable = %variable, "unrecognized environment variable");
+    }
+    tracing::info!(
+        etcd_version = version::ETCD,
+        etcore_version = version::OWN,
+        name = %config.name,
+        data_dir = %config.data_dir,
+        "starting an etcd server"
+    );
+    let code = match boot::start(config) {
+        Err(error) => {
+            tracing::error!(error = %error, "the member cannot start");
+            ExitCode::FAILURE
+        }
+        Ok(running) => {
+            while running.is_running() {
+                if let Some(signal) = sys::wait_for_stop() {
+                    tracing::info!(signal, "received signal; shutting down");
+                    break;
+                }
+            }
+            match running.stop() {
+                Ok(()) => {
+                    tracing::info!("closed etcd server");
+                    ExitCode::SUCCESS
+                }
+                Err(reason) => {
+                    tracing::error!(error = %reason, "stopped after a failure");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    };
+    drop(logger);
+    code
+}
+
+/// Before the logger exists; one line.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,76 @@
+//! The members of the cluster as they are replicated and stored: etcd's JSON, so that its tools can
+//! read the entries and the bucket.
+//!
+//! Written by apply (configuration changes and published attributes), read by MemberList and the
+//! peer port.
+
+use etcore_proto::pb::etcdserverpb as pb;
+use serde::{Deserialize, Serialize};
+
+/// One member (etcd `membership.Member`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Member ID.
+    pub id: u64,
+    /// URLs its peers reach it at.
+    #[serde(rename = "peerURLs", default)]
+    pub peer_urls: Vec<String>,
+    /// Does not vote yet.
+    #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_learner: bool,
+    /// Empty until the member has published itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// URLs clients reach it at.
+    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
+    pub client_urls: Vec<String>,
+}
+
+impl Member {
+    /// As MemberList answers.
+    pub fn to_pb(&self) -> pb::Member {
+        pb::Member {
+            id: self.id,
+            name: self.name.clone(),
+            peer_ur_ls: self.peer_urls.clone(),
+            client_ur_ls: self.client_urls.clone(),
+            is_learner: self.is_learner,
+        }
+    }
+
+    /// The key in the `members` bucket (etcd `schema`: hexadecimal ID).
+    pub fn bucket_key(id: u64) -> Vec<u8> {
+        format!("{id:x}").into_bytes()
+    }
+
+    /// JSON as it stands in configuration changes and in the bucket.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings and numbers always serialize")
+    }
+
+    /// Reads [`Member::to_json`], or what etcd wrote.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|error| format!("member record: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_is_etcds() {
+        let member = Member {
+            id: 5,
+            peer_urls: vec!["http://a:1".into()],
+            name: "n".into(),
+            ..Default::default()
+        };
+        assert_eq!(member.to_json(), br#"{"id":5,"peerURLs":["http://a:1"],"name":"n"}"#);
+        assert_eq!(Member::from_json(&member.to_json()).unwrap(), member);
+        assert_eq!(Member::bucket_key(0x8e9e), b"8e9e");
+    }
+}

@@ -1,0 +1,119 @@
+//! Listening sockets: TCP (dual-stack on wildcards, as Go binds them) and unix.
+//!
+//! Called by boot. Names are resolved here, once. A taken address is an error that names it;
+//! SO_REUSEPORT is set only when asked for, because it would let a second member steal connections.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use crate::config::ListenUrl;
+
+/// How listeners are bound.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BindOptions {
+    /// `--socket-reuse-port`.
+    pub reuse_port: bool,
+    /// `--socket-reuse-address`.
+    pub reuse_address: bool,
+}
+
+/// Binds one URL. A host name that resolves to several addresses is bound at the first IPv4 one, as
+/// Go does.
+///
+/// # Errors
+/// What the kernel or the resolver said.
+pub fn bind(url: &ListenUrl, options: BindOptions) -> io::Result<OwnedFd> {
+    match url {
+        ListenUrl::Tcp { host, port } => {
+            let addr = resolve(host, *port)?;
+            bind_tcp(addr, options)
+        }
+        ListenUrl::Unix { path } => {
+            // A socket file left by a killed member would refuse the bind; one that is served
+            // answers a connect.
+            if std::os::unix::net::UnixStream::connect(path).is_err() {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            let listener = UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener.into())
+        }
+    }
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    if host.is_empty() || host == "0.0.0.0" {
+        return Ok(SocketAddr::from(([0u16; 8], port)));
+    }
+    let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    addresses
+        .iter()
+        .find(|addr| addr.is_ipv4())
+        .or(addresses.first())
+        .copied()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")))
+}
+
+fn bind_tcp(addr: SocketAddr, options: BindOptions) -> io::Result<OwnedFd> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let open = |addr: SocketAddr| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(!addr.ip().is_unspecified())?;
+        }
+        // Go always sets SO_REUSEADDR on listeners: without it a restart waits for TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        if options.reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(4096)?;
+        Ok(socket)
+    };
+    match open(addr) {
+        // No IPv6 on this host: the wildcard is IPv4's then.
+        Err(error)
+            if addr.ip().is_unspecified() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) =>
+        {
+            Ok(open(SocketAddr::from(([0, 0, 0, 0], addr.port())))?.into())
+        }
+        other => Ok(other?.into()),
+    }
+}
+
+/// Turns off Nagle's algorithm; answers are written once per turn anyway.
+pub fn set_nodelay(socket: &OwnedFd) {
+    let one: libc::c_int = 1;
+    // SAFETY: the option value outlives the call and its size is given. Fails on unix sockets, where
+    // there is nothing to turn off.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_refused() {
+        let url = ListenUrl::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let first = bind(&url, BindOptions::default()).unwrap();
+        let port = socket2::SockRef::from(&first).local_addr().unwrap().as_socket().unwrap().port();
+        let taken = ListenUrl::Tcp { host: "127.0.0.1".into(), port };
+        let error = bind(&taken, BindOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

@@ -1,0 +1,443 @@
+//! The replica: the single owner of raft, the log, the write side of the store and the membership.
+//!
+//! Driven by its shard's loop: [`Replica::turn`] takes what the fronts sent, proposes it as one
+//! batch, has it logged, applies what is committed, publishes, and answers. Nothing is answered
+//! before its log write was synced and its entry applied, and nothing is visible before it is
+//! committed. No locks, no blocking calls, no clock of its own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use etcore_engine::file::{AlignedBuf, FileOutput};
+use etcore_engine::store::Store;
+use etcore_engine::types::{LogIndex, Term};
+use etcore_proto::error::EtcdError;
+use etcore_raftlog::log::Log;
+use etcore_raftlog::node::{Effects, Role, SoftState};
+use etcore_raftlog::types::LogEntry;
+
+use crate::api::range::Scratch;
+use crate::background::{Answer, Background, Task};
+use crate::limits;
+use crate::pages::Pages;
+use crate::ring::{Consumer, Producer};
+use crate::shared::{MemberView, Shared};
+
+mod apply;
+mod log_files;
+mod messages;
+mod propose;
+mod publish;
+
+pub use log_files::{DurableWrite, LogFiles};
+use log_files::{Lane, Started};
+pub use messages::{Reply, Slot, ToFront, ToReplica};
+
+/// The rings to one front.
+pub struct FrontLink {
+    /// From the front.
+    pub inbox: Consumer<ToReplica>,
+    /// To the front.
+    pub outbox: Producer<ToFront>,
+    /// What did not fit into the ring; bounded by what the front may have outstanding.
+    backlog: VecDeque<ToFront>,
+}
+
+impl FrontLink {
+    /// Ties two rings together.
+    pub fn new(inbox: Consumer<ToReplica>, outbox: Producer<ToFront>) -> Self {
+        Self { inbox, outbox, backlog: VecDeque::new() }
+    }
+
+    fn send(&mut self, message: ToFront) {
+        if self.backlog.is_empty() {
+            if let Err(message) = self.outbox.push(message) {
+                self.backlog.push_back(message);
+            }
+        } else {
+            self.backlog.push_back(message);
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(message) = self.backlog.pop_front() {
+            if let Err(message) = self.outbox.push(message) {
+                self.backlog.push_front(message);
+                break;
+            }
+        }
+        self.outbox.flush();
+    }
+}
+
+/// A proposal of this member that waits to be applied.
+struct Proposal {
+    index: LogIndex,
+    term: Term,
+    /// `None` for the member's own.
+    from: Option<(usize, Slot)>,
+}
+
+/// What a replica is made of.
+pub struct Parts {
+    /// What all shards see.
+    pub shared: Arc<Shared>,
+    /// Raft and the log.
+    pub log: Log,
+    /// The log's files.
+    pub files: LogFiles,
+    /// The store.
+    pub store: Store,
+    /// Pages for reads inside apply.
+    pub pages: Pages,
+    /// The checkpoints' thread.
+    pub background: Background,
+    /// The fronts' rings.
+    pub fronts: Vec<FrontLink>,
+}
+
+/// See the module text.
+///
+/// Invariants: `proposals` ascend by index; an entry is applied only when all before it are; at most
+/// one checkpoint and one durable write are outstanding.
+pub struct Replica {
+    shared: Arc<Shared>,
+    log: Log,
+    files: LogFiles,
+    store: Store,
+    pages: Pages,
+    background: Background,
+    fronts: Vec<FrontLink>,
+    effects: Effects,
+    to_apply: VecDeque<LogEntry>,
+    proposals: VecDeque<Proposal>,
+    /// Replies of entries that are applied and not yet published.
+    replies: Vec<(usize, ToFront)>,
+    /// Read rounds under way: the ticket raft knows, and the front's own.
+    reads: VecDeque<(u64, usize, u64)>,
+    next_read: u64,
+    soft_state: SoftState,
+    unpublished: bool,
+    scratch: Scratch,
+    next_tick_ms: u64,
+    checkpoint_started_ms: Option<u64>,
+    write_started: Duration,
+    physical_compactions: Vec<(i64, usize, ToFront)>,
+    /// Set by the entry being applied if its answer waits for the pages to be rid of old revisions.
+    waits_for_compaction: Option<i64>,
+    next_request_id: u64,
+    published_self: bool,
+    serving: bool,
+    retry_spare_ms: u64,
+    stopped: bool,
+}
+
+impl Replica {
+    /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
+    /// this member's requests.
+    pub fn new(parts: Parts, boot_id: u64) -> Self {
+        let Parts { shared, log, files, store, pages, background, fronts } = parts;
+        let soft_state = log.node.status().soft_state;
+        Self {
+            shared,
+            log,
+            files,
+            store,
+            pages,
+            background,
+            fronts,
+            effects: Effects::default(),
+            to_apply: VecDeque::new(),
+            proposals: VecDeque::new(),
+            replies: Vec::new(),
+            reads: VecDeque::new(),
+            next_read: 0,
+            soft_state,
+            unpublished: true,
+            scratch: Scratch::default(),
+            next_tick_ms: 0,
+            checkpoint_started_ms: None,
+            write_started: Duration::ZERO,
+            physical_compactions: Vec::new(),
+            waits_for_compaction: None,
+            next_request_id: boot_id,
+            published_self: false,
+            serving: false,
+            retry_spare_ms: 0,
+            stopped: false,
+        }
+    }
+
+    /// When the next turn is due at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        self.next_tick_ms
+    }
+
+    /// True if something waits that a turn would take.
+    pub fn has_input(&self) -> bool {
+        self.background.has_answers()
+            || self.files.has_finished()
+            || self.pages.has_finished()
+            || (self.is_leader() && self.fronts.iter().any(|front| !front.inbox.is_empty()))
+    }
+
+    /// True once it will do nothing any more.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn is_leader(&self) -> bool {
+        self.soft_state.role == Role::Leader
+    }
+
+    /// One turn. A returned write must be carried out and reported to [`Replica::written`].
+    pub fn turn(&mut self, now_ms: u64) -> Option<DurableWrite> {
+        if self.stopped {
+            return None;
+        }
+        self.tick(now_ms);
+        self.take_background(now_ms);
+        self.pages.take_finished();
+        self.propose_member();
+        self.take_requests();
+        let mut write = None;
+        loop {
+            write = write.or(self.advance_log());
+            let applied = self.apply_committed();
+            self.publish();
+            if !applied && !self.collect_effects() {
+                break;
+            }
+        }
+        write = write.or(self.advance_log());
+        self.maybe_checkpoint(now_ms);
+        for front in &mut self.fronts {
+            front.flush();
+        }
+        self.maybe_stop();
+        write
+    }
+
+    /// The outcome of the write that [`Replica::turn`] returned; the next turn goes on.
+    pub fn written(&mut self, buf: AlignedBuf, result: std::io::Result<()>) {
+        let took = self.shared.clock.elapsed().saturating_sub(self.write_started);
+        self.shared.metrics.wal_fsync.observe(took.as_secs_f64());
+        let bytes = self.shared.metrics.wal_write_bytes.get() + buf.len() as u64;
+        self.shared.metrics.wal_write_bytes.set(bytes);
+        self.log_op_done(result.map(|()| FileOutput::Written(buf)));
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        let tick_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
+        if self.next_tick_ms == 0 {
+            self.next_tick_ms = now_ms;
+        }
+        if self.next_tick_ms > now_ms {
+            return;
+        }
+        // A member that was paused does not make up for lost ticks: that would start elections.
+        self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
+        self.log.node.tick();
+        if now_ms >= self.retry_spare_ms {
+            self.retry_spare_ms = now_ms + 1000;
+            self.log.writer.retry_spare();
+        }
+        self.refresh_gauges();
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.shared.fail(reason);
+        self.stopped = true;
+    }
+
+    fn log_op_done(&mut self, result: std::io::Result<FileOutput>) {
+        if let Err(error) = self.log.op_done(result) {
+            self.fail(format!("write-ahead log: {error}"));
+        }
+    }
+
+    /// Starts whatever the log's two lanes have to do.
+    fn advance_log(&mut self) -> Option<DurableWrite> {
+        let mut write = None;
+        while let Some(op) = self.log.next_op() {
+            match self.files.start(Lane::Main, op) {
+                Started::Done(result) => self.log_op_done(result),
+                Started::Write(durable) => {
+                    self.write_started = self.shared.clock.elapsed();
+                    write = Some(durable);
+                    break;
+                }
+                Started::Later => break,
+            }
+        }
+        while let Some(op) = self.log.writer.next_background_op() {
+            match self.files.start(Lane::Background, op) {
+                Started::Done(result) => self.log.writer.background_done(result),
+                Started::Write(_) => {
+                    self.fail("the log asked for a durable write in its background lane".into());
+                }
+                Started::Later => break,
+            }
+        }
+        write
+    }
+
+    fn take_background(&mut self, now_ms: u64) {
+        while let Some((lane, result)) = self.files.poll() {
+            match lane {
+                Lane::Main => self.log_op_done(result),
+                Lane::Background => {
+                    if let Err(error) = &result {
+                        tracing::warn!(error = %error, "a spare log segment could not be prepared");
+                    }
+                    self.log.writer.background_done(result);
+                }
+            }
+        }
+        while let Some(answer) = self.background.poll() {
+            match answer {
+                Answer::Checkpoint(output) => {
+                    let started = self.checkpoint_started_ms.take().unwrap_or(now_ms);
+                    let took = Duration::from_millis(now_ms - started);
+                    self.shared.metrics.backend_commit.observe(took.as_secs_f64());
+                    self.finish_checkpoint(*output);
+                }
+                Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
+            }
+        }
+    }
+
+    fn finish_checkpoint(&mut self, output: etcore_engine::checkpoint::CheckpointOutput) {
+        let status = &self.shared.status;
+        let in_use_bytes = output.file_bytes - output.free_bytes;
+        status.db_size_bytes.store(output.file_bytes, Ordering::Relaxed);
+        status.db_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
+        self.shared.metrics.db_size_bytes.set(output.file_bytes);
+        self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
+        self.store.on_checkpoint(&output);
+        self.unpublished = true;
+        self.log.release(self.store.durable_applied());
+        let finished = output.compact_finished.0;
+        let mut waiting = Vec::new();
+        for (revision, front, reply) in self.physical_compactions.drain(..) {
+            if revision <= finished {
+                self.replies.push((front, reply));
+            } else {
+                waiting.push((revision, front, reply));
+            }
+        }
+        self.physical_compactions = waiting;
+    }
+
+    fn maybe_checkpoint(&mut self, now_ms: u64) {
+        // Compaction of the index: a slice a turn.
+        if self.store.maintain() {
+            self.unpublished = true;
+        }
+        if self.checkpoint_started_ms.is_some() || !self.store.checkpoint_due(now_ms) {
+            return;
+        }
+        let Some(input) = self.store.freeze(now_ms) else { return };
+        self.checkpoint_started_ms = Some(now_ms);
+        if self.background.submit(Task::Checkpoint(Box::new(input))).is_err() {
+            self.fail("the background takes no checkpoint although none is under way".to_owned());
+        }
+    }
+
+    /// Takes what raft wants done: log writes, committed entries, reads, a new leader. True if there
+    /// was anything.
+    fn collect_effects(&mut self) -> bool {
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut any = false;
+        loop {
+            match self.log.turn(&mut effects) {
+                Ok(true) => any = true,
+                Ok(false) => break,
+                Err(error) => {
+                    self.fail(format!("write-ahead log: {error}"));
+                    break;
+                }
+            }
+            self.to_apply.extend(effects.committed.drain(..));
+            for read in effects.reads.drain(..) {
+                self.finish_reads(read.ticket, read.index);
+            }
+            if let Some(soft_state) = effects.soft_state.take() {
+                self.change_soft_state(soft_state);
+            }
+        }
+        self.effects = effects;
+        any
+    }
+
+    fn change_soft_state(&mut self, soft_state: SoftState) {
+        let status = &self.shared.status;
+        if soft_state.leader != self.soft_state.leader {
+            tracing::info!(
+                local_member_id = %format_args!("{:x}", self.shared.member_id),
+                leader = %format_args!("{:x}", soft_state.leader),
+                term = soft_state.term.0,
+                "raft leader changed"
+            );
+            if soft_state.leader != 0 {
+                self.shared.metrics.leader_changes.inc();
+            }
+        }
+        self.soft_state = soft_state;
+        status.leader.store(soft_state.leader, Ordering::Relaxed);
+        status.term.store(soft_state.term.0, Ordering::Relaxed);
+        self.shared.metrics.has_leader.set(u64::from(soft_state.leader != 0));
+        self.shared.metrics.is_leader.set(u64::from(self.is_leader()));
+    }
+
+    fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
+        while let Some((known, front, up_to)) = self.reads.front().copied() {
+            if known > ticket {
+                break;
+            }
+            self.reads.pop_front();
+            self.fronts[front].send(ToFront::ReadReady { up_to, index });
+        }
+    }
+
+    fn refresh_gauges(&mut self) {
+        let node = self.log.node.status();
+        let shared = &self.shared;
+        shared.status.committed.store(node.commit.0, Ordering::Relaxed);
+        let metrics = &shared.metrics;
+        metrics.proposals_committed.set(node.commit.0);
+        metrics.proposals_applied.set(self.store.applied().0.0);
+        metrics.proposals_pending.set(self.proposals.len() as u64);
+        metrics.current_revision.set(self.store.revision().0.unsigned_abs());
+        metrics.compact_revision.set(self.store.compact_revision().0.max(0).unsigned_abs());
+    }
+
+    /// Ends once every front has drained, or at once after a failure. What was acknowledged is on
+    /// disk already.
+    fn maybe_stop(&mut self) {
+        let shared = &self.shared;
+        if shared.is_stopping() && shared.fronts_running.load(Ordering::Acquire) == 0 {
+            self.stopped = true;
+        }
+    }
+
+    fn refuse(&mut self, from: Option<(usize, Slot)>, error: EtcdError) {
+        self.shared.metrics.proposals_failed.inc();
+        if let Some((front, slot)) = from {
+            let reply = Reply::Refused(error.into());
+            self.fronts[front].send(ToFront::Reply { slot, reply });
+        }
+    }
+
+    fn member_view(&mut self) -> MemberView {
+        MemberView {
+            store: self.store.publish(),
+            members: publish::members(&self.store),
+            cluster_version: publish::cluster_version(&self.store),
+        }
+    }
+}
+
+const _: () = assert!(limits::BACKGROUND_TASKS >= 2);

@@ -1,0 +1,277 @@
+//! Applying committed entries, in order, each exactly once.
+//!
+//! An entry either changes the store as a whole or not at all. A page that must come from the device
+//! first stops applying: the entry is rolled back and applied again when the page is there; nothing
+//! behind it starts meanwhile. A request this version does not know stops the member: skipping it
+//! would make it diverge.
+
+use bytes::Bytes;
+use etcore_engine::bucket::Bucket;
+use etcore_engine::types::{LeaseId, Revision};
+use etcore_proto::error::EtcdError;
+use etcore_proto::pb::{etcdserverpb as pb, membershippb};
+use etcore_proto::raftpb;
+use etcore_raftlog::types::{EntryKind, LogEntry};
+use prost::Message;
+
+use super::messages::{Reply, ToFront};
+use super::{Proposal, Replica};
+use crate::api::reader::Stop;
+use crate::api::txn::{self, Context, Leases};
+use crate::member::Member;
+use crate::wire::{self, Header, PutRef};
+
+/// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
+pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
+
+/// No lease exists before the lease service does.
+struct NoLeases;
+
+impl Leases for NoLeases {
+    fn exists(&self, _: LeaseId) -> bool {
+        false
+    }
+}
+
+/// Why an entry was not applied.
+enum Halt {
+    /// A page is on its way; try again.
+    Later,
+    /// The member must stop.
+    Broken(String),
+}
+
+impl Replica {
+    /// Applies what is committed; true if anything was.
+    pub(super) fn apply_committed(&mut self) -> bool {
+        let mut any = false;
+        while let Some(entry) = self.to_apply.pop_front() {
+            match self.apply_entry(&entry) {
+                Ok(reply) => {
+                    any = true;
+                    self.answer(&entry, reply);
+                }
+                Err(Halt::Later) => {
+                    self.to_apply.push_front(entry);
+                    break;
+                }
+                Err(Halt::Broken(reason)) => {
+                    self.fail(format!("entry {}: {reason}", entry.index));
+                    break;
+                }
+            }
+        }
+        self.unpublished |= any;
+        any
+    }
+
+    /// Pairs the entry with the proposal that waits for it.
+    fn answer(&mut self, entry: &LogEntry, reply: Option<Reply>) {
+        while let Some(Proposal { index, term, from }) = self.proposals.front() {
+            if *index > entry.index {
+                break;
+            }
+            let (index, term, from) = (*index, *term, *from);
+            self.proposals.pop_front();
+            let Some((front, slot)) = from else { continue };
+            // Another leader's entry took the place of ours.
+            if index != entry.index || term != entry.term {
+                let reply = Reply::Refused(EtcdError::LeaderChanged.into());
+                self.replies.push((front, ToFront::Reply { slot, reply }));
+                continue;
+            }
+            let reply = match reply {
+                Some(reply) => reply,
+                None => Reply::Refused(EtcdError::Stopped.into()),
+            };
+            let message = ToFront::Reply { slot, reply };
+            match self.waits_for_compaction.take() {
+                Some(revision) => self.physical_compactions.push((revision, front, message)),
+                None => self.replies.push((front, message)),
+            }
+            return;
+        }
+        self.waits_for_compaction = None;
+    }
+
+    fn apply_entry(&mut self, entry: &LogEntry) -> Result<Option<Reply>, Halt> {
+        match entry.kind {
+            EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
+                self.apply_conf_change(entry)?;
+                Ok(None)
+            }
+            EntryKind::Normal if entry.data.is_empty() => {
+                self.store.skip(entry.index, entry.term);
+                Ok(None)
+            }
+            EntryKind::Normal => match wire::wrapped_put(&entry.data) {
+                Some(put) => {
+                    let put = PutRef::parse(put)
+                        .map_err(|error| Halt::Broken(format!("put request: {error}")))?;
+                    self.apply_put(entry, &put).map(Some)
+                }
+                None => {
+                    let request = pb::InternalRaftRequest::decode(entry.data.clone())
+                        .map_err(|error| Halt::Broken(format!("raft request: {error}")))?;
+                    self.apply_request(entry, request)
+                }
+            },
+        }
+    }
+
+    fn apply_request(
+        &mut self,
+        entry: &LogEntry,
+        request: pb::InternalRaftRequest,
+    ) -> Result<Option<Reply>, Halt> {
+        if let Some(put) = &request.put {
+            return self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some);
+        }
+        if let Some(delete) = &request.delete_range {
+            self.shared.metrics.deletes.inc();
+            return self
+                .in_txn(entry, |txn, context, header, out| {
+                    txn::delete_range(txn, delete, context, header, out)
+                })
+                .map(Some);
+        }
+        if let Some(request) = &request.txn {
+            self.shared.metrics.txns.inc();
+            return self
+                .in_txn(entry, |txn, context, header, out| {
+                    txn::apply_txn(txn, request, context, header, out)
+                })
+                .map(Some);
+        }
+        if let Some(compaction) = &request.compaction {
+            return Ok(Some(self.apply_compaction(entry, compaction)));
+        }
+        if let Some(attributes) = request.cluster_member_attr_set {
+            self.apply_attributes(entry, attributes)?;
+            return Ok(None);
+        }
+        if let Some(version) = request.cluster_version_set {
+            let mut txn = self.store.begin(entry.index, entry.term);
+            txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, version.ver.as_bytes());
+            txn.commit();
+            tracing::info!(cluster_version = %version.ver, "set initial cluster version");
+            return Ok(None);
+        }
+        Err(Halt::Broken(
+            "a request that this version does not serve; start the version that wrote it".into(),
+        ))
+    }
+
+    fn apply_put(&mut self, entry: &LogEntry, put: &PutRef<'_>) -> Result<Reply, Halt> {
+        self.shared.metrics.puts.inc();
+        if put.prev_kv || put.ignore_value || put.ignore_lease || put.lease != 0 {
+            return self.in_txn(entry, |txn, context, header, out| {
+                txn::apply_put(txn, put, context, header, out)
+            });
+        }
+        let mut txn = self.store.begin(entry.index, entry.term);
+        txn.put(put.key, put.value, LeaseId(0));
+        Ok(Reply::Put { revision: txn.commit().0 })
+    }
+
+    /// Runs `change` in a transaction and commits it; a refusal leaves only the applied index.
+    fn in_txn(
+        &mut self,
+        entry: &LogEntry,
+        change: impl FnOnce(
+            &mut etcore_engine::store::Txn<'_>,
+            &mut Context<'_>,
+            &dyn Fn(Revision) -> Header,
+            &mut Vec<u8>,
+        ) -> Result<(), Stop>,
+    ) -> Result<Reply, Halt> {
+        let shared = self.shared.clone();
+        let header = move |revision: Revision| shared.header(revision.0);
+        let mut out = Vec::new();
+        let mut txn = self.store.begin(entry.index, entry.term);
+        let mut context = Context {
+            pages: self.pages.source(),
+            leases: &NoLeases,
+            scratch: &mut self.scratch,
+        };
+        match change(&mut txn, &mut context, &header, &mut out) {
+            Ok(()) => {
+                txn.commit();
+                Ok(Reply::Message(out))
+            }
+            Err(stop) => {
+                drop(txn);
+                match stop {
+                    Stop::Refused(status) => {
+                        self.store.skip(entry.index, entry.term);
+                        Ok(Reply::Refused(status))
+                    }
+                    Stop::NeedsPage(_) => {
+                        self.pages.fetch_wanted();
+                        Err(Halt::Later)
+                    }
+                    Stop::Broken(error) => Err(Halt::Broken(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn apply_compaction(&mut self, entry: &LogEntry, request: &pb::CompactionRequest) -> Reply {
+        self.store.skip(entry.index, entry.term);
+        match self.store.compact(Revision(request.revision)) {
+            Ok(()) => {
+                let mut out = Vec::new();
+                self.shared.header(self.store.revision().0).write(&mut out);
+                if request.physical {
+                    self.waits_for_compaction = Some(request.revision);
+                }
+                Reply::Message(out)
+            }
+            Err(error) => match Stop::from(error) {
+                Stop::Refused(status) => Reply::Refused(status),
+                Stop::NeedsPage(_) | Stop::Broken(_) => {
+                    Reply::Refused(EtcdError::Corrupt.into())
+                }
+            },
+        }
+    }
+
+    fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {
+        let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
+        let conf_state = self
+            .log
+            .node
+            .apply_conf_change(entry.kind, &entry.data)
+            .map_err(|error| broken(error.to_string()))?;
+        let change = raftpb::ConfChange::decode(entry.data.clone())
+            .map_err(|error| broken(error.to_string()))?;
+        let mut txn = self.store.begin(entry.index, entry.term);
+        let context = change.context.unwrap_or_default();
+        if !context.is_empty() {
+            let member = Member::from_json(&context).map_err(broken)?;
+            txn.bucket_put(Bucket::Members, &Member::bucket_key(member.id), &member.to_json());
+        }
+        txn.set_conf_state(&conf_state.encode_to_vec());
+        txn.commit();
+        Ok(())
+    }
+
+    fn apply_attributes(
+        &mut self,
+        entry: &LogEntry,
+        request: membershippb::ClusterMemberAttrSetRequest,
+    ) -> Result<(), Halt> {
+        let key = Member::bucket_key(request.member_id);
+        let known = self.store.bucket_get(Bucket::Members, &key).map(Bytes::copy_from_slice);
+        let mut txn = self.store.begin(entry.index, entry.term);
+        if let Some(json) = known {
+            let mut member = Member::from_json(&json).map_err(Halt::Broken)?;
+            let attributes = request.member_attributes.unwrap_or_default();
+            member.name = attributes.name;
+            member.client_urls = attributes.client_urls;
+            txn.bucket_put(Bucket::Members, &key, &member.to_json());
+        }
+        txn.commit();
+        Ok(())
+    }
+}

@@ -1,0 +1,61 @@
+//! What fronts and the replica say to each other through the rings.
+
+use bytes::Bytes;
+use etcore_engine::types::LogIndex;
+use etcore_proto::error::Status;
+
+/// Names the waiting request in its front.
+pub type Slot = u64;
+
+/// From a front.
+#[derive(Debug)]
+pub enum ToReplica {
+    /// An encoded InternalRaftRequest. Exactly one [`ToFront::Reply`] answers it, unless the member
+    /// stops.
+    Propose {
+        /// Who waits.
+        slot: Slot,
+        /// The entry's data.
+        data: Bytes,
+    },
+    /// All reads with tickets up to this one want a linearizable point.
+    Read {
+        /// Tickets count up within a front.
+        up_to: u64,
+    },
+}
+
+/// From the replica.
+#[derive(Debug)]
+pub enum ToFront {
+    /// The proposal's outcome, after it was applied and published.
+    Reply {
+        /// Who waits.
+        slot: Slot,
+        /// What came of it.
+        reply: Reply,
+    },
+    /// Reads with tickets up to this one may be served from a view that has applied `index`.
+    ReadReady {
+        /// As asked.
+        up_to: u64,
+        /// The point they must have reached.
+        index: LogIndex,
+    },
+    /// The member has published itself: accept clients.
+    Serve,
+}
+
+/// What came of a proposal.
+#[derive(Debug)]
+pub enum Reply {
+    /// A Put without `prev_kv`: the front writes the header itself.
+    Put {
+        /// The put's revision.
+        revision: i64,
+    },
+    /// The response message.
+    Message(Vec<u8>),
+    /// Refused.
+    Refused(Status),
+}

@@ -1,0 +1,139 @@
+//! From the rings into raft: one step of raft, and one log write, for all that waits.
+
+use bytes::Bytes;
+use etcore_proto::error::EtcdError;
+use etcore_proto::pb::{etcdserverpb as pb, membershippb};
+use etcore_raftlog::node::{ProposeError, Proposed};
+use etcore_raftlog::wal::Admission;
+use prost::Message;
+
+use super::messages::{Slot, ToReplica};
+use super::{Proposal, Replica};
+use crate::{limits, version};
+
+type Origin = Option<(usize, Slot)>;
+
+impl Replica {
+    /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step. Without a
+    /// leader everything stays in the rings; the fronts time it out.
+    pub(super) fn take_requests(&mut self) {
+        if !self.is_leader() {
+            return;
+        }
+        let room = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
+            Ok(()) => limits::PROPOSE_BYTES,
+            Err(Admission::Busy { .. }) => return self.take_reads(),
+            Err(Admission::NoSpace { reason }) => {
+                // While a spare is merely being made, requests wait for it; a full disk is told.
+                if reason.is_none() {
+                    return self.take_reads();
+                }
+                0
+            }
+            Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
+        };
+        let mut origins: Vec<Origin> = Vec::new();
+        let mut batch: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        for front in 0..self.fronts.len() {
+            while batch.len() < limits::PROPOSE_ENTRIES && (bytes < room || room == 0) {
+                let Some(message) = self.fronts[front].inbox.pop() else { break };
+                match message {
+                    ToReplica::Read { up_to } => self.take_read(front, up_to),
+                    ToReplica::Propose { slot, .. } if room == 0 => {
+                        self.refuse(Some((front, slot)), EtcdError::NoSpace);
+                    }
+                    ToReplica::Propose { slot, data } => {
+                        bytes += data.len();
+                        origins.push(Some((front, slot)));
+                        batch.push(data);
+                    }
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.propose(batch, origins);
+        }
+    }
+
+    /// Reads go on while proposals must wait for the disk.
+    fn take_reads(&mut self) {
+        for front in 0..self.fronts.len() {
+            let is_read = |message: &ToReplica| matches!(message, ToReplica::Read { .. });
+            while let Some(ToReplica::Read { up_to }) = self.fronts[front].inbox.pop_if(is_read) {
+                self.take_read(front, up_to);
+            }
+        }
+    }
+
+    fn take_read(&mut self, front: usize, up_to: u64) {
+        self.next_read += 1;
+        if self.log.node.read_index(self.next_read) {
+            self.reads.push_back((self.next_read, front, up_to));
+        } else {
+            // The front's reads time out; it may ask again with its next ticket.
+            self.shared.metrics.read_indexes_failed.inc();
+        }
+    }
+
+    fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Origin>) {
+        match self.log.node.propose(batch.into_iter()) {
+            Ok(Proposed::Appended { first, term, .. }) => {
+                for (index, from) in (first.0..).zip(origins) {
+                    let index = etcore_engine::types::LogIndex(index);
+                    self.proposals.push_back(Proposal { index, term, from });
+                }
+            }
+            // Only a leader takes requests, and it appends them itself.
+            Ok(Proposed::Forwarded { .. }) => {
+                origins.into_iter().for_each(|from| self.refuse(from, EtcdError::Timeout));
+            }
+            Err(error) => {
+                let error = match error {
+                    ProposeError::NoLeader | ProposeError::Dropped => EtcdError::NoLeader,
+                    ProposeError::Transferring => EtcdError::LeaderChanged,
+                    ProposeError::TooManyUncommitted => EtcdError::TooManyRequests,
+                    ProposeError::TooLarge { .. } | ProposeError::Empty => {
+                        EtcdError::RequestTooLarge
+                    }
+                };
+                origins.into_iter().for_each(|from| self.refuse(from, error));
+            }
+        }
+    }
+
+    /// Publishes this member's name and client URLs, and the cluster version, through raft, as
+    /// every etcd member does when it starts.
+    pub(super) fn propose_member(&mut self) {
+        if self.published_self || !self.is_leader() {
+            return;
+        }
+        self.published_self = true;
+        let config = &self.shared.config;
+        let attributes = membershippb::Attributes {
+            name: config.name.clone(),
+            client_urls: config.advertise_client_urls.clone(),
+        };
+        let publish = pb::InternalRaftRequest {
+            cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
+                member_id: self.shared.member_id,
+                member_attributes: Some(attributes),
+            }),
+            ..Default::default()
+        };
+        let cluster_version = pb::InternalRaftRequest {
+            cluster_version_set: Some(membershippb::ClusterVersionSetRequest {
+                ver: version::CLUSTER.to_owned(),
+            }),
+            ..Default::default()
+        };
+        let mut batch = Vec::new();
+        for mut request in [publish, cluster_version] {
+            self.next_request_id += 1;
+            request.header =
+                Some(pb::RequestHeader { id: self.next_request_id, ..Default::default() });
+            batch.push(request.encode_to_vec().into());
+        }
+        self.propose(batch, vec![None, None]);
+    }
+}

@@ -1,0 +1,71 @@
+//! Making applied entries visible: one swap of the whole view, then the replies.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use etcore_engine::bucket::Bucket;
+use etcore_engine::store::Store;
+
+use super::Replica;
+use super::messages::ToFront;
+use crate::member::Member;
+
+impl Replica {
+    /// Swaps the view and answers what it now shows. Replies never overtake the view.
+    pub(super) fn publish(&mut self) {
+        if self.unpublished {
+            self.unpublished = false;
+            let view = Arc::new(self.member_view());
+            let (applied, _) = self.store.applied();
+            self.shared.view.store(view);
+            self.shared.status.applied.store(applied.0, Ordering::Release);
+            self.log.node.on_applied(applied);
+            self.start_serving();
+        }
+        for (front, message) in self.replies.drain(..) {
+            self.fronts[front].send(message);
+        }
+    }
+
+    /// Clients are let in once this member is in the view it publishes: then everything that was
+    /// committed before the restart is in it too.
+    fn start_serving(&mut self) {
+        if self.serving || !self.published_self || !self.proposals.is_empty() {
+            return;
+        }
+        self.serving = true;
+        tracing::info!(
+            local_member_id = %format_args!("{:x}", self.shared.member_id),
+            local_member_attributes = %self.shared.config.name,
+            cluster_id = %format_args!("{:x}", self.shared.cluster_id),
+            "published local member to cluster through raft"
+        );
+        for front in &mut self.fronts {
+            front.send(ToFront::Serve);
+        }
+        tracing::info!("ready to serve client requests");
+        for url in &self.shared.config.listen_client_urls {
+            tracing::info!(
+                traffic = "grpc+http",
+                address = %url,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+    }
+}
+
+/// The members bucket, decoded.
+pub(super) fn members(store: &Store) -> Arc<Vec<Member>> {
+    let mut members: Vec<Member> = store
+        .bucket_iter(Bucket::Members, b"")
+        .filter_map(|(_, json)| Member::from_json(json).ok())
+        .collect();
+    members.sort_by_key(|member| member.id);
+    Arc::new(members)
+}
+
+/// The cluster version, if the leader has set it.
+pub(super) fn cluster_version(store: &Store) -> Option<String> {
+    let version = store.bucket_get(Bucket::Cluster, super::apply::CLUSTER_VERSION_KEY)?;
+    String::from_utf8(version.to_vec()).ok()
+}

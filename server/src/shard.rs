@@ -1,0 +1,146 @@
+//! A shard: one thread, one driver, one loop, serving a front, the replica, or both.
+//!
+//! Started by boot. Each round waits for the driver, hands completions to their owners, gives both a
+//! turn and passes on what they want done. It must never block anywhere but in the driver's wait.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcore_engine::file::AlignedBuf;
+
+use crate::driver::{Completions, Driver, SocketId, Waker, WriteToken};
+use crate::front::Front;
+use crate::replica::{DurableWrite, Replica};
+use crate::shared::Shared;
+
+/// See the module text.
+pub struct Shard {
+    shared: Arc<Shared>,
+    driver: Box<dyn Driver>,
+    waker: Waker,
+    roles: Roles,
+}
+
+/// What lives on this thread.
+struct Roles {
+    front: Option<Front>,
+    replica: Option<Replica>,
+}
+
+/// The longest sleep: something unforeseen is noticed at least this often.
+const SLEEP_MS_MAX: u64 = 60_000;
+/// Only one durable write is outstanding at a time.
+const LOG_WRITE: WriteToken = WriteToken(0);
+
+impl Shard {
+    /// A shard on the calling thread.
+    pub fn new(
+        shared: Arc<Shared>,
+        driver: Box<dyn Driver>,
+        waker: Waker,
+        front: Option<Front>,
+        replica: Option<Replica>,
+    ) -> Self {
+        Self { shared, driver, waker, roles: Roles { front, replica } }
+    }
+
+    /// Runs until both roles have stopped.
+    ///
+    /// # Errors
+    /// When the driver itself breaks.
+    pub fn run(&mut self) -> io::Result<()> {
+        loop {
+            let now_ms = self.shared.clock.now_ms();
+            let stopped = self.turn(now_ms)?;
+            if stopped {
+                return Ok(());
+            }
+            self.waker.announce_sleep();
+            let timeout = if self.roles.has_input() {
+                Duration::ZERO
+            } else {
+                let deadline_ms = self.roles.deadline_ms().min(now_ms + SLEEP_MS_MAX);
+                Duration::from_millis(deadline_ms.saturating_sub(now_ms))
+            };
+            self.roles.begin(now_ms);
+            self.driver.wait(Some(timeout), &mut self.roles)?;
+            self.waker.announce_awake();
+        }
+    }
+
+    /// One round; true when nothing is left to do. The front goes first, so that what it proposes is
+    /// logged in the same round, and again last, so that what the replica answers leaves in it.
+    fn turn(&mut self, now_ms: u64) -> io::Result<bool> {
+        let roles = &mut self.roles;
+        if let Some(front) = &mut roles.front {
+            front.turn(now_ms);
+        }
+        if let Some(replica) = &mut roles.replica {
+            if let Some(write) = replica.turn(now_ms) {
+                let DurableWrite { file, offset_bytes, buf } = write;
+                self.driver.write_durable(LOG_WRITE, file, offset_bytes, buf);
+            }
+            if let Some(front) = &mut roles.front {
+                front.turn(now_ms);
+            }
+        }
+        if let Some(front) = &mut roles.front {
+            front.flush(&mut *self.driver)?;
+        }
+        Ok(roles.front.as_ref().is_none_or(Front::is_stopped)
+            && roles.replica.as_ref().is_none_or(Replica::is_stopped))
+    }
+}
+
+impl Roles {
+    fn begin(&mut self, now_ms: u64) {
+        if let Some(front) = &mut self.front {
+            front.begin_turn(now_ms);
+        }
+    }
+
+    fn has_input(&self) -> bool {
+        self.front.as_ref().is_some_and(Front::has_input)
+            || self.replica.as_ref().is_some_and(Replica::has_input)
+    }
+
+    fn deadline_ms(&self) -> u64 {
+        let front = self.front.as_ref().map_or(u64::MAX, Front::deadline_ms);
+        let replica = self.replica.as_ref().map_or(u64::MAX, Replica::deadline_ms);
+        front.min(replica)
+    }
+}
+
+impl Completions for Roles {
+    fn accepted(&mut self, listener: u32, socket: OwnedFd) {
+        if let Some(front) = &mut self.front {
+            front.accepted(listener, socket);
+        }
+    }
+
+    fn received(&mut self, socket: SocketId, bytes: &[u8]) {
+        if let Some(front) = &mut self.front {
+            front.received(socket, bytes);
+        }
+    }
+
+    fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
+        if let Some(front) = &mut self.front {
+            front.disconnected(socket, error);
+        }
+    }
+
+    fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
+        if let Some(front) = &mut self.front {
+            front.sent(socket, buf, result);
+        }
+    }
+
+    fn written(&mut self, _: WriteToken, buf: AlignedBuf, result: io::Result<()>) {
+        if let Some(replica) = &mut self.replica {
+            replica.written(buf, result);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What all shards of the member see: the configuration, its identity, the published view, the
+//! status cell and the metrics.
+//!
+//! Written by the replica (view, status) and read by the fronts. It must hold nothing that needs a
+//! lock on a request's path.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use etcore_engine::view::View;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::Waker;
+use crate::member::Member;
+use crate::metrics::Metrics;
+use crate::wire::Header;
+
+/// See the module text.
+pub struct Shared {
+    /// What the operator asked for.
+    pub config: Config,
+    /// This member.
+    pub member_id: u64,
+    /// Its cluster.
+    pub cluster_id: u64,
+    /// The one clock.
+    pub clock: Clock,
+    /// Swapped whole by the replica; a front loads it once per turn.
+    pub view: ArcSwap<MemberView>,
+    /// Beside the view: what changes without an apply.
+    pub status: StatusCell,
+    /// Numbers for operators.
+    pub metrics: Metrics,
+    /// Open connections of each front, to hand new sockets to the least loaded.
+    pub connections: Vec<AtomicUsize>,
+    /// Set once by SIGTERM or a fatal error.
+    pub stopping: AtomicBool,
+    /// Fronts that have not finished draining yet.
+    pub fronts_running: AtomicUsize,
+    /// Wakes every shard.
+    pub wakers: std::sync::OnceLock<Vec<Waker>>,
+    /// The first fatal error, if any.
+    pub failure: std::sync::OnceLock<String>,
+}
+
+/// Everything a front reads, consistent in itself.
+pub struct MemberView {
+    /// Keys and values.
+    pub store: Arc<View>,
+    /// The members of the cluster, ascending by ID.
+    pub members: Arc<Vec<Member>>,
+    /// `None` until the leader has set it.
+    pub cluster_version: Option<String>,
+}
+
+/// Single values that a front may read at any time.
+#[derive(Debug, Default)]
+pub struct StatusCell {
+    /// Member ID of the leader; 0 if there is none.
+    pub leader: AtomicU64,
+    /// raft's term.
+    pub term: AtomicU64,
+    /// raft's commit index.
+    pub committed: AtomicU64,
+    /// Index of the last applied entry.
+    pub applied: AtomicU64,
+    /// Bytes of the page file.
+    pub db_size_bytes: AtomicU64,
+    /// Of these, bytes in use.
+    pub db_in_use_bytes: AtomicU64,
+}
+
+impl Shared {
+    /// The header of a response at `revision`.
+    pub fn header(&self, revision: i64) -> Header {
+        Header {
+            cluster_id: self.cluster_id,
+            member_id: self.member_id,
+            revision,
+            raft_term: self.status.term.load(Ordering::Relaxed),
+        }
+    }
+
+    /// True if a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.status.leader.load(Ordering::Relaxed) != 0
+    }
+
+    /// True once the member is to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Asks every shard to stop.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for waker in self.wakers.get().into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Stops the member because it can no longer be trusted; the process ends with status 1.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(error = %reason, "the member stops: it cannot go on safely");
+        // The first reason is the cause; later ones follow from it.
+        let _ = self.failure.set(reason);
+        self.stop();
+    }
+}

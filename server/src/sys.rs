@@ -1,0 +1,52 @@
+//! The few system calls that neither the standard library nor a driver covers: signals and
+//! affinity. Each unsafe block states why it is sound; nothing here keeps state.
+
+/// Blocks SIGTERM and SIGINT in this thread and all it starts, so that [`wait_for_stop`] gets them,
+/// and ignores SIGPIPE.
+pub fn block_stop_signals() {
+    // SAFETY: the set is initialised by sigemptyset before use and outlives the calls.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
+/// Waits up to a second for SIGTERM or SIGINT; its name, if one came.
+pub fn wait_for_stop() -> Option<&'static str> {
+    // SAFETY: the set and the timeout are initialised and outlive the call; no siginfo is asked for.
+    let signal = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        let timeout = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+        libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const timeout)
+    };
+    match signal {
+        libc::SIGTERM => Some("terminated"),
+        libc::SIGINT => Some("interrupt"),
+        _ => None,
+    }
+}
+
+/// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.
+pub fn pin_to(index: usize) {
+    // SAFETY: both sets are plain bit arrays of the size given to the calls and outlive them.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) != 0 {
+            return;
+        }
+        let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize)
+            .filter(|core| libc::CPU_ISSET(*core, &allowed))
+            .collect();
+        let Some(core) = cores.get(index % cores.len().max(1)) else { return };
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(*core, &mut one);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
+    }
+}
