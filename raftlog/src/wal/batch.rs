@@ -1,7 +1,7 @@
 //! One write to the log while it is being put together.
 //!
-//! Called by the writer only. A batch starts with the bytes of the block it begins in, so that whole
-//! blocks are written; it must never change those bytes, which may be acknowledged already.
+//! Called by the writer only. A batch starts with the bytes of the block it begins in, so that
+//! whole blocks are written; it must never change those bytes, which may be acknowledged already.
 
 use etcore_engine::file::{AlignedBuf, BLOCK_BYTES};
 

@@ -127,7 +127,7 @@ impl Spare {
             }
             (Some(Busy::Open | Busy::Fill), result) => {
                 let reason = result.err().map_or("unexpected".to_owned(), |e| e.to_string());
-                self.failure = Some(format!(": {reason}"));
+                self.failure = Some(reason);
                 if let State::Opened(file) = self.state {
                     let name = self.name();
                     self.close_later(file);

@@ -1,9 +1,10 @@
 //! The log's writer: a state machine that turns entries into one synced write per turn.
 //!
 //! Called by the replica's loop. Nothing is written here: `next_op` hands out one file operation at
-//! a time, `op_done` takes its result, and entries appended in between form the next batch. A second
-//! lane of operations (`next_background_op`) prepares the spare segment and removes old ones. It
-//! must never report a batch as persisted before its sync, and after a failed write never anything.
+//! a time, `op_done` takes its result, and entries appended in between form the next batch. A
+//! second lane of operations (`next_background_op`) prepares the spare segment and removes old
+//! ones. It must never report a batch as persisted before its sync, and after a failed write never
+//! anything.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,8 @@ use crate::types::{BatchNumber, HardState, LogIndex, SnapshotMark, Term};
 pub struct WriterConfig {
     /// Length of a segment file, a multiple of the block size.
     pub segment_bytes: u64,
-    /// Entries below the released index that stay for slow peers (etcd's `snapshot-catchup-entries`).
+    /// Entries below the released index that stay for slow peers (etcd's
+    /// `snapshot-catchup-entries`).
     pub catchup_entries: u64,
 }
 
@@ -50,6 +52,8 @@ pub struct EntryRef<'a> {
     pub data: &'a Bytes,
 }
 
+const PREPARING: &str = "it is being prepared";
+
 /// Why the log takes no proposals now. Asked before `propose`, since raft cannot un-append.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Admission {
@@ -60,7 +64,7 @@ pub enum Admission {
         staged_bytes: u64,
     },
     /// No spare segment: the disk is full, or slower than the writes.
-    #[error("the log has no spare segment{}", reason.as_deref().unwrap_or(": it is being prepared"))]
+    #[error("the log has no spare segment: {}", reason.as_deref().unwrap_or(PREPARING))]
     NoSpace {
         /// Why preparing it failed, if it did.
         reason: Option<String>,
@@ -508,3 +512,6 @@ impl Writer {
         self.failed.get_or_insert(error).clone()
     }
 }
+
+#[cfg(test)]
+mod tests;
