@@ -16,7 +16,7 @@ use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
@@ -318,7 +318,9 @@ impl Replica {
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
         self.unpublished = true;
-        self.log.release(self.store.durable_applied());
+        if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
+            self.fail(format!("write-ahead log: {error}"));
+        }
         let finished = output.compact_finished.0;
         let mut waiting = Vec::new();
         for (revision, front, reply) in self.physical_compactions.drain(..) {
@@ -341,6 +343,9 @@ impl Replica {
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
         self.checkpoint_started_ms = Some(now_ms);
+        let (index, term) = self.store.applied();
+        let conf_state = Some(self.log.node.conf_state());
+        self.log.checkpoint_begins(SnapshotMark { index, term, conf_state });
         if self.background.submit(Task::Checkpoint(Box::new(input))).is_err() {
             self.fail("the background takes no checkpoint although none is under way".to_owned());
         }
