@@ -147,18 +147,32 @@ fn bind_all(urls: &[ListenUrl], config: &Config) -> Result<Vec<std::os::fd::Owne
     };
     urls.iter()
         .map(|url| {
-            net::bind(url, options)
+            bind_patiently(url, options)
                 .map_err(|error| BootError::Listen { url: url.to_string(), error })
         })
         .collect()
 }
 
+/// The sockets of a member that was killed are closed by the kernel a moment after its end if
+/// io_uring held them: a restart waits for that, briefly.
+fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::fd::OwnedFd> {
+    const TRIES: u32 = 40;
+    const STEP: std::time::Duration = std::time::Duration::from_millis(25);
+    for _ in 1..TRIES {
+        match net::bind(url, options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(STEP),
+            other => return other,
+        }
+    }
+    net::bind(url, options)
+}
+
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
-    let mut page_disk = StdDisk::new(member_dir);
+    let mut page_disk = StdDisk::with_locks(member_dir);
     let (store, checkpointer) =
         Store::open(&mut page_disk, EngineConfig::default()).map_err(|error| stored(&error))?;
-    let mut log_disk = StdDisk::new(member_dir);
+    let mut log_disk = StdDisk::with_locks(member_dir);
     let is_new = !wal::exists(&mut log_disk, WAL_DIR).map_err(|error| stored(&error))?;
     if is_new {
         if store.applied().0.0 > 0 {

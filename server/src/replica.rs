@@ -16,7 +16,7 @@ use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
@@ -131,6 +131,12 @@ pub struct Replica {
     published_self: bool,
     serving: bool,
     retry_spare_ms: u64,
+    /// The newest mark in the log.
+    marked: LogIndex,
+    /// The commit index was handed to the log for a clean end.
+    flushed: bool,
+    /// A clean end waits for the log no longer than this.
+    give_up_ms: Option<u64>,
     stopped: bool,
 }
 
@@ -166,6 +172,9 @@ impl Replica {
             published_self: false,
             serving: false,
             retry_spare_ms: 0,
+            marked: LogIndex(0),
+            flushed: false,
+            give_up_ms: None,
             stopped: false,
         }
     }
@@ -211,13 +220,12 @@ impl Replica {
                 break;
             }
         }
-        write = write.or(self.advance_log());
         self.maybe_checkpoint(now_ms);
         for front in &mut self.fronts {
             front.flush();
         }
-        self.maybe_stop();
-        write
+        self.maybe_stop(now_ms);
+        write.or_else(|| self.advance_log())
     }
 
     /// The outcome of the write that [`Replica::turn`] returned; the next turn goes on.
@@ -318,6 +326,7 @@ impl Replica {
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
         self.unpublished = true;
+        self.mark_checkpoint();
         self.log.release(self.store.durable_applied());
         let finished = output.compact_finished.0;
         let mut waiting = Vec::new();
@@ -329,6 +338,21 @@ impl Replica {
             }
         }
         self.physical_compactions = waiting;
+    }
+
+    /// Marks the log at the checkpoint that both metas now reach, every so many entries: etcd's tools
+    /// open a log from its newest mark, and segments below it may go.
+    fn mark_checkpoint(&mut self) {
+        let index = self.store.durable_applied();
+        if index.0 < self.marked.0 + limits::MARK_EVERY_ENTRIES {
+            return;
+        }
+        let Some(term) = self.log.node.term(index) else { return };
+        let conf_state = Some(self.log.node.conf_state());
+        self.marked = index;
+        if let Err(error) = self.log.mark(&SnapshotMark { index, term, conf_state }) {
+            self.fail(format!("write-ahead log: {error}"));
+        }
     }
 
     fn maybe_checkpoint(&mut self, now_ms: u64) {
@@ -416,11 +440,22 @@ impl Replica {
 
     /// Ends once every front has drained, or at once after a failure. What was acknowledged is on
     /// disk already.
-    fn maybe_stop(&mut self) {
+    fn maybe_stop(&mut self, now_ms: u64) {
         let shared = &self.shared;
-        if shared.is_stopping() && shared.fronts_running.load(Ordering::Acquire) == 0 {
+        if shared.failure.get().is_some() {
             self.stopped = true;
+            return;
         }
+        if !shared.is_stopping() || shared.fronts_running.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);
+        if !self.flushed {
+            // So that etcd's tools see the last commit index in a stopped member's log.
+            self.flushed = true;
+            self.log.writer.flush();
+        }
+        self.stopped = self.log.writer.is_idle() || now_ms >= give_up_ms;
     }
 
     fn refuse(&mut self, from: Option<(usize, Slot)>, error: EtcdError) {
@@ -439,5 +474,8 @@ impl Replica {
         }
     }
 }
+
+/// How long a clean end waits for the log's last write.
+const STOP_MS: u64 = 2000;
 
 const _: () = assert!(limits::BACKGROUND_TASKS >= 2);

@@ -51,6 +51,13 @@ pub fn has_default_order(request: &pb::RangeRequest) -> bool {
             && request.sort_order == SortOrder::Ascend as i32)
 }
 
+/// True if results are sorted by something else than the key although no order was given: etcd
+/// sorts those ascending, but after it has applied the limit in key order.
+pub fn sorts_after_limit(request: &pb::RangeRequest) -> bool {
+    use pb::range_request::{SortOrder, SortTarget};
+    request.sort_order == SortOrder::None as i32 && request.sort_target != SortTarget::Key as i32
+}
+
 /// True if any of the four revision bounds is set.
 pub fn has_revision_filters(request: &pb::RangeRequest) -> bool {
     request.min_mod_revision != 0

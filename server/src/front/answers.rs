@@ -150,6 +150,7 @@ impl Front {
         if request.count_only
             || request.range_end.is_empty()
             || !check::has_default_order(request)
+            || check::sorts_after_limit(request)
             || check::has_revision_filters(request)
         {
             return false;
