@@ -195,8 +195,8 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     };
     let applied = Applied { index, term, conf_state };
     let node = node_config(config, own_id);
-    let (log, found) = Log::open(&mut log_disk, WAL_DIR, node, writer, applied)
-        .map_err(|error| stored(&error))?;
+    let (log, found) =
+        Log::open(&mut log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
     if let Some(cut) = &found.cut {
         tracing::warn!(
             file = %cut.file,
@@ -264,12 +264,8 @@ fn create_log(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
         node_id: Some(own_member_id(config)),
         cluster_id: Some(identity::cluster_id(&ids)),
     };
-    let log = NewLog {
-        metadata,
-        entries: &entries,
-        hard_state,
-        segment_bytes: config.wal_segment_bytes,
-    };
+    let log =
+        NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
     wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))
 }
 
@@ -316,10 +312,8 @@ fn run(
     let page_file = page_disk
         .handle(checkpointer.file())
         .ok_or_else(|| BootError::Machine("the page file is not open".to_owned()))?;
-    let front_wakers = (0..fronts)
-        .map(|_| Waker::new())
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(machine)?;
+    let front_wakers =
+        (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>().map_err(machine)?;
     let replica_waker =
         if shares_thread { front_wakers[0].clone() } else { Waker::new().map_err(machine)? };
     let mut wakers = front_wakers.clone();

@@ -100,8 +100,8 @@ pub struct Parts {
 
 /// See the module text.
 ///
-/// Invariants: `proposals` ascend by index; an entry is applied only when all before it are; at most
-/// one checkpoint and one durable write are outstanding.
+/// Invariants: `proposals` ascend by index; an entry is applied only when all before it are; at
+/// most one checkpoint and one durable write are outstanding.
 pub struct Replica {
     shared: Arc<Shared>,
     log: Log,
@@ -340,8 +340,8 @@ impl Replica {
         self.physical_compactions = waiting;
     }
 
-    /// Marks the log at the checkpoint that both metas now reach, every so many entries: etcd's tools
-    /// open a log from its newest mark, and segments below it may go.
+    /// Marks the log at the checkpoint that both metas now reach, every so many entries: etcd's
+    /// tools open a log from its newest mark, and segments below it may go.
     fn mark_checkpoint(&mut self) {
         let index = self.store.durable_applied();
         if index.0 < self.marked.0 + limits::MARK_EVERY_ENTRIES {
@@ -370,8 +370,8 @@ impl Replica {
         }
     }
 
-    /// Takes what raft wants done: log writes, committed entries, reads, a new leader. True if there
-    /// was anything.
+    /// Takes what raft wants done: log writes, committed entries, reads, a new leader. True if
+    /// there was anything.
     fn collect_effects(&mut self) -> bool {
         let mut effects = std::mem::take(&mut self.effects);
         let mut any = false;

@@ -17,7 +17,8 @@ pub fn block_stop_signals() {
 
 /// Waits up to a second for SIGTERM or SIGINT; its name, if one came.
 pub fn wait_for_stop() -> Option<&'static str> {
-    // SAFETY: the set and the timeout are initialised and outlive the call; no siginfo is asked for.
+    // SAFETY: the set and the timeout are initialised and outlive the call; no siginfo is asked
+    // for.
     let signal = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);

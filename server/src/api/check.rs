@@ -1,5 +1,6 @@
 //! What a KV request must satisfy before it is proposed or read (etcd
-//! `server/etcdserver/api/v3rpc/key.go`): the order of the checks decides which error a client sees.
+//! `server/etcdserver/api/v3rpc/key.go`): the order of the checks decides which error a client
+//! sees.
 //!
 //! Called by the fronts. It never looks at stored data.
 
@@ -160,9 +161,9 @@ struct Writes {
     deletes: Intervals,
 }
 
-/// Disjoint, merged, half-open key intervals. An end of `\0`, which elsewhere means "from this key on",
-/// is taken literally, so such a delete overlaps nothing: etcd's interval tree does the same, and a
-/// client that relies on it must not be refused here.
+/// Disjoint, merged, half-open key intervals. An end of `\0`, which elsewhere means "from this key
+/// on", is taken literally, so such a delete overlaps nothing: etcd's interval tree does the same,
+/// and a client that relies on it must not be refused here.
 #[derive(Default)]
 struct Intervals {
     by_start: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -174,7 +175,8 @@ impl Intervals {
             return;
         }
         let (mut from, mut to) = (start.to_vec(), end);
-        // Walks back from the last interval that starts inside; disjoint intervals end in order too.
+        // Walks back from the last interval that starts inside; disjoint intervals end in order
+        // too.
         while let Some((other, other_end)) = self
             .by_start
             .range::<[u8], _>((Bound::Unbounded, Bound::Included(to.as_slice())))

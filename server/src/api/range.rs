@@ -218,9 +218,8 @@ fn compare(hits: &RangeHits, target: SortTarget, a: &Hit, b: &Hit) -> Ordering {
 }
 
 fn passes_filters(request: &pb::RangeRequest, hit: &Hit) -> bool {
-    let within = |value: i64, min: i64, max: i64| {
-        (min == 0 || value >= min) && (max == 0 || value <= max)
-    };
+    let within =
+        |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
     within(hit.modified.main.0, request.min_mod_revision, request.max_mod_revision)
         && within(hit.create.0, request.min_create_revision, request.max_create_revision)
 }

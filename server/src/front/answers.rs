@@ -167,11 +167,8 @@ impl Front {
         let view = self.view.clone();
         let shared: Arc<Shared> = self.shared.clone();
         self.answer.clear();
-        let mut context = Context {
-            pages: self.pages.source(),
-            leases: &NoLeases,
-            scratch: &mut self.scratch,
-        };
+        let mut context =
+            Context { pages: self.pages.source(), leases: &NoLeases, scratch: &mut self.scratch };
         let result = txn::read_only(
             &*view.store,
             &request,
