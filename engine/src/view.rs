@@ -168,9 +168,9 @@ pub(crate) fn value_in_pages(
         EngineError::corrupt(crate::page::node::DB_FILE, offset, what)
     };
     let Some(root) = root else { return Err(missing()) };
-    match tree::first_from(root, &row_key, pages)? {
-        Fetch::Ready(Some((key, value))) if key.starts_with(&row_key) => Ok(Fetch::Ready(value)),
-        Fetch::Ready(_) => Err(missing()),
+    match tree::get(root, &row_key, pages)? {
+        Fetch::Ready(Some(value)) => Ok(Fetch::Ready(value)),
+        Fetch::Ready(None) => Err(missing()),
         Fetch::Pending(ticket) => Ok(Fetch::Pending(ticket)),
     }
 }
