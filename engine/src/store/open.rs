@@ -87,8 +87,9 @@ impl Store {
             version_pins: version_pins.clone(),
             revision_pins: RevisionPins::default(),
             index_compaction: IndexCompaction { done: meta.compact_scheduled, pass: None },
+            removed: meta.compact_scheduled,
             checkpoint: CheckpointState {
-                compact_finished: meta.compact_finished,
+                compact_reached: meta.compact_finished,
                 ..CheckpointState::default()
             },
             undo: txn::Undo::default(),
