@@ -1,7 +1,7 @@
 //! Golden scripts of MVCC behaviour: `testscripts/mvcc/*`, each named as the sentence it proves.
 //!
-//! A script is blocks of commands, `---`, and what they answer. `REWRITE=1` writes the answers anew;
-//! the difference is to be reviewed. Commands:
+//! A script is blocks of commands, `---`, and what they answer. `REWRITE=1` writes the answers
+//! anew; the difference is to be reviewed. Commands:
 //!
 //! * `put key value [lease=n]`, `del key [end]`: one entry each
 //! * `txn op; op; ...`: one entry; `rollback op; op; ...`: the same, dropped
