@@ -257,12 +257,14 @@ impl Store {
                 || self.tables.open_bytes() >= self.config.checkpoint_bytes)
     }
 
-    /// Freezes everything applied so far for a checkpoint; `None` if one is under way. Everything
-    /// applied must have been published.
+    /// Freezes everything applied so far for a checkpoint; `None` if one is under way.
     pub fn freeze(&mut self, now_ms: u64) -> Option<CheckpointInput> {
         if self.checkpoint.in_flight {
             return None;
         }
+        // The checkpointer reads published rows only. No view shows them before its own time: views
+        // find rows through their index and end at their revision.
+        self.tables.publish();
         let segments = self.tables.freeze();
         let (in_flight, started_ms) = (true, now_ms);
         let compact_reached = self.checkpoint.compact_reached;
