@@ -34,6 +34,13 @@ pub fn wait_for_stop() -> Option<&'static str> {
     }
 }
 
+/// Hands memory that was freed back to the system. Takes the allocator's locks for milliseconds: only
+/// for moments without load.
+pub fn trim_memory() {
+    // SAFETY: malloc_trim may be called at any time from any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.
 pub fn pin_to(index: usize) {
     // SAFETY: both sets are plain bit arrays of the size given to the calls and outlive them.
