@@ -82,5 +82,3 @@ const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 pub const BACKGROUND_TASKS: usize = 16;
 /// Bytes of applied log entries kept in memory for peers that lag.
 pub const LOG_WINDOW_BYTES: u64 = 2 << 20;
-/// Log entries between two snapshot marks (etcd: snapshot-count).
-pub const MARK_EVERY_ENTRIES: u64 = 10_000;

@@ -16,7 +16,7 @@ use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::{LogEntry, SnapshotMark};
+use etcore_raftlog::types::LogEntry;
 
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
@@ -131,8 +131,6 @@ pub struct Replica {
     published_self: bool,
     serving: bool,
     retry_spare_ms: u64,
-    /// The newest mark in the log.
-    marked: LogIndex,
     /// The commit index was handed to the log for a clean end.
     flushed: bool,
     /// A clean end waits for the log no longer than this.
@@ -172,7 +170,6 @@ impl Replica {
             published_self: false,
             serving: false,
             retry_spare_ms: 0,
-            marked: LogIndex(0),
             flushed: false,
             give_up_ms: None,
             stopped: false,
@@ -326,8 +323,9 @@ impl Replica {
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
         self.unpublished = true;
-        self.mark_checkpoint();
-        self.log.release(self.store.durable_applied());
+        if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
+            self.fail(format!("write-ahead log: {error}"));
+        }
         let finished = output.compact_finished.0;
         let mut waiting = Vec::new();
         for (revision, front, reply) in self.physical_compactions.drain(..) {
@@ -340,21 +338,6 @@ impl Replica {
         self.physical_compactions = waiting;
     }
 
-    /// Marks the log at the checkpoint that both metas now reach, every so many entries: etcd's
-    /// tools open a log from its newest mark, and segments below it may go.
-    fn mark_checkpoint(&mut self) {
-        let index = self.store.durable_applied();
-        if index.0 < self.marked.0 + limits::MARK_EVERY_ENTRIES {
-            return;
-        }
-        let Some(term) = self.log.node.term(index) else { return };
-        let conf_state = Some(self.log.node.conf_state());
-        self.marked = index;
-        if let Err(error) = self.log.mark(&SnapshotMark { index, term, conf_state }) {
-            self.fail(format!("write-ahead log: {error}"));
-        }
-    }
-
     fn maybe_checkpoint(&mut self, now_ms: u64) {
         // Compaction of the index: a slice a turn.
         if self.store.maintain() {
@@ -365,6 +348,9 @@ impl Replica {
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
         self.checkpoint_started_ms = Some(now_ms);
+        let (index, term) = self.store.applied();
+        let conf_state = Some(self.log.node.conf_state());
+        self.log.checkpoint_begins(SnapshotMark { index, term, conf_state });
         if self.background.submit(Task::Checkpoint(Box::new(input))).is_err() {
             self.fail("the background takes no checkpoint although none is under way".to_owned());
         }

@@ -28,6 +28,8 @@ pub(super) struct Batch {
     /// Everything up to this number is on disk once the batch is.
     pub(super) number: BatchNumber,
     pub(super) has_records: bool,
+    /// Snapshot marks in it.
+    pub(super) marks: usize,
     limit_bytes: u64,
 }
 
@@ -51,6 +53,7 @@ impl Batch {
             buf,
             number: BatchNumber::default(),
             has_records: false,
+            marks: 0,
             limit_bytes: capacity_bytes.saturating_sub(start_bytes).min(limits::BATCH_BYTES_MAX),
         }
     }
