@@ -16,7 +16,7 @@ use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
