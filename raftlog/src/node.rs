@@ -273,6 +273,11 @@ impl Node {
         Ok(self.conf_state())
     }
 
+    /// The term of an entry that the log still knows.
+    pub fn term(&self, index: LogIndex) -> Option<Term> {
+        self.raw.store().terms().term(index.0).map(Term)
+    }
+
     /// The configuration as of the last applied change.
     pub fn conf_state(&self) -> raftpb::ConfState {
         convert::conf_state_to_wire(&self.raw.raft.prs().conf().to_conf_state())

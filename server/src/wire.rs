@@ -193,8 +193,8 @@ pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
     out
 }
 
-/// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else, which
-/// prost then decodes.
+/// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else,
+/// which prost then decodes.
 pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {
     let mut fields = Fields::new(entry);
     let Ok(Some((RAFT_PUT, Value::Len(put)))) = fields.next_field() else { return None };

@@ -40,11 +40,7 @@ fn put(key: &str, value: &str) -> pb::PutRequest {
 }
 
 fn delete(key: &str, end: &'static [u8]) -> pb::DeleteRangeRequest {
-    pb::DeleteRangeRequest {
-        key: key.to_owned().into(),
-        range_end: end.into(),
-        prev_kv: true,
-    }
+    pb::DeleteRangeRequest { key: key.to_owned().into(), range_end: end.into(), prev_kv: true }
 }
 
 fn op(request: Request) -> pb::RequestOp {
@@ -108,7 +104,8 @@ fn a_key_has_a_creation_a_modification_and_a_version() {
 #[test]
 fn ranges_end_where_they_are_told_to() {
     each_driver(|client| async move {
-        for (key, value) in [("a", "123"), ("b", "456"), ("foo", "1"), ("foo1", "2"), ("z", "789")] {
+        for (key, value) in [("a", "123"), ("b", "456"), ("foo", "1"), ("foo1", "2"), ("z", "789")]
+        {
             client.put_kv(key, value).await;
         }
         let from_b = pb::RangeRequest { range_end: b"\0"[..].into(), ..range("b") };
@@ -154,9 +151,8 @@ fn history_reads_what_was_then_and_compaction_takes_it_away() {
         let future = "mvcc: required revision is a future revision";
         let compacted = "mvcc: required revision has been compacted";
         assert_eq!(refused(at(9).await), error(Code::OutOfRange, future));
-        let compact = |revision, physical| {
-            client.compact(pb::CompactionRequest { revision, physical })
-        };
+        let compact =
+            |revision, physical| client.compact(pb::CompactionRequest { revision, physical });
         assert_eq!(refused(compact(6, false).await), error(Code::OutOfRange, future));
         assert_eq!(compact(4, true).await.unwrap().header.unwrap().revision, 5);
         assert_eq!(refused(compact(4, false).await), error(Code::OutOfRange, compacted));
@@ -194,7 +190,8 @@ fn results_are_filtered_then_sorted_then_cut() {
         assert_eq!(sorted(none, SortTarget::Mod, 2).await, ("bc".to_owned(), true, 3));
         assert_eq!(sorted(down, SortTarget::Create, 1).await, ("c".to_owned(), true, 3));
         assert_eq!(sorted(down, SortTarget::Version, 1).await.0, "a");
-        let filtered = pb::RangeRequest { min_mod_revision: 4, max_create_revision: 3, ..all.clone() };
+        let filtered =
+            pb::RangeRequest { min_mod_revision: 4, max_create_revision: 3, ..all.clone() };
         let response = client.range(filtered).await.unwrap();
         assert_eq!((keys(&response).concat(), response.count), ("a".to_owned(), 3));
         let filtered = pb::RangeRequest { max_mod_revision: 3, limit: 1, ..all };
@@ -255,7 +252,8 @@ fn a_txn_takes_the_branch_its_compares_choose_in_one_revision() {
             assert_eq!(client.txn(request).await.unwrap().succeeded, expected, "{result:?}");
         }
         let missing = compare("none", CompareResult::Equal, TargetUnion::Version(0));
-        let missing_value = compare("none", CompareResult::NotEqual, TargetUnion::Value("x".into()));
+        let missing_value =
+            compare("none", CompareResult::NotEqual, TargetUnion::Value("x".into()));
         let request = pb::TxnRequest {
             compare: vec![missing],
             success: vec![

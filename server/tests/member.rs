@@ -127,10 +127,8 @@ fn the_member_speaks_of_itself_as_etcd_does() {
             assert_eq!((status.leader, status.raft_term), (header.member_id, 2));
             assert_eq!(status.raft_index, status.raft_applied_index);
             assert!(status.db_size >= status.db_size_in_use);
-            let list = client
-                .member_list(pb::MemberListRequest { linearizable: true })
-                .await
-                .unwrap();
+            let list =
+                client.member_list(pb::MemberListRequest { linearizable: true }).await.unwrap();
             assert_eq!(list.header.unwrap().revision, 0);
             assert_eq!(list.members.len(), 1);
             let member = &list.members[0];

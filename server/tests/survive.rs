@@ -58,7 +58,11 @@ fn nothing_acknowledged_is_lost_when_the_member_is_killed() {
             check(&client, &told.lock().unwrap()).await;
         });
         let told = told.lock().unwrap();
-        println!("{driver}: {} acknowledged, compacted at {}", told.by_revision.len(), told.compacted);
+        println!(
+            "{driver}: {} acknowledged, compacted at {}",
+            told.by_revision.len(),
+            told.compacted
+        );
         assert!(told.by_revision.len() > 100, "the load was too small to show anything");
     }
 }

@@ -4,9 +4,9 @@
 //! Created and used on one thread. It must never look into the bytes it moves, and never reports a
 //! log write as done unless the kernel completed it with RWF_DSYNC.
 //!
-//! Contract of its unsafe lines: memory named by a submitted operation (send buffers, write buffers,
-//! the eventfd counter) is owned by a table entry of this driver and neither moved nor freed until
-//! the completion has arrived; the ring itself is dropped before those tables.
+//! Contract of its unsafe lines: memory named by a submitted operation (send buffers, write
+//! buffers, the eventfd counter) is owned by a table entry of this driver and neither moved nor
+//! freed until the completion has arrived; the ring itself is dropped before those tables.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -120,8 +120,8 @@ impl Uring {
 
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
-            // SAFETY: every entry built in this file names memory and descriptors that the tables of
-            // this driver keep until its completion (module contract).
+            // SAFETY: every entry built in this file names memory and descriptors that the tables
+            // of this driver keep until its completion (module contract).
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 return;
             }
@@ -449,7 +449,8 @@ impl Driver for Uring {
             Some(timespec) => SubmitArgs::new().timespec(timespec),
             None => SubmitArgs::new(),
         };
-        // Always asks for one completion, also with a zero timeout: only then is deferred task work run.
+        // Always asks for one completion, also with a zero timeout: only then is deferred task work
+        // run.
         match self.ring.submitter().submit_with_args(1, &args) {
             Ok(_) => {}
             Err(error) => match error.raw_os_error() {
