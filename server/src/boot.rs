@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
@@ -308,6 +308,11 @@ fn run(
         failure: std::sync::OnceLock::new(),
         config,
     });
+    let (file_bytes, free_bytes) = checkpointer.size_bytes();
+    shared.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
+    shared.status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
+    shared.metrics.db_size_bytes.set(file_bytes);
+    shared.metrics.db_in_use_bytes.set(file_bytes - free_bytes);
     let (pool, pool_threads) = Pool::start().map_err(machine)?;
     let page_file = page_disk
         .handle(checkpointer.file())

@@ -152,7 +152,16 @@ fn masked(text: &str, setup: &Setup) -> String {
     let mut text = text
         .replace(&format!(":{}", setup.client_port), ":CLIENT")
         .replace(&format!(":{}", setup.peer_port), ":PEER");
-    for field in ["cluster_id", "member_id", "ID", "leader", "dbSize", "dbSizeInUse", "hash"] {
+    for field in [
+        "cluster_id",
+        "member_id",
+        "ID",
+        "leader",
+        "dbSize",
+        "dbSizeInUse",
+        "raftIndex",
+        "raftAppliedIndex",
+    ] {
         mask_after(&mut text, &format!("\"{field}\":"));
     }
     for field in ["ClusterID", "MemberID"] {
