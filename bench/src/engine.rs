@@ -8,6 +8,7 @@
 mod compactor;
 mod conn;
 mod pacer;
+mod requests;
 mod worker;
 
 use std::net::TcpStream;

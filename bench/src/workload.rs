@@ -106,6 +106,9 @@ impl Workload {
                 })
             }
             Workload::Range(ranges) => {
+                if let Some(pages) = &mut ranges.pages {
+                    pages[user as usize] = None;
+                }
                 client.start_unary(methods.range, &options, &ranges.message).map(drop)
             }
         }

@@ -6,24 +6,20 @@
 //! while there is something to send.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use etcore_proto::grpc::{ClientEvent, Code, StartError};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::compactor::{self, Compactor};
+use super::compactor::Compactor;
 use super::conn::{Conn, Parked, ReadOutcome};
 use super::pacer::Pacer;
+use super::requests::Core;
 use super::{Clock, EngineError, Share, Shared};
 use crate::limits;
 use crate::options::{Load, Options};
-use crate::tally::Tally;
-use crate::workload::{Answer, Workload};
 
 /// One thread's connections and clients.
 #[derive(Debug)]
@@ -39,37 +35,8 @@ pub(super) struct Worker {
     next_tick_ns: u64,
 }
 
-/// What the answers of any connection change.
-#[derive(Debug)]
-struct Core {
-    shared: Arc<Shared>,
-    slots: Vec<Slot>,
-    workload: Workload,
-    tally: Tally,
-    /// Requests on their way or parked.
-    outstanding: usize,
-    /// Clients whose request is over and who have no new one.
-    freed: Vec<u32>,
-    /// Clients whose answer has another page.
-    partial: Vec<u32>,
-    last_end_ns: u64,
-    /// What became of the compactor's call in this turn.
-    compaction: Option<Result<Bytes, String>>,
-    lost: Option<String>,
-}
-
-/// One client.
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    conn: u32,
-    /// When its request began.
-    started_ns: u64,
-    /// Since when it has none.
-    free_ns: u64,
-}
-
 impl Worker {
-    /// A thread for these connections. Clients are numbered connection by connection in turn.
+    /// A thread for these connections.
     pub(super) fn new(
         options: &Options,
         conns: Vec<Conn>,
@@ -82,24 +49,7 @@ impl Worker {
             let data = epoll::EventData::new_u64(number);
             epoll::add(&epoll, &conn.socket, data, epoll::EventFlags::IN).map_err(fail)?;
         }
-        let mut slots = Vec::new();
-        let most = conns.iter().map(|conn| conn.clients).max().unwrap_or(0);
-        for round in 0..most {
-            let with = (0u32..).zip(&conns).filter(|(_, conn)| conn.clients > round);
-            slots.extend(with.map(|(conn, _)| Slot { conn, started_ns: 0, free_ns: 0 }));
-        }
-        let core = Core {
-            shared,
-            workload: Workload::new(&options.load, slots.len()),
-            tally: Tally::new(options.sample),
-            outstanding: 0,
-            freed: Vec::new(),
-            partial: Vec::new(),
-            last_end_ns: 0,
-            compaction: None,
-            lost: None,
-            slots,
-        };
+        let core = Core::new(options, &conns, shared);
         let compactor = match &options.load {
             Load::Put(put) if compacts => Compactor::new(put),
             _ => None,
@@ -128,8 +78,7 @@ impl Worker {
             self.compact(clock);
             self.flush_dirty(clock);
             if !self.has_work() {
-                let Core { tally, last_end_ns, lost, .. } = self.core;
-                return Ok(Share { tally, last_end_ns, lost });
+                return Ok(self.core.finish());
             }
             self.wait(&mut events, pace_ns, clock)?;
             for event in events.drain(..) {
@@ -189,7 +138,7 @@ impl Worker {
         match self.core.compaction.take() {
             Some(Ok(message)) => compactor.answered(message, clock.now_ns()),
             Some(Err(text)) => {
-                self.core.tally.failure(&format!("compaction: {text}"));
+                self.core.compaction_failed(&text);
                 compactor.rest(clock.now_ns());
             }
             None => {}
@@ -201,7 +150,7 @@ impl Worker {
         match compactor.act(conn, now_ns) {
             Ok(()) => self.dirty.push(number),
             Err(error) => {
-                self.core.tally.failure(&format!("compaction: {error}"));
+                self.core.compaction_failed(&error.to_string());
                 compactor.rest(now_ns);
             }
         }
@@ -361,131 +310,5 @@ impl Worker {
                 self.dirty.push(number as u32);
             }
         }
-    }
-}
-
-impl Core {
-    /// Starts a request, or parks it until the server allows another stream.
-    fn start(&mut self, conn: &mut Conn, request: Parked) {
-        self.outstanding += 1;
-        self.slots[request.user as usize].started_ns = request.started_ns;
-        let Parked { user, number, .. } = request;
-        match self.workload.start(&mut conn.client, &conn.methods, user, number) {
-            Ok(()) => {}
-            Err(StartError::TooManyStreams | StartError::Budget)
-                if conn.client.open_streams() > 0 =>
-            {
-                conn.parked.push_back(request);
-            }
-            Err(error) => self.refuse(conn, user, &error, request.started_ns),
-        }
-    }
-
-    /// A request could not start, and no later one can.
-    fn refuse(&mut self, conn: &mut Conn, user: u32, error: &StartError, now_ns: u64) {
-        conn.closing = true;
-        let text = error.to_string();
-        self.lost.get_or_insert_with(|| text.clone());
-        self.over(user, now_ns, Err(&text));
-    }
-
-    /// Parked requests go first, in their order, as far as there are streams.
-    fn start_parked(&mut self, conn: &mut Conn) {
-        for _ in 0..conn.parked.len() {
-            let Some(request) = conn.parked.pop_front() else { break };
-            self.outstanding -= 1;
-            let waiting = conn.parked.len();
-            self.start(conn, request);
-            if conn.parked.len() > waiting {
-                // Still no stream: back to the front with it.
-                conn.parked.rotate_right(1);
-                break;
-            }
-        }
-    }
-
-    fn fail_parked(&mut self, conn: &mut Conn, reason: &str, now_ns: u64) {
-        while let Some(request) = conn.parked.pop_front() {
-            self.over(request.user, now_ns, Err(reason));
-        }
-    }
-
-    fn start_pages(&mut self, conn: &mut Conn, now_ns: u64) {
-        let mut partial = std::mem::take(&mut self.partial);
-        for user in partial.drain(..) {
-            if let Err(error) = self.workload.start_page(&mut conn.client, &conn.methods, user) {
-                self.refuse(conn, user, &error, now_ns);
-            }
-        }
-        self.partial = partial;
-    }
-
-    /// Takes all events of a connection; answers ended at `end_ns`.
-    fn take_answers(&mut self, conn: &mut Conn, end_ns: u64) {
-        while let Some(event) = conn.client.next_event() {
-            match event {
-                ClientEvent::Response { user: compactor::USER, message, .. } => {
-                    self.compaction = Some(Ok(message));
-                }
-                ClientEvent::Status { user: compactor::USER, code, message, .. } => {
-                    self.compaction = Some(Err(status_text(code, &message)));
-                }
-                ClientEvent::Response { user, message, .. } => {
-                    let user = user as u32;
-                    match self.workload.answer(user, message) {
-                        Answer::Complete => self.answered(user, end_ns, Ok(())),
-                        Answer::Partial => self.partial.push(user),
-                        Answer::Malformed => self.answered(user, end_ns, Err("malformed answer")),
-                    }
-                }
-                ClientEvent::Status { user, code: Code::Ok, .. } => {
-                    self.answered(user as u32, end_ns, Ok(()));
-                }
-                ClientEvent::Status { user, code, message, .. } => {
-                    self.answered(user as u32, end_ns, Err(&status_text(code, &message)));
-                }
-                ClientEvent::GoAway { code, debug } => {
-                    conn.closing = true;
-                    let name = code.name().unwrap_or("unknown");
-                    self.lost.get_or_insert_with(|| {
-                        format!("the server is going away: {name} {debug}").trim_end().to_owned()
-                    });
-                }
-                ClientEvent::Established
-                | ClientEvent::Head { .. }
-                | ClientEvent::Message { .. }
-                | ClientEvent::Writable { .. }
-                | ClientEvent::Pong { .. } => {}
-            }
-        }
-    }
-
-    /// A request was answered: its client can make another.
-    #[inline]
-    fn answered(&mut self, user: u32, end_ns: u64, result: Result<(), &str>) {
-        self.over(user, end_ns, result);
-        self.freed.push(user);
-    }
-
-    /// A request is over.
-    #[inline]
-    fn over(&mut self, user: u32, end_ns: u64, result: Result<(), &str>) {
-        let slot = &mut self.slots[user as usize];
-        slot.free_ns = end_ns;
-        match result {
-            Ok(()) => self.tally.success(slot.started_ns, end_ns),
-            Err(text) => self.tally.failure(text),
-        }
-        self.outstanding -= 1;
-        self.last_end_ns = self.last_end_ns.max(end_ns);
-        self.shared.done.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// An error in the words of etcd's client: its own errors are plain, others say their code.
-fn status_text(code: Code, message: &str) -> String {
-    match message.starts_with("etcdserver: ") {
-        true => message.to_owned(),
-        false => format!("rpc error: code = {code:?} desc = {message}"),
     }
 }
