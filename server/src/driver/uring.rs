@@ -170,9 +170,9 @@ impl Uring {
         self.push(&entry.user_data(socket_data(SEND, id)));
     }
 
-    /// Write, and once that has succeeded fdatasync, as one chain. One write with RWF_DSYNC is as quick
-    /// on an idle machine, but its completion waits for a kernel worker to get a core: on a busy one
-    /// that was twenty times slower.
+    /// Write, and once that has succeeded fdatasync, as one chain. One write with RWF_DSYNC is as
+    /// quick on an idle machine, but its completion waits for a kernel worker to get a core: on a
+    /// busy one that was twenty times slower.
     fn push_write(&mut self, index: usize) {
         let Some(Some(write)) = self.writes.get(index) else { return };
         let rest = &write.buf[write.written..];
