@@ -210,7 +210,8 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     if member_id != own_id {
         return Err(BootError::Stored(format!(
             "{} belongs to member {member_id:x}, but --initial-advertise-peer-urls and \
-             --initial-cluster-token make this member {own_id:x}; use the flags it was created with",
+             --initial-cluster-token make this member {own_id:x}; use the flags it was created \
+             with",
             member_dir.display()
         )));
     }

@@ -34,8 +34,8 @@ pub fn wait_for_stop() -> Option<&'static str> {
     }
 }
 
-/// Hands memory that was freed back to the system. Takes the allocator's locks for milliseconds: only
-/// for moments without load.
+/// Hands memory that was freed back to the system. Takes the allocator's locks for milliseconds:
+/// only for moments without load.
 pub fn trim_memory() {
     // SAFETY: malloc_trim may be called at any time from any thread.
     unsafe { libc::malloc_trim(0) };
