@@ -141,8 +141,8 @@ fn put(parsed: &Parsed) -> Result<PutOptions, FlagError> {
     let needed = crate::workload::varint_bytes(key_space - 1);
     if key_bytes < needed {
         return Err(FlagError::Contradiction(format!(
-            "--key-size={key_bytes} is too small for --key-space-size={key_space}: keys are varints \
-             of up to {needed} bytes"
+            "--key-size={key_bytes} is too small for --key-space-size={key_space}: keys are \
+             varints of up to {needed} bytes"
         )));
     }
     let delta = parsed.integer("compact-index-delta", 1_000, 0, i64::MAX as u64)?;
