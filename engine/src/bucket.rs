@@ -1,6 +1,6 @@
 //! etcd's buckets, and the small ones' rows in memory.
 //!
-//! The store changes [`Buckets`], views hold a snapshot of it. The key bucket is not in here: its
+//! The store changes `Buckets`, views hold a snapshot of it. The key bucket is not in here: its
 //! rows are in the memory tables and the page file. Iteration is always in key order.
 
 use std::sync::Arc;

@@ -57,6 +57,8 @@ pub struct CheckpointOutput {
     pub durable_applied: LogIndex,
     /// The compaction whose rows are all gone from the file.
     pub compact_finished: Revision,
+    /// What pins allowed to remove is gone up to here.
+    pub(crate) compact_reached: Revision,
     /// Bytes of the file below its end.
     pub file_bytes: u64,
     /// Bytes of them that hold nothing.
@@ -84,10 +86,20 @@ pub struct Checkpointer {
     meta: Meta,
     pages: Pages,
     pins: VersionPins,
+    compaction: Progress,
     job: Option<Job>,
     outstanding: BTreeMap<Token, Outstanding>,
     next_token: u64,
     failed: Option<String>,
+}
+
+/// Of removing rows. A cursor means something for its target only: a higher one needs less of what
+/// lies before the cursor, too.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    target: Revision,
+    cursor: RevKey,
+    reached: Revision,
 }
 
 #[derive(Debug)]
@@ -132,9 +144,11 @@ impl Checkpointer {
         space: Space,
         pins: VersionPins,
     ) -> Self {
+        let reached = meta.compact_finished;
         Self {
             file,
             file_len_bytes,
+            compaction: Progress { target: reached, cursor: RevKey::default(), reached },
             meta,
             pages: Pages::new(space),
             pins,
@@ -148,6 +162,13 @@ impl Checkpointer {
     /// The page file, for readers that map it.
     pub fn file(&self) -> FileId {
         self.file
+    }
+
+    /// Bytes of the page file up to its last page, and how many of them are free: what
+    /// [`CheckpointOutput`] says after each checkpoint, for the time before the first one.
+    pub fn size_bytes(&self) -> (u64, u64) {
+        let unit = UNIT_BYTES as u64;
+        (self.pages.space.end_unit() * unit, self.pages.space.free_units() * unit)
     }
 
     /// Begins to write `input`; [`Checkpointer::turn`] does the work.
@@ -168,10 +189,7 @@ impl Checkpointer {
         meta.term = input.term;
         meta.revision = input.revision;
         meta.conf_state.clone_from(&input.conf_state);
-        if meta.compact_scheduled != input.compact_scheduled {
-            meta.compact_scheduled = input.compact_scheduled;
-            meta.compact_cursor = RevKey::default();
-        }
+        meta.compact_scheduled = input.compact_scheduled;
         self.job = Some(Job {
             input,
             stage: Stage::Compact,
@@ -292,13 +310,17 @@ impl Checkpointer {
     }
 
     /// Looks for rows to remove; false if pages are wanted first.
-    fn compact(&self, job: &mut Job) -> Result<bool, EngineError> {
+    fn compact(&mut self, job: &mut Job) -> Result<bool, EngineError> {
         let target = job.input.removable;
         let root = job.meta.roots[Bucket::Key as usize];
-        if job.meta.compact_finished >= job.meta.compact_scheduled || target < Revision(0) {
+        if target <= self.compaction.reached {
             return Ok(true);
         }
-        let from = job.meta.compact_cursor;
+        if target != self.compaction.target {
+            self.compaction.target = target;
+            self.compaction.cursor = RevKey::default();
+        }
+        let from = self.compaction.cursor;
         let mut scan = Compaction::new(&job.input.index, target, from);
         let pages = |ptr| self.pages.get(ptr);
         if let Some(root) = root
@@ -306,9 +328,12 @@ impl Checkpointer {
         {
             return Ok(false);
         }
-        job.meta.compact_cursor = scan.next();
-        if scan.is_complete() && target == job.meta.compact_scheduled {
-            job.meta.compact_finished = target;
+        self.compaction.cursor = scan.next();
+        if scan.is_complete() {
+            self.compaction.reached = target;
+            if target == job.meta.compact_scheduled {
+                job.meta.compact_finished = target;
+            }
         }
         job.removed = scan.into_removed();
         Ok(true)
@@ -372,6 +397,7 @@ impl Checkpointer {
             checkpoint: self.meta.checkpoint,
             durable_applied,
             compact_finished: self.meta.compact_finished,
+            compact_reached: self.compaction.reached,
             file_bytes: self.pages.space.end_unit() * unit,
             free_bytes: self.pages.space.free_units() * unit,
             written_bytes: job.written_bytes,

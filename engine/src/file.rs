@@ -275,12 +275,31 @@ pub struct StdDisk {
     files: HashMap<FileId, std::sync::Arc<File>>,
     next_file: u32,
     completed: Vec<Completion>,
+    locks: bool,
 }
+
+/// How long [`StdDisk::with_locks`] waits for a file that is locked.
+const LOCK_WAIT_MS: u64 = 5000;
 
 impl StdDisk {
     /// A disk rooted at `root`, which must exist.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), files: HashMap::new(), next_file: 0, completed: Vec::new() }
+        Self {
+            root: root.into(),
+            files: HashMap::new(),
+            next_file: 0,
+            completed: Vec::new(),
+            locks: false,
+        }
+    }
+
+    /// Like [`StdDisk::new`], and every file it opens is locked by flock(2) for as long as it is
+    /// open. That keeps out other programs that lock, and it waits for the last writes of a process
+    /// that was killed: an io_uring write goes on after its process is gone, and holds the file,
+    /// hence the lock, until it is done. Without this wait such a write could land on top of what
+    /// the next process has written.
+    pub fn with_locks(root: impl Into<PathBuf>) -> Self {
+        Self { locks: true, ..Self::new(root) }
     }
 
     /// The directory below which names are resolved.
@@ -329,6 +348,9 @@ impl StdDisk {
         } else {
             options.open(&path)?
         };
+        if self.locks {
+            lock(&file)?;
+        }
         Ok(FileOutput::Opened(self.adopt(std::sync::Arc::new(file))))
     }
 
@@ -439,6 +461,21 @@ pub fn zero_fill(file: &File, len_bytes: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Takes the lock, waiting a little for whoever has it.
+fn lock(file: &File) -> io::Result<()> {
+    const STEP_MS: u64 = 5;
+    for _ in 0..LOCK_WAIT_MS / STEP_MS {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                std::thread::sleep(std::time::Duration::from_millis(STEP_MS));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another process has it locked"))
+}
+
 fn list(path: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -450,4 +487,45 @@ fn list(path: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(disk: &mut StdDisk, name: &str) -> io::Result<FileOutput> {
+        run(
+            disk,
+            FileOp::Open { name: name.to_owned(), mode: OpenMode::OpenOrCreate, direct: false },
+        )
+    }
+
+    #[test]
+    fn a_locked_file_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = StdDisk::with_locks(dir.path());
+        open(&mut first, "a").unwrap();
+        let waiter = std::thread::spawn({
+            let root = dir.path().to_owned();
+            move || open(&mut StdDisk::with_locks(root), "a").map(|_| ())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(!waiter.is_finished(), "it waits");
+        drop(first);
+        waiter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn zero_filling_keeps_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"data").unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        zero_fill(&file, 10_000).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!((bytes.len(), &bytes[..4]), (10_000, &b"data"[..]));
+        assert!(bytes[4..].iter().all(|byte| *byte == 0));
+        assert_eq!(read_at_most(&file, 2, 4).unwrap(), b"ta\0\0");
+        assert_eq!(read_at_most(&file, 9_998, 10).unwrap(), [0, 0]);
+    }
 }

@@ -4,6 +4,19 @@
 //! Nothing here opens a socket, starts a thread or reads a clock. Files are reached through
 //! [`file::Disk`], a submit/complete trait, so that the production drivers, the crash tests and the
 //! simulator run the same code.
+//!
+//! Modules in reading order: [`types`] and [`error`]; [`wire`], the form of a stored row;
+//! [`store`], the write side, and [`view`], the read side; below them the revision index (`index`),
+//! the memory tables (`table`) and the small buckets ([`bucket`]); [`page`], the page file's format
+//! (FORMAT.md describes it), and `tree`, reading it; [`checkpoint`], writing it; [`map`], reading
+//! it through memory maps; [`pins`], who still needs what; [`limits`], every bound; [`testing`],
+//! the doubles.
+//!
+//! ```text
+//! replica      begin -> Txn -> commit ... publish -> View -> any reader
+//!              freeze -> CheckpointInput --> background: Checkpointer::turn over the Disk
+//!              on_checkpoint <-- CheckpointOutput (new root, segments to drop)
+//! ```
 
 pub mod bucket;
 pub mod checkpoint;

@@ -12,7 +12,7 @@ pub const INDEX_LEAF_KEY_BYTES_MAX: usize = 16 << 10;
 pub const INDEX_FANOUT_MAX: usize = 64;
 
 /// Older revisions of one key kept beside its leaf; more are moved to a run of their own.
-pub const INDEX_RECENT_MAX: usize = 16;
+pub const INDEX_RECENT_MAX: usize = 8;
 
 /// Rows of one memory segment; the next row opens another one.
 pub const SEGMENT_ROWS_MAX: usize = 1024;

@@ -47,7 +47,10 @@ struct Span {
 pub struct PageMap {
     file: Arc<File>,
     budget_bytes: u64,
-    windows: BTreeMap<Span, Window>,
+    /// Ascending.
+    windows: Vec<(Span, Window)>,
+    /// Position of the window used last: neighbours are read one after the other.
+    last_used: usize,
     pending: BTreeMap<Span, Ticket>,
     failed: BTreeMap<Span, EngineError>,
     requests: Vec<PopulateRequest>,
@@ -124,7 +127,8 @@ impl PageMap {
         Self {
             file,
             budget_bytes,
-            windows: BTreeMap::new(),
+            windows: Vec::new(),
+            last_used: 0,
             pending: BTreeMap::new(),
             failed: BTreeMap::new(),
             requests: Vec::new(),
@@ -147,7 +151,11 @@ impl PageMap {
             Ok(map) => {
                 self.clock += 1;
                 let verified = vec![0; map.len() / UNIT_BYTES];
-                self.windows.insert(span, Window { map, verified, used_at: self.clock });
+                let window = Window { map, verified, used_at: self.clock };
+                match self.windows.binary_search_by_key(&span, |(span, _)| *span) {
+                    Ok(at) => self.windows[at].1 = window,
+                    Err(at) => self.windows.insert(at, (span, window)),
+                }
                 self.evict();
             }
             Err(error) => {
@@ -159,15 +167,15 @@ impl PageMap {
 
     /// Bytes of windows mapped.
     pub fn mapped_bytes(&self) -> u64 {
-        self.windows.values().map(|window| window.map.len() as u64).sum()
+        self.windows.iter().map(|(_, window)| window.map.len() as u64).sum()
     }
 
     /// Unmaps the windows that were not used for longest.
     fn evict(&mut self) {
         while self.windows.len() > WINDOWS_MIN && self.mapped_bytes() > self.budget_bytes {
-            let oldest = self.windows.iter().min_by_key(|(_, window)| window.used_at);
-            let Some(span) = oldest.map(|(span, _)| *span) else { return };
-            self.windows.remove(&span);
+            let oldest = self.windows.iter().enumerate().min_by_key(|(_, (_, w))| w.used_at);
+            let Some(at) = oldest.map(|(at, _)| at) else { return };
+            self.windows.remove(at);
         }
     }
 
@@ -193,25 +201,16 @@ impl PageSource for PageMap {
         let first = ptr.first_unit / WINDOW_UNITS;
         let last = (ptr.first_unit + u64::from(ptr.units) - 1) / WINDOW_UNITS;
         let span = Span { first, count: last - first + 1 };
-        if let Some(error) = self.failed.remove(&span) {
-            return Err(error);
-        }
         let unit = usize::try_from(ptr.first_unit - first * WINDOW_UNITS).expect("below 256");
         let (start, len) = (unit * UNIT_BYTES, ptr.len_bytes as usize);
-        let covers = |window: &&mut Window| start + len <= window.map.len();
-        // The borrow checker does not see that a window that was returned ends the call, so its
-        // presence is asked for first.
-        if self.windows.get_mut(&span).as_ref().is_none_or(|window| !covers(window)) {
-            if self.file_ends_within(&ptr)? {
-                let what = Corruption::Truncated;
-                return Err(EngineError::corrupt(DB_FILE, ptr.offset_bytes(), what));
-            }
-            return Ok(Fetch::Pending(self.request(span)));
-        }
-        self.clock += 1;
-        let Some(window) = self.windows.get_mut(&span) else {
-            return Ok(Fetch::Pending(self.request(span)));
+        let Some(at) =
+            self.position(span).filter(|at| start + len <= self.windows[*at].1.map.len())
+        else {
+            return self.miss(span, &ptr);
         };
+        self.clock += 1;
+        self.last_used = at;
+        let window = &mut self.windows[at].1;
         window.used_at = self.clock;
         // SAFETY: the range lies in the map, which `covers` has checked; it was populated, and the
         // contract of this file keeps these bytes unchanged while the slice lives.
@@ -225,6 +224,25 @@ impl PageSource for PageMap {
 }
 
 impl PageMap {
+    fn position(&self, span: Span) -> Option<usize> {
+        match self.windows.get(self.last_used) {
+            Some((last, _)) if *last == span => Some(self.last_used),
+            _ => self.windows.binary_search_by_key(&span, |(span, _)| *span).ok(),
+        }
+    }
+
+    /// A page whose window is not here, or ends before it because the file has grown since.
+    fn miss(&mut self, span: Span, ptr: &PagePtr) -> Result<Fetch<&'static [u8]>, EngineError> {
+        if let Some(error) = self.failed.remove(&span) {
+            return Err(error);
+        }
+        if self.file_ends_within(ptr)? {
+            let what = Corruption::Truncated;
+            return Err(EngineError::corrupt(DB_FILE, ptr.offset_bytes(), what));
+        }
+        Ok(Fetch::Pending(self.request(span)))
+    }
+
     /// True if a pointer leads beyond the end of the file: asking for the window again and again
     /// would never help.
     fn file_ends_within(&self, ptr: &PagePtr) -> Result<bool, EngineError> {

@@ -1,7 +1,7 @@
 //! Pages of the page file: how they are pointed to, how they are fetched, and the node layout.
 //!
 //! Readers go through a [`PageSource`]; the tree, the checkpointer and recovery use
-//! [`NodeRef`](node::NodeRef). Nothing here may trust a byte that its checksum has not covered, or
+//! `node::NodeRef`. Nothing here may trust a byte that its checksum has not covered, or
 //! an offset it has not compared with the page's length.
 
 pub(crate) mod meta;

@@ -70,6 +70,8 @@ pub struct Store {
     version_pins: VersionPins,
     revision_pins: RevisionPins,
     index_compaction: IndexCompaction,
+    /// No row or index entry above it was removed, or is being removed.
+    removed: Revision,
     checkpoint: CheckpointState,
     undo: txn::Undo,
 }
@@ -92,8 +94,8 @@ struct CheckpointState {
     /// Something besides rows and the applied index changed.
     other: bool,
     started_ms: u64,
-    /// The compaction whose rows are all gone from the page file.
-    compact_finished: Revision,
+    /// What compaction may remove is gone from the page file up to here.
+    compact_reached: Revision,
 }
 
 impl Store {
@@ -117,6 +119,7 @@ impl Store {
             version_pins,
             revision_pins: RevisionPins::default(),
             index_compaction: IndexCompaction::default(),
+            removed: Revision(-1),
             checkpoint: CheckpointState::default(),
             undo: txn::Undo::default(),
         }
@@ -165,6 +168,7 @@ impl Store {
             compact_revision: self.compact_revision,
             applied: self.applied,
             term: self.term,
+            removed: self.removed,
             index: self.index.clone(),
             tables: self.tables.view().clone(),
             buckets: self.buckets.clone(),
@@ -253,17 +257,20 @@ impl Store {
                 || self.tables.open_bytes() >= self.config.checkpoint_bytes)
     }
 
-    /// Freezes everything applied so far for a checkpoint; `None` if one is under way. Everything
-    /// applied must have been published.
+    /// Freezes everything applied so far for a checkpoint; `None` if one is under way.
     pub fn freeze(&mut self, now_ms: u64) -> Option<CheckpointInput> {
         if self.checkpoint.in_flight {
             return None;
         }
+        // The checkpointer reads published rows only. No view shows them before its own time: views
+        // find rows through their index and end at their revision.
+        self.tables.publish();
         let segments = self.tables.freeze();
         let (in_flight, started_ms) = (true, now_ms);
-        let compact_finished = self.checkpoint.compact_finished;
+        let compact_reached = self.checkpoint.compact_reached;
         self.checkpoint =
-            CheckpointState { in_flight, started_ms, compact_finished, ..Default::default() };
+            CheckpointState { in_flight, started_ms, compact_reached, ..Default::default() };
+        self.removed = self.removed.max(self.removable());
         Some(CheckpointInput {
             tables: self.tables.view().clone(),
             segments,
@@ -282,7 +289,7 @@ impl Store {
     pub fn on_checkpoint(&mut self, output: &CheckpointOutput) {
         assert!(self.checkpoint.in_flight, "an output belongs to the input frozen last");
         self.checkpoint.in_flight = false;
-        self.checkpoint.compact_finished = output.compact_finished;
+        self.checkpoint.compact_reached = output.compact_reached;
         self.durable_applied = output.durable_applied;
         let pin = self.version_pins.pin(output.checkpoint);
         self.tree = Arc::new(TreeVersion { root: output.key_root, _pin: pin });
@@ -295,8 +302,7 @@ impl Store {
     }
 
     fn compaction_unfinished(&self) -> bool {
-        let finished = self.checkpoint.compact_finished;
-        finished < self.compact_revision && finished < self.removable()
+        self.checkpoint.compact_reached < self.removable()
     }
 
     /// What may be removed physically: the compact revision, or the oldest pin below it.
@@ -313,6 +319,7 @@ impl Store {
                 return false;
             }
             work.pass = Some((target, Vec::new()));
+            self.removed = self.removed.max(target);
         }
         let Some((target, cursor)) = work.pass.take() else { return false };
         // A revision that was pinned after the pass began is at or above the compact revision of

@@ -8,6 +8,40 @@ use crate::error::EngineError;
 use crate::page::node::{NodeRef, RowRef};
 use crate::page::{Fetch, PagePtr, PageSource};
 
+/// The value of the row whose key starts with `prefix`: row keys of revisions may carry a mark
+/// behind the number. `None` if there is none.
+pub(crate) fn get<'p>(
+    root: PagePtr,
+    prefix: &[u8],
+    pages: &'p mut dyn PageSource,
+) -> Result<Fetch<Option<&'p [u8]>>, EngineError> {
+    let mut ptr = root;
+    while ptr.level > 0 {
+        ptr = match pages.get(ptr)? {
+            Fetch::Ready(bytes) => {
+                let node = NodeRef::new(ptr, bytes)?;
+                // A marked key that starts a node sorts behind its own prefix.
+                let at = node.lower_bound(prefix)?;
+                let starts = at < node.count() && node.key(at)?.starts_with(prefix);
+                node.child(if starts { at } else { at.saturating_sub(1) })?
+            }
+            Fetch::Pending(ticket) => return Ok(Fetch::Pending(ticket)),
+        };
+    }
+    match pages.get(ptr)? {
+        Fetch::Ready(bytes) => {
+            let node = NodeRef::new(ptr, bytes)?;
+            let at = node.lower_bound(prefix)?;
+            if at == node.count() {
+                return Ok(Fetch::Ready(None));
+            }
+            let (key, value) = node.row(at)?;
+            Ok(Fetch::Ready(key.starts_with(prefix).then_some(value)))
+        }
+        Fetch::Pending(ticket) => Ok(Fetch::Pending(ticket)),
+    }
+}
+
 /// The first row at or above `key`.
 pub(crate) fn first_from<'p>(
     root: PagePtr,

@@ -33,6 +33,8 @@ pub struct View {
     pub applied: LogIndex,
     /// That entry's term.
     pub term: Term,
+    /// Compaction has removed nothing above it.
+    pub(crate) removed: Revision,
     pub(crate) index: Index,
     pub(crate) tables: TablesView,
     pub(crate) buckets: Arc<Buckets>,
@@ -115,7 +117,14 @@ impl View {
     /// The revision that `key` had just before the change `before`, if it had a value then and
     /// compaction has left it.
     pub fn previous(&self, key: &[u8], before: RevKey) -> Option<RevKey> {
-        self.index.previous(key, before).map(|state| state.at())
+        let at = self.index.previous(key, before)?.at();
+        self.is_left(key, at).then_some(at)
+    }
+
+    /// True if compaction has left the row `at` of `key`. The index and the page file forget what
+    /// is compacted at different times; only what neither may have forgotten counts.
+    fn is_left(&self, key: &[u8], at: RevKey) -> bool {
+        at.main > self.removed || self.index.keeps(key, at, self.removed)
     }
 
     /// The value of a row of a small bucket (not of [`Bucket::Key`]).
@@ -168,9 +177,9 @@ pub(crate) fn value_in_pages(
         EngineError::corrupt(crate::page::node::DB_FILE, offset, what)
     };
     let Some(root) = root else { return Err(missing()) };
-    match tree::first_from(root, &row_key, pages)? {
-        Fetch::Ready(Some((key, value))) if key.starts_with(&row_key) => Ok(Fetch::Ready(value)),
-        Fetch::Ready(_) => Err(missing()),
+    match tree::get(root, &row_key, pages)? {
+        Fetch::Ready(Some(value)) => Ok(Fetch::Ready(value)),
+        Fetch::Ready(None) => Err(missing()),
         Fetch::Pending(ticket) => Ok(Fetch::Pending(ticket)),
     }
 }

@@ -10,7 +10,7 @@ use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::model::{Entry, Model, apply, apply_ops, random_entry};
 use etcore_engine::testing::prng::Prng;
-use etcore_engine::types::{LogIndex, Term};
+use etcore_engine::types::{LeaseId, LogIndex, Revision, Term};
 use etcore_engine::view::View;
 
 fn seeds(short: u64, long: u64) -> u64 {
@@ -136,4 +136,33 @@ fn a_random_history_reads_like_the_model_across_checkpoints_and_reopening() {
         run.checkpoint();
         run.reopen();
     }
+}
+
+#[test]
+fn overwriting_and_compacting_for_ever_does_not_grow_the_file() {
+    let disk = MemDisk::new();
+    let mut own = disk.clone();
+    let (mut store, mut checkpointer) = Store::open(&mut own, EngineConfig::default()).unwrap();
+    let mut prng = Prng::new(4);
+    let mut sizes = Vec::new();
+    for round in 0..150 {
+        for _ in 0..200 {
+            let mut txn = store.begin(LogIndex(store.applied().0.0 + 1), Term(1));
+            let key = prng.below(500).to_be_bytes();
+            let value = vec![1; prng.index(600)];
+            txn.put(&key, &value, LeaseId(0));
+            txn.commit();
+        }
+        store.compact(Revision(store.revision().0 - 50)).unwrap();
+        while store.maintain() {}
+        store.publish();
+        checkpointer.start(store.freeze(round).unwrap());
+        let output = checkpointer.run(&mut own).unwrap().unwrap();
+        store.on_checkpoint(&output);
+        assert_eq!(output.compact_finished, store.compact_revision());
+        sizes.push(output.file_bytes);
+    }
+    let (early, late) = (sizes[30], sizes[149]);
+    assert!(late <= early + early / 4, "{early} bytes grew to {late}");
+    assert!(late < 4 << 20, "{late} bytes for 150 kB of live values");
 }

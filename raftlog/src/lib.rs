@@ -23,13 +23,13 @@
 //! | raft-rs | here |
 //! | --- | --- |
 //! | `applied > commit` is fatal at the start | `Node::new` raises the commit to `applied` |
-//! | election timeouts come from the thread's random numbers | set from seed, id and term after every call |
+//! | election timeouts are drawn from thread_rng | set from seed, id and term after every call |
 //! | campaigning with an unsynced tail panics | `tick`, `step` and `campaign` wait for the sync |
-//! | ReadIndex before the first commit of a term is dropped | `reads`: rounds wait, and are repeated |
+//! | ReadIndex before a term's first commit is dropped | `reads`: rounds wait, and are repeated |
 //! | MsgReadIndex has no term | contexts are member, boot nonce and counter |
 //! | a removed leader goes on leading | `apply_conf_change` makes it a follower |
 //! | a follower's messages must wait for the sync | held in the node, except forwarded requests |
-//! | a leader's messages may precede the sync of its own vote | held as well until that vote is synced |
+//! | a leader's messages may precede its own vote's sync | held until that vote is synced |
 //! | `MemStorage`'s snapshot index is wrong for async ready | own storage; snapshots are provided |
 //! | readies without a write are remembered until the next write | reported as persisted at once |
 //! | there is no Bootstrap | `bootstrap`, and its voters are known before they are applied |

@@ -13,6 +13,9 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// last batch run over.
 pub const SEGMENT_FILE_BYTES_MAX: u64 = 1 << 30;
 
+/// Bytes recovery reads at a time.
+pub const READ_BYTES: u64 = 4 << 20;
+
 /// Most bytes in one write, the rewritten part of the tail block included. Recovery relies on it:
 /// a torn write never reaches further than this behind its start.
 pub const BATCH_BYTES_MAX: u64 = 16 << 20;

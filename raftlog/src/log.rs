@@ -4,6 +4,8 @@
 //! carry the write out, and the node hears of it. Nothing here waits; `drive` does, for boot, tests
 //! and offline tools.
 
+use std::collections::VecDeque;
+
 use etcore_engine::file::{Disk, FileOp, FileOutput, run};
 use etcore_proto::raftpb;
 
@@ -58,6 +60,9 @@ pub struct Log {
     pub writer: Writer,
     /// Number of the newest write that was staged.
     staged: BatchNumber,
+    /// What the checkpoints contain that are not yet covered by the older meta of the page file:
+    /// the one under way and the one before it.
+    checkpoints: VecDeque<SnapshotMark>,
 }
 
 impl Log {
@@ -96,7 +101,7 @@ impl Log {
             config.entry_data_bytes_max.min(writer.entry_data_bytes_max());
         let Applied { index, term, conf_state } = applied;
         let node = Node::new(config, recovered.take(), index, term, conf_state)?;
-        Ok(Self { node, writer, staged: BatchNumber::default() })
+        Ok(Self { node, writer, staged: BatchNumber::default(), checkpoints: VecDeque::new() })
     }
 
     /// Collects what is to be done into `out` and stages its log write; false if there is nothing.
@@ -136,6 +141,31 @@ impl Log {
         self.writer.append_mark(mark, self.staged)
     }
 
+    /// A checkpoint of the page file begins; `mark` is the last entry in it.
+    pub fn checkpoint_begins(&mut self, mark: SnapshotMark) {
+        self.checkpoints.push_back(mark);
+        // One is under way at a time, and `durable` follows one checkpoint behind.
+        if self.checkpoints.len() > CHECKPOINTS_KNOWN {
+            self.checkpoints.pop_front();
+        }
+    }
+
+    /// A checkpoint ended, and the page file holds `durable` whatever happens. Marks that in the
+    /// log if segments can go on its behalf, and lets those go whose mark is on disk.
+    pub fn checkpoint_ended(&mut self, durable: LogIndex) -> Result<(), WalError> {
+        let mut newest = None;
+        while self.checkpoints.front().is_some_and(|mark| mark.index <= durable) {
+            newest = self.checkpoints.pop_front();
+        }
+        if let Some(mark) = newest
+            && self.writer.wants_mark(mark.index)
+        {
+            self.mark(&mark)?;
+        }
+        self.release(durable);
+        Ok(())
+    }
+
     /// Lets the segments go that hold nothing above `to`; see [`Writer::release`].
     pub fn release(&mut self, to: LogIndex) {
         let base = self.writer.release(to);
@@ -164,3 +194,6 @@ impl Log {
         self.writer.staged_bytes() > limits::STAGED_BYTES_MAX
     }
 }
+
+/// Checkpoints whose last entry is remembered: the page file's two metas and the one under way.
+const CHECKPOINTS_KNOWN: usize = 3;

@@ -1,9 +1,9 @@
 //! Raft: raft-rs behind an interface of plain values.
 //!
 //! Called by the replica's loop: `step`, `tick`, `propose`, `read_index` change the state, `ready`
-//! says what must be done about it, `on_persisted` and `on_applied` report what was done. No clocks,
-//! randomness or files in here. What raft-rs 0.7 leaves to its user is covered here and nowhere
-//! else; see `raftlog`'s essay for the list.
+//! says what must be done about it, `on_persisted` and `on_applied` report what was done. No
+//! clocks, randomness or files in here. What raft-rs 0.7 leaves to its user is covered here and
+//! nowhere else; see `raftlog`'s essay for the list.
 
 mod conf_change;
 mod config;
@@ -184,8 +184,8 @@ impl Node {
         self.reads.add(ticket)
     }
 
-    /// Hands leadership to `to`, or asks the leader to. Proposals are refused meanwhile; it is given
-    /// up after an election timeout.
+    /// Hands leadership to `to`, or asks the leader to. Proposals are refused meanwhile; it is
+    /// given up after an election timeout.
     pub fn transfer_leader(&mut self, to: u64) {
         self.raw.transfer_leader(to);
         self.set_election_timeout();
@@ -271,6 +271,11 @@ impl Node {
             self.set_election_timeout();
         }
         Ok(self.conf_state())
+    }
+
+    /// The term of an entry that the log still knows.
+    pub fn term(&self, index: LogIndex) -> Option<Term> {
+        self.raw.store().terms().term(index.0).map(Term)
     }
 
     /// The configuration as of the last applied change.

@@ -1,7 +1,7 @@
 //! What raft counts in and remembers, as plain values.
 //!
-//! Called by everything in this crate and by the server. Index and term are the engine's, whose page
-//! file stores them too. No behaviour belongs here.
+//! Called by everything in this crate and by the server. Index and term are the engine's, whose
+//! page file stores them too. No behaviour belongs here.
 
 pub use etcore_engine::types::{LogIndex, Term};
 
@@ -16,7 +16,8 @@ pub struct HardState {
     pub commit: LogIndex,
 }
 
-/// Where a snapshot stands: the log's mark, and the point a log without earlier entries starts from.
+/// Where a snapshot stands: the log's mark, and the point a log without earlier entries starts
+/// from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SnapshotMark {
     /// Last index the snapshot contains.

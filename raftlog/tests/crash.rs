@@ -4,10 +4,10 @@
 mod common;
 
 use bytes::Bytes;
-use common::{SMALL_SEGMENT_BYTES, create, long, open, settle};
+use common::{DIR, SMALL_SEGMENT_BYTES, create, long, open, settle};
 use etcore_engine::testing::mem_disk::MemDisk;
-use etcore_raftlog::types::LogEntry;
-use etcore_raftlog::wal::WalError;
+use etcore_raftlog::types::{LogEntry, SnapshotMark};
+use etcore_raftlog::wal::{self, RecoverOptions, WalError};
 
 /// A short history with small and large batches and several segments; stops at the first error.
 /// `applied` receives what was acknowledged.
@@ -118,6 +118,59 @@ fn a_failing_write_latches_and_acknowledges_nothing_more() {
         for seed in 0..4 {
             let label = format!("failure {change} seed {seed}");
             check(disk.crash(seed), &acknowledged, &label);
+        }
+    }
+}
+
+/// Several segments that go at once. Returns how many segments and changes there were before.
+fn release_several(
+    disk: &mut MemDisk,
+    applied: &mut Vec<LogEntry>,
+) -> Result<(usize, u64), Box<dyn std::error::Error>> {
+    create(disk, SMALL_SEGMENT_BYTES)?;
+    let mut log = open(disk, SMALL_SEGMENT_BYTES)?;
+    for round in 0..6 {
+        settle(&mut log, disk, applied)?;
+        log.node.propose((0..3).map(|n| payload(round * 3 + n, 17_000)))?;
+    }
+    settle(&mut log, disk, applied)?;
+    let last = applied.last().expect("applied");
+    let (index, term) = (last.index, last.term);
+    log.mark(&SnapshotMark { index, term, conf_state: Some(log.node.conf_state()) })?;
+    log.drive(disk)?;
+    let before = (segments(disk), disk.change_count());
+    log.release(index);
+    log.drive(disk)?;
+    Ok(before)
+}
+
+fn segments(disk: &MemDisk) -> usize {
+    disk.names().iter().filter(|name| name.ends_with(".wal")).count()
+}
+
+#[test]
+fn however_a_power_cut_or_an_error_hits_released_segments_the_log_has_no_hole() {
+    let mut whole = MemDisk::new();
+    let mut applied = Vec::new();
+    let (before, start) = release_several(&mut whole, &mut applied).expect("no crash");
+    assert!(before - segments(&whole) >= 2, "{before} segments, then {}", segments(&whole));
+    let last = applied.last().expect("applied");
+    for change in start..whole.change_count() {
+        for fails in [false, true] {
+            let mut disk = MemDisk::new();
+            if fails {
+                disk.fail_at(change, std::io::ErrorKind::Other);
+            } else {
+                disk.crash_at(change);
+            }
+            let _ = release_several(&mut disk, &mut Vec::new());
+            for seed in 0..if long() { 200 } else { 20 } {
+                let label = format!("change {change} fails {fails} seed {seed}");
+                let options =
+                    RecoverOptions { applied: last.index, window_bytes: 1 << 20, repair: true };
+                let found = wal::recover(&mut disk.crash(seed), DIR, options).expect(&label);
+                assert!(found.last_index >= last.index, "{label}");
+            }
         }
     }
 }

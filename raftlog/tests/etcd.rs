@@ -68,7 +68,8 @@ impl Etcd {
     fn post(&self, path: &str, body: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(&self.client) else { return String::new() };
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let mut answer = String::new();

@@ -65,8 +65,8 @@ pub struct Setup {
 }
 
 impl Background {
-    /// Starts the thread. Under `uring` with too little lockable memory for glommio the plain thread
-    /// is used; the reason is logged.
+    /// Starts the thread. Under `uring` with too little lockable memory for glommio the plain
+    /// thread is used; the reason is logged.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -79,8 +79,8 @@ impl Background {
         let answers = Arc::new(ArrayQueue::new(limits::BACKGROUND_TASKS));
         let with_glommio = setup.driver == DriverKind::Uring && probe::memlock_suffices();
         let (inbox, outbox) = (tasks.clone(), answers.clone());
-        let thread = std::thread::Builder::new().name("etcore-background".into()).spawn(
-            move || {
+        let thread =
+            std::thread::Builder::new().name("etcore-background".into()).spawn(move || {
                 let _ = inbox.thread.set(std::thread::current());
                 let worker = worker::Worker::new(setup.checkpointer);
                 let answer = move |answer: Answer| {
@@ -101,8 +101,7 @@ impl Background {
                     );
                     plain::run(worker, setup.disk, &inbox, answer);
                 }
-            },
-        )?;
+            })?;
         Ok(Self { tasks, answers, thread: Some(thread) })
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
@@ -147,18 +147,32 @@ fn bind_all(urls: &[ListenUrl], config: &Config) -> Result<Vec<std::os::fd::Owne
     };
     urls.iter()
         .map(|url| {
-            net::bind(url, options)
+            bind_patiently(url, options)
                 .map_err(|error| BootError::Listen { url: url.to_string(), error })
         })
         .collect()
 }
 
+/// The sockets of a member that was killed are closed by the kernel a moment after its end if
+/// io_uring held them: a restart waits for that, briefly.
+fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::fd::OwnedFd> {
+    const TRIES: u32 = 40;
+    const STEP: std::time::Duration = std::time::Duration::from_millis(25);
+    for _ in 1..TRIES {
+        match net::bind(url, options) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(STEP),
+            other => return other,
+        }
+    }
+    net::bind(url, options)
+}
+
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
-    let mut page_disk = StdDisk::new(member_dir);
+    let mut page_disk = StdDisk::with_locks(member_dir);
     let (store, checkpointer) =
         Store::open(&mut page_disk, EngineConfig::default()).map_err(|error| stored(&error))?;
-    let mut log_disk = StdDisk::new(member_dir);
+    let mut log_disk = StdDisk::with_locks(member_dir);
     let is_new = !wal::exists(&mut log_disk, WAL_DIR).map_err(|error| stored(&error))?;
     if is_new {
         if store.applied().0.0 > 0 {
@@ -181,8 +195,8 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     };
     let applied = Applied { index, term, conf_state };
     let node = node_config(config, own_id);
-    let (log, found) = Log::open(&mut log_disk, WAL_DIR, node, writer, applied)
-        .map_err(|error| stored(&error))?;
+    let (log, found) =
+        Log::open(&mut log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
     if let Some(cut) = &found.cut {
         tracing::warn!(
             file = %cut.file,
@@ -196,7 +210,8 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     if member_id != own_id {
         return Err(BootError::Stored(format!(
             "{} belongs to member {member_id:x}, but --initial-advertise-peer-urls and \
-             --initial-cluster-token make this member {own_id:x}; use the flags it was created with",
+             --initial-cluster-token make this member {own_id:x}; use the flags it was created \
+             with",
             member_dir.display()
         )));
     }
@@ -250,12 +265,8 @@ fn create_log(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
         node_id: Some(own_member_id(config)),
         cluster_id: Some(identity::cluster_id(&ids)),
     };
-    let log = NewLog {
-        metadata,
-        entries: &entries,
-        hard_state,
-        segment_bytes: config.wal_segment_bytes,
-    };
+    let log =
+        NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
     wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))
 }
 
@@ -298,14 +309,17 @@ fn run(
         failure: std::sync::OnceLock::new(),
         config,
     });
+    let (file_bytes, free_bytes) = checkpointer.size_bytes();
+    shared.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
+    shared.status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
+    shared.metrics.db_size_bytes.set(file_bytes);
+    shared.metrics.db_in_use_bytes.set(file_bytes - free_bytes);
     let (pool, pool_threads) = Pool::start().map_err(machine)?;
     let page_file = page_disk
         .handle(checkpointer.file())
         .ok_or_else(|| BootError::Machine("the page file is not open".to_owned()))?;
-    let front_wakers = (0..fronts)
-        .map(|_| Waker::new())
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(machine)?;
+    let front_wakers =
+        (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>().map_err(machine)?;
     let replica_waker =
         if shares_thread { front_wakers[0].clone() } else { Waker::new().map_err(machine)? };
     let mut wakers = front_wakers.clone();

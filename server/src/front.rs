@@ -1,9 +1,10 @@
 //! A front: the connections of one shard, from bytes to answers.
 //!
 //! Driven by its shard's loop: the driver's completions come in through [`Front::received`] and its
-//! siblings, [`Front::turn`] takes what the replica sent and what time brings, [`Front::flush`] hands
-//! the turn's bytes to the driver, one send per connection. Reads are answered here from the view of
-//! the turn; writes wait for the replica. It never blocks and never touches the replica's data.
+//! siblings, [`Front::turn`] takes what the replica sent and what time brings, [`Front::flush`]
+//! hands the turn's bytes to the driver, one send per connection. Reads are answered here from the
+//! view of the turn; writes wait for the replica. It never blocks and never touches the replica's
+//! data.
 
 use std::collections::VecDeque;
 use std::io;
@@ -95,8 +96,8 @@ pub struct Parts {
 
 /// See the module text.
 ///
-/// Invariants: `conns[slot]` belongs to the driver's socket slot of the same number; a connection is
-/// in `dirty` if it may have bytes to send or is to be looked at.
+/// Invariants: `conns[slot]` belongs to the driver's socket slot of the same number; a connection
+/// is in `dirty` if it may have bytes to send or is to be looked at.
 pub struct Front {
     index: usize,
     shared: Arc<Shared>,
@@ -269,7 +270,8 @@ impl Front {
         self.mark_dirty(socket);
     }
 
-    /// Sets the time and takes the newest view for this turn. Called before completions are handled.
+    /// Sets the time and takes the newest view for this turn. Called before completions are
+    /// handled.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         let newest = self.shared.view.load();
@@ -455,8 +457,8 @@ impl Front {
         }
     }
 
-    /// Stops in good order: no new connections or calls, what is on its way is answered, for at most
-    /// the request timeout.
+    /// Stops in good order: no new connections or calls, what is on its way is answered, for at
+    /// most the request timeout.
     fn maybe_drain(&mut self) {
         if self.stopped || !self.shared.is_stopping() {
             return;
@@ -473,8 +475,7 @@ impl Front {
                 self.mark_dirty(socket);
             }
         }
-        let idle = self.tasks.is_empty()
-            && self.conns.iter().flatten().all(|conn| conn.is_idle());
+        let idle = self.tasks.is_empty() && self.conns.iter().flatten().all(|conn| conn.is_idle());
         if failed || idle || self.now_ms >= self.drain_until_ms {
             self.stopped = true;
             self.shared.fronts_running.fetch_sub(1, Ordering::AcqRel);

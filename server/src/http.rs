@@ -1,8 +1,8 @@
 //! The plain HTTP endpoints: health, version and metrics on the client port; version and members on
 //! the peer port.
 //!
-//! Called by the fronts with parsed requests. A check that needs raft returns [`Answer::Health`] and
-//! the front finishes it. Nothing here does I/O.
+//! Called by the fronts with parsed requests. A check that needs raft returns [`Answer::Health`]
+//! and the front finishes it. Nothing here does I/O.
 
 use etcore_proto::error::EtcdError;
 
@@ -63,9 +63,7 @@ const READYZ: &[&str] =
 pub fn client(shared: &Shared, view: &MemberView, method: &str, target: &str) -> Answer {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match path {
-        "/health" | "/livez" | "/readyz" if method != "GET" => {
-            Answer::Page(not_allowed("GET"))
-        }
+        "/health" | "/livez" | "/readyz" if method != "GET" => Answer::Page(not_allowed("GET")),
         "/health" => Answer::Health(HealthCheck {
             serializable: query_value(query, "serializable") == Some("true"),
             kind: HealthKind::Health,
@@ -165,12 +163,9 @@ pub fn check_page(
 }
 
 fn checks(all: &[&'static str], query: &str) -> Answer {
-    let excluded: Vec<&str> = query
-        .split('&')
-        .filter_map(|pair| pair.strip_prefix("exclude="))
-        .collect();
-    let names: Vec<_> =
-        all.iter().copied().filter(|name| !excluded.contains(name)).collect();
+    let excluded: Vec<&str> =
+        query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).collect();
+    let names: Vec<_> = all.iter().copied().filter(|name| !excluded.contains(name)).collect();
     let verbose = query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="));
     Answer::Health(HealthCheck {
         serializable: !names.contains(&"linearizable_read"),
@@ -197,12 +192,7 @@ fn version_page(view: &MemberView) -> Page {
         version::ETCD,
         version::STORAGE
     );
-    Page {
-        status: 200,
-        content_type: "application/json",
-        headers: Vec::new(),
-        body: body.into(),
-    }
+    Page { status: 200, content_type: "application/json", headers: Vec::new(), body: body.into() }
 }
 
 fn members_json(view: &MemberView) -> Vec<u8> {

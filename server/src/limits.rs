@@ -81,4 +81,4 @@ const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;
 /// Bytes of applied log entries kept in memory for peers that lag.
-pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
+pub const LOG_WINDOW_BYTES: u64 = 2 << 20;

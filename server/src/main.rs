@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use etcore_server::boot;
 use etcore_server::config::Config;
@@ -49,7 +50,9 @@ fn run(config: Config, unknown: &[String]) -> ExitCode {
             ExitCode::FAILURE
         }
         Ok(running) => {
+            let mut idle = IdleTrim::default();
             while running.is_running() {
+                idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
                 if let Some(signal) = sys::wait_for_stop() {
                     tracing::info!(signal, "received signal; shutting down");
                     break;
@@ -69,6 +72,25 @@ fn run(config: Config, unknown: &[String]) -> ExitCode {
     };
     drop(logger);
     code
+}
+
+/// Gives memory back once a burst of writes is over: the allocator keeps what the burst needed, and
+/// an idle member should not.
+#[derive(Default)]
+struct IdleTrim {
+    applied: u64,
+    trimmed_at: Option<u64>,
+}
+
+impl IdleTrim {
+    /// Trims in the first second in which nothing was applied.
+    fn every_second(&mut self, applied: u64) {
+        if applied == self.applied && self.trimmed_at != Some(applied) {
+            self.trimmed_at = Some(applied);
+            sys::trim_memory();
+        }
+        self.applied = applied;
+    }
 }
 
 /// Before the logger exists; one line.

@@ -90,8 +90,8 @@ fn bind_tcp(addr: SocketAddr, options: BindOptions) -> io::Result<OwnedFd> {
 /// Turns off Nagle's algorithm; answers are written once per turn anyway.
 pub fn set_nodelay(socket: &OwnedFd) {
     let one: libc::c_int = 1;
-    // SAFETY: the option value outlives the call and its size is given. Fails on unix sockets, where
-    // there is nothing to turn off.
+    // SAFETY: the option value outlives the call and its size is given. Fails on unix sockets,
+    // where there is nothing to turn off.
     unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

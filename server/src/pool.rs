@@ -1,4 +1,5 @@
-//! The blocking pool: page reads that must come from the device, and the log's slow file operations.
+//! The blocking pool: page reads that must come from the device, and the log's slow file
+//! operations.
 //!
 //! Used by fronts and the replica. A job runs on a plain thread and leaves its result where the job
 //! itself says; the pool only runs it. When the queue is full the caller keeps the job and answers

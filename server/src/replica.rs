@@ -16,7 +16,7 @@ use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
@@ -100,8 +100,8 @@ pub struct Parts {
 
 /// See the module text.
 ///
-/// Invariants: `proposals` ascend by index; an entry is applied only when all before it are; at most
-/// one checkpoint and one durable write are outstanding.
+/// Invariants: `proposals` ascend by index; an entry is applied only when all before it are; at
+/// most one checkpoint and one durable write are outstanding.
 pub struct Replica {
     shared: Arc<Shared>,
     log: Log,
@@ -131,6 +131,10 @@ pub struct Replica {
     published_self: bool,
     serving: bool,
     retry_spare_ms: u64,
+    /// The commit index was handed to the log for a clean end.
+    flushed: bool,
+    /// A clean end waits for the log no longer than this.
+    give_up_ms: Option<u64>,
     stopped: bool,
 }
 
@@ -166,6 +170,8 @@ impl Replica {
             published_self: false,
             serving: false,
             retry_spare_ms: 0,
+            flushed: false,
+            give_up_ms: None,
             stopped: false,
         }
     }
@@ -211,13 +217,12 @@ impl Replica {
                 break;
             }
         }
-        write = write.or(self.advance_log());
         self.maybe_checkpoint(now_ms);
         for front in &mut self.fronts {
             front.flush();
         }
-        self.maybe_stop();
-        write
+        self.maybe_stop(now_ms);
+        write.or_else(|| self.advance_log())
     }
 
     /// The outcome of the write that [`Replica::turn`] returned; the next turn goes on.
@@ -318,7 +323,9 @@ impl Replica {
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
         self.unpublished = true;
-        self.log.release(self.store.durable_applied());
+        if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
+            self.fail(format!("write-ahead log: {error}"));
+        }
         let finished = output.compact_finished.0;
         let mut waiting = Vec::new();
         for (revision, front, reply) in self.physical_compactions.drain(..) {
@@ -341,13 +348,16 @@ impl Replica {
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
         self.checkpoint_started_ms = Some(now_ms);
+        let (index, term) = self.store.applied();
+        let conf_state = Some(self.log.node.conf_state());
+        self.log.checkpoint_begins(SnapshotMark { index, term, conf_state });
         if self.background.submit(Task::Checkpoint(Box::new(input))).is_err() {
             self.fail("the background takes no checkpoint although none is under way".to_owned());
         }
     }
 
-    /// Takes what raft wants done: log writes, committed entries, reads, a new leader. True if there
-    /// was anything.
+    /// Takes what raft wants done: log writes, committed entries, reads, a new leader. True if
+    /// there was anything.
     fn collect_effects(&mut self) -> bool {
         let mut effects = std::mem::take(&mut self.effects);
         let mut any = false;
@@ -405,7 +415,7 @@ impl Replica {
     fn refresh_gauges(&mut self) {
         let node = self.log.node.status();
         let shared = &self.shared;
-        shared.status.committed.store(node.commit.0, Ordering::Relaxed);
+        shared.status.committed.fetch_max(node.commit.0, Ordering::Relaxed);
         let metrics = &shared.metrics;
         metrics.proposals_committed.set(node.commit.0);
         metrics.proposals_applied.set(self.store.applied().0.0);
@@ -416,11 +426,22 @@ impl Replica {
 
     /// Ends once every front has drained, or at once after a failure. What was acknowledged is on
     /// disk already.
-    fn maybe_stop(&mut self) {
+    fn maybe_stop(&mut self, now_ms: u64) {
         let shared = &self.shared;
-        if shared.is_stopping() && shared.fronts_running.load(Ordering::Acquire) == 0 {
+        if shared.failure.get().is_some() {
             self.stopped = true;
+            return;
         }
+        if !shared.is_stopping() || shared.fronts_running.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);
+        if !self.flushed {
+            // So that etcd's tools see the last commit index in a stopped member's log.
+            self.flushed = true;
+            self.log.writer.flush();
+        }
+        self.stopped = self.log.writer.is_idle() || now_ms >= give_up_ms;
     }
 
     fn refuse(&mut self, from: Option<(usize, Slot)>, error: EtcdError) {
@@ -439,5 +460,8 @@ impl Replica {
         }
     }
 }
+
+/// How long a clean end waits for the log's last write.
+const STOP_MS: u64 = 2000;
 
 const _: () = assert!(limits::BACKGROUND_TASKS >= 2);

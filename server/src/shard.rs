@@ -1,7 +1,7 @@
 //! A shard: one thread, one driver, one loop, serving a front, the replica, or both.
 //!
-//! Started by boot. Each round waits for the driver, hands completions to their owners, gives both a
-//! turn and passes on what they want done. It must never block anywhere but in the driver's wait.
+//! Started by boot. Each round waits for the driver, hands completions to their owners, gives both
+//! a turn and passes on what they want done. It must never block anywhere but in the driver's wait.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -70,8 +70,8 @@ impl Shard {
         }
     }
 
-    /// One round; true when nothing is left to do. The front goes first, so that what it proposes is
-    /// logged in the same round, and again last, so that what the replica answers leaves in it.
+    /// One round; true when nothing is left to do. The front goes first, so that what it proposes
+    /// is logged in the same round, and again last, so that what the replica answers leaves in it.
     fn turn(&mut self, now_ms: u64) -> io::Result<bool> {
         let roles = &mut self.roles;
         if let Some(front) = &mut roles.front {

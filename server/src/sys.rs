@@ -17,7 +17,8 @@ pub fn block_stop_signals() {
 
 /// Waits up to a second for SIGTERM or SIGINT; its name, if one came.
 pub fn wait_for_stop() -> Option<&'static str> {
-    // SAFETY: the set and the timeout are initialised and outlive the call; no siginfo is asked for.
+    // SAFETY: the set and the timeout are initialised and outlive the call; no siginfo is asked
+    // for.
     let signal = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -31,6 +32,13 @@ pub fn wait_for_stop() -> Option<&'static str> {
         libc::SIGINT => Some("interrupt"),
         _ => None,
     }
+}
+
+/// Hands memory that was freed back to the system. Takes the allocator's locks for milliseconds:
+/// only for moments without load.
+pub fn trim_memory() {
+    // SAFETY: malloc_trim may be called at any time from any thread.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.

@@ -193,8 +193,8 @@ pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
     out
 }
 
-/// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else, which
-/// prost then decodes.
+/// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else,
+/// which prost then decodes.
 pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {
     let mut fields = Fields::new(entry);
     let Ok(Some((RAFT_PUT, Value::Len(put)))) = fields.next_field() else { return None };
@@ -227,7 +227,7 @@ impl Header {
     }
 
     /// Bytes of the header as field 1 of a response.
-    pub fn len(&self) -> usize {
+    pub fn encoded_len(&self) -> usize {
         field_len(1, self.body_len())
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let mut out = Vec::new();
         header.write(&mut out);
         assert_eq!(out, response.encode_to_vec());
-        assert_eq!(out.len(), header.len());
+        assert_eq!(out.len(), header.encoded_len());
     }
 
     #[test]

@@ -97,8 +97,9 @@ impl Pages {
         self.cache.remove(&ptr.first_unit);
     }
 
-    /// From unit `after` on, the next new pages that lie side by side, about `len_bytes` of them and
-    /// padded to units: where they go, their bytes, and the unit behind them. `None` at the end.
+    /// From unit `after` on, the next new pages that lie side by side, about `len_bytes` of them
+    /// and padded to units: where they go, their bytes, and the unit behind them. `None` at the
+    /// end.
     pub(super) fn run_from(&self, after: u64, len_bytes: usize) -> Option<(u64, AlignedBuf, u64)> {
         let first = *self.fresh.range(after..).next()?.0;
         let (mut next, mut bytes) = (first, AlignedBuf::default());

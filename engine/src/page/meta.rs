@@ -6,7 +6,7 @@
 use super::{PAGE_PTR_BYTES, PagePtr, UNIT_BYTES};
 use crate::bucket::BUCKET_COUNT;
 use crate::limits::CONF_STATE_BYTES_MAX;
-use crate::types::{LogIndex, RevKey, Revision, Term};
+use crate::types::{LogIndex, Revision, Term};
 
 /// The newest format version that is understood.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -19,8 +19,8 @@ const TERM: usize = APPLIED + 8;
 const REVISION: usize = TERM + 8;
 const COMPACT_SCHEDULED: usize = REVISION + 8;
 const COMPACT_FINISHED: usize = COMPACT_SCHEDULED + 8;
-const COMPACT_CURSOR: usize = COMPACT_FINISHED + 8;
-const END_UNIT: usize = COMPACT_CURSOR + 16;
+// 16 bytes reserved: a compaction starts over after a restart, as the whole tree is read anyway.
+const END_UNIT: usize = COMPACT_FINISHED + 8 + 16;
 const CLUSTER_AND_MEMBER: usize = END_UNIT + 8;
 const LEASE_AND_AUTH: usize = CLUSTER_AND_MEMBER + 16;
 const SPACE: usize = LEASE_AND_AUTH + 48;
@@ -44,8 +44,6 @@ pub(crate) struct Meta {
     pub(crate) compact_scheduled: Revision,
     /// The compaction that has removed all it can from the tree.
     pub(crate) compact_finished: Revision,
-    /// Where the removal of `compact_scheduled` goes on.
-    pub(crate) compact_cursor: RevKey,
     /// No unit at or above it is in use.
     pub(crate) end_unit: u64,
     pub(crate) space: Option<PagePtr>,
@@ -72,7 +70,6 @@ impl Meta {
             revision: Revision(1),
             compact_scheduled: Revision(-1),
             compact_finished: Revision(-1),
-            compact_cursor: RevKey::default(),
             end_unit: 2,
             space: None,
             roots: [None; BUCKET_COUNT],
@@ -96,8 +93,6 @@ impl Meta {
         put(REVISION, &self.revision.0.to_le_bytes());
         put(COMPACT_SCHEDULED, &self.compact_scheduled.0.to_le_bytes());
         put(COMPACT_FINISHED, &self.compact_finished.0.to_le_bytes());
-        put(COMPACT_CURSOR, &self.compact_cursor.main.0.to_le_bytes());
-        put(COMPACT_CURSOR + 8, &self.compact_cursor.sub.to_le_bytes());
         put(END_UNIT, &self.end_unit.to_le_bytes());
         let mut put_ptr = |at: usize, ptr: Option<PagePtr>| {
             let mut bytes = Vec::with_capacity(PAGE_PTR_BYTES);
@@ -155,10 +150,6 @@ impl Meta {
             revision: revision(REVISION),
             compact_scheduled: revision(COMPACT_SCHEDULED),
             compact_finished: revision(COMPACT_FINISHED),
-            compact_cursor: RevKey {
-                main: revision(COMPACT_CURSOR),
-                sub: word(COMPACT_CURSOR + 8),
-            },
             end_unit: long(END_UNIT),
             space: ptr(SPACE)?,
             roots,
@@ -175,7 +166,6 @@ mod tests {
     fn a_meta_page_comes_back_and_every_flipped_bit_is_noticed() {
         let mut meta = Meta::empty(7);
         meta.conf_state = vec![1, 2, 3];
-        meta.compact_cursor = RevKey { main: Revision(9), sub: 4 };
         meta.roots[3] =
             Some(PagePtr { first_unit: 5, units: 1, len_bytes: 100, crc: 9, codec: 0, level: 2 });
         let page = meta.encode();

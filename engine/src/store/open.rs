@@ -50,7 +50,8 @@ impl Store {
             FileOutput::Len(len_bytes) => len_bytes,
             _ => return Err(unexpected("length")),
         };
-        let mut reader = Reader { disk, file, start_bytes: 0, window: Vec::new(), pages_left: 0 };
+        let (window, inner) = (Vec::new(), Vec::new());
+        let mut reader = Reader { disk, file, start_bytes: 0, window, inner, pages_left: 0 };
         let (meta, older) = choose_meta(&mut reader)?;
         reader.pages_left = meta.end_unit;
         let space = read_space(&mut reader, &meta)?;
@@ -87,8 +88,9 @@ impl Store {
             version_pins: version_pins.clone(),
             revision_pins: RevisionPins::default(),
             index_compaction: IndexCompaction { done: meta.compact_scheduled, pass: None },
+            removed: meta.compact_scheduled,
             checkpoint: CheckpointState {
-                compact_finished: meta.compact_finished,
+                compact_reached: meta.compact_finished,
                 ..CheckpointState::default()
             },
             undo: txn::Undo::default(),
@@ -195,7 +197,9 @@ fn load(
         if loaded.last.as_ref().is_some_and(|last| &last[..] >= key) {
             return Err(ptr.corrupt("row keys do not ascend"));
         }
-        loaded.last = Some(key.to_vec());
+        let last = loaded.last.get_or_insert_default();
+        last.clear();
+        last.extend_from_slice(key);
         if bucket == Bucket::Key {
             load_row(ptr, key, value, &mut loaded.index)?;
         } else {
@@ -226,6 +230,7 @@ struct Reader<'d> {
     file: FileId,
     start_bytes: u64,
     window: Vec<u8>,
+    inner: Vec<u8>,
     pages_left: u64,
 }
 
@@ -236,9 +241,24 @@ impl Reader<'_> {
             .pages_left
             .checked_sub(1)
             .ok_or_else(|| ptr.corrupt("the tree has more nodes than the file has pages"))?;
-        let bytes = self.read(ptr.offset_bytes(), ptr.len_bytes as usize)?;
+        let (offset_bytes, len_bytes) = (ptr.offset_bytes(), ptr.len_bytes as usize);
+        if ptr.level > 0 {
+            // Inner nodes lie apart from the leaves; they must not move the window away.
+            self.inner = self.fetch(offset_bytes, len_bytes)?;
+            ptr.verify(&self.inner)?;
+            return Ok(&self.inner);
+        }
+        let bytes = self.read(offset_bytes, len_bytes)?;
         ptr.verify(bytes)?;
         Ok(bytes)
+    }
+
+    fn fetch(&mut self, offset_bytes: u64, len_bytes: usize) -> Result<Vec<u8>, EngineError> {
+        let op = FileOp::Read { file: self.file, offset_bytes, len_bytes };
+        match call(self.disk, op, "read")? {
+            FileOutput::Data(bytes) => Ok(bytes),
+            _ => Err(unexpected("read")),
+        }
     }
 
     /// Less than `len_bytes` at the end of the file.
@@ -246,12 +266,7 @@ impl Reader<'_> {
         let end = offset_bytes + len_bytes as u64;
         let have = self.start_bytes..self.start_bytes + self.window.len() as u64;
         if offset_bytes < have.start || end > have.end {
-            let len_bytes = len_bytes.max(READ_BYTES);
-            let op = FileOp::Read { file: self.file, offset_bytes, len_bytes };
-            self.window = match call(self.disk, op, "read")? {
-                FileOutput::Data(bytes) => bytes,
-                _ => return Err(unexpected("read")),
-            };
+            self.window = self.fetch(offset_bytes, len_bytes.max(READ_BYTES))?;
             self.start_bytes = offset_bytes;
         }
         let start = usize::try_from(offset_bytes - self.start_bytes).expect("within the window");

@@ -61,7 +61,11 @@ impl<'v> Events<'v> {
             return Ok(Fetch::Ready(None));
         }
         self.next = after(row.at());
-        let (tombstone, previous) = (row.is_tombstone(), row.previous());
+        let previous = row.previous().filter(|previous| {
+            let key = KvRef::parse(kv).map_or(&[][..], |kv| kv.key);
+            previous.main > self.view.removed || self.view.is_left(key, *previous)
+        });
+        let tombstone = row.is_tombstone();
         Ok(Fetch::Ready(Some(Event { at: row.at(), tombstone, previous, kv })))
     }
 

@@ -122,7 +122,8 @@ fn check_answer(
     if node.raft.prs().get(from).is_none() {
         return Err(StepError::NotAMember(from));
     }
-    let index = message.index.unwrap_or(0);
+    // An answer names an index of the request, and a refusal also one at or below it.
+    let index = message.index.unwrap_or(0).max(message.reject_hint.unwrap_or(0));
     let matters = kind == Wire::MsgAppResp
         && node.raft.state == StateRole::Leader
         && message.term == Some(node.raft.term);

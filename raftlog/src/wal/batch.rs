@@ -1,7 +1,7 @@
 //! One write to the log while it is being put together.
 //!
-//! Called by the writer only. A batch starts with the bytes of the block it begins in, so that whole
-//! blocks are written; it must never change those bytes, which may be acknowledged already.
+//! Called by the writer only. A batch starts with the bytes of the block it begins in, so that
+//! whole blocks are written; it must never change those bytes, which may be acknowledged already.
 
 use etcore_engine::file::{AlignedBuf, BLOCK_BYTES};
 
@@ -28,6 +28,8 @@ pub(super) struct Batch {
     /// Everything up to this number is on disk once the batch is.
     pub(super) number: BatchNumber,
     pub(super) has_records: bool,
+    /// Snapshot marks in it.
+    pub(super) marks: usize,
     limit_bytes: u64,
 }
 
@@ -51,6 +53,7 @@ impl Batch {
             buf,
             number: BatchNumber::default(),
             has_records: false,
+            marks: 0,
             limit_bytes: capacity_bytes.saturating_sub(start_bytes).min(limits::BATCH_BYTES_MAX),
         }
     }

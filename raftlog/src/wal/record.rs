@@ -274,6 +274,36 @@ mod tests {
     }
 
     #[test]
+    fn records_and_messages_are_spelled_as_by_prost() {
+        use etcore_proto::raftpb;
+        use prost::Message as _;
+
+        for (term, index, len) in [(1, 1, 0), (127, 128, 1), (300, 70_000, 127), (1, 9, 70_000)] {
+            let data = Bytes::from(vec![7; len]);
+            let (mut out, mut crc) = (AlignedBuf::default(), 5);
+            encode_entry(&mut out, &mut crc, 1, term, index, &data);
+            let entry = raftpb::Entry {
+                r#type: Some(1),
+                term: Some(term),
+                index: Some(index),
+                data: (!data.is_empty()).then_some(data),
+            };
+            let data = Some(Bytes::from(entry.encode_to_vec()));
+            let record = raftpb::WalRecord { r#type: Some(2), crc: Some(crc), data };
+            let bytes = record.encode_to_vec();
+            assert_eq!(out[FRAME_BYTES..FRAME_BYTES + bytes.len()], bytes);
+            let (mut out, mut crc) = (AlignedBuf::default(), crc);
+            encode_state(&mut out, &mut crc, term, u64::MAX, index);
+            let state =
+                raftpb::HardState { term: Some(term), vote: Some(u64::MAX), commit: Some(index) };
+            let data = Some(Bytes::from(state.encode_to_vec()));
+            let record = raftpb::WalRecord { r#type: Some(3), crc: Some(crc), data };
+            let bytes = record.encode_to_vec();
+            assert_eq!(out[FRAME_BYTES..FRAME_BYTES + bytes.len()], bytes);
+        }
+    }
+
+    #[test]
     fn every_length_survives_the_length_word() {
         for record_bytes in 0..4096 {
             let frame = Frame::for_record(record_bytes);

@@ -1,8 +1,8 @@
 //! Opens a log: reads every segment, applies the tail rule, zeroes a torn tail.
 //!
-//! Called by boot, offline tools and tests through plain blocking file operations. The decisions are
-//! `scan`'s, `replay`'s and `tail`'s; here they are only put in order. It must not change a byte
-//! before the verdict is out, and nothing at all when it refuses.
+//! Called by boot, offline tools and tests through plain blocking file operations. The decisions
+//! are `scan`'s, `replay`'s and `tail`'s; here they are only put in order. It must not change a
+//! byte before the verdict is out, and nothing at all when it refuses.
 
 use bytes::Bytes;
 use etcore_engine::file::{
@@ -322,11 +322,17 @@ pub(crate) fn read_segment(
     if len_bytes > limits::SEGMENT_FILE_BYTES_MAX {
         return Err(WalError::SegmentTooLong { file: path.to_owned(), len_bytes });
     }
-    let op = FileOp::Read { file, offset_bytes: 0, len_bytes: len_bytes as usize };
-    let bytes = match run(disk, op) {
-        Ok(FileOutput::Data(bytes)) => bytes,
-        Ok(_) => return Err(WalError::Driver { what: "Read" }),
-        Err(error) => return Err(WalError::io("read", path, &error)),
-    };
+    let mut bytes = Vec::with_capacity(len_bytes as usize);
+    while (bytes.len() as u64) < len_bytes {
+        let left = len_bytes - bytes.len() as u64;
+        let len_bytes = left.min(limits::READ_BYTES) as usize;
+        let op = FileOp::Read { file, offset_bytes: bytes.len() as u64, len_bytes };
+        match run(disk, op) {
+            Ok(FileOutput::Data(piece)) if piece.is_empty() => break,
+            Ok(FileOutput::Data(piece)) => bytes.extend_from_slice(&piece),
+            Ok(_) => return Err(WalError::Driver { what: "Read" }),
+            Err(error) => return Err(WalError::io("read", path, &error)),
+        }
+    }
     Ok(bytes)
 }

@@ -5,6 +5,7 @@
 //! removed to give its space back. It must never touch a file that is part of the log.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 
 use etcore_engine::file::{FileId, FileOp, FileOutput, OpenMode};
 
@@ -12,8 +13,10 @@ use super::name::SPARE_SUFFIX;
 
 /// One background lane of file operations.
 ///
-/// Invariant: `busy` exactly while an operation is outstanding; `queue` holds only files that are
-/// no longer part of the log.
+/// Invariants: `busy` exactly while an operation is outstanding; `removes` holds only files that
+/// are no longer part of the log, oldest first, and the removal of one is durable before the next
+/// one begins: a directory may keep unsynced removals in any order, and a log with a hole in it
+/// would be refused.
 #[derive(Debug)]
 pub(super) struct Spare {
     dir: String,
@@ -21,9 +24,22 @@ pub(super) struct Spare {
     sequence: u64,
     state: State,
     busy: Option<Busy>,
-    queue: VecDeque<FileOp>,
-    removed: bool,
+    closes: VecDeque<FileId>,
+    removes: VecDeque<String>,
+    /// A removal whose directory is not synced yet.
+    unsynced: bool,
+    removal: Removal,
     failure: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    Works,
+    /// Waits for `retry`.
+    Failed,
+    /// A directory sync failed: nobody knows which removals last. The next start meets the files
+    /// again.
+    Over,
 }
 
 #[derive(Debug)]
@@ -39,7 +55,8 @@ enum State {
 enum Busy {
     Open,
     Fill,
-    Queued,
+    Close,
+    Remove,
     SyncDir,
 }
 
@@ -51,8 +68,10 @@ impl Spare {
             sequence,
             state: State::Missing,
             busy: None,
-            queue: VecDeque::new(),
-            removed: false,
+            closes: VecDeque::new(),
+            removes: VecDeque::new(),
+            unsynced: false,
+            removal: Removal::Works,
             failure: None,
         }
     }
@@ -78,14 +97,17 @@ impl Spare {
         if matches!(self.state, State::Failed) {
             self.state = State::Missing;
         }
+        if self.removal == Removal::Failed {
+            self.removal = Removal::Works;
+        }
     }
 
     pub(super) fn close_later(&mut self, file: FileId) {
-        self.queue.push_back(FileOp::Close { file });
+        self.closes.push_back(file);
     }
 
     pub(super) fn remove_later(&mut self, name: String) {
-        self.queue.push_back(FileOp::Remove { name });
+        self.removes.push_back(name);
     }
 
     pub(super) fn next_op(&mut self) -> Option<FileOp> {
@@ -100,20 +122,24 @@ impl Spare {
             State::Opened(file) => {
                 (Busy::Fill, FileOp::ZeroFill { file, len_bytes: self.segment_bytes })
             }
-            State::Ready(_) | State::Failed => match self.queue.pop_front() {
-                Some(op) => {
-                    self.removed |= matches!(op, FileOp::Remove { .. });
-                    (Busy::Queued, op)
-                }
-                None if self.removed => {
-                    self.removed = false;
-                    (Busy::SyncDir, FileOp::SyncDir { name: self.dir.clone() })
-                }
-                None => return None,
-            },
+            State::Ready(_) | State::Failed => self.next_clean_up()?,
         };
         self.busy = Some(busy);
         Some(op)
+    }
+
+    fn next_clean_up(&mut self) -> Option<(Busy, FileOp)> {
+        if let Some(file) = self.closes.pop_front() {
+            return Some((Busy::Close, FileOp::Close { file }));
+        }
+        if self.removal != Removal::Works {
+            return None;
+        }
+        if self.unsynced {
+            return Some((Busy::SyncDir, FileOp::SyncDir { name: self.dir.clone() }));
+        }
+        let name = self.removes.front()?.clone();
+        Some((Busy::Remove, FileOp::Remove { name }))
     }
 
     pub(super) fn op_done(&mut self, result: std::io::Result<FileOutput>) {
@@ -127,7 +153,7 @@ impl Spare {
             }
             (Some(Busy::Open | Busy::Fill), result) => {
                 let reason = result.err().map_or("unexpected".to_owned(), |e| e.to_string());
-                self.failure = Some(format!(": {reason}"));
+                self.failure = Some(reason);
                 if let State::Opened(file) = self.state {
                     let name = self.name();
                     self.close_later(file);
@@ -137,9 +163,17 @@ impl Spare {
                 }
                 self.state = State::Failed;
             }
-            // A file that cannot be removed or closed costs space and nothing else: the next start
-            // meets it again, and says so.
-            (Some(Busy::Queued | Busy::SyncDir) | None, _) => {}
+            // A file that cannot be removed costs space; those behind it must wait for it.
+            (Some(Busy::Remove), Err(error)) if error.kind() != ErrorKind::NotFound => {
+                self.removal = Removal::Failed;
+            }
+            (Some(Busy::Remove), _) => {
+                self.removes.pop_front();
+                self.unsynced = true;
+            }
+            (Some(Busy::SyncDir), Ok(_)) => self.unsynced = false,
+            (Some(Busy::SyncDir), Err(_)) => self.removal = Removal::Over,
+            (Some(Busy::Close) | None, _) => {}
         }
     }
 

@@ -1,9 +1,10 @@
 //! The log's writer: a state machine that turns entries into one synced write per turn.
 //!
 //! Called by the replica's loop. Nothing is written here: `next_op` hands out one file operation at
-//! a time, `op_done` takes its result, and entries appended in between form the next batch. A second
-//! lane of operations (`next_background_op`) prepares the spare segment and removes old ones. It
-//! must never report a batch as persisted before its sync, and after a failed write never anything.
+//! a time, `op_done` takes its result, and entries appended in between form the next batch. A
+//! second lane of operations (`next_background_op`) prepares the spare segment and removes old
+//! ones. It must never report a batch as persisted before its sync, and after a failed write never
+//! anything.
 
 use std::collections::VecDeque;
 
@@ -27,7 +28,8 @@ use crate::types::{BatchNumber, HardState, LogIndex, SnapshotMark, Term};
 pub struct WriterConfig {
     /// Length of a segment file, a multiple of the block size.
     pub segment_bytes: u64,
-    /// Entries below the released index that stay for slow peers (etcd's `snapshot-catchup-entries`).
+    /// Entries below the released index that stay for slow peers (etcd's
+    /// `snapshot-catchup-entries`).
     pub catchup_entries: u64,
 }
 
@@ -50,6 +52,8 @@ pub struct EntryRef<'a> {
     pub data: &'a Bytes,
 }
 
+const PREPARING: &str = "it is being prepared";
+
 /// Why the log takes no proposals now. Asked before `propose`, since raft cannot un-append.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Admission {
@@ -60,7 +64,7 @@ pub enum Admission {
         staged_bytes: u64,
     },
     /// No spare segment: the disk is full, or slower than the writes.
-    #[error("the log has no spare segment{}", reason.as_deref().unwrap_or(": it is being prepared"))]
+    #[error("the log has no spare segment: {}", reason.as_deref().unwrap_or(PREPARING))]
     NoSpace {
         /// Why preparing it failed, if it did.
         reason: Option<String>,
@@ -97,7 +101,10 @@ pub struct Writer {
     staged_bytes: u64,
     pool: Vec<AlignedBuf>,
     places: Places,
+    /// Those on disk, oldest first: index and the segment they are in.
     marks: VecDeque<(LogIndex, u64)>,
+    /// Those staged. Nothing is released on their behalf.
+    staged_marks: VecDeque<(LogIndex, u64)>,
     spare: Spare,
     failed: Option<WalError>,
 }
@@ -107,6 +114,7 @@ struct InFlight {
     stage: Stage,
     number: BatchNumber,
     bytes: u64,
+    marks: usize,
     /// Old name and file of the segment this batch begins.
     begins: Option<(String, FileId, SegmentName)>,
 }
@@ -150,6 +158,7 @@ impl Writer {
             pool: Vec::new(),
             places: std::mem::take(&mut parts.places),
             marks: std::mem::take(&mut parts.mark_segments).into(),
+            staged_marks: VecDeque::new(),
             spare: Spare::new(parts.dir.clone(), config.segment_bytes, spare_sequence),
             failed: None,
         }
@@ -229,7 +238,8 @@ impl Writer {
         record::encode(&mut batch.buf, RecordKind::Snapshot, &mut self.crc, &data, &[]);
         batch.has_records = true;
         batch.number = batch.number.max(number);
-        self.marks.push_back((mark.index, batch.segment.sequence));
+        batch.marks += 1;
+        self.staged_marks.push_back((mark.index, batch.segment.sequence));
         self.open = Some(batch);
         self.last_index = self.last_index.max(mark.index.0);
         self.must_sync = true;
@@ -274,9 +284,9 @@ impl Writer {
             false => None,
         };
         let file = begins.as_ref().map_or(self.file, |(_, file, _)| *file);
+        let (stage, number, marks) = (Stage::Write, batch.number, batch.marks);
         let bytes = batch.buf.len() as u64;
-        self.in_flight =
-            Some(InFlight { stage: Stage::Write, number: batch.number, bytes, begins });
+        self.in_flight = Some(InFlight { stage, number, bytes, marks, begins });
         Some(FileOp::Write {
             file,
             offset_bytes: batch.start_bytes,
@@ -314,6 +324,7 @@ impl Writer {
             (Stage::Renaming, Some(_)) => Stage::SyncDir,
             _ => {
                 self.staged_bytes -= flight.bytes;
+                self.marks.extend(self.staged_marks.drain(..flight.marks));
                 if let Some((_, file, _)) = flight.begins {
                     let old = std::mem::replace(&mut self.file, file);
                     self.spare.close_later(old);
@@ -343,9 +354,9 @@ impl Writer {
     }
 
     /// Lets whole segments go whose entries are all at or below `to` (the page file's durable
-    /// applied index), minus the catch-up window, and never past the newest snapshot mark at or
-    /// below `to`: etcd's tools need one to open the log. Returns the new base: entries above it
-    /// can still be read.
+    /// applied index), minus the catch-up window, and never past the newest snapshot mark on disk
+    /// at or below `to`: etcd's tools need one to open the log. Returns the new base: entries above
+    /// it can still be read.
     pub fn release(&mut self, to: LogIndex) -> LogIndex {
         let mark = self.marks.iter().rev().find(|(index, _)| *index <= to);
         let mark = mark.map_or(0, |(index, _)| index.0);
@@ -361,6 +372,15 @@ impl Writer {
             self.marks.pop_front();
         }
         self.base()
+    }
+
+    /// True if [`Writer::release`] could let more segments go after a mark at `index`.
+    pub fn wants_mark(&self, index: LogIndex) -> bool {
+        let newest = self.staged_marks.back().or(self.marks.back());
+        let newest = newest.map_or(0, |(index, _)| index.0);
+        let limit = index.0.saturating_sub(self.config.catchup_entries);
+        let mut later = self.segments.iter().skip(1);
+        later.any(|name| (newest + 1..=limit).contains(&name.first_index))
     }
 
     /// The index before the first entry that can be read back from the files.
@@ -508,3 +528,6 @@ impl Writer {
         self.failed.get_or_insert(error).clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What a KV request must satisfy before it is proposed or read (etcd
-//! `server/etcdserver/api/v3rpc/key.go`): the order of the checks decides which error a client sees.
+//! `server/etcdserver/api/v3rpc/key.go`): the order of the checks decides which error a client
+//! sees.
 //!
 //! Called by the fronts. It never looks at stored data.
 
@@ -49,6 +50,13 @@ pub fn has_default_order(request: &pb::RangeRequest) -> bool {
     request.sort_order == SortOrder::None as i32
         || (request.sort_target == SortTarget::Key as i32
             && request.sort_order == SortOrder::Ascend as i32)
+}
+
+/// True if results are sorted by something else than the key although no order was given: etcd
+/// sorts those ascending, but after it has applied the limit in key order.
+pub fn sorts_after_limit(request: &pb::RangeRequest) -> bool {
+    use pb::range_request::{SortOrder, SortTarget};
+    request.sort_order == SortOrder::None as i32 && request.sort_target != SortTarget::Key as i32
 }
 
 /// True if any of the four revision bounds is set.
@@ -153,9 +161,9 @@ struct Writes {
     deletes: Intervals,
 }
 
-/// Disjoint, merged, half-open key intervals. An end of `\0`, which elsewhere means "from this key on",
-/// is taken literally, so such a delete overlaps nothing: etcd's interval tree does the same, and a
-/// client that relies on it must not be refused here.
+/// Disjoint, merged, half-open key intervals. An end of `\0`, which elsewhere means "from this key
+/// on", is taken literally, so such a delete overlaps nothing: etcd's interval tree does the same,
+/// and a client that relies on it must not be refused here.
 #[derive(Default)]
 struct Intervals {
     by_start: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -167,7 +175,8 @@ impl Intervals {
             return;
         }
         let (mut from, mut to) = (start.to_vec(), end);
-        // Walks back from the last interval that starts inside; disjoint intervals end in order too.
+        // Walks back from the last interval that starts inside; disjoint intervals end in order
+        // too.
         while let Some((other, other_end)) = self
             .by_start
             .range::<[u8], _>((Bound::Unbounded, Bound::Included(to.as_slice())))

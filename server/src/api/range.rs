@@ -52,8 +52,14 @@ pub fn respond(
         write_uint64(out, COUNT, count);
         return Ok(());
     }
-    let custom = !check::has_default_order(request) || check::has_revision_filters(request);
-    let limit = if custom { 0 } else { limit_of(request) };
+    let whole = !check::has_default_order(request) || check::has_revision_filters(request);
+    let custom = whole || check::sorts_after_limit(request);
+    let limit = match limit_of(request) {
+        _ if whole => 0,
+        // etcd takes one key more than the limit, in key order, and sorts only those.
+        limit if custom && limit > 0 => limit + 1,
+        limit => limit,
+    };
     let hits = &mut scratch.hits;
     reader.range_into(&request.key, &request.range_end, at, limit, hits)?;
     let start = out.len();
@@ -212,9 +218,8 @@ fn compare(hits: &RangeHits, target: SortTarget, a: &Hit, b: &Hit) -> Ordering {
 }
 
 fn passes_filters(request: &pb::RangeRequest, hit: &Hit) -> bool {
-    let within = |value: i64, min: i64, max: i64| {
-        (min == 0 || value >= min) && (max == 0 || value <= max)
-    };
+    let within =
+        |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
     within(hit.modified.main.0, request.min_mod_revision, request.max_mod_revision)
         && within(hit.create.0, request.min_create_revision, request.max_create_revision)
 }

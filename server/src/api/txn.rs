@@ -15,9 +15,9 @@ use etcore_proto::pb::etcdserverpb as pb;
 use pb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pb::request_op::Request;
 
+use super::check::put_ref;
 use super::range::{self, Scratch};
 use super::reader::{Reader, Stop};
-use super::check::put_ref;
 use crate::wire::{Header, PutRef, write_int64, write_len, write_uint64};
 
 /// Which leases exist: a put may only name one of them.
@@ -341,8 +341,8 @@ fn put_in(
     }
     let (mut value, mut lease) = (put.value, put.lease);
     if put.ignore_value || put.ignore_lease {
-        // Checked before the transaction ran; a delete inside it may have taken the key since, which
-        // etcd answers with a crash. Refusing is what a client can live with.
+        // Checked before the transaction ran; a delete inside it may have taken the key since,
+        // which etcd answers with a crash. Refusing is what a client can live with.
         let row = previous.as_deref().ok_or(EtcdError::KeyNotFound)?;
         let row = KvRef::parse(row).map_err(|_| EtcdError::Corrupt)?;
         if put.ignore_value {

@@ -1,5 +1,5 @@
-//! Runs the worker on a glommio executor, with page reads, writes and syncs through its io_uring and
-//! everything rare on its blocking pool: the `uring` driver's background.
+//! Runs the worker on a glommio executor, with page reads, writes and syncs through its io_uring
+//! and everything rare on its blocking pool: the `uring` driver's background.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,19 +15,14 @@ use etcore_engine::file::{
 use glommio::io::BufferedFile;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
-use super::worker::{Answer, Worker};
 use super::Mailbox;
+use super::worker::{Answer, Worker};
 
 /// Of 1000 shares that the background's queues divide among themselves.
 const CHECKPOINT_SHARES: usize = 800;
 
 /// Until the worker is told to stop. If glommio cannot start after all, the plain loop takes over.
-pub(super) fn run(
-    worker: Worker,
-    disk: StdDisk,
-    inbox: &Mailbox,
-    mut answer: impl FnMut(Answer),
-) {
+pub(super) fn run(worker: Worker, disk: StdDisk, inbox: &Mailbox, mut answer: impl FnMut(Answer)) {
     let executor = match LocalExecutorBuilder::new(Placement::Unbound)
         .name("etcore-background")
         .io_memory(1 << 20)

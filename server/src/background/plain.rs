@@ -2,8 +2,8 @@
 
 use etcore_engine::file::{Disk, StdDisk};
 
-use super::worker::{Answer, Worker};
 use super::Mailbox;
+use super::worker::{Answer, Worker};
 
 /// Until the worker is told to stop.
 pub(super) fn run(

@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use etcore_engine::file::{Completion, Disk};
 use etcore_engine::checkpoint::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
+use etcore_engine::file::{Completion, Disk};
 
 /// Something to do.
 pub enum Task {

@@ -102,8 +102,8 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-/// Ties the calling thread to the `index`-th core of its affinity mask. Best effort: a container may
-/// forbid it.
+/// Ties the calling thread to the `index`-th core of its affinity mask. Best effort: a container
+/// may forbid it.
 fn pin_to(index: usize) {
     crate::sys::pin_to(index);
 }

@@ -256,7 +256,8 @@ impl Portable {
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => Ok(0),
-            // Before Linux 5.11, or a seccomp profile that does not know it: milliseconds, rounded up.
+            // Before Linux 5.11, or a seccomp profile that does not know it: milliseconds, rounded
+            // up.
             Some(libc::ENOSYS | libc::EPERM) => self.epoll_wait_ms(timeout),
             _ => Err(error),
         }

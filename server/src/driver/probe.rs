@@ -78,9 +78,8 @@ pub fn memlock_suffices() -> bool {
 
 /// Moves one byte through a socket pair with exactly the operations the driver uses.
 fn probe_uring() -> Result<(), String> {
-    let mut driver = Waker::new()
-        .and_then(Uring::new)
-        .map_err(|error| format!("setup failed: {error}"))?;
+    let mut driver =
+        Waker::new().and_then(Uring::new).map_err(|error| format!("setup failed: {error}"))?;
     let (ours, mut theirs) =
         std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
     let socket = driver.attach(ours.into()).map_err(|error| error.to_string())?;

@@ -150,6 +150,7 @@ impl Front {
         if request.count_only
             || request.range_end.is_empty()
             || !check::has_default_order(request)
+            || check::sorts_after_limit(request)
             || check::has_revision_filters(request)
         {
             return false;
@@ -166,11 +167,8 @@ impl Front {
         let view = self.view.clone();
         let shared: Arc<Shared> = self.shared.clone();
         self.answer.clear();
-        let mut context = Context {
-            pages: self.pages.source(),
-            leases: &NoLeases,
-            scratch: &mut self.scratch,
-        };
+        let mut context =
+            Context { pages: self.pages.source(), leases: &NoLeases, scratch: &mut self.scratch };
         let result = txn::read_only(
             &*view.store,
             &request,

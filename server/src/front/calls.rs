@@ -16,8 +16,8 @@ use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::driver::SocketId;
 use crate::replica::ToReplica;
-use crate::wire::{self, PutRef};
 use crate::version;
+use crate::wire::{self, PutRef};
 
 macro_rules! methods {
     ($($name:ident = $number:literal $path:literal $streaming:literal)*) => {

@@ -1,7 +1,7 @@
 //! Long answers: ranges whose response is too large to be encoded at once.
 //!
-//! The revision is pinned, the length is summed up first (a gRPC message needs its length before its
-//! first byte), then keys and values are written in pieces as the peer's window opens. Between
+//! The revision is pinned, the length is summed up first (a gRPC message needs its length before
+//! its first byte), then keys and values are written in pieces as the peer's window opens. Between
 //! pieces nothing is held but the pin and a key, so an answer of any size costs a piece of memory,
 //! however slow its reader. RangeStream goes the same way, one message a piece.
 
@@ -80,7 +80,8 @@ impl Listing {
         match view.range(&request.key, &request.range_end, at, limit) {
             // The whole answer is among the hits unless the chunk, not the request, cut them.
             Ok(hits) => {
-                let cut = hits.more() && limit == limits::RANGE_CHUNK_KEYS
+                let cut = hits.more()
+                    && limit == limits::RANGE_CHUNK_KEYS
                     && range::limit_of(request) != limit;
                 let bytes = if request.keys_only { 0 } else { hits.len_bytes() };
                 cut || bytes > limits::RANGE_CHUNK_BYTES as u64
@@ -102,11 +103,8 @@ impl Listing {
     }
 
     fn element_bytes(&self, hits: &RangeHits, hit: &Hit) -> usize {
-        let len_bytes = if self.keys_only {
-            range::key_only_len(hits, hit)
-        } else {
-            hit.len_bytes as usize
-        };
+        let len_bytes =
+            if self.keys_only { range::key_only_len(hits, hit) } else { hit.len_bytes as usize };
         range::element_len(len_bytes)
     }
 
@@ -130,20 +128,17 @@ impl Listing {
         self.left = self.keys;
         self.next = self.start.clone();
         let tail = range::tail_len(self.more, self.count);
-        Ok(Some(self.header.len() as u64 + total + tail as u64))
+        Ok(Some(self.header.encoded_len() as u64 + total + tail as u64))
     }
 }
 
 impl Front {
-    /// Pins the revision that an answer is made of. The pin came in time if a view loaded afterwards
-    /// has not been compacted past it.
+    /// Pins the revision that an answer is made of. The pin came in time if a view loaded
+    /// afterwards has not been compacted past it.
     fn pin(&mut self, request: &pb::RangeRequest) -> Result<(RevisionPin, Arc<View>), Refusal> {
         let view = self.view.store.clone();
-        let revision = if request.revision > 0 {
-            Revision(request.revision)
-        } else {
-            view.revision
-        };
+        let revision =
+            if request.revision > 0 { Revision(request.revision) } else { view.revision };
         let pin = self.pins.pin(revision).map_err(|_| EtcdError::TooManyRequests)?;
         let newest = self.shared.view.load_full();
         if revision < newest.store.compact_revision {
@@ -152,11 +147,7 @@ impl Front {
         Ok((pin, view))
     }
 
-    fn listing(
-        &mut self,
-        request: &pb::RangeRequest,
-        phase: Phase,
-    ) -> Result<Listing, Refusal> {
+    fn listing(&mut self, request: &pb::RangeRequest, phase: Phase) -> Result<Listing, Refusal> {
         let at = Revision(request.revision.max(0));
         let current = self.view.store.revision;
         let (pin, view) = self.pin(request)?;
@@ -303,8 +294,8 @@ impl Front {
         }
     }
 
-    /// Appends up to `keys_max` keys, about `bytes_max` bytes of them; stops early at a page that is
-    /// not here. Returns why, if nothing at all could be written.
+    /// Appends up to `keys_max` keys, about `bytes_max` bytes of them; stops early at a page that
+    /// is not here. Returns why, if nothing at all could be written.
     fn encode_piece(
         &mut self,
         listing: &mut Listing,

@@ -26,8 +26,7 @@ impl Front {
             if let ServerEvent::Request { head, .. } = event {
                 match side {
                     Side::Peer => {
-                        let page =
-                            http::peer(&self.shared, &self.view, &head.method, &head.target);
+                        let page = http::peer(&self.shared, &self.view, &head.method, &head.target);
                         self.reply_page(socket, &page);
                     }
                     Side::Client => self.client_request(socket, &head.method, &head.target),

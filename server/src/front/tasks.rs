@@ -1,8 +1,9 @@
-//! Requests that wait: for the replica, for a linearizable point, for a page, for the peer's window.
+//! Requests that wait: for the replica, for a linearizable point, for a page, for the peer's
+//! window.
 //!
 //! Owned by the front. A slot names a request together with the use of its place, so a reply that
-//! comes after a time-out finds nobody. The number of requests is bounded; nothing here decides what
-//! an answer is.
+//! comes after a time-out finds nobody. The number of requests is bounded; nothing here decides
+//! what an answer is.
 
 use std::collections::VecDeque;
 
@@ -191,8 +192,7 @@ impl Tasks {
     /// The listing that answers a call.
     pub(super) fn listing_of(&self, socket: SocketId, stream: StreamId) -> Option<Slot> {
         self.listings.iter().copied().find(|slot| {
-            self.get(*slot)
-                .is_some_and(|task| task.socket == socket && task.to == To::Call(stream))
+            self.get(*slot).is_some_and(|task| task.socket == socket && task.to == To::Call(stream))
         })
     }
 
@@ -221,9 +221,7 @@ impl Tasks {
         }
         (0u64..)
             .zip(&self.places)
-            .filter(|(_, place)| {
-                place.task.as_ref().is_some_and(|task| task.deadline_ms <= now_ms)
-            })
+            .filter(|(_, place)| place.task.as_ref().is_some_and(|task| task.deadline_ms <= now_ms))
             .map(|(index, place)| u64::from(place.generation) << 32 | index)
             .collect()
     }

@@ -1,9 +1,9 @@
 //! Applying committed entries, in order, each exactly once.
 //!
-//! An entry either changes the store as a whole or not at all. A page that must come from the device
-//! first stops applying: the entry is rolled back and applied again when the page is there; nothing
-//! behind it starts meanwhile. A request this version does not know stops the member: skipping it
-//! would make it diverge.
+//! An entry either changes the store as a whole or not at all. A page that must come from the
+//! device first stops applying: the entry is rolled back and applied again when the page is there;
+//! nothing behind it starts meanwhile. A request this version does not know stops the member:
+//! skipping it would make it diverge.
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
@@ -189,11 +189,8 @@ impl Replica {
         let header = move |revision: Revision| shared.header(revision.0);
         let mut out = Vec::new();
         let mut txn = self.store.begin(entry.index, entry.term);
-        let mut context = Context {
-            pages: self.pages.source(),
-            leases: &NoLeases,
-            scratch: &mut self.scratch,
-        };
+        let mut context =
+            Context { pages: self.pages.source(), leases: &NoLeases, scratch: &mut self.scratch };
         match change(&mut txn, &mut context, &header, &mut out) {
             Ok(()) => {
                 txn.commit();
@@ -229,9 +226,7 @@ impl Replica {
             }
             Err(error) => match Stop::from(error) {
                 Stop::Refused(status) => Reply::Refused(status),
-                Stop::NeedsPage(_) | Stop::Broken(_) => {
-                    Reply::Refused(EtcdError::Corrupt.into())
-                }
+                Stop::NeedsPage(_) | Stop::Broken(_) => Reply::Refused(EtcdError::Corrupt.into()),
             },
         }
     }

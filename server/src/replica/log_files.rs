@@ -84,9 +84,7 @@ impl LogFiles {
                 Box::new(move || std::fs::rename(root.join(from), root.join(to)))
             }
             FileOp::Remove { name } => Box::new(move || std::fs::remove_file(root.join(name))),
-            FileOp::SyncDir { name } => {
-                Box::new(move || File::open(root.join(name))?.sync_all())
-            }
+            FileOp::SyncDir { name } => Box::new(move || File::open(root.join(name))?.sync_all()),
             other => return Started::Done(run(&mut self.disk, other)),
         };
         let (finished, waker) = (self.finished.clone(), self.waker.clone());

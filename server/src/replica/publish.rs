@@ -18,6 +18,8 @@ impl Replica {
             let view = Arc::new(self.member_view());
             let (applied, _) = self.store.applied();
             self.shared.view.store(view);
+            // What is applied is committed, and a reader must never see it the other way round.
+            self.shared.status.committed.fetch_max(applied.0, Ordering::Release);
             self.shared.status.applied.store(applied.0, Ordering::Release);
             self.log.node.on_applied(applied);
             self.start_serving();

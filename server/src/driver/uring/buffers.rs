@@ -4,9 +4,9 @@
 //! Used only by the `uring` driver, on its own thread. Every unsafe line that touches memory shared
 //! with the kernel for receiving is in this file.
 //!
-//! Contract: the kernel writes into a buffer only between [`BufferRing::give_back`] of its id and the
-//! completion that names it; [`BufferRing::bytes`] may be called only for an id taken from such a
-//! completion and not given back since. The ring is unregistered before its memory goes.
+//! Contract: the kernel writes into a buffer only between [`BufferRing::give_back`] of its id and
+//! the completion that names it; [`BufferRing::bytes`] may be called only for an id taken from such
+//! a completion and not given back since. The ring is unregistered before its memory goes.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -66,8 +66,8 @@ impl BufferRing {
         let start = usize::from(id) * limits::RECEIVE_BUFFER_BYTES;
         let addr = self.memory[start..].as_ptr() as u64;
         let base = self.ring.as_mut_ptr().cast::<BufRingEntry>();
-        // SAFETY: `slot` is below the number of entries, so the entry lies inside the mapping, which
-        // is page-aligned; the kernel reads it only after the tail below has passed it.
+        // SAFETY: `slot` is below the number of entries, so the entry lies inside the mapping,
+        // which is page-aligned; the kernel reads it only after the tail below has passed it.
         unsafe {
             let entry = &mut *base.add(slot);
             entry.set_addr(addr);
@@ -75,8 +75,8 @@ impl BufferRing {
             entry.set_bid(id);
         }
         self.tail = self.tail.wrapping_add(1);
-        // SAFETY: `base` is the first entry of the registered ring, where the kernel keeps the tail;
-        // it is 2-byte aligned and accessed atomically by both sides.
+        // SAFETY: `base` is the first entry of the registered ring, where the kernel keeps the
+        // tail; it is 2-byte aligned and accessed atomically by both sides.
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }

@@ -1,0 +1,296 @@
+//! A real member as a process, and a tonic client for it: what the end-to-end tests are made of.
+
+// Each test file uses its own part of it.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use etcore_proto::pb::etcdserverpb as pb;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+
+/// Both drivers: every end-to-end test runs on each.
+pub const DRIVERS: [&str; 2] = ["uring", "portable"];
+
+/// Small segments keep the tests quick; several are used up.
+pub const SEGMENT_BYTES: &str = "4194304";
+
+/// A free port. Another process could take it before the member does; tests then fail loudly.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port()
+}
+
+/// True if this kernel and container let the driver run; says loudly if not.
+pub fn is_available(driver: &str) -> bool {
+    if driver == "uring" && io_uring::IoUring::new(8).is_err() {
+        eprintln!("SKIPPED: io_uring is not available here; the uring driver is not tested");
+        return false;
+    }
+    true
+}
+
+/// How to start a member.
+#[derive(Clone)]
+pub struct Setup {
+    pub data_dir: PathBuf,
+    pub client_port: u16,
+    pub peer_port: u16,
+    pub driver: &'static str,
+    pub extra: Vec<String>,
+}
+
+impl Setup {
+    pub fn new(dir: &Path, driver: &'static str) -> Self {
+        Self {
+            data_dir: dir.join("member.etcd"),
+            client_port: free_port(),
+            peer_port: free_port(),
+            driver,
+            extra: Vec::new(),
+        }
+    }
+
+    pub fn with(mut self, flag: &str) -> Self {
+        self.extra.push(flag.to_owned());
+        self
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client_port)
+    }
+
+    pub fn command(&self) -> Command {
+        let client = self.endpoint();
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_etcore"));
+        command
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=default={peer}"))
+            .arg(format!("--io-driver={}", self.driver))
+            .arg(format!("--wal-segment-bytes={SEGMENT_BYTES}"))
+            .args(&self.extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the member and waits until it is ready.
+    pub fn start(&self) -> Member {
+        let mut member = self.spawn();
+        member.wait_for_line("ready to serve client requests");
+        member
+    }
+
+    /// Starts the member.
+    pub fn spawn(&self) -> Member {
+        let mut child = self.command().spawn().expect("the member starts");
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, lines) = sync_channel(10_000);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // The test may have stopped listening; the pipe must be emptied all the same.
+                let _ = sender.try_send(line);
+            }
+        });
+        Member { child, lines, seen: Vec::new() }
+    }
+}
+
+/// A running member; killed when dropped.
+pub struct Member {
+    child: Child,
+    lines: Receiver<String>,
+    pub seen: Vec<String>,
+}
+
+impl Member {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first log line, from now on, that contains `text`.
+    pub fn wait_for_line(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    panic!("no log line with {text:?}; the log was:\n{}", self.seen.join("\n"));
+                }
+            }
+        }
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("reaped");
+    }
+
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        // SAFETY: a signal to our own child, which has not been reaped.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+
+    /// Waits for the end, which must come soon.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(200)) {
+                    self.seen.push(line);
+                }
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the member does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a test's future on a small runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+/// A tonic client with etcd's methods by path.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+}
+
+macro_rules! calls {
+    ($($name:ident $path:literal $request:ident $response:ident)*) => {
+        impl Client {
+            $(pub async fn $name(
+                &self,
+                request: pb::$request,
+            ) -> Result<pb::$response, tonic::Status> {
+                self.unary($path, request).await
+            })*
+        }
+    };
+}
+
+calls! {
+    range "/etcdserverpb.KV/Range" RangeRequest RangeResponse
+    put "/etcdserverpb.KV/Put" PutRequest PutResponse
+    delete_range "/etcdserverpb.KV/DeleteRange" DeleteRangeRequest DeleteRangeResponse
+    txn "/etcdserverpb.KV/Txn" TxnRequest TxnResponse
+    compact "/etcdserverpb.KV/Compact" CompactionRequest CompactionResponse
+    status "/etcdserverpb.Maintenance/Status" StatusRequest StatusResponse
+    member_list "/etcdserverpb.Cluster/MemberList" MemberListRequest MemberListResponse
+    lease_grant "/etcdserverpb.Lease/LeaseGrant" LeaseGrantRequest LeaseGrantResponse
+}
+
+impl Client {
+    pub async fn connect(setup: &Setup) -> Self {
+        let endpoint = Endpoint::from_shared(setup.endpoint()).expect("a URL");
+        Self { channel: endpoint.connect().await.expect("the member listens") }
+    }
+
+    pub async fn unary<Q, R>(&self, path: &'static str, request: Q) -> Result<R, tonic::Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        R: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let codec: ProstCodec<Q, R> = ProstCodec::default();
+        let path = PathAndQuery::from_static(path);
+        Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    /// All messages of a RangeStream.
+    pub async fn range_stream(
+        &self,
+        request: pb::RangeRequest,
+    ) -> Result<Vec<pb::RangeResponse>, tonic::Status> {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let codec: ProstCodec<pb::RangeRequest, pb::RangeStreamResponse> = ProstCodec::default();
+        let path = PathAndQuery::from_static("/etcdserverpb.KV/RangeStream");
+        let mut stream =
+            grpc.server_streaming(tonic::Request::new(request), path, codec).await?.into_inner();
+        let mut chunks = Vec::new();
+        while let Some(message) = stream.message().await? {
+            chunks.push(message.range_response.unwrap_or_default());
+        }
+        Ok(chunks)
+    }
+
+    pub async fn put_kv(&self, key: &str, value: &str) -> i64 {
+        let request = pb::PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            ..Default::default()
+        };
+        self.put(request).await.expect("put").header.expect("header").revision
+    }
+
+    pub async fn get(&self, key: &str) -> Option<String> {
+        let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+        let response = self.range(request).await.expect("range");
+        let kv = response.kvs.first()?;
+        Some(String::from_utf8(kv.value.to_vec()).expect("text"))
+    }
+}
+
+/// A plain HTTP/1.1 request over a fresh connection: status and body.
+pub fn http_get(port: u16, target: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).expect("listens");
+    write!(socket, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("an answer");
+    let status = text.split(' ').nth(1).expect("a status").parse().expect("a number");
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+    (status, body)
+}
+
+/// etcd's own client, if it can be had; says loudly if not.
+pub fn oracle(name: &str) -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracle").join(name);
+    let found = std::env::var_os(format!("{}_BIN", name.to_uppercase()))
+        .map(PathBuf::from)
+        .or_else(|| built.exists().then_some(built))
+        .or_else(|| {
+            std::env::split_paths(&std::env::var_os("PATH")?)
+                .map(|dir| dir.join(name))
+                .find(|path| path.exists())
+        });
+    if found.is_none() {
+        eprintln!("SKIPPED: {name} is not here; build bench/oracle with Go to run this test");
+    }
+    found
+}
