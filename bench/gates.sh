@@ -68,16 +68,16 @@ ticks() {
     sed 's/.*) //' "/proc/$server_pid/stat" | awk '{ print $12 + $13 }'
 }
 
-# field KB-NAME: a line of the server's memory status, in KiB.
-status_kib() {
-    awk -v name="$1:" '$1 == name { print $2 }' "/proc/$server_pid/status"
+# The server's anonymous memory; the kernel says it in KiB.
+rss_anon_mib() {
+    awk '$1 == "RssAnon:" { printf "%.2f", $2 / 1024 }' "/proc/$server_pid/status"
 }
 
 record() {
     echo "$round,$server,$1,$2,$3" | tee -a "$results/raw.csv"
 }
 
-# frame BODY: a gRPC message of this octal-escaped body, behind its five bytes of prefix.
+# frame NAME BODY: a file with the gRPC message of this octal-escaped body and its prefix.
 frame() {
     local file=$scratch/bodies/$1 body=$scratch/bodies/$1.body length
     printf '%b' "$2" >"$body"
@@ -149,7 +149,7 @@ unpinned() {
         put --val-size=256 --sequential-keys --key-space-size="$total" --total="$total")
     [ "$(figure failed "$json")" = 0 ] || die "benchmark: failures: $json"
     record rate_put_1000 1/s "$(figure requests_per_second "$json")"
-    record rss_anon MiB "$(awk -v kib="$(status_kib RssAnon)" 'BEGIN { printf "%.2f", kib / 1024 }')"
+    record rss_anon MiB "$(rss_anon_mib)"
     stop
 }
 
@@ -183,7 +183,8 @@ summarize() {
                 etcd = median(metric SUBSEP "etcd")
                 etcore = median(metric SUBSEP "etcore")
                 ratio = unit[metric] == "1/s" ? etcore / etcd : (etcore > 0 ? etcd / etcore : 0)
-                printf "| %s | %s | %.2f | %.2f | %.2f |\n", metric, unit[metric], etcd, etcore, ratio
+                format = "| %s | %s | %.2f | %.2f | %.2f |\n"
+                printf format, metric, unit[metric], etcd, etcore, ratio
             }
         }'
 }
