@@ -154,6 +154,7 @@ impl Replica {
             let mut txn = self.store.begin(entry.index, entry.term);
             txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, version.ver.as_bytes());
             txn.commit();
+            self.refresh_cluster();
             tracing::info!(cluster_version = %version.ver, "set initial cluster version");
             return Ok(None);
         }
@@ -248,6 +249,7 @@ impl Replica {
         }
         txn.set_conf_state(&conf_state.encode_to_vec());
         txn.commit();
+        self.refresh_cluster();
         Ok(())
     }
 
@@ -267,6 +269,7 @@ impl Replica {
             txn.bucket_put(Bucket::Members, &key, &member.to_json());
         }
         txn.commit();
+        self.refresh_cluster();
         Ok(())
     }
 }
