@@ -61,6 +61,11 @@ impl FrontLink {
         }
     }
 
+    /// True if something that found the ring full has room now.
+    fn can_flush(&self) -> bool {
+        !self.backlog.is_empty() && self.outbox.room() > 0
+    }
+
     fn flush(&mut self) {
         while let Some(message) = self.backlog.pop_front() {
             if let Err(message) = self.outbox.push(message) {
@@ -119,6 +124,9 @@ pub struct Replica {
     reads: VecDeque<(u64, usize, u64)>,
     next_read: u64,
     soft_state: SoftState,
+    /// The log took no proposal in the last turn; the end of one of its operations wakes the shard,
+    /// so what waits in the rings is no reason to stay awake.
+    log_is_busy: bool,
     unpublished: bool,
     scratch: Scratch,
     next_tick_ms: u64,
@@ -159,6 +167,7 @@ impl Replica {
             reads: VecDeque::new(),
             next_read: 0,
             soft_state,
+            log_is_busy: false,
             unpublished: true,
             scratch: Scratch::default(),
             next_tick_ms: 0,
@@ -186,7 +195,10 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || (self.is_leader() && self.fronts.iter().any(|front| !front.inbox.is_empty()))
+            || self.fronts.iter().any(FrontLink::can_flush)
+            || (self.is_leader()
+                && !self.log_is_busy
+                && self.fronts.iter().any(|front| !front.inbox.is_empty()))
     }
 
     /// True once it will do nothing any more.
