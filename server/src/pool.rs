@@ -99,7 +99,7 @@ mod tests {
         for _ in 0..limits::POOL_JOBS {
             assert!(pool.run(job()).is_ok());
         }
-        let back = pool.run(job()).err().expect("the pool is full");
+        let Err(back) = pool.run(job()) else { panic!("the pool is full") };
         assert_eq!(ran.load(Ordering::Relaxed), 0);
         back();
         drop((release, gate, pool));

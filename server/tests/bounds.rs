@@ -279,7 +279,11 @@ fn readers_that_stop_in_the_middle_of_a_long_list_cost_little_and_stop_nobody() 
         assert!(member.wait().success());
         let member = setup.start();
         let mut writer = Raw::connect(&setup);
-        writer.put_once("other/first");
+        // Nor does what the first checkpoints and reads take for good count.
+        for round in 0..100 {
+            writer.put_once(&format!("other/{}", round % 3));
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut readers: Vec<Raw> = (0..READERS).map(|_| Raw::connect(&setup)).collect();
         let before_kib = rss_anon_kib(member.pid());
         for reader in &mut readers {
@@ -472,5 +476,45 @@ fn a_member_without_connections_stops_at_once() {
         member.terminate();
         assert!(member.wait().success());
         assert!(start.elapsed() < Duration::from_secs(4), "{driver}: {:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn a_member_without_descriptors_refuses_connections_and_serves_the_others_without_spinning() {
+    on_each_driver(|driver| {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(dir.path(), driver);
+        let member = setup.start();
+        let mut raw = Raw::connect(&setup);
+        raw.put_once("before");
+        let open = std::fs::read_dir(format!("/proc/{}/fd", member.pid())).unwrap().count() as u64;
+        let limit = |descriptors: u64| {
+            let pid = i32::try_from(member.pid()).unwrap();
+            let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: 20_000 };
+            // SAFETY: the limit outlives the call and no old one is asked for.
+            let set = unsafe {
+                libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
+            };
+            assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+        };
+        limit(open + 5);
+        let crowd: Vec<TcpStream> = (0..40)
+            .map(|_| TcpStream::connect(("127.0.0.1", setup.client_port)).unwrap())
+            .collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let refused = crowd.iter().filter(|socket| {
+            socket.set_nonblocking(true).unwrap();
+            let mut socket: &TcpStream = socket;
+            matches!(socket.read(&mut [0; 1]), Ok(0))
+        });
+        let refused = refused.count();
+        assert!((20..40).contains(&refused), "{driver}: {refused} of 40 refused");
+        let cpu = cpu_time(&member);
+        raw.put_once("meanwhile");
+        std::thread::sleep(Duration::from_secs(1));
+        let used = cpu_time(&member) - cpu;
+        assert!(used < Duration::from_millis(300), "{driver}: {used:?} of CPU in an idle second");
+        limit(20_000);
+        Raw::connect(&setup).put_once("after");
     });
 }
