@@ -15,6 +15,9 @@ use etcore_engine::file::AlignedBuf;
 
 pub mod portable;
 pub mod probe;
+mod reserve;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 pub mod wake;
 
@@ -70,8 +73,9 @@ pub trait Driver {
     fn resume(&mut self, socket: SocketId);
     /// Sends the whole buffer. One send at a time per socket.
     fn send(&mut self, socket: SocketId, buf: Vec<u8>);
-    /// Closes the socket once its outstanding send has ended. Nothing is reported for it any more
-    /// except that send.
+    /// Closes the socket. What the kernel has not taken of an outstanding send is given up: a peer
+    /// that does not read would hold the socket for good. Nothing is reported for it any more
+    /// except the end of that send.
     fn close(&mut self, socket: SocketId);
     /// Writes the whole buffer at `offset_bytes` (block-aligned) and makes it durable, as one
     /// operation.

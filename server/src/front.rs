@@ -31,6 +31,8 @@ mod conn;
 mod listing;
 mod plain;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 pub use calls::routes;
 use conn::{Conn, Protocol, Settings};
@@ -203,6 +205,8 @@ impl Front {
             || self.pages.has_finished()
             || self.tasks.has_runnable()
             || !self.dirty.is_empty()
+            // A stop that came between the turn and the sleep wakes nobody.
+            || (self.shared.is_stopping() && !self.draining)
     }
 
     /// True once it serves nobody any more.
@@ -293,7 +297,7 @@ impl Front {
         self.ask_for_reads();
         self.push_overflow();
         self.to_replica.flush();
-        self.maybe_drain();
+        self.begin_drain();
     }
 
     /// Attaches new sockets, sends what is ready, closes what is over.
@@ -312,6 +316,7 @@ impl Front {
         // Connections with more to send than one turn takes were marked again meanwhile.
         std::mem::swap(&mut dirty, &mut self.dirty);
         self.dirty.append(&mut dirty);
+        self.end_drain();
         Ok(())
     }
 
@@ -327,6 +332,8 @@ impl Front {
             for (number, _) in (0..).zip(&self.listeners) {
                 driver.unlisten(number);
             }
+            // Closed, so that clients are refused and go elsewhere at once.
+            self.listeners.clear();
         }
         Ok(())
     }
@@ -353,7 +360,10 @@ impl Front {
         let settings = self.settings.clone();
         self.conns[slot] = Some(Conn::new(socket, handoff.side, protocol, settings));
         self.open += 1;
-        if self.reading_paused {
+        if self.reading_paused
+            && let Some(conn) = self.conn(socket)
+        {
+            conn.reading = false;
             driver.pause(socket);
         }
     }
@@ -442,6 +452,13 @@ impl Front {
 
     fn push_overflow(&mut self) {
         while let Some(message) = self.overflow.pop_front() {
+            if let ToReplica::Propose { slot, .. } = &message
+                && self.tasks.is_abandoned(*slot)
+            {
+                // Its client has its time-out, and the replica has not seen it.
+                self.tasks.remove(*slot);
+                continue;
+            }
             if let Err(message) = self.to_replica.push(message) {
                 self.overflow.push_front(message);
                 break;
@@ -459,22 +476,27 @@ impl Front {
 
     /// Stops in good order: no new connections or calls, what is on its way is answered, for at
     /// most the request timeout.
-    fn maybe_drain(&mut self) {
-        if self.stopped || !self.shared.is_stopping() {
+    fn begin_drain(&mut self) {
+        if self.draining || !self.shared.is_stopping() {
+            return;
+        }
+        self.draining = true;
+        let timeout = self.shared.config.request_timeout().as_millis();
+        self.drain_until_ms = self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX);
+        for slot in 0..self.conns.len() {
+            let Some(conn) = &mut self.conns[slot] else { continue };
+            conn.drain();
+            let socket = conn.socket;
+            self.mark_dirty(socket);
+        }
+    }
+
+    /// Looked at after the flush: what the last turn answered must have left.
+    fn end_drain(&mut self) {
+        if self.stopped || !self.draining {
             return;
         }
         let failed = self.shared.failure.get().is_some();
-        if !self.draining {
-            self.draining = true;
-            let timeout = self.shared.config.request_timeout().as_millis();
-            self.drain_until_ms = self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX);
-            for slot in 0..self.conns.len() {
-                let Some(conn) = &mut self.conns[slot] else { continue };
-                conn.drain();
-                let socket = conn.socket;
-                self.mark_dirty(socket);
-            }
-        }
         let idle = self.tasks.is_empty() && self.conns.iter().flatten().all(|conn| conn.is_idle());
         if failed || idle || self.now_ms >= self.drain_until_ms {
             self.stopped = true;

@@ -26,6 +26,9 @@ pub const RING_TO_FRONT: usize = (16 << 10) + 1024;
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; more stops reading its sockets.
 pub const PENDING_PROPOSAL_BYTES: usize = 64 << 20;
+/// Proposals of one front that timed out before the replica took them; from so many on, and above
+/// [`PENDING_PROPOSAL_BYTES`] of them, further proposals answer `too many requests`.
+pub const ABANDONED_PROPOSALS: usize = 4096;
 /// Connections of one front; more are closed at once.
 pub const CONNECTIONS: usize = 64 << 10;
 /// Bytes handed to a socket in one send; the rest waits in the connection.
@@ -58,9 +61,6 @@ pub const PAGE_FETCHES: usize = 256;
 pub const PROPOSE_ENTRIES: usize = 4096;
 /// Bytes proposed in one raft step; more wait for the next turn.
 pub const PROPOSE_BYTES: usize = 8 << 20;
-/// Committed entries that may wait to be applied before proposals get `too many requests` (etcd:
-/// maxGapBetweenApplyAndCommitIndex).
-pub const APPLY_GAP: u64 = 5000;
 
 /// Jobs waiting for the blocking pool; more answer `too many requests`.
 pub const POOL_JOBS: usize = 1024;

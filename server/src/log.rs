@@ -5,7 +5,6 @@
 //! next line that gets through says how many.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -46,7 +45,7 @@ pub fn install(level: Level, format: Format) -> Result<Guard, String> {
     std::thread::Builder::new()
         .name("etcore-stderr".into())
         .spawn(move || {
-            write_lines(&lines, &writer_dropped, format);
+            write_lines(&lines, &writer_dropped, format, &mut std::io::stderr());
             let _ = done.send(());
         })
         .map_err(|error| format!("cannot start the log thread: {error}"))?;
@@ -66,21 +65,25 @@ impl Drop for Guard {
     }
 }
 
-fn write_lines(lines: &Receiver<String>, dropped: &AtomicU64, format: Format) {
-    let mut stderr = std::io::stderr();
+fn write_lines(
+    lines: &Receiver<String>,
+    dropped: &AtomicU64,
+    format: Format,
+    out: &mut impl std::io::Write,
+) {
     for line in lines {
         if line.is_empty() {
             return;
         }
         // Nothing can be done, and nobody told, when standard error is gone.
-        let _ = stderr.write_all(line.as_bytes());
+        let _ = out.write_all(line.as_bytes());
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let mut fields = serde_json::Map::new();
             fields.insert("dropped-lines".into(), lost.into());
             let text = "standard error was blocked; log lines were dropped";
             let line = render(format, Level::WARN, "server/log.rs", text, &fields);
-            let _ = stderr.write_all(line.as_bytes());
+            let _ = out.write_all(line.as_bytes());
         }
     }
 }
@@ -233,6 +236,28 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_find_the_queue_full_are_dropped_counted_and_owned_up_to() {
+        let (queue, lines) = bounded::<String>(limits::LOG_LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let (level, format) = (Level::DEBUG, Format::Json);
+        let layer = ZapLayer { level, format, queue: queue.clone(), dropped: dropped.clone() };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for number in 0..limits::LOG_LINES + 17 {
+                tracing::debug!(number, "nobody writes this");
+            }
+        });
+        assert_eq!(lines.len(), limits::LOG_LINES);
+        assert_eq!(dropped.load(Ordering::Relaxed), 17);
+        drop(queue);
+        let mut out = Vec::new();
+        write_lines(&lines, &dropped, Format::Json, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), limits::LOG_LINES + 1);
+        let told: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+        assert_eq!(told["dropped-lines"], 17);
+    }
 
     #[test]
     fn timestamps_are_utc_with_microseconds() {

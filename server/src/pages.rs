@@ -4,6 +4,7 @@
 //! request here; [`Pages::fetch_wanted`] sends it to the pool, and when it is done whoever waits
 //! reads again. Nothing here blocks.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -22,13 +23,27 @@ pub struct Pages {
     waker: Waker,
     arrived: bool,
     requests: Vec<PopulateRequest>,
+    /// Not handed to the pool yet.
+    waiting: VecDeque<PopulateRequest>,
+    /// With the pool, or finished and not taken; at most [`limits::PAGE_FETCHES`], so that a
+    /// finished one always finds room.
+    in_flight: usize,
 }
 
 impl Pages {
     /// Pages of `map`, fetched by `pool`, which wakes this thread through `waker`.
     pub fn new(map: PageMap, pool: Pool, waker: Waker) -> Self {
         let finished = Arc::new(ArrayQueue::new(limits::PAGE_FETCHES));
-        Self { map, pool, finished, waker, arrived: false, requests: Vec::new() }
+        Self {
+            map,
+            pool,
+            finished,
+            waker,
+            arrived: false,
+            requests: Vec::new(),
+            waiting: VecDeque::new(),
+            in_flight: 0,
+        }
     }
 
     /// What evaluations read from.
@@ -39,22 +54,21 @@ impl Pages {
     /// Sends the requests that reads have left to the pool.
     pub fn fetch_wanted(&mut self) {
         self.map.take_requests(&mut self.requests);
-        for request in self.requests.drain(..) {
+        self.waiting.extend(self.requests.drain(..));
+        while self.in_flight < limits::PAGE_FETCHES {
+            let Some(request) = self.waiting.pop_front() else { return };
+            self.in_flight += 1;
             let (finished, waker) = (self.finished.clone(), self.waker.clone());
             let job = Box::new(move || {
-                let mut done = request.run();
-                while let Err(again) = finished.push(done) {
-                    // The reader is behind by hundreds of pages: let it catch up.
-                    waker.wake();
-                    std::thread::yield_now();
-                    done = again;
-                }
+                // Never full: see `in_flight`.
+                let _ = finished.push(request.run());
                 waker.wake();
             });
             if let Err(job) = self.pool.run(job) {
                 // The pool is full of other page reads; one more in place is better than a reader
                 // that waits for nothing.
                 job();
+                return;
             }
         }
     }
@@ -63,8 +77,10 @@ impl Pages {
     pub fn take_finished(&mut self) {
         while let Some(done) = self.finished.pop() {
             self.map.on_populated(done);
+            self.in_flight -= 1;
             self.arrived = true;
         }
+        self.fetch_wanted();
     }
 
     /// True if pages have arrived since the last call.
@@ -75,5 +91,83 @@ impl Pages {
     /// True if [`Pages::take_finished`] would take something.
     pub fn has_finished(&self) -> bool {
         !self.finished.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use etcore_engine::page::{Fetch, PagePtr};
+
+    use super::*;
+
+    /// A page in a window of its own, so that each is a fetch of its own.
+    fn page(at: u64) -> PagePtr {
+        PagePtr {
+            first_unit: at * WINDOW_UNITS,
+            units: 1,
+            len_bytes: 16,
+            crc: 0,
+            codec: 0,
+            level: 0,
+        }
+    }
+
+    const WINDOW_UNITS: u64 = 256;
+
+    #[test]
+    fn more_missing_pages_than_may_be_fetched_at_once_all_arrive() {
+        const WANTED: u64 = 3 * limits::PAGE_FETCHES as u64;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(WANTED * (WINDOW_UNITS * 4096)).unwrap();
+        let map = PageMap::new(Arc::new(file), limits::PAGE_WINDOW_BYTES);
+        let (pool, threads) = Pool::start().unwrap();
+        let mut pages = Pages::new(map, pool, Waker::new().unwrap());
+        for at in 0..WANTED {
+            assert!(matches!(pages.source().get(page(at)), Ok(Fetch::Pending(_))));
+        }
+        pages.fetch_wanted();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while pages.in_flight > 0 || !pages.waiting.is_empty() {
+            assert!(pages.in_flight <= limits::PAGE_FETCHES);
+            assert!(Instant::now() < deadline, "{} fetches never ended", pages.waiting.len());
+            if !pages.has_finished() {
+                std::thread::yield_now();
+            }
+            pages.take_finished();
+        }
+        assert!(pages.take_arrived());
+        drop(pages);
+        threads.join();
+    }
+
+    #[test]
+    fn a_full_pool_neither_loses_a_fetch_nor_hangs_its_thread() {
+        const WANTED: u64 = 2 * limits::PAGE_FETCHES as u64;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(WANTED * (WINDOW_UNITS * 4096)).unwrap();
+        let map = PageMap::new(Arc::new(file), limits::PAGE_WINDOW_BYTES);
+        let (pool, threads) = Pool::start().unwrap();
+        let (release, gate) = crossbeam_channel::bounded::<()>(0);
+        loop {
+            let gate = gate.clone();
+            if pool.run(Box::new(move || gate.recv().unwrap_or(()))).is_err() {
+                break;
+            }
+        }
+        let mut pages = Pages::new(map, pool, Waker::new().unwrap());
+        for at in 0..WANTED {
+            assert!(matches!(pages.source().get(page(at)), Ok(Fetch::Pending(_))));
+        }
+        pages.fetch_wanted();
+        while pages.has_finished() {
+            pages.take_finished();
+        }
+        // A thread that took its first job late has left room for one of ours.
+        assert!(pages.waiting.is_empty(), "served in place, one by one");
+        assert!(pages.in_flight <= limits::POOL_THREADS);
+        drop((release, gate, pages));
+        threads.join();
     }
 }

@@ -67,3 +67,43 @@ impl PoolThreads {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_job_beyond_the_bound_is_handed_back_and_the_others_all_run() {
+        let (pool, threads) = Pool::start().unwrap();
+        let (release, gate) = bounded::<()>(0);
+        let ran = Arc::new(AtomicUsize::new(0));
+        for _ in 0..limits::POOL_THREADS {
+            let (gate, ran) = (gate.clone(), ran.clone());
+            let job: Job = Box::new(move || {
+                let _ = gate.recv();
+                ran.fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(pool.run(job).is_ok());
+        }
+        while !pool.jobs.is_empty() {
+            std::thread::yield_now();
+        }
+        let job = || -> Job {
+            let ran = ran.clone();
+            Box::new(move || {
+                ran.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        for _ in 0..limits::POOL_JOBS {
+            assert!(pool.run(job()).is_ok());
+        }
+        let Err(back) = pool.run(job()) else { panic!("the pool is full") };
+        assert_eq!(ran.load(Ordering::Relaxed), 0);
+        back();
+        drop((release, gate, pool));
+        threads.join();
+        assert_eq!(ran.load(Ordering::Relaxed), limits::POOL_THREADS + limits::POOL_JOBS + 1);
+    }
+}

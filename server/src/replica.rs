@@ -62,6 +62,11 @@ impl FrontLink {
         }
     }
 
+    /// True if something that found the ring full has room now.
+    fn can_flush(&self) -> bool {
+        !self.backlog.is_empty() && self.outbox.room() > 0
+    }
+
     fn flush(&mut self) {
         while let Some(message) = self.backlog.pop_front() {
             if let Err(message) = self.outbox.push(message) {
@@ -122,6 +127,9 @@ pub struct Replica {
     soft_state: SoftState,
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
+    /// The log took no proposal in the last turn; the end of one of its operations wakes the shard,
+    /// so what waits in the rings is no reason to stay awake.
+    log_is_busy: bool,
     unpublished: bool,
     scratch: Scratch,
     next_tick_ms: u64,
@@ -163,6 +171,7 @@ impl Replica {
             soft_state,
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
+            log_is_busy: false,
             unpublished: true,
             store,
             scratch: Scratch::default(),
@@ -191,7 +200,10 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || (self.is_leader() && self.fronts.iter().any(|front| !front.inbox.is_empty()))
+            || self.fronts.iter().any(FrontLink::can_flush)
+            || (self.is_leader()
+                && !self.log_is_busy
+                && self.fronts.iter().any(|front| !front.inbox.is_empty()))
     }
 
     /// True once it will do nothing any more.

@@ -86,6 +86,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_ring_of_the_real_size_keeps_order_when_its_producer_has_to_wait() {
+        let (mut producer, mut consumer) = ring(crate::limits::RING_TO_REPLICA, None);
+        let total = crate::limits::RING_TO_REPLICA * 2 + 7;
+        let (mut next, mut taken) = (0, 0);
+        while taken < total {
+            while next < total && producer.push(next).is_ok() {
+                next += 1;
+            }
+            assert!(producer.room() == 0 || next == total);
+            for _ in 0..1000 {
+                let Some(number) = consumer.pop() else { break };
+                assert_eq!(number, taken);
+                taken += 1;
+            }
+        }
+    }
+
+    #[test]
     fn a_full_ring_hands_the_message_back() {
         let (mut producer, mut consumer) = ring(2, None);
         assert!(producer.push(1).is_ok() && producer.push(2).is_ok());

@@ -23,6 +23,7 @@ const UNSAFE_FILES: &[&str] = &[
     "server/src/background/glommio_disk.rs",
     "server/src/driver/portable.rs",
     "server/src/driver/probe.rs",
+    "server/src/driver/reserve.rs",
     "server/src/driver/uring.rs",
     "server/src/driver/uring/buffers.rs",
     "server/src/driver/wake.rs",

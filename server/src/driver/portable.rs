@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use etcore_engine::file::AlignedBuf;
 
+use super::reserve::Reserve;
 use super::{Completions, Driver, SocketId, Waker, WriteToken};
 use crate::limits;
 
@@ -24,12 +25,15 @@ pub struct Portable {
     sockets: Vec<Slot>,
     free_sockets: Vec<u32>,
     listeners: HashMap<u32, Arc<OwnedFd>>,
+    reserve: Reserve,
     waker: Waker,
     log: LogThread,
     events: Vec<libc::epoll_event>,
     read_buf: Vec<u8>,
     /// Sends that ended inside `send`; reported by the next `wait`.
     ended: Vec<(SocketId, Vec<u8>, io::Result<()>)>,
+    /// Sockets that epoll refused to watch again; reported by the next `wait`.
+    lost: Vec<(SocketId, io::Error)>,
 }
 
 #[derive(Default)]
@@ -45,6 +49,7 @@ struct Socket {
     paused: bool,
     disconnected: bool,
     closing: bool,
+    /// What epoll watches; 0: not registered there, since epoll reports a hang-up to whoever is.
     interest: u32,
 }
 
@@ -84,11 +89,13 @@ impl Portable {
             sockets: Vec::new(),
             free_sockets: Vec::new(),
             listeners: HashMap::new(),
+            reserve: Reserve::new()?,
             log: LogThread::spawn(waker.clone())?,
             waker,
             events: vec![libc::epoll_event { events: 0, u64: 0 }; limits::EPOLL_EVENTS],
             read_buf: vec![0; limits::RECEIVE_BUFFER_BYTES],
             ended: Vec::new(),
+            lost: Vec::new(),
         };
         driver.control(libc::EPOLL_CTL_ADD, driver.waker.fd(), libc::EPOLLIN as u32, WAKE)?;
         Ok(driver)
@@ -119,13 +126,19 @@ impl Portable {
         if socket.sending.is_some() {
             wanted |= libc::EPOLLOUT as u32;
         }
-        if wanted == socket.interest {
-            return;
-        }
+        let op = match (socket.interest, wanted) {
+            (before, now) if before == now => return,
+            // Out of the set, or a peer that hung up would end every wait at once.
+            (_, 0) => libc::EPOLL_CTL_DEL,
+            (0, _) => libc::EPOLL_CTL_ADD,
+            _ => libc::EPOLL_CTL_MOD,
+        };
         socket.interest = wanted;
         let fd = socket.stream.as_raw_fd();
-        // Fails only for a descriptor that is not registered, which the table rules out.
-        let _ = self.control(libc::EPOLL_CTL_MOD, fd, wanted, socket_data(id));
+        if let Err(error) = self.control(op, fd, wanted, socket_data(id)) {
+            // Only an exhausted limit of watches: nothing would ever be heard of this socket again.
+            self.lost.push((id, error));
+        }
     }
 
     /// Writes what the kernel takes; true when the send has ended.
@@ -175,6 +188,8 @@ impl Portable {
         if fd >= 0 {
             // SAFETY: a successful accept returns a fresh descriptor that belongs to us alone.
             completions.accepted(listener, unsafe { OwnedFd::from_raw_fd(fd) });
+        } else {
+            self.reserve.on_accept_error(socket.as_raw_fd(), &io::Error::last_os_error());
         }
     }
 
@@ -284,6 +299,15 @@ impl Portable {
     }
 
     fn report_ended(&mut self, completions: &mut dyn Completions) {
+        for (id, error) in std::mem::take(&mut self.lost) {
+            if let Some(socket) = self.socket(id)
+                && !socket.disconnected
+                && !socket.closing
+            {
+                socket.disconnected = true;
+                completions.disconnected(id, Some(error));
+            }
+        }
         for (id, buf, result) in std::mem::take(&mut self.ended) {
             completions.sent(id, buf, result);
             self.reap(id);
@@ -374,13 +398,16 @@ impl Driver for Portable {
     }
 
     fn close(&mut self, id: SocketId) {
-        if let Some(socket) = self.socket(id) {
-            socket.closing = true;
-            self.update_interest(id);
-            // A send that ended inside `send` is still to be reported; `report_ended` reaps then.
-            if !self.ended.iter().any(|(ended, ..)| *ended == id) {
-                self.reap(id);
-            }
+        let Some(socket) = self.socket(id) else { return };
+        socket.closing = true;
+        if let Some(mut buf) = socket.sending.take() {
+            buf.clear();
+            self.ended.push((id, buf, Err(io::ErrorKind::ConnectionAborted.into())));
+        }
+        self.update_interest(id);
+        // A send that has ended is still to be reported; `report_ended` reaps then.
+        if !self.ended.iter().any(|(ended, ..)| *ended == id) {
+            self.reap(id);
         }
     }
 
@@ -401,7 +428,9 @@ impl Driver for Portable {
         timeout: Option<Duration>,
         completions: &mut dyn Completions,
     ) -> io::Result<()> {
-        let timeout = if self.ended.is_empty() { timeout } else { Some(Duration::ZERO) };
+        // The log thread wakes only a sleeper, so what it finished before that is looked for here.
+        let idle = self.ended.is_empty() && self.lost.is_empty() && self.log.done.is_empty();
+        let timeout = if idle { timeout } else { Some(Duration::ZERO) };
         self.report_ended(completions);
         let count = self.epoll_wait(timeout)?;
         for index in 0..count {

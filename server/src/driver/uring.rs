@@ -19,6 +19,7 @@ use etcore_engine::file::AlignedBuf;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
+use super::reserve::Reserve;
 use super::{Completions, Driver, SocketId, Waker, WriteToken};
 use crate::limits;
 
@@ -32,6 +33,7 @@ pub struct Uring {
     sockets: Vec<Slot>,
     free_sockets: Vec<u32>,
     listeners: HashMap<u32, Listener>,
+    reserve: Reserve,
     writes: Vec<Option<LogWrite>>,
     wake_counter: Box<u64>,
     wake_armed: bool,
@@ -112,6 +114,7 @@ impl Uring {
             sockets: Vec::new(),
             free_sockets: Vec::new(),
             listeners: HashMap::new(),
+            reserve: Reserve::new()?,
             writes: Vec::new(),
             wake_counter: Box::new(0),
             wake_armed: false,
@@ -249,10 +252,19 @@ impl Uring {
             let socket = unsafe { OwnedFd::from_raw_fd(cqe.result()) };
             completions.accepted(listener, socket);
         }
-        if !cqueue::more(cqe.flags()) {
-            // Ended by an error such as EMFILE: try again with the next turn.
-            self.push_accept(listener);
+        if cqueue::more(cqe.flags()) {
+            return;
         }
+        let Some(entry) = self.listeners.get(&listener) else { return };
+        if !entry.open {
+            self.listeners.remove(&listener);
+            return;
+        }
+        if cqe.result() < 0 {
+            let error = io::Error::from_raw_os_error(-cqe.result());
+            self.reserve.on_accept_error(entry.socket.as_raw_fd(), &error);
+        }
+        self.push_accept(listener);
     }
 
     fn complete_receive(
@@ -306,14 +318,19 @@ impl Uring {
         let result = cqe.result();
         if result > 0 {
             socket.sent += result as usize;
-            if socket.sent < buf.len() {
-                socket.sending = Some(buf);
-                self.push_send(id);
-                return;
-            }
+        }
+        let complete = socket.sent >= buf.len();
+        if result > 0 && !complete && !socket.closing {
+            socket.sending = Some(buf);
+            self.push_send(id);
+            return;
         }
         buf.clear();
-        let outcome = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) };
+        let outcome = match result {
+            _ if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+            _ if complete => Ok(()),
+            _ => Err(io::ErrorKind::ConnectionAborted.into()),
+        };
         completions.sent(id, buf, outcome);
         self.reap(id);
     }
@@ -434,9 +451,13 @@ impl Driver for Uring {
             return;
         }
         socket.closing = true;
-        let receiving = socket.receiving;
+        let (receiving, sending) = (socket.receiving, socket.sending.is_some());
         if receiving {
             self.cancel_receive(id);
+        }
+        if sending {
+            let entry = opcode::AsyncCancel::new(socket_data(SEND, id)).build();
+            self.push(&entry.user_data(CANCEL));
         }
         self.reap(id);
     }
@@ -509,5 +530,15 @@ impl Drop for Uring {
             }
         }
         let _ = self.buffers.unregister(&self.ring.submitter());
+        // The kernel ends what is still in flight some time after the ring is closed. Memory that
+        // it may read or write until then is not given back: a late log write must not find other
+        // bytes in it.
+        for slot in &mut self.sockets {
+            std::mem::forget(slot.state.as_mut().and_then(|socket| socket.sending.take()));
+        }
+        std::mem::forget(std::mem::take(&mut self.writes));
+        if self.wake_armed {
+            std::mem::forget(std::mem::take(&mut self.wake_counter));
+        }
     }
 }

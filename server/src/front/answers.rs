@@ -63,6 +63,9 @@ impl Front {
 
     fn finish_proposal(&mut self, slot: Slot, reply: Reply) {
         let Some(task) = self.tasks.remove(slot) else { return };
+        if matches!(task.kind, Kind::Abandoned) {
+            return;
+        }
         match reply {
             Reply::Put { revision } => {
                 let header = self.shared.header(revision);
@@ -112,7 +115,7 @@ impl Front {
                 self.answer_member_list(socket, to);
                 Ok(())
             }
-            Kind::Proposal | Kind::Health(_) => Ok(()),
+            Kind::Proposal | Kind::Abandoned | Kind::Health(_) => Ok(()),
         };
         if let Err(Refusal::Status(status)) = outcome {
             self.reply_status(socket, to, &status);
@@ -262,13 +265,17 @@ impl Front {
 
     /// Ends what has waited too long.
     pub(super) fn time_out_tasks(&mut self) {
-        for slot in self.tasks.overdue(self.now_ms) {
+        let overdue = self.tasks.overdue(self.now_ms);
+        if overdue.is_empty() {
+            return;
+        }
+        for slot in overdue {
+            if let Some((socket, to, client_deadline)) = self.tasks.abandon(slot) {
+                self.reply_status(socket, to, &timed_out(client_deadline).into());
+                continue;
+            }
             let Some(task) = self.tasks.remove(slot) else { continue };
-            let error = if task.client_deadline {
-                EtcdError::ContextDeadlineExceeded
-            } else {
-                EtcdError::Timeout
-            };
+            let error = timed_out(task.client_deadline);
             match task.kind {
                 Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
                 // The peer reads too slowly; what was sent cannot be completed by an error.
@@ -276,6 +283,7 @@ impl Front {
                 _ => self.reply_status(task.socket, task.to, &error.into()),
             }
         }
+        self.tasks.forget_ended();
     }
 
     pub(super) fn abort_call(&mut self, socket: SocketId, to: To) {
@@ -286,6 +294,10 @@ impl Front {
             self.mark_dirty(socket);
         }
     }
+}
+
+fn timed_out(client_deadline: bool) -> EtcdError {
+    if client_deadline { EtcdError::ContextDeadlineExceeded } else { EtcdError::Timeout }
 }
 
 fn unavailable(status: &Status) -> Page {

@@ -191,6 +191,9 @@ impl Front {
         if self.draining {
             return Err(EtcdError::Stopped.into());
         }
+        if self.tasks.is_clogged() {
+            return Err(EtcdError::TooManyRequests.into());
+        }
         self.next_request_id += 1;
         let data = wire::wrap_request(field, message, self.next_request_id);
         if data.len() > self.shared.config.max_request_bytes {

@@ -15,6 +15,10 @@ use crate::limits;
 /// The HTTP/2 client preface.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long a connection that ended by an error waits for its peer to take the reason. A peer that
+/// does not read would hold it for ever.
+const LINGER_MS: u64 = 1000;
+
 /// What a connection speaks.
 pub(super) enum Protocol {
     /// Not enough bytes yet.
@@ -41,8 +45,9 @@ pub(super) struct Conn {
     pub(super) sending: bool,
     /// In the front's list for this turn.
     pub(super) dirty: bool,
-    /// Nothing more is received; what is queued still goes out.
+    /// Nothing more is received; what is queued still goes out, if the peer takes it in time.
     pub(super) failed: bool,
+    failed_ms: Option<u64>,
     /// The peer is gone.
     pub(super) gone: bool,
     /// The driver is receiving for it.
@@ -74,6 +79,7 @@ impl Conn {
             sending: false,
             dirty: false,
             failed: false,
+            failed_ms: None,
             gone: false,
             reading: true,
             draining: false,
@@ -131,6 +137,11 @@ impl Conn {
     }
 
     pub(super) fn tick(&mut self, now_ms: u64) -> Result<(), String> {
+        if self.failed {
+            let since_ms = *self.failed_ms.get_or_insert(now_ms);
+            self.gone |= now_ms >= since_ms + LINGER_MS;
+            return Ok(());
+        }
         match &mut self.protocol {
             Protocol::Grpc(server) => server.tick(now_ms).map_err(|error| error.to_string()),
             Protocol::Unknown(_) | Protocol::Http1(_) => Ok(()),
@@ -157,12 +168,13 @@ impl Conn {
         }
     }
 
-    /// Nothing is on its way.
+    /// Nothing is on its way, and nothing waits to be sent.
     pub(super) fn is_idle(&self) -> bool {
         match &self.protocol {
             Protocol::Unknown(_) => true,
-            Protocol::Grpc(server) => server.open_streams() == 0 && !self.sending,
-            Protocol::Http1(_) => !self.sending,
+            _ if self.dirty || self.sending => false,
+            Protocol::Grpc(server) => server.open_streams() == 0 && server.unsent_bytes() == 0,
+            Protocol::Http1(_) => true,
         }
     }
 

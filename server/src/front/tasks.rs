@@ -42,6 +42,9 @@ pub(super) struct Task {
 pub(super) enum Kind {
     /// A proposal; the replica's reply is the answer.
     Proposal,
+    /// A proposal that was answered by a time-out. It keeps its place, and what it is charged,
+    /// until the replica's reply shows that its bytes are out of the ring.
+    Abandoned,
     /// A Range, to be evaluated.
     Range(Box<pb::RangeRequest>),
     /// A transaction that only reads.
@@ -68,7 +71,9 @@ pub(super) struct Tasks {
     places: Vec<Place>,
     free: Vec<u32>,
     count: usize,
+    abandoned: usize,
     proposal_bytes: usize,
+    abandoned_bytes: usize,
     /// Waiting for the replica's word on their ticket, ascending.
     tickets: VecDeque<(u64, Slot)>,
     /// Waiting for the view to reach an index.
@@ -81,16 +86,54 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
+    /// True if nobody waits for an answer.
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.count == self.abandoned
     }
 
     pub(super) fn has_runnable(&self) -> bool {
         !self.runnable.is_empty()
     }
 
+    /// Bytes of proposals whose clients still wait.
     pub(super) fn proposal_bytes(&self) -> usize {
-        self.proposal_bytes
+        self.proposal_bytes - self.abandoned_bytes
+    }
+
+    /// True if so much is abandoned, because there is no leader or the disk stands still, that
+    /// further proposals are refused. Reading goes on then: other requests may be served.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.abandoned >= limits::ABANDONED_PROPOSALS
+            || self.abandoned_bytes >= limits::PENDING_PROPOSAL_BYTES
+    }
+
+    /// A proposal's time is up: it is to be answered now, and stays until its reply comes.
+    pub(super) fn abandon(&mut self, slot: Slot) -> Option<(SocketId, To, bool)> {
+        let task = self.get_mut(slot).filter(|task| matches!(task.kind, Kind::Proposal))?;
+        task.kind = Kind::Abandoned;
+        task.deadline_ms = u64::MAX;
+        let (bytes, whom) = (task.bytes, (task.socket, task.to, task.client_deadline));
+        self.abandoned += 1;
+        self.abandoned_bytes += bytes;
+        Some(whom)
+    }
+
+    pub(super) fn is_abandoned(&self, slot: Slot) -> bool {
+        self.get(slot).is_some_and(|task| matches!(task.kind, Kind::Abandoned))
+    }
+
+    /// Forgets who waited for a ticket, an index or a page and has ended otherwise: without a
+    /// leader these lists would only grow.
+    pub(super) fn forget_ended(&mut self) {
+        let mut tickets = std::mem::take(&mut self.tickets);
+        tickets.retain(|(_, slot)| self.get(*slot).is_some());
+        self.tickets = tickets;
+        let mut at_index = std::mem::take(&mut self.at_index);
+        at_index.retain(|(_, slot)| self.get(*slot).is_some());
+        self.at_index = at_index;
+        let mut at_page = std::mem::take(&mut self.at_page);
+        at_page.retain(|slot| self.get(*slot).is_some());
+        self.at_page = at_page;
     }
 
     /// Puts a request in; gives it back if too many wait.
@@ -125,6 +168,10 @@ impl Tasks {
         self.free.push(index);
         self.count -= 1;
         self.proposal_bytes -= task.bytes;
+        if matches!(task.kind, Kind::Abandoned) {
+            self.abandoned -= 1;
+            self.abandoned_bytes -= task.bytes;
+        }
         if matches!(task.kind, Kind::Listing(_)) {
             self.listings.retain(|listing| *listing != slot);
         }
@@ -201,6 +248,11 @@ impl Tasks {
         if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_ref() }
     }
 
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Task> {
+        let place = self.places.get_mut(slot as u32 as usize)?;
+        if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_mut() }
+    }
+
     /// Ends the listings of a connection: they hold pins. Other requests end with their reply.
     pub(super) fn connection_closed(&mut self, socket: SocketId) {
         let ended: Vec<Slot> = self
@@ -266,6 +318,54 @@ mod tests {
         assert!(!tasks.has_runnable());
         tasks.view_advanced(LogIndex(4));
         assert_eq!(tasks.next_runnable(), Some(slot));
+    }
+
+    #[test]
+    fn a_proposal_that_timed_out_is_charged_until_its_reply_comes() {
+        let mut tasks = Tasks::default();
+        let Ok(slot) = tasks.insert(task(limits::PENDING_PROPOSAL_BYTES)) else { panic!("room") };
+        assert!(!tasks.is_clogged());
+        assert!(tasks.abandon(slot).is_some());
+        assert!(tasks.abandon(slot).is_none(), "answered once");
+        assert!(tasks.is_empty(), "nobody waits");
+        assert_eq!(tasks.proposal_bytes(), 0, "reading goes on");
+        assert!(tasks.is_clogged() && tasks.is_abandoned(slot));
+        assert!(tasks.overdue(u64::MAX - 1).is_empty());
+        assert!(tasks.remove(slot).is_some());
+        assert!(!tasks.is_clogged() && tasks.is_empty());
+    }
+
+    #[test]
+    fn many_abandoned_proposals_refuse_more() {
+        let mut tasks = Tasks::default();
+        for _ in 0..limits::ABANDONED_PROPOSALS {
+            assert!(!tasks.is_clogged());
+            let Ok(slot) = tasks.insert(task(1)) else { panic!("room") };
+            tasks.abandon(slot);
+        }
+        assert!(tasks.is_clogged());
+    }
+
+    #[test]
+    fn reads_that_timed_out_without_a_leader_leave_nothing_behind() {
+        let mut tasks = Tasks::default();
+        for ticket in 1..=1000 {
+            let Ok(slot) = tasks.insert(task(0)) else { panic!("room") };
+            match ticket % 3 {
+                0 => tasks.wait_for_ticket(slot, ticket),
+                1 => tasks.at_index.push((LogIndex(9), slot)),
+                _ => tasks.wait_for_page(slot),
+            }
+        }
+        let Ok(alive) = tasks.insert(Task { deadline_ms: 100, ..task(0) }) else { panic!("room") };
+        tasks.wait_for_ticket(alive, 1001);
+        for slot in tasks.overdue(10) {
+            tasks.remove(slot);
+        }
+        tasks.forget_ended();
+        assert_eq!(tasks.tickets.len() + tasks.at_index.len() + tasks.at_page.len(), 1);
+        tasks.tickets_ready(1001, LogIndex(1), LogIndex(1));
+        assert_eq!(tasks.next_runnable(), Some(alive));
     }
 
     #[test]

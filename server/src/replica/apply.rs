@@ -45,7 +45,10 @@ impl Replica {
     /// Applies what is committed; true if anything was.
     pub(super) fn apply_committed(&mut self) -> bool {
         let mut any = false;
-        while let Some(entry) = self.to_apply.pop_front() {
+        // Behind an entry that could not be applied none may be.
+        while !self.stopped
+            && let Some(entry) = self.to_apply.pop_front()
+        {
             match self.apply_entry(&entry) {
                 Ok(reply) => {
                     any = true;

@@ -17,15 +17,20 @@ impl Replica {
     /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step. Without a
     /// leader everything stays in the rings; the fronts time it out.
     pub(super) fn take_requests(&mut self) {
+        self.log_is_busy = false;
         if !self.is_leader() {
             return;
         }
         let room = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
             Ok(()) => limits::PROPOSE_BYTES,
-            Err(Admission::Busy { .. }) => return self.take_reads(),
+            Err(Admission::Busy { .. }) => {
+                self.log_is_busy = true;
+                return self.take_reads();
+            }
             Err(Admission::NoSpace { reason }) => {
                 // While a spare is merely being made, requests wait for it; a full disk is told.
                 if reason.is_none() {
+                    self.log_is_busy = true;
                     return self.take_reads();
                 }
                 0

@@ -1,0 +1,387 @@
+//! A front on a driver that only remembers: its bounds, and when it reads and when it does not.
+
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use etcore_engine::file::AlignedBuf;
+use etcore_engine::map::PageMap;
+use etcore_engine::store::{EngineConfig, Store};
+use etcore_engine::testing::mem_disk::MemDisk;
+use etcore_proto::grpc::{CallOptions, Client, ClientConfig, ClientEvent, MethodHandle};
+use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::flags::{self, Asked};
+use crate::driver::{Completions, WriteToken};
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::ring::ring;
+use crate::shared::StatusCell;
+
+/// What a front told its driver.
+#[derive(Default)]
+struct Remembering {
+    sockets: Vec<OwnedFd>,
+    paused: Vec<bool>,
+    closed: Vec<SocketId>,
+    sends: Vec<(SocketId, Vec<u8>)>,
+}
+
+impl Driver for Remembering {
+    fn name(&self) -> &'static str {
+        "remembering"
+    }
+    fn listen(&mut self, _: u32, _: Arc<OwnedFd>) -> io::Result<()> {
+        Ok(())
+    }
+    fn unlisten(&mut self, _: u32) {}
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+        self.sockets.push(socket);
+        self.paused.push(false);
+        Ok(SocketId { slot: self.sockets.len() as u32 - 1, generation: 0 })
+    }
+    fn pause(&mut self, socket: SocketId) {
+        self.paused[socket.slot as usize] = true;
+    }
+    fn resume(&mut self, socket: SocketId) {
+        self.paused[socket.slot as usize] = false;
+    }
+    fn send(&mut self, socket: SocketId, buf: Vec<u8>) {
+        assert!(buf.len() <= limits::SEND_BYTES + 64, "a send of {} bytes", buf.len());
+        self.sends.push((socket, buf));
+    }
+    fn close(&mut self, socket: SocketId) {
+        self.closed.push(socket);
+    }
+    fn write_durable(&mut self, _: WriteToken, _: Arc<std::fs::File>, _: u64, _: AlignedBuf) {
+        panic!("a front writes no log");
+    }
+    fn wait(&mut self, _: Option<Duration>, _: &mut dyn Completions) -> io::Result<()> {
+        Ok(())
+    }
+    fn waker(&self) -> Waker {
+        Waker::new().unwrap()
+    }
+}
+
+struct Rig {
+    front: Front,
+    driver: Remembering,
+    replica: Consumer<ToReplica>,
+    to_front: Producer<ToFront>,
+    now_ms: u64,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let Ok(Asked::Run(config, _)) = flags::parse(std::iter::empty(), std::iter::empty()) else {
+            panic!("the defaults are a configuration");
+        };
+        let (mut store, _) = Store::open(&mut MemDisk::new(), EngineConfig::default()).unwrap();
+        let waker = Waker::new().unwrap();
+        let shared = Arc::new(Shared {
+            config: *config,
+            member_id: 1,
+            cluster_id: 2,
+            clock: Clock::start(),
+            view: ArcSwap::from_pointee(MemberView {
+                store: store.publish(),
+                members: Arc::default(),
+                cluster_version: None,
+            }),
+            status: StatusCell::default(),
+            metrics: Metrics::new(1),
+            connections: vec![AtomicUsize::new(0)],
+            stopping: AtomicBool::new(false),
+            fronts_running: AtomicUsize::new(1),
+            wakers: std::sync::OnceLock::new(),
+            failure: std::sync::OnceLock::new(),
+        });
+        let (pool, _) = Pool::start().unwrap();
+        let map = PageMap::new(Arc::new(tempfile::tempfile().unwrap()), limits::PAGE_WINDOW_BYTES);
+        let (to_replica, replica) = ring(limits::RING_TO_REPLICA, None);
+        let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
+        let (listener, _) = UnixStream::pair().unwrap();
+        let parts = Parts {
+            index: 0,
+            shared,
+            to_replica,
+            from_replica,
+            pages: Pages::new(map, pool, waker.clone()),
+            pins: store.revision_pins().clone(),
+            budget: Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES),
+            routes: Arc::new(routes()),
+            doors: vec![Door {
+                queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
+                waker: Some(waker),
+            }],
+            listeners: vec![Listener { socket: Arc::new(listener.into()), side: Side::Client }],
+        };
+        let front = Front::new(parts, 1);
+        Self { front, driver: Remembering::default(), replica, to_front, now_ms: 1000 }
+    }
+
+    fn turn(&mut self) {
+        self.front.turn(self.now_ms);
+        self.front.flush(&mut self.driver).unwrap();
+    }
+
+    fn accept(&mut self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.front.accepted(0, ours.into());
+        theirs
+    }
+
+    fn connections(&self) -> usize {
+        self.front.shared.connections[0].load(Ordering::Relaxed)
+    }
+
+    /// Attaches a connection with a gRPC client at its other end.
+    fn client(&mut self) -> Caller {
+        let theirs = self.accept();
+        self.turn();
+        let socket = SocketId { slot: self.driver.sockets.len() as u32 - 1, generation: 0 };
+        let mut client = Client::new(ClientConfig::default(), &Budget::new(8 << 30, 8 << 30));
+        let put = client.method("/etcdserverpb.KV/Put");
+        let mut caller = Caller {
+            socket,
+            client,
+            put,
+            answers: Vec::new(),
+            unread: Vec::new(),
+            _theirs: theirs,
+        };
+        caller.exchange(self);
+        caller
+    }
+}
+
+struct Caller {
+    socket: SocketId,
+    client: Client,
+    put: MethodHandle,
+    answers: Vec<(u64, String)>,
+    /// Sent, and not read by the front yet.
+    unread: Vec<u8>,
+    _theirs: UnixStream,
+}
+
+impl Caller {
+    fn start_put(&mut self, user: u64, value: &[u8]) {
+        let request = pb::PutRequest {
+            key: b"k".as_slice().into(),
+            value: value.to_vec().into(),
+            ..Default::default()
+        };
+        let options = CallOptions { user, ..Default::default() };
+        self.client.start_unary(self.put, &options, &request.encode_to_vec()).unwrap();
+    }
+
+    /// Moves bytes both ways until nothing moves any more.
+    fn exchange(&mut self, rig: &mut Rig) {
+        loop {
+            let more = self.client.poll_transmit(&mut self.unread, 32 << 10);
+            let reads = !rig.driver.paused[self.socket.slot as usize];
+            let mut moved = more || (reads && !self.unread.is_empty());
+            if reads {
+                rig.front.begin_turn(rig.now_ms);
+                let bytes = std::mem::take(&mut self.unread);
+                bytes
+                    .chunks(limits::RECEIVE_BUFFER_BYTES)
+                    .for_each(|bytes| rig.front.received(self.socket, bytes));
+            }
+            rig.turn();
+            for (socket, bytes) in std::mem::take(&mut rig.driver.sends) {
+                assert_eq!(socket, self.socket);
+                self.client.receive(&bytes, rig.now_ms).unwrap();
+                rig.front.sent(socket, Vec::new(), Ok(()));
+                moved = true;
+            }
+            while let Some(event) = self.client.next_event() {
+                match event {
+                    ClientEvent::Response { user, .. } => self.answers.push((user, String::new())),
+                    ClientEvent::Status { user, message, .. } => self.answers.push((user, message)),
+                    _ => {}
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+}
+
+fn is_closed(peer: &UnixStream) -> bool {
+    use std::io::Read;
+    peer.set_nonblocking(true).unwrap();
+    let mut peer = peer;
+    matches!(peer.read(&mut [0; 1]), Ok(0))
+}
+
+#[test]
+fn a_connection_beyond_the_bound_is_closed_at_once() {
+    let mut rig = Rig::new();
+    let first = rig.accept();
+    rig.turn();
+    assert_eq!((rig.front.open, rig.connections()), (1, 1));
+    // As if all others had come as well.
+    rig.front.open = limits::CONNECTIONS;
+    let refused = rig.accept();
+    rig.turn();
+    assert!(is_closed(&refused) && !is_closed(&first));
+    assert_eq!((rig.driver.sockets.len(), rig.connections()), (1, 1));
+    rig.front.open = limits::CONNECTIONS - 1;
+    let last = rig.accept();
+    rig.turn();
+    assert!(!is_closed(&last));
+}
+
+#[test]
+fn sockets_beyond_those_waiting_for_their_front_are_closed() {
+    let mut rig = Rig::new();
+    let (shared_end, _peer) = UnixStream::pair().unwrap();
+    for _ in 0..limits::HANDOFFS {
+        rig.front.accepted(0, shared_end.try_clone().unwrap().into());
+    }
+    assert_eq!(rig.connections(), limits::HANDOFFS);
+    let refused = rig.accept();
+    assert!(is_closed(&refused));
+    assert_eq!(rig.connections(), limits::HANDOFFS);
+    assert!(rig.front.has_input());
+    rig.turn();
+    assert_eq!(rig.driver.sockets.len(), limits::HANDOFFS);
+}
+
+#[test]
+fn a_full_ring_stops_reading_and_keeps_the_order_and_every_message() {
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    let total = limits::RING_TO_REPLICA + 3000;
+    for user in 0..total as u64 {
+        caller.start_put(user, b"v");
+    }
+    caller.exchange(&mut rig);
+    assert!(rig.driver.paused[0], "the ring is full");
+    let seen = rig.front.overflow.len();
+    assert!(seen > 0);
+    // A connection that comes meanwhile is not read either, but is once there is room.
+    let _late = rig.accept();
+    rig.turn();
+    assert!(rig.driver.paused[1]);
+    let mut slots = Vec::new();
+    while slots.len() < total {
+        let mut took = false;
+        while let Some(message) = rig.replica.pop() {
+            took = true;
+            if let ToReplica::Propose { slot, .. } = message {
+                slots.push(slot);
+            }
+        }
+        assert!(took, "stuck after {} messages", slots.len());
+        caller.exchange(&mut rig);
+    }
+    assert_eq!(rig.driver.paused, [false, false]);
+    let ascending: Vec<u64> = (0..total as u64).collect();
+    assert_eq!(slots, ascending, "fresh slots count up");
+    for slot in slots {
+        let reply = || crate::replica::Reply::Put { revision: 7 };
+        while rig.to_front.push(ToFront::Reply { slot, reply: reply() }).is_err() {
+            caller.exchange(&mut rig);
+        }
+    }
+    caller.exchange(&mut rig);
+    assert_eq!(caller.answers.len(), total);
+    assert!(rig.front.tasks.is_empty());
+}
+
+#[test]
+fn proposals_without_a_leader_time_out_and_neither_pile_up_nor_stop_other_requests() {
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    let value = vec![0; 1 << 20];
+    for user in 0..100 {
+        caller.start_put(user, &value);
+    }
+    caller.exchange(&mut rig);
+    assert!(rig.driver.paused[0], "so many bytes are outstanding");
+    let held = rig.front.tasks.proposal_bytes();
+    assert!(held > limits::PENDING_PROPOSAL_BYTES && held < limits::PENDING_PROPOSAL_BYTES * 5 / 4);
+    rig.now_ms += 60_000;
+    caller.exchange(&mut rig);
+    assert!(!rig.driver.paused[0], "their clients were answered");
+    let before = caller.answers.len();
+    assert!(before > 60);
+    assert!(caller.answers.iter().any(|(_, text)| text == "etcdserver: request timed out"));
+    // What the ring holds is still there: no more is taken in.
+    caller.start_put(1000, &value);
+    caller.exchange(&mut rig);
+    let (_, text) = caller.answers.iter().find(|(user, _)| *user == 1000).unwrap();
+    assert_eq!(text, "etcdserver: too many requests");
+    assert!(rig.front.tasks.is_clogged() && rig.front.tasks.is_empty());
+    // A leader comes and refuses or serves them: late replies find nobody, and all is well again.
+    while let Some(message) = rig.replica.pop() {
+        if let ToReplica::Propose { slot, .. } = message {
+            let reply = crate::replica::Reply::Put { revision: 9 };
+            assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
+        }
+    }
+    let answered = caller.answers.len();
+    caller.exchange(&mut rig);
+    assert_eq!(caller.answers.len(), answered);
+    assert!(!rig.front.tasks.is_clogged());
+}
+
+#[test]
+fn a_front_that_is_told_to_stop_has_something_to_do() {
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    assert!(!rig.front.has_input());
+    rig.front.shared.stop();
+    assert!(rig.front.has_input(), "or it would sleep over the stop");
+    rig.turn();
+    assert!(!rig.front.is_stopped(), "GOAWAY is on its way");
+    assert!(!rig.front.has_input());
+    caller.exchange(&mut rig);
+    assert!(rig.front.is_stopped());
+}
+
+#[test]
+fn a_connection_that_failed_waits_for_a_stalled_peer_only_briefly() {
+    let mut rig = Rig::new();
+    let caller = rig.client();
+    // A frame longer than any may be.
+    rig.front.received(caller.socket, &[0xff; 64]);
+    rig.turn();
+    assert_eq!(rig.driver.sends.len(), 1, "GOAWAY");
+    for _ in 0..5 {
+        rig.now_ms += 150;
+        rig.turn();
+    }
+    assert!(rig.driver.closed.is_empty());
+    for _ in 0..5 {
+        rig.now_ms += 150;
+        rig.turn();
+    }
+    assert_eq!(rig.driver.closed, [caller.socket]);
+    assert_eq!((rig.front.open, rig.connections()), (0, 0));
+}
+
+#[test]
+fn the_process_holds_no_more_received_bytes_than_its_budget() {
+    let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
+    let mut leases = Vec::new();
+    for _ in 0..limits::PROCESS_RECEIVE_BYTES / limits::CONNECTION_RECEIVE_BYTES {
+        let mut lease = budget.lease();
+        assert!(lease.charge(limits::CONNECTION_RECEIVE_BYTES));
+        assert!(!lease.charge(1), "one connection has its own bound");
+        leases.push(lease);
+    }
+    let mut late = budget.lease();
+    assert!(!late.charge(1), "the process has its bound");
+    leases[0].release(limits::CONNECTION_RECEIVE_BYTES);
+    assert!(late.charge(1));
+}
