@@ -17,6 +17,9 @@ use harness::{DRIVERS, Member, Setup, is_available};
 
 const WAIT: Duration = Duration::from_secs(60);
 
+/// A message, or the error that came instead.
+type Answer = Result<Vec<u8>, (Code, String)>;
+
 /// One connection by our own client, driven by hand: it reads only when told to.
 struct Raw {
     socket: TcpStream,
@@ -26,7 +29,7 @@ struct Raw {
     out: Vec<u8>,
     start: Instant,
     /// Answers by the call's number.
-    answers: Vec<(u64, Result<Vec<u8>, (Code, String)>)>,
+    answers: Vec<(u64, Answer)>,
     established: bool,
 }
 
@@ -250,10 +253,10 @@ fn large_puts_beyond_the_byte_bound_wait_outside_and_are_all_answered() {
             let served: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
             finished.store(true, Ordering::Relaxed);
             assert!(served > 0);
-            println!("{driver}: {served} of {} large puts", CONNECTIONS * OUTSTANDING);
+            eprintln!("{driver}: {served} of {} large puts", CONNECTIONS * OUTSTANDING);
             watch.join().unwrap()
         });
-        println!("{driver}: RssAnon at most {peak_kib} KiB");
+        eprintln!("{driver}: RssAnon at most {peak_kib} KiB");
         // Proposals, log batches and memory tables, each bounded by tens of MiB.
         assert!(peak_kib < 420 << 10, "{driver}: {peak_kib} KiB");
         Raw::connect(&setup).put_once("small");
@@ -298,7 +301,7 @@ fn readers_that_stop_in_the_middle_of_a_long_list_cost_little_and_stop_nobody() 
             std::thread::sleep(Duration::from_millis(5));
         }
         let grown_kib = peak_kib.saturating_sub(before_kib);
-        println!("{driver}: {READERS} stalled readers: RssAnon grew by {grown_kib} KiB");
+        eprintln!("{driver}: {READERS} stalled readers: RssAnon grew by {grown_kib} KiB");
         assert!(grown_kib < 16 << 10, "{driver}: {grown_kib} KiB");
         // Nothing to do: a member whose readers stand still sleeps.
         let cpu = cpu_time(&member);
