@@ -46,8 +46,10 @@ pub const RESETS: (u32, u32) = (4_096, 1_024);
 /// SETTINGS frames of a peer: burst and refill a second; past it ENHANCE_YOUR_CALM.
 pub const SETTINGS: (u32, u32) = (64, 4);
 /// PING frames of a peer whatever the enforcement policy: burst and refill a second; past it
-/// ENHANCE_YOUR_CALM.
-pub const PINGS: (u32, u32) = (4_096, 512);
+/// ENHANCE_YOUR_CALM. grpc-go pings after every message it reads while it estimates the bandwidth,
+/// both as a client and as a server, so an honest peer sends as many as there are calls on the
+/// connection; a ping costs less than a call.
+pub const PINGS: (u32, u32) = (65_536, 65_536);
 /// Frames without use (empty DATA, PRIORITY, unknown types, frames on closed streams): burst and
 /// refill a second; past it ENHANCE_YOUR_CALM.
 pub const IDLE_FRAMES: (u32, u32) = (4_096, 1_024);
