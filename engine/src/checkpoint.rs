@@ -164,6 +164,13 @@ impl Checkpointer {
         self.file
     }
 
+    /// Bytes of the page file up to its last page, and how many of them are free: what
+    /// [`CheckpointOutput`] says after each checkpoint, for the time before the first one.
+    pub fn size_bytes(&self) -> (u64, u64) {
+        let unit = UNIT_BYTES as u64;
+        (self.pages.space.end_unit() * unit, self.pages.space.free_units() * unit)
+    }
+
     /// Begins to write `input`; [`Checkpointer::turn`] does the work.
     ///
     /// # Panics

@@ -1,8 +1,8 @@
 //! etcd's error table: the one place where an error's gRPC code and text are written down.
 //!
 //! Clients match the text (Go) or the code (others), so both are part of the contract
-//! (etcd `api/v3rpc/rpctypes/error.go`, `server/etcdserver/api/v3rpc/util.go`). Every service answers
-//! through it; nothing else may spell a text or choose a code.
+//! (etcd `api/v3rpc/rpctypes/error.go`, `server/etcdserver/api/v3rpc/util.go`). Every service
+//! answers through it; nothing else may spell a text or choose a code.
 
 pub use crate::grpc::Code;
 

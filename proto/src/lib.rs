@@ -5,8 +5,8 @@
 //! caller. Every queue has a bound in [`limits`], and every error is a value.
 //!
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
-//! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), its log and
-//! peer messages ([`raftpb`]) and its error table ([`error`]).
+//! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), its log
+//! and peer messages ([`raftpb`]) and its error table ([`error`]).
 
 pub mod error;
 pub mod fuzz;

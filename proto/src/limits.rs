@@ -40,7 +40,8 @@ pub const CONTROL_REPLIES_QUEUED_MAX: u32 = 4_096;
 /// Pings faster than the enforcement policy allows before the connection ends (ENHANCE_YOUR_CALM,
 /// `too_many_pings`).
 pub const PING_STRIKES_MAX: u32 = 2;
-/// RST_STREAM frames of a peer, and those it provokes: burst and refill a second; past it ENHANCE_YOUR_CALM.
+/// RST_STREAM frames of a peer, and those it provokes: burst and refill a second; past it
+/// ENHANCE_YOUR_CALM.
 pub const RESETS: (u32, u32) = (4_096, 1_024);
 /// SETTINGS frames of a peer: burst and refill a second; past it ENHANCE_YOUR_CALM.
 pub const SETTINGS: (u32, u32) = (64, 4);

@@ -150,12 +150,12 @@ impl Log {
         }
     }
 
-    /// A checkpoint ended, and the page file holds `durable` whatever happens. Marks that in the log
-    /// if segments can go on its behalf, and lets those go whose mark is on disk.
+    /// A checkpoint ended, and the page file holds `durable` whatever happens. Marks that in the
+    /// log if segments can go on its behalf, and lets those go whose mark is on disk.
     pub fn checkpoint_ended(&mut self, durable: LogIndex) -> Result<(), WalError> {
         let mut newest = None;
-        while let Some(mark) = self.checkpoints.pop_front_if(|mark| mark.index <= durable) {
-            newest = Some(mark);
+        while self.checkpoints.front().is_some_and(|mark| mark.index <= durable) {
+            newest = self.checkpoints.pop_front();
         }
         if let Some(mark) = newest
             && self.writer.wants_mark(mark.index)

@@ -6,7 +6,6 @@
 //! replica does.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -52,8 +51,6 @@ impl Mailbox {
 
 /// Where the background works and whom it wakes.
 pub struct Setup {
-    /// The data directory.
-    pub root: PathBuf,
     /// The page file's writing side, with the disk its files are open in.
     pub checkpointer: Checkpointer,
     /// That disk.

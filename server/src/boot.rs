@@ -5,18 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-use arc_swap::ArcSwap;
-use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::{Disk, StdDisk};
-use etcore_engine::map::PageMap;
 use etcore_engine::store::{EngineConfig, Store};
-use etcore_proto::h2::Budget;
 use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
 use etcore_raftlog::log::{Applied, Log};
@@ -24,24 +18,16 @@ use etcore_raftlog::node::NodeConfig;
 use etcore_raftlog::wal::{self, NewLog, WriterConfig};
 use prost::Message;
 
-use crate::background::{Background, Setup};
 use crate::clock::Clock;
 use crate::config::{Config, ListenUrl};
-use crate::driver::Waker;
-use crate::driver::probe::{self, Choice};
-use crate::front::{self, Door, Front, Listener, Side};
+use crate::driver::probe;
+use crate::front::{Listener, Side};
 use crate::identity;
 use crate::limits;
 use crate::member::Member;
-use crate::metrics::Metrics;
 use crate::net::{self, BindOptions};
-use crate::pages::Pages;
-use crate::pool::Pool;
-use crate::replica::{self, FrontLink, LogFiles, Replica};
-use crate::ring;
-use crate::shard::Shard;
-use crate::shared::{MemberView, Shared, StatusCell};
 
+mod assemble;
 mod threads;
 
 pub use threads::Running;
@@ -120,7 +106,8 @@ pub fn start(config: Config) -> Result<Running, BootError> {
         .chain(peer.into_iter().map(|socket| (socket, Side::Peer)))
         .map(|(socket, side)| Listener { socket: Arc::new(socket), side })
         .collect();
-    run(config, clock, dir, &choice, recovered, listeners)
+    assemble::run(config, clock, dir, &choice, recovered, listeners)
+        .map_err(|error| BootError::Machine(error.to_string()))
 }
 
 fn open_data_dir(path: &str) -> Result<DataDir, BootError> {
@@ -210,7 +197,8 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     if member_id != own_id {
         return Err(BootError::Stored(format!(
             "{} belongs to member {member_id:x}, but --initial-advertise-peer-urls and \
-             --initial-cluster-token make this member {own_id:x}; use the flags it was created with",
+             --initial-cluster-token make this member {own_id:x}; use the flags it was created \
+             with",
             member_dir.display()
         )));
     }
@@ -267,138 +255,6 @@ fn create_log(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
     let log =
         NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
     wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))
-}
-
-/// Fronts, and whether the replica shares front 0's thread. On one or two cores a thread of its own
-/// would only add wake-ups.
-fn layout(config: &Config, cores: usize) -> (usize, bool) {
-    let fronts = config.fronts.unwrap_or(cores.saturating_sub(1).max(1));
-    (fronts, cores <= 2 && fronts == 1)
-}
-
-fn run(
-    config: Config,
-    clock: Clock,
-    dir: DataDir,
-    choice: &Choice,
-    recovered: Recovered,
-    listeners: Vec<Listener>,
-) -> Result<Running, BootError> {
-    let Recovered { mut store, checkpointer, page_disk, log, log_disk, member_id, cluster_id } =
-        recovered;
-    let machine = |error: io::Error| BootError::Machine(error.to_string());
-    let cores = threads::cores();
-    let (fronts, shares_thread) = layout(&config, cores);
-    tracing::info!(cores, fronts, replica_shares_front = shares_thread, "threads");
-    let shared = Arc::new(Shared {
-        member_id,
-        cluster_id,
-        clock,
-        view: ArcSwap::from_pointee(MemberView {
-            store: store.publish(),
-            members: Arc::default(),
-            cluster_version: None,
-        }),
-        status: StatusCell::default(),
-        metrics: Metrics::new(member_id),
-        connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
-        stopping: AtomicBool::new(false),
-        fronts_running: AtomicUsize::new(fronts),
-        wakers: std::sync::OnceLock::new(),
-        failure: std::sync::OnceLock::new(),
-        config,
-    });
-    let (pool, pool_threads) = Pool::start().map_err(machine)?;
-    let page_file = page_disk
-        .handle(checkpointer.file())
-        .ok_or_else(|| BootError::Machine("the page file is not open".to_owned()))?;
-    let front_wakers =
-        (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>().map_err(machine)?;
-    let replica_waker =
-        if shares_thread { front_wakers[0].clone() } else { Waker::new().map_err(machine)? };
-    let mut wakers = front_wakers.clone();
-    wakers.push(replica_waker.clone());
-    let _ = shared.wakers.set(wakers);
-    let pages = |waker: &Waker| {
-        let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
-        Pages::new(map, pool.clone(), waker.clone())
-    };
-    let doors: Vec<Door> = front_wakers
-        .iter()
-        .map(|waker| Door {
-            queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
-            waker: Some(waker.clone()),
-        })
-        .collect();
-    let routes = Arc::new(front::routes());
-    let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
-    let nonce = boot_nonce();
-    let mut links = Vec::new();
-    let mut front_parts = Vec::new();
-    let mut listeners = Some(listeners);
-    for (index, waker) in front_wakers.iter().enumerate() {
-        let same_thread = shares_thread && index == 0;
-        let wake = |waker: &Waker| (!same_thread).then(|| waker.clone());
-        let (to_replica, inbox) = ring::ring(limits::RING_TO_REPLICA, wake(&replica_waker));
-        let (outbox, from_replica) = ring::ring(limits::RING_TO_FRONT, wake(waker));
-        links.push(FrontLink::new(inbox, outbox));
-        let parts = front::Parts {
-            index,
-            shared: shared.clone(),
-            to_replica,
-            from_replica,
-            pages: pages(waker),
-            pins: store.revision_pins().clone(),
-            budget: budget.clone(),
-            routes: routes.clone(),
-            doors: doors.clone(),
-            listeners: listeners.take().unwrap_or_default(),
-        };
-        // Ids of requests: a start's nonce above, the front below, a counter in between.
-        front_parts.push(Front::new(parts, nonce.wrapping_add((index as u64) << 48)));
-    }
-    let background = Background::start(Setup {
-        root: dir.member.clone(),
-        checkpointer,
-        disk: page_disk,
-        driver: choice.kind,
-        replica: replica_waker.clone(),
-    })
-    .map_err(machine)?;
-    let replica = Replica::new(
-        replica::Parts {
-            shared: shared.clone(),
-            log,
-            files: LogFiles::new(log_disk, pool.clone(), replica_waker.clone()),
-            store,
-            pages: pages(&replica_waker),
-            background,
-            fronts: links,
-        },
-        nonce,
-    );
-    drop(pool);
-    let plan = threads::Plan {
-        driver: choice.kind,
-        fronts: front_parts.into_iter().zip(front_wakers).collect(),
-        replica: (replica, replica_waker),
-        shares_thread,
-        pin: cores > 2,
-    };
-    let _ = dir.lock.as_raw_fd();
-    threads::start(shared, plan, pool_threads, dir.lock).map_err(machine)
-}
-
-/// Shard construction for one thread; see [`threads`].
-fn shard(
-    shared: &Arc<Shared>,
-    kind: probe::DriverKind,
-    waker: &Waker,
-    front: Option<Front>,
-    replica: Option<Replica>,
-) -> io::Result<Shard> {
-    let driver = probe::create(kind, waker.clone())?;
-    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica))
 }
 
 #[cfg(test)]

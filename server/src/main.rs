@@ -74,8 +74,8 @@ fn run(config: Config, unknown: &[String]) -> ExitCode {
     code
 }
 
-/// Gives memory back once a burst of writes is over: the allocator keeps what the burst needed, and an
-/// idle member should not.
+/// Gives memory back once a burst of writes is over: the allocator keeps what the burst needed, and
+/// an idle member should not.
 #[derive(Default)]
 struct IdleTrim {
     applied: u64,

@@ -21,6 +21,7 @@ use etcore_raftlog::types::{LogEntry, SnapshotMark};
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
 use crate::limits;
+use crate::member::Member;
 use crate::pages::Pages;
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
@@ -127,6 +128,8 @@ pub struct Replica {
     /// The log took no proposal in the last turn; the end of one of its operations wakes the shard,
     /// so what waits in the rings is no reason to stay awake.
     log_is_busy: bool,
+    members: Arc<Vec<Member>>,
+    cluster_version: Option<Arc<str>>,
     unpublished: bool,
     scratch: Scratch,
     next_tick_ms: u64,
@@ -156,7 +159,6 @@ impl Replica {
             shared,
             log,
             files,
-            store,
             pages,
             background,
             fronts,
@@ -168,7 +170,10 @@ impl Replica {
             next_read: 0,
             soft_state,
             log_is_busy: false,
+            members: publish::members(&store),
+            cluster_version: publish::cluster_version(&store),
             unpublished: true,
+            store,
             scratch: Scratch::default(),
             next_tick_ms: 0,
             checkpoint_started_ms: None,
@@ -467,9 +472,15 @@ impl Replica {
     fn member_view(&mut self) -> MemberView {
         MemberView {
             store: self.store.publish(),
-            members: publish::members(&self.store),
-            cluster_version: publish::cluster_version(&self.store),
+            members: self.members.clone(),
+            cluster_version: self.cluster_version.clone(),
         }
+    }
+
+    /// Decodes the small buckets again: when opened, and after an entry that changed them.
+    fn refresh_cluster(&mut self) {
+        self.members = publish::members(&self.store);
+        self.cluster_version = publish::cluster_version(&self.store);
     }
 }
 

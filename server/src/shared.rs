@@ -52,7 +52,7 @@ pub struct MemberView {
     /// The members of the cluster, ascending by ID.
     pub members: Arc<Vec<Member>>,
     /// `None` until the leader has set it.
-    pub cluster_version: Option<String>,
+    pub cluster_version: Option<Arc<str>>,
 }
 
 /// Single values that a front may read at any time.

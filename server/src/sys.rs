@@ -34,11 +34,19 @@ pub fn wait_for_stop() -> Option<&'static str> {
     }
 }
 
-/// Hands memory that was freed back to the system. Takes the allocator's locks for milliseconds: only
-/// for moments without load.
+/// Hands memory that was freed back to the system. Takes the allocator's locks for milliseconds:
+/// only for moments without load.
 pub fn trim_memory() {
     // SAFETY: malloc_trim may be called at any time from any thread.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// How many descriptors this process may have open at most.
+pub fn descriptors_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills the struct it is given, which outlives the call.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
 }
 
 /// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.

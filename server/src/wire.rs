@@ -227,7 +227,7 @@ impl Header {
     }
 
     /// Bytes of the header as field 1 of a response.
-    pub fn len(&self) -> usize {
+    pub fn encoded_len(&self) -> usize {
         field_len(1, self.body_len())
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let mut out = Vec::new();
         header.write(&mut out);
         assert_eq!(out, response.encode_to_vec());
-        assert_eq!(out.len(), header.len());
+        assert_eq!(out.len(), header.encoded_len());
     }
 
     #[test]

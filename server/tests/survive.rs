@@ -15,7 +15,7 @@ mod harness;
 use harness::{Client, DRIVERS, Setup, block_on, is_available};
 
 /// What clients were told.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Acknowledged {
     /// Revision to key and value; `None` is a delete.
     by_revision: BTreeMap<i64, (String, Option<String>)>,
@@ -30,7 +30,7 @@ fn nothing_acknowledged_is_lost_when_the_member_is_killed() {
     let kills = if std::env::var_os("ETCORE_LONG").is_some() { 100 } else { 10 };
     for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
         let seed = u64::from(std::process::id());
-        println!("{driver}: seed {seed}, {kills} kills");
+        eprintln!("{driver}: seed {seed}, {kills} kills");
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver);
         let told = Arc::new(Mutex::new(Acknowledged::default()));
@@ -40,7 +40,8 @@ fn nothing_acknowledged_is_lost_when_the_member_is_killed() {
             let member = setup.start();
             block_on(async {
                 let client = Client::connect(&setup).await;
-                check(&client, &told.lock().unwrap()).await;
+                let known = told.lock().unwrap().clone();
+                check(&client, &known).await;
                 let alive = Duration::from_millis(20 + random.below(300));
                 let mut tasks = tokio::task::JoinSet::new();
                 for number in 0..CLIENTS {
@@ -55,10 +56,11 @@ fn nothing_acknowledged_is_lost_when_the_member_is_killed() {
         let _member = setup.start();
         block_on(async {
             let client = Client::connect(&setup).await;
-            check(&client, &told.lock().unwrap()).await;
+            let known = told.lock().unwrap().clone();
+            check(&client, &known).await;
         });
         let told = told.lock().unwrap();
-        println!(
+        eprintln!(
             "{driver}: {} acknowledged, compacted at {}",
             told.by_revision.len(),
             told.compacted

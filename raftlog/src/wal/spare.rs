@@ -13,10 +13,10 @@ use super::name::SPARE_SUFFIX;
 
 /// One background lane of file operations.
 ///
-/// Invariants: `busy` exactly while an operation is outstanding; `removes` holds only files that are
-/// no longer part of the log, oldest first, and the removal of one is durable before the next one
-/// begins: a directory may keep unsynced removals in any order, and a log with a hole in it would be
-/// refused.
+/// Invariants: `busy` exactly while an operation is outstanding; `removes` holds only files that
+/// are no longer part of the log, oldest first, and the removal of one is durable before the next
+/// one begins: a directory may keep unsynced removals in any order, and a log with a hole in it
+/// would be refused.
 #[derive(Debug)]
 pub(super) struct Spare {
     dir: String,

@@ -354,9 +354,9 @@ impl Writer {
     }
 
     /// Lets whole segments go whose entries are all at or below `to` (the page file's durable
-    /// applied index), minus the catch-up window, and never past the newest snapshot mark on disk at
-    /// or below `to`: etcd's tools need one to open the log. Returns the new base: entries above it
-    /// can still be read.
+    /// applied index), minus the catch-up window, and never past the newest snapshot mark on disk
+    /// at or below `to`: etcd's tools need one to open the log. Returns the new base: entries above
+    /// it can still be read.
     pub fn release(&mut self, to: LogIndex) -> LogIndex {
         let mark = self.marks.iter().rev().find(|(index, _)| *index <= to);
         let mark = mark.map_or(0, |(index, _)| index.0);

@@ -78,7 +78,7 @@ pub(super) fn start(
             if pin {
                 pin_to(own_core);
             }
-            let outcome = super::shard(&shared, driver, &waker, front, replica)
+            let outcome = super::assemble::shard(&shared, driver, &waker, front, replica)
                 .and_then(|mut shard| shard.run());
             if let Err(error) = outcome {
                 shared.fail(format!("driver: {error}"));

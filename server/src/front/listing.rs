@@ -128,7 +128,7 @@ impl Listing {
         self.left = self.keys;
         self.next = self.start.clone();
         let tail = range::tail_len(self.more, self.count);
-        Ok(Some(self.header.len() as u64 + total + tail as u64))
+        Ok(Some(self.header.encoded_len() as u64 + total + tail as u64))
     }
 }
 

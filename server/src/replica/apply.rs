@@ -157,6 +157,7 @@ impl Replica {
             let mut txn = self.store.begin(entry.index, entry.term);
             txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, version.ver.as_bytes());
             txn.commit();
+            self.refresh_cluster();
             tracing::info!(cluster_version = %version.ver, "set initial cluster version");
             return Ok(None);
         }
@@ -251,6 +252,7 @@ impl Replica {
         }
         txn.set_conf_state(&conf_state.encode_to_vec());
         txn.commit();
+        self.refresh_cluster();
         Ok(())
     }
 
@@ -270,6 +272,7 @@ impl Replica {
             txn.bucket_put(Bucket::Members, &key, &member.to_json());
         }
         txn.commit();
+        self.refresh_cluster();
         Ok(())
     }
 }

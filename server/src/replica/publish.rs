@@ -67,7 +67,7 @@ pub(super) fn members(store: &Store) -> Arc<Vec<Member>> {
 }
 
 /// The cluster version, if the leader has set it.
-pub(super) fn cluster_version(store: &Store) -> Option<String> {
+pub(super) fn cluster_version(store: &Store) -> Option<Arc<str>> {
     let version = store.bucket_get(Bucket::Cluster, super::apply::CLUSTER_VERSION_KEY)?;
-    String::from_utf8(version.to_vec()).ok()
+    std::str::from_utf8(version).ok().map(Arc::from)
 }

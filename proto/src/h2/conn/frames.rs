@@ -389,8 +389,8 @@ impl Conn {
         frame::put_reset(id, ErrorCode::REFUSED_STREAM, &mut self.out);
     }
 
-    /// A reset that the peer provokes costs as much as one it sends: work begun and thrown away. The
-    /// connection ends after the current frame if there are too many.
+    /// A reset that the peer provokes costs as much as one it sends: work begun and thrown away.
+    /// The connection ends after the current frame if there are too many.
     fn count_provoked_reset(&mut self) {
         if !self.is_client && !self.resets.take(self.now_ms) {
             self.flood = Some(Flood::Resets);

@@ -64,6 +64,10 @@ func want(what string, got, expected any) error {
 }
 
 func putAndGet(ctx context.Context, c *clientv3.Client) error {
+	// An earlier run may have left it.
+	if _, err := c.Delete(ctx, "foo"); err != nil {
+		return err
+	}
 	put, err := c.Put(ctx, "foo", "bar")
 	if err != nil {
 		return err

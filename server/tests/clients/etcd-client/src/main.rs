@@ -22,6 +22,8 @@ async fn main() -> Result<(), Error> {
 }
 
 async fn puts_and_gets(client: &mut Client) -> Result<(), Error> {
+    // An earlier run may have left it.
+    client.delete("foo", None).await?;
     client.put("foo", "bar", None).await?;
     let options = PutOptions::new().with_prev_key();
     let put = client.put("foo", "baz", Some(options)).await?;

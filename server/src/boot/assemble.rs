@@ -1,0 +1,211 @@
+//! Putting the recovered parts together: what all shards see, the rings between them, and who gets
+//! which thread.
+//!
+//! Called by boot once everything was recovered. Nothing here can be wrong with the operator's data
+//! any more; only the machine can refuse.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use crossbeam_queue::ArrayQueue;
+use etcore_engine::map::PageMap;
+use etcore_engine::pins::RevisionPins;
+use etcore_proto::h2::Budget;
+
+use super::threads::{self, Plan, Running};
+use super::{DataDir, Recovered, boot_nonce};
+use crate::background::{Background, Setup};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::Waker;
+use crate::driver::probe::{self, Choice};
+use crate::front::{self, Door, Front, Listener};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::pages::Pages;
+use crate::pool::Pool;
+use crate::replica::{self, FrontLink, LogFiles, Replica};
+use crate::ring;
+use crate::shard::Shard;
+use crate::shared::{MemberView, Shared, StatusCell};
+
+/// What every shard is wired with.
+struct Wiring {
+    shared: Arc<Shared>,
+    page_file: Arc<File>,
+    pool: Pool,
+    front_wakers: Vec<Waker>,
+    replica_waker: Waker,
+    /// The replica lives on front 0's thread: its crossing is a call and needs no wake-up.
+    shares_thread: bool,
+    nonce: u64,
+}
+
+/// Fronts, and whether the replica shares front 0's thread. On one or two cores a thread of its own
+/// would only add wake-ups.
+fn layout(config: &Config, cores: usize) -> (usize, bool) {
+    let fronts = config.fronts.unwrap_or(cores.saturating_sub(1).max(1));
+    (fronts, cores <= 2 && fronts == 1)
+}
+
+/// Starts the threads of a recovered member.
+pub(super) fn run(
+    config: Config,
+    clock: Clock,
+    dir: DataDir,
+    choice: &Choice,
+    mut recovered: Recovered,
+    listeners: Vec<Listener>,
+) -> io::Result<Running> {
+    let cores = threads::cores();
+    let (fronts, shares_thread) = layout(&config, cores);
+    tracing::info!(cores, fronts, replica_shares_front = shares_thread, "threads");
+    let (pool, pool_threads) = Pool::start()?;
+    let page_file = recovered
+        .page_disk
+        .handle(recovered.checkpointer.file())
+        .ok_or_else(|| io::Error::other("the page file is not open"))?;
+    let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
+    let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
+    let wiring = Wiring {
+        shared: shared(config, clock, &mut recovered, fronts),
+        page_file,
+        pool,
+        front_wakers,
+        replica_waker,
+        shares_thread,
+        nonce: boot_nonce(),
+    };
+    let mut wakers = wiring.front_wakers.clone();
+    wakers.push(wiring.replica_waker.clone());
+    let _ = wiring.shared.wakers.set(wakers);
+    let (fronts, links) = wiring.fronts(recovered.store.revision_pins(), listeners);
+    let replica = wiring.replica(recovered, links, choice.kind)?;
+    let Wiring { shared, front_wakers, replica_waker, .. } = wiring;
+    let plan = Plan {
+        driver: choice.kind,
+        fronts: fronts.into_iter().zip(front_wakers).collect(),
+        replica: (replica, replica_waker),
+        shares_thread,
+        pin: cores > 2,
+    };
+    threads::start(shared, plan, pool_threads, dir.lock)
+}
+
+fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize) -> Arc<Shared> {
+    let shared = Arc::new(Shared {
+        member_id: recovered.member_id,
+        cluster_id: recovered.cluster_id,
+        clock,
+        view: ArcSwap::from_pointee(MemberView {
+            store: recovered.store.publish(),
+            members: Arc::default(),
+            cluster_version: None,
+        }),
+        status: StatusCell::default(),
+        metrics: Metrics::new(recovered.member_id),
+        connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
+        stopping: AtomicBool::new(false),
+        fronts_running: AtomicUsize::new(fronts),
+        wakers: std::sync::OnceLock::new(),
+        failure: std::sync::OnceLock::new(),
+        config,
+    });
+    let (file_bytes, free_bytes) = recovered.checkpointer.size_bytes();
+    shared.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
+    shared.status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
+    shared.metrics.db_size_bytes.set(file_bytes);
+    shared.metrics.db_in_use_bytes.set(file_bytes - free_bytes);
+    shared
+}
+
+impl Wiring {
+    fn pages(&self, waker: &Waker) -> Pages {
+        let map = PageMap::new(self.page_file.clone(), limits::PAGE_WINDOW_BYTES);
+        Pages::new(map, self.pool.clone(), waker.clone())
+    }
+
+    /// The fronts, and the replica's ends of their rings.
+    fn fronts(
+        &self,
+        pins: &RevisionPins,
+        listeners: Vec<Listener>,
+    ) -> (Vec<Front>, Vec<FrontLink>) {
+        let doors: Vec<Door> = self
+            .front_wakers
+            .iter()
+            .map(|waker| Door {
+                queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
+                waker: Some(waker.clone()),
+            })
+            .collect();
+        let routes = Arc::new(front::routes());
+        let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
+        let mut listeners = Some(listeners);
+        let mut fronts = Vec::new();
+        let mut links = Vec::new();
+        for (index, waker) in self.front_wakers.iter().enumerate() {
+            let same_thread = self.shares_thread && index == 0;
+            let wake = |waker: &Waker| (!same_thread).then(|| waker.clone());
+            let (to_replica, inbox) =
+                ring::ring(limits::RING_TO_REPLICA, wake(&self.replica_waker));
+            let (outbox, from_replica) = ring::ring(limits::RING_TO_FRONT, wake(waker));
+            links.push(FrontLink::new(inbox, outbox));
+            let parts = front::Parts {
+                index,
+                shared: self.shared.clone(),
+                to_replica,
+                from_replica,
+                pages: self.pages(waker),
+                pins: pins.clone(),
+                budget: budget.clone(),
+                routes: routes.clone(),
+                doors: doors.clone(),
+                listeners: listeners.take().unwrap_or_default(),
+            };
+            // Ids of requests: a start's nonce above, the front below, a counter in between.
+            fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));
+        }
+        (fronts, links)
+    }
+
+    fn replica(
+        &self,
+        recovered: Recovered,
+        fronts: Vec<FrontLink>,
+        driver: probe::DriverKind,
+    ) -> io::Result<Replica> {
+        let Recovered { store, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let background = Background::start(Setup {
+            checkpointer,
+            disk: page_disk,
+            driver,
+            replica: self.replica_waker.clone(),
+        })?;
+        let parts = replica::Parts {
+            shared: self.shared.clone(),
+            log,
+            files: LogFiles::new(log_disk, self.pool.clone(), self.replica_waker.clone()),
+            store,
+            pages: self.pages(&self.replica_waker),
+            background,
+            fronts,
+        };
+        Ok(Replica::new(parts, self.nonce))
+    }
+}
+
+/// A shard on the calling thread, with a driver of its own.
+pub(super) fn shard(
+    shared: &Arc<Shared>,
+    kind: probe::DriverKind,
+    waker: &Waker,
+    front: Option<Front>,
+    replica: Option<Replica>,
+) -> io::Result<Shard> {
+    let driver = probe::create(kind, waker.clone())?;
+    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica))
+}

@@ -1,0 +1,252 @@
+//! Stock etcdctl against a member, on both drivers: golden transcripts below `etcdctl/`, whose
+//! names are what they show.
+//!
+//! A line `$ …` is a command, the lines `< …` behind it are its standard input, everything else is
+//! what it prints: standard output, then standard error, then `status N` if it is not 0. etcd
+//! itself writes the transcripts (`REWRITE=1`), and where its binary is at hand it is held to them
+//! like every driver, so a transcript cannot claim what etcd does not do. It must never judge by
+//! anything but what the client prints.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+mod harness;
+
+use harness::{DRIVERS, Setup, is_available, oracle};
+
+/// A stock etcd with the flags that a member gets; killed when dropped.
+struct Etcd(Child);
+
+impl Etcd {
+    fn start(binary: &Path, setup: &Setup) -> Self {
+        let ours = ["--io-driver", "--wal-segment-bytes"];
+        let command = setup.command();
+        let args = command.get_args().filter(|arg| {
+            let arg = arg.to_string_lossy();
+            !ours.iter().any(|flag| arg.starts_with(flag))
+        });
+        let mut child = Command::new(binary)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("etcd starts");
+        let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let ready = log.by_ref().map_while(Result::ok).any(|line| line.contains("ready to serve"));
+        assert!(ready, "etcd ended before it was ready");
+        // The pipe must be emptied, or etcd would stop at its next line.
+        std::thread::spawn(move || log.for_each(drop));
+        Self(child)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs the transcript against every driver, and against etcd where it is at hand.
+fn holds(name: &str) {
+    let Some(etcdctl) = oracle("etcdctl") else { return };
+    let path: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/etcdctl").join(format!("{name}.txt"));
+    let mut golden = std::fs::read_to_string(&path).unwrap();
+    if let Some(etcd) = oracle("etcd") {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(dir.path(), "uring");
+        let _etcd = Etcd::start(&etcd, &setup);
+        let found = play(&golden, &etcdctl, &setup);
+        if std::env::var_os("REWRITE").is_some() {
+            std::fs::write(&path, &found).unwrap();
+            golden = found;
+        } else {
+            assert_same(&found, &golden, "etcd itself");
+        }
+    }
+    for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(dir.path(), driver);
+        let _member = setup.start();
+        let found = play(&golden, &etcdctl, &setup);
+        assert_same(&found, &golden, driver);
+    }
+}
+
+/// Shows the lines from the first command on whose output differs.
+fn assert_same(found: &str, golden: &str, who: &str) {
+    let blocks = |text: &str| -> Vec<String> {
+        text.split_inclusive('\n').fold(Vec::new(), |mut blocks, line| {
+            match blocks.last_mut() {
+                Some(block) if !line.starts_with("$ ") => *block += line,
+                _ => blocks.push(line.to_owned()),
+            }
+            blocks
+        })
+    };
+    let mut differences = String::new();
+    for (found, golden) in blocks(found).iter().zip(&blocks(golden)) {
+        if found != golden {
+            let _ = writeln!(differences, "expected:\n{golden}but found:\n{found}");
+        }
+    }
+    assert!(found == golden, "{who}:\n{differences}");
+}
+
+/// The transcript with what the commands print now.
+fn play(transcript: &str, etcdctl: &Path, setup: &Setup) -> String {
+    let mut out = String::new();
+    let mut lines = transcript.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(command) = line.strip_prefix("$ ") else { continue };
+        let _ = writeln!(out, "{line}");
+        let mut input = String::new();
+        while let Some(line) = lines.next_if(|line| line.starts_with('<')) {
+            let _ = writeln!(out, "{line}");
+            let _ = writeln!(input, "{}", line[1..].trim_start());
+        }
+        out.push_str(&print(etcdctl, setup, command, &input));
+    }
+    out
+}
+
+fn print(etcdctl: &Path, setup: &Setup, command: &str, input: &str) -> String {
+    let mut child = Command::new(etcdctl)
+        .arg(format!("--endpoints={}", setup.endpoint()))
+        .args(words(command))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("etcdctl starts");
+    // A command that does not read its input may have closed it.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("etcdctl ends");
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        // The client's own log, with times in it.
+        if !line.starts_with("{\"level\":") {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    if !output.status.success() {
+        let _ = writeln!(text, "status {}", output.status.code().unwrap_or(-1));
+    }
+    masked(&text, setup)
+}
+
+/// The words of a command; those in single quotes may be empty.
+fn words(command: &str) -> impl Iterator<Item = String> {
+    command.split_whitespace().map(|word| word.replace('\'', ""))
+}
+
+/// Replaces what differs from run to run: ports, the ids that are made from them, times and sizes.
+fn masked(text: &str, setup: &Setup) -> String {
+    let mut text = text
+        .replace(&format!(":{}", setup.client_port), ":CLIENT")
+        .replace(&format!(":{}", setup.peer_port), ":PEER");
+    for field in [
+        "cluster_id",
+        "member_id",
+        "ID",
+        "leader",
+        "dbSize",
+        "dbSizeInUse",
+        "raftIndex",
+        "raftAppliedIndex",
+    ] {
+        mask_after(&mut text, &format!("\"{field}\":"));
+    }
+    for field in ["ClusterID", "MemberID"] {
+        mask_after(&mut text, &format!("\"{field}\" : "));
+    }
+    mask_after(&mut text, "took = ");
+    let masked: Vec<String> = text.lines().map(mask_hex_id).collect();
+    masked.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Replaces the word behind each `prefix`, up to a comma, a brace or the end of the line.
+fn mask_after(text: &mut String, prefix: &str) {
+    let mut from = 0;
+    while let Some(at) = text[from..].find(prefix) {
+        let start = from + at + prefix.len();
+        let end = start + text[start..].find([',', '}', '\n']).unwrap_or(text.len() - start);
+        text.replace_range(start..end, "N");
+        from = start;
+    }
+}
+
+/// Ids in lists are words of 13 to 16 hexadecimal digits (leading zeros are not printed).
+fn mask_hex_id(line: &str) -> String {
+    let is_id = |word: &str| {
+        let digits =
+            word.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+        (13..=16).contains(&word.len()) && digits
+    };
+    let words = line.split_inclusive([' ', ',']);
+    let masked = words.map(|word| {
+        let bare = word.trim_end_matches([' ', ',']);
+        if is_id(bare) { word.replace(bare, "ID") } else { word.to_owned() }
+    });
+    masked.collect()
+}
+
+#[test]
+fn keys_are_put_and_read() {
+    holds("keys_are_put_and_read");
+}
+
+#[test]
+fn older_revisions_are_read_until_they_are_compacted() {
+    holds("older_revisions_are_read_until_they_are_compacted");
+}
+
+#[test]
+fn ranges_start_at_a_key_and_are_deleted() {
+    holds("ranges_start_at_a_key_and_are_deleted");
+}
+
+#[test]
+fn results_are_sorted_filtered_and_counted() {
+    holds("results_are_sorted_filtered_and_counted");
+}
+
+#[test]
+fn transactions_take_one_branch() {
+    holds("transactions_take_one_branch");
+}
+
+#[test]
+fn the_member_speaks_of_itself() {
+    holds("the_member_speaks_of_itself");
+}
+
+#[test]
+fn a_member_has_the_ids_that_etcd_would_give_it() {
+    let (Some(etcdctl), Some(etcd)) = (oracle("etcdctl"), oracle("etcd")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = Setup::new(&dir.path().join("etcd"), "portable");
+    let list = |setup: &Setup| {
+        let output = Command::new(&etcdctl)
+            .arg(format!("--endpoints={}", setup.endpoint()))
+            .args(["member", "list", "-w", "json"])
+            .output()
+            .expect("etcdctl runs");
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let theirs = {
+        let _etcd = Etcd::start(&etcd, &setup);
+        list(&setup)
+    };
+    setup.data_dir = dir.path().join("ours");
+    let _member = setup.start();
+    assert_eq!(list(&setup), theirs);
+}
