@@ -113,6 +113,8 @@ pub struct Front {
     listeners: Vec<Listener>,
     listening: bool,
     serve: bool,
+    /// Of all fronts together.
+    connections_max: usize,
     conns: Vec<Option<Conn>>,
     open: usize,
     dirty: Vec<SocketId>,
@@ -170,6 +172,9 @@ impl Front {
             listeners,
             listening: false,
             serve: false,
+            connections_max: crate::sys::descriptors_max()
+                .saturating_sub(limits::RESERVED_DESCRIPTORS)
+                .max(1),
             conns: Vec::new(),
             open: 0,
             dirty: Vec::new(),
@@ -219,6 +224,13 @@ impl Front {
         let Some(side) = self.listeners.get(listener as usize).map(|listener| listener.side) else {
             return;
         };
+        let open: usize =
+            self.shared.connections.iter().map(|front| front.load(Ordering::Relaxed)).sum();
+        if open >= self.connections_max {
+            // Dropping the socket closes it; the log must still be able to open its files.
+            tracing::debug!(open, "a connection was refused: descriptors run short");
+            return;
+        }
         let least = (0..self.doors.len())
             .min_by_key(|front| self.shared.connections[*front].load(Ordering::Relaxed))
             .unwrap_or(self.index);

@@ -31,6 +31,9 @@ pub const PENDING_PROPOSAL_BYTES: usize = 64 << 20;
 pub const ABANDONED_PROPOSALS: usize = 4096;
 /// Connections of one front; more are closed at once.
 pub const CONNECTIONS: usize = 64 << 10;
+/// Descriptors kept for the member's own files: connections get what the process's limit leaves,
+/// and more are closed at once (etcd: reservedInternalFDNum).
+pub const RESERVED_DESCRIPTORS: usize = 150;
 /// Bytes handed to a socket in one send; the rest waits in the connection.
 pub const SEND_BYTES: usize = 256 << 10;
 /// Range answers above this many bytes are streamed as the peer's windows open, in chunks of about

@@ -41,6 +41,14 @@ pub fn trim_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// How many descriptors this process may have open at most.
+pub fn descriptors_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit fills the struct it is given, which outlives the call.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+}
+
 /// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.
 pub fn pin_to(index: usize) {
     // SAFETY: both sets are plain bit arrays of the size given to the calls and outlive them.

@@ -212,6 +212,12 @@ impl Uring {
         self.push(&accept.user_data(ACCEPT | u64::from(listener)));
     }
 
+    fn shut_down(&mut self, id: SocketId) {
+        let Some(socket) = self.socket(id) else { return };
+        // SAFETY: shutdown takes no pointers; the descriptor is owned by the slot.
+        unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+    }
+
     /// Frees the slot once nothing of the socket is in the kernel's hands.
     fn reap(&mut self, id: SocketId) {
         let Some(socket) = self.socket(id) else { return };
@@ -303,6 +309,9 @@ impl Uring {
             completions.disconnected(id, error);
         } else if ended {
             self.rearm.push(id);
+        } else if self.socket(id).is_some_and(|socket| socket.paused) {
+            // The cancellation has missed it.
+            self.cancel_receive(id);
         }
         self.reap(id);
     }
@@ -451,13 +460,10 @@ impl Driver for Uring {
             return;
         }
         socket.closing = true;
-        let (receiving, sending) = (socket.receiving, socket.sending.is_some());
-        if receiving {
-            self.cancel_receive(id);
-        }
-        if sending {
-            let entry = opcode::AsyncCancel::new(socket_data(SEND, id)).build();
-            self.push(&entry.user_data(CANCEL));
+        if socket.receiving || socket.sending.is_some() {
+            // A cancellation can miss an operation that is just being tried again, and nobody would
+            // ask twice. A socket that is shut down ends both, whenever they are tried.
+            self.shut_down(id);
         }
         self.reap(id);
     }
