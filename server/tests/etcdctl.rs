@@ -98,8 +98,8 @@ fn assert_same(found: &str, golden: &str, who: &str) {
     assert!(found == golden, "{who}:\n{differences}");
 }
 
-/// Tables are as wide as what was masked in them: an ID may have a digit less. Rules and padding are
-/// therefore compared without their lengths.
+/// Tables are as wide as what was masked in them: an ID may have a digit less. Rules and padding
+/// are therefore compared without their lengths.
 fn squeeze_tables(text: &str) -> String {
     let mut out = String::new();
     for line in text.split_inclusive('\n') {
