@@ -26,6 +26,15 @@ pub trait Leases {
     fn exists(&self, lease: LeaseId) -> bool;
 }
 
+/// No lease exists before the lease service does.
+pub struct NoLeases;
+
+impl Leases for NoLeases {
+    fn exists(&self, _: LeaseId) -> bool {
+        false
+    }
+}
+
 /// What is needed besides the transaction itself.
 pub struct Context<'a> {
     /// Where values that are not in memory come from.

@@ -15,21 +15,12 @@ use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::api::range;
 use crate::api::reader::Stop;
-use crate::api::txn::{self, Context, Leases};
+use crate::api::txn::{self, Context, NoLeases};
 use crate::driver::SocketId;
 use crate::http::Page;
 use crate::limits;
 use crate::replica::{Reply, Slot, ToFront, ToReplica};
 use crate::shared::Shared;
-
-/// A read names no lease.
-struct NoLeases;
-
-impl Leases for NoLeases {
-    fn exists(&self, _: etcore_engine::types::LeaseId) -> bool {
-        false
-    }
-}
 
 impl Front {
     /// Takes everything the replica sent.

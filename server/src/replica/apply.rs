@@ -17,21 +17,12 @@ use prost::Message;
 use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica};
 use crate::api::reader::Stop;
-use crate::api::txn::{self, Context, Leases};
+use crate::api::txn::{self, Context, NoLeases};
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
 
 /// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
 pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
-
-/// No lease exists before the lease service does.
-struct NoLeases;
-
-impl Leases for NoLeases {
-    fn exists(&self, _: LeaseId) -> bool {
-        false
-    }
-}
 
 /// Why an entry was not applied.
 enum Halt {
