@@ -77,6 +77,11 @@ impl Config {
         Duration::from_secs(5) + 2 * self.election
     }
 
+    /// [`Config::request_timeout`] on the shards' clock.
+    pub fn request_timeout_ms(&self) -> u64 {
+        u64::try_from(self.request_timeout().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Elections are timed in ticks of one heartbeat.
     pub fn election_ticks(&self) -> usize {
         usize::try_from(self.election.as_millis() / self.heartbeat.as_millis().max(1))

@@ -493,8 +493,8 @@ impl Front {
             return;
         }
         self.draining = true;
-        let timeout = self.shared.config.request_timeout().as_millis();
-        self.drain_until_ms = self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX);
+        let timeout_ms = self.shared.config.request_timeout_ms();
+        self.drain_until_ms = self.now_ms + timeout_ms;
         for slot in 0..self.conns.len() {
             let Some(conn) = &mut self.conns[slot] else { continue };
             conn.drain();

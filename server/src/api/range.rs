@@ -29,6 +29,13 @@ pub struct Scratch {
     hits: RangeHits,
 }
 
+impl Scratch {
+    /// For a look at the index before an evaluation, which fills them anew.
+    pub fn hits_mut(&mut self) -> &mut RangeHits {
+        &mut self.hits
+    }
+}
+
 /// Appends the RangeResponse to `out`; on an error `out` is as before.
 ///
 /// `header` gives the response's header for the revision of the state read; inside a transaction

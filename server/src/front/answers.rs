@@ -140,7 +140,7 @@ impl Front {
 
     /// Whether the answer is too long to be encoded at once. Only plain ranges are: filters and
     /// sorting need all hits anyway.
-    fn is_long(&self, request: &pb::RangeRequest) -> bool {
+    fn is_long(&mut self, request: &pb::RangeRequest) -> bool {
         if request.count_only
             || request.range_end.is_empty()
             || !check::has_default_order(request)
@@ -149,7 +149,7 @@ impl Front {
         {
             return false;
         }
-        Listing::is_long(&self.view.store, request)
+        Listing::is_long(&self.view.store, request, self.scratch.hits_mut())
     }
 
     pub(super) fn answer_read_txn(

@@ -216,8 +216,8 @@ impl Front {
     }
 
     pub(super) fn task(&self, call: Call, kind: Kind) -> Task {
-        let timeout = self.shared.config.request_timeout().as_millis();
-        let own = self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX);
+        let timeout_ms = self.shared.config.request_timeout_ms();
+        let own = self.now_ms + timeout_ms;
         let deadline_ms = call.deadline_ms.map_or(own, |deadline| deadline.min(own));
         Task {
             socket: call.socket,

@@ -71,15 +71,15 @@ enum Next {
 
 impl Listing {
     /// True if the answer exceeds one chunk.
-    pub(super) fn is_long(view: &View, request: &pb::RangeRequest) -> bool {
+    pub(super) fn is_long(view: &View, request: &pb::RangeRequest, hits: &mut RangeHits) -> bool {
         let limit = match range::limit_of(request) {
             0 => limits::RANGE_CHUNK_KEYS,
             limit => limit.min(limits::RANGE_CHUNK_KEYS),
         };
         let at = Revision(request.revision.max(0));
-        match view.range(&request.key, &request.range_end, at, limit) {
+        match view.range_into(&request.key, &request.range_end, at, limit, hits) {
             // The whole answer is among the hits unless the chunk, not the request, cut them.
-            Ok(hits) => {
+            Ok(()) => {
                 let cut = hits.more()
                     && limit == limits::RANGE_CHUNK_KEYS
                     && range::limit_of(request) != limit;

@@ -52,12 +52,12 @@ impl Front {
                 self.finish_health(socket, &check, Ok(()));
             }
             Answer::Health(check) => {
-                let timeout = self.shared.config.request_timeout().as_millis();
+                let timeout_ms = self.shared.config.request_timeout_ms();
                 let task = Task {
                     socket,
                     to: To::Plain,
                     kind: Kind::Health(check),
-                    deadline_ms: self.now_ms + u64::try_from(timeout).unwrap_or(u64::MAX),
+                    deadline_ms: self.now_ms + timeout_ms,
                     client_deadline: false,
                     bytes: 0,
                 };
