@@ -33,10 +33,12 @@ mod plain;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 pub use calls::routes;
 use conn::{Conn, Protocol, Settings};
 use tasks::Tasks;
+use watching::Watching;
 
 /// Which listeners a socket came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +122,7 @@ pub struct Front {
     dirty: Vec<SocketId>,
     spare_bufs: Vec<Vec<u8>>,
     tasks: Tasks,
+    watching: Watching,
     /// Proposals that found the ring full; while any wait, sockets are not read.
     overflow: VecDeque<ToReplica>,
     reading_paused: bool,
@@ -159,6 +162,7 @@ impl Front {
         } = parts;
         let view = shared.view.load_full();
         let grpc = grpc_config(&shared.config);
+        let watching = Watching::new(&shared.config, boot_id);
         Self {
             index,
             shared,
@@ -180,6 +184,7 @@ impl Front {
             dirty: Vec::new(),
             spare_bufs: Vec::new(),
             tasks: Tasks::default(),
+            watching,
             overflow: VecDeque::new(),
             reading_paused: false,
             next_ticket: 0,
@@ -209,6 +214,7 @@ impl Front {
             || !self.doors[self.index].queue.is_empty()
             || self.pages.has_finished()
             || self.tasks.has_runnable()
+            || self.has_watch_input()
             || !self.dirty.is_empty()
             // A stop that came between the turn and the sleep wakes nobody.
             || (self.shared.is_stopping() && !self.draining)
@@ -302,6 +308,7 @@ impl Front {
         self.pages.take_finished();
         self.take_replies();
         self.run_tasks();
+        self.run_watches();
         if now_ms >= self.next_tick_ms {
             self.next_tick_ms = now_ms + TICK_MS;
             self.tick();
@@ -434,6 +441,7 @@ impl Front {
             self.open -= 1;
             self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
             self.tasks.connection_closed(socket);
+            self.watching.hub.connection_closed(socket);
         }
     }
 
@@ -449,6 +457,7 @@ impl Front {
             self.handle_events(socket);
         }
         self.time_out_tasks();
+        self.tick_watches();
     }
 
     /// Keeps the order of a front's messages: what found the ring full goes before what is new.
@@ -493,6 +502,7 @@ impl Front {
             return;
         }
         self.draining = true;
+        self.stop_watches();
         let timeout_ms = self.shared.config.request_timeout_ms();
         self.drain_until_ms = self.now_ms + timeout_ms;
         for slot in 0..self.conns.len() {

@@ -23,4 +23,5 @@ pub mod shard;
 pub mod shared;
 pub mod sys;
 pub mod version;
+pub mod watch;
 pub mod wire;

@@ -32,8 +32,8 @@ pub struct Events<'v> {
 }
 
 impl<'v> Events<'v> {
-    pub(super) fn new(view: &'v View, from: Revision, to: Revision) -> Self {
-        Self { view, next: RevKey::first(Revision(from.0 + 1)), to }
+    pub(super) fn new(view: &'v View, next: RevKey, to: Revision) -> Self {
+        Self { view, next, to }
     }
 
     /// The next change, `None` at the end. After `Pending` the same call is made again.

@@ -17,6 +17,7 @@ use crate::api::check;
 use crate::driver::SocketId;
 use crate::replica::ToReplica;
 use crate::version;
+use crate::watch::Place;
 use crate::wire::{self, PutRef};
 
 macro_rules! methods {
@@ -44,6 +45,7 @@ methods! {
     STATUS = 7 "/etcdserverpb.Maintenance/Status" false
     HEALTH_CHECK = 8 "/grpc.health.v1.Health/Check" false
     HEALTH_WATCH = 9 "/grpc.health.v1.Health/Watch" true
+    WATCH = 10 "/etcdserverpb.Watch/Watch" true
 }
 
 /// Field numbers of InternalRaftRequest.
@@ -86,16 +88,24 @@ impl Front {
                 ServerEvent::Unary { stream, method, meta, message } => {
                     self.unary(socket, stream, method, &meta, message);
                 }
+                ServerEvent::StreamOpened { stream, method: WATCH, meta } => {
+                    self.open_watch(socket, stream, &meta);
+                }
                 ServerEvent::StreamOpened { .. } => {}
+                ServerEvent::StreamMessage { stream, message } if self.is_watch(socket, stream) => {
+                    self.watch_message(socket, stream, message);
+                }
                 ServerEvent::StreamMessage { stream, message } => {
                     self.health_watch(socket, stream, &message);
                 }
                 ServerEvent::Writable { stream } => {
+                    self.watching.hub.writable(Place { socket, stream });
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.run_soon(slot);
                     }
                 }
                 ServerEvent::Cancelled { stream } => {
+                    self.watching.hub.closed(Place { socket, stream });
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.remove(slot);
                     }
@@ -276,7 +286,7 @@ impl Front {
         }
     }
 
-    /// The only streaming method: one message, then silence, since the state does not change.
+    /// One message, then silence, since the state does not change.
     fn health_watch(&mut self, socket: SocketId, stream: StreamId, message: &[u8]) {
         let status = match health_service(message) {
             Ok("") => SERVING,
@@ -299,7 +309,7 @@ pub(super) struct Call {
     pub(super) deadline_ms: Option<u64>,
 }
 
-fn malformed_status() -> Status {
+pub(super) fn malformed_status() -> Status {
     Status::new(Code::Internal, "grpc: error unmarshalling request: malformed protobuf message")
 }
 
