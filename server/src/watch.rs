@@ -106,8 +106,8 @@ struct Stream {
 
 /// See the module text.
 ///
-/// Invariants: a watcher is in exactly the lists that its state names; `waiting` and `held` hold
-/// the watchers behind every cursor by position; the live cursor's position is above everything
+/// Invariants: a watcher is in exactly the lists that its state names; `waiting` and `parked` hold
+/// watchers without a cursor by position; the live cursor's position is above everything
 /// its watchers were sent, and no catch-up cursor is beyond it.
 pub struct Hub {
     config: HubConfig,
@@ -124,7 +124,9 @@ pub struct Hub {
     /// Behind, to be taken by a catch-up cursor.
     waiting: BTreeSet<(i64, u32)>,
     /// Behind, and their streams take nothing.
-    held: BTreeSet<(i64, u32)>,
+    parked: BTreeSet<(i64, u32)>,
+    /// Large revisions on their way, by stream.
+    large: BTreeSet<(i64, u32)>,
     unparking: VecDeque<u32>,
     /// Streams in the middle of a large revision that can go on.
     alone: VecDeque<u32>,
@@ -156,7 +158,8 @@ impl Hub {
             cursors: Default::default(),
             next_cursor: 0,
             waiting: BTreeSet::new(),
-            held: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            large: BTreeSet::new(),
             unparking: VecDeque::new(),
             alone: VecDeque::new(),
             failed: Vec::new(),
@@ -369,6 +372,9 @@ impl Hub {
             self.remove_watcher(watcher);
         }
         let Some(stream) = self.streams[slot as usize].take() else { return };
+        if let Some(alone) = &stream.alone {
+            self.large.remove(&(alone.revision, slot));
+        }
         if let Some(due_ms) = stream.progress_due_ms {
             self.progress.remove(&(due_ms, slot));
         }

@@ -32,7 +32,7 @@ pub(super) struct Alone {
     key: Arc<[u8]>,
     bound: Bound,
     wants: Wants,
-    revision: i64,
+    pub(super) revision: i64,
     /// The revision that the headers tell.
     told: i64,
     phase: Phase,
@@ -43,8 +43,8 @@ pub(super) struct Alone {
 enum Phase {
     /// Adding up the next message, which starts at `from`.
     Measure { from: RevKey, at: RevKey, events: u64, bytes: u64 },
-    /// Writing it, up to the row `until`, which the next message starts with.
-    Write { at: RevKey, skip: usize, until: Option<RevKey> },
+    /// Writing it, up to the row `until`, which the next message starts with; it lacks `left` bytes.
+    Write { at: RevKey, skip: usize, until: Option<RevKey>, left: u64 },
 }
 
 /// Why a step ended.
@@ -110,7 +110,7 @@ impl Hub {
         self.detach(slot);
         let watcher = self.watchers.get_mut(slot);
         (watcher.next, watcher.state, watcher.is_quiet) = (revision, State::Alone, false);
-        self.held.insert((revision, slot));
+        self.large.insert((revision, stream_slot));
         if let Some(stream) = self.stream(stream_slot) {
             stream.alone = Some(Box::new(alone));
             self.alone.push_back(stream_slot);
@@ -139,13 +139,13 @@ impl Hub {
                 Ok(Step::Window) => {}
                 Ok(Step::Page) => alone.at_page = true,
                 Ok(Step::Finished) => {
-                    self.end_alone(turn, slot, alone.watcher, alone.revision + 1);
+                    self.end_alone(turn, slot, alone.watcher, alone.revision);
                     continue;
                 }
                 Ok(Step::Gone) => self.failed.push(slot),
                 Err(Trouble::Compacted(compacted)) if !alone.has_begun() => {
                     let watcher = alone.watcher;
-                    self.end_alone(turn, slot, NONE, 0);
+                    self.end_alone(turn, slot, NONE, alone.revision);
                     self.cancel_compacted(turn, watcher, compacted.0);
                     continue;
                 }
@@ -162,14 +162,15 @@ impl Hub {
     }
 
     /// The stream is free again: answers that waited go out, its watchers go on.
-    fn end_alone(&mut self, turn: &mut Turn<'_>, slot: u32, watcher: u32, next: i64) {
+    fn end_alone(&mut self, turn: &mut Turn<'_>, slot: u32, watcher: u32, revision: i64) {
+        self.large.remove(&(revision, slot));
         let held = self.stream(slot).map(|stream| std::mem::take(&mut stream.held));
         for message in held.into_iter().flatten() {
             self.send_answer(turn, slot, &message);
         }
         if watcher != NONE {
             self.detach(watcher);
-            self.watchers.get_mut(watcher).next = next;
+            self.watchers.get_mut(watcher).next = revision + 1;
             self.settle(watcher);
         }
         self.wake(slot);
@@ -238,7 +239,7 @@ impl Hub {
             return Ok(Step::Gone);
         }
         self.events += events;
-        alone.phase = Phase::Write { at: from, skip: 0, until };
+        alone.phase = Phase::Write { at: from, skip: 0, until, left: bytes };
         Ok(Step::Again)
     }
 
@@ -249,7 +250,7 @@ impl Hub {
         place: Place,
         alone: &mut Alone,
     ) -> Result<Step, Trouble> {
-        let Phase::Write { mut at, mut skip, until } = alone.phase else {
+        let Phase::Write { mut at, mut skip, until, mut left } = alone.phase else {
             return Ok(Step::Again);
         };
         let capacity = turn.outlet.capacity(place);
@@ -289,11 +290,18 @@ impl Hub {
                 Found::End => break Step::Finished,
             }
         };
-        let sent = turn.outlet.write(place, &piece);
+        let fits = piece.len() as u64 <= left;
+        left = left.saturating_sub(piece.len() as u64);
+        if !fits || (left > 0 && matches!(step, Step::Finished)) {
+            // A previous value that was measured has been compacted since.
+            return Err(Trouble::Compacted(turn.view.compact_revision));
+        }
+        let sent = if piece.is_empty() { Ok(()) } else { turn.outlet.write(place, &piece) };
         self.piece = piece;
         if sent.is_err() {
             return Ok(Step::Gone);
         }
+        let step = if left == 0 { Step::Finished } else { step };
         match (step, until) {
             (Step::Finished, Some(from)) => {
                 // After a cancellation the other fragments are not sent.
@@ -301,7 +309,7 @@ impl Hub {
                 Ok(Step::Again)
             }
             (step, _) => {
-                alone.phase = Phase::Write { at, skip, until };
+                alone.phase = Phase::Write { at, skip, until, left };
                 Ok(step)
             }
         }

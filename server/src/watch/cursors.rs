@@ -112,7 +112,7 @@ impl Hub {
         if let Some(stream) = self.streams[stream as usize].as_mut() {
             stream.parked.push(&mut self.watchers, slot);
         }
-        self.held.insert((next, slot));
+        self.parked.insert((next, slot));
     }
 
     /// Takes a watcher out of every list; the caller puts it into others or forgets it.
@@ -132,15 +132,12 @@ impl Hub {
                 self.waiting.remove(&(next, slot));
             }
             State::Parked => {
-                self.held.remove(&(next, slot));
+                self.parked.remove(&(next, slot));
                 if let Some(stream) = self.streams[stream as usize].as_mut() {
                     stream.parked.remove(&mut self.watchers, slot);
                 }
             }
-            State::Alone => {
-                self.held.remove(&(next, slot));
-                self.forsake(stream);
-            }
+            State::Alone => self.forsake(stream),
             State::Dead => {}
         }
     }
@@ -190,7 +187,8 @@ impl Hub {
             .map(|cursor| cursor.next.main.0)
             .chain([self.cursors[LIVE].next.main.0])
             .chain(self.waiting.first().map(|(next, _)| *next))
-            .chain(self.held.first().map(|(next, _)| *next));
+            .chain(self.parked.first().map(|(next, _)| *next))
+            .chain(self.large.first().map(|(revision, _)| *revision));
         Revision(positions.min().unwrap_or(self.newest + 1) - 1)
     }
 
