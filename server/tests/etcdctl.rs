@@ -184,7 +184,9 @@ fn masked(text: &str, setup: &Setup) -> String {
     for field in ["ClusterID", "MemberID"] {
         mask_after(&mut text, &format!("\"{field}\" : "));
     }
-    mask_after(&mut text, "took = ");
+    for time in ["took = ", "took ", "\"Took\" : "] {
+        mask_after(&mut text, time);
+    }
     let masked: Vec<String> = text.lines().map(mask_hex_id).collect();
     masked.iter().map(|line| format!("{line}\n")).collect()
 }
@@ -243,6 +245,16 @@ fn transactions_take_one_branch() {
 #[test]
 fn the_member_speaks_of_itself() {
     holds("the_member_speaks_of_itself");
+}
+
+#[test]
+fn histories_are_hashed() {
+    holds("histories_are_hashed");
+}
+
+#[test]
+fn a_healthy_member_has_no_alarms() {
+    holds("a_healthy_member_has_no_alarms");
 }
 
 #[test]
