@@ -38,6 +38,7 @@ impl Front {
                     let applied = self.view.store.applied;
                     self.tasks.tickets_ready(up_to, index, applied);
                 }
+                ToFront::Lease { slot, answer } => self.finish_lease(slot, answer),
                 ToFront::Serve => self.serve = true,
             }
         }
@@ -106,7 +107,7 @@ impl Front {
                 self.answer_member_list(socket, to);
                 Ok(())
             }
-            Kind::Proposal | Kind::Abandoned | Kind::Health(_) => Ok(()),
+            Kind::Proposal | Kind::Abandoned | Kind::Health(_) | Kind::Lease(_) => Ok(()),
         };
         if let Err(Refusal::Status(status)) = outcome {
             self.reply_status(socket, to, &status);
@@ -269,6 +270,7 @@ impl Front {
             let error = timed_out(task.client_deadline);
             match task.kind {
                 Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
+                Kind::Lease(lease_call) => self.time_out_lease(&task, lease_call, error),
                 // The peer reads too slowly; what was sent cannot be completed by an error.
                 Kind::Listing(_) => self.abort_call(task.socket, task.to),
                 _ => self.reply_status(task.socket, task.to, &error.into()),

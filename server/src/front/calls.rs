@@ -44,6 +44,11 @@ methods! {
     STATUS = 7 "/etcdserverpb.Maintenance/Status" false
     HEALTH_CHECK = 8 "/grpc.health.v1.Health/Check" false
     HEALTH_WATCH = 9 "/grpc.health.v1.Health/Watch" true
+    LEASE_GRANT = 20 "/etcdserverpb.Lease/LeaseGrant" false
+    LEASE_REVOKE = 21 "/etcdserverpb.Lease/LeaseRevoke" false
+    LEASE_TIME_TO_LIVE = 22 "/etcdserverpb.Lease/LeaseTimeToLive" false
+    LEASE_LEASES = 23 "/etcdserverpb.Lease/LeaseLeases" false
+    LEASE_KEEP_ALIVE = 24 "/etcdserverpb.Lease/LeaseKeepAlive" true
 }
 
 /// Field numbers of InternalRaftRequest.
@@ -70,7 +75,7 @@ impl From<EtcdError> for Refusal {
     }
 }
 
-type Outcome = Result<(), Refusal>;
+pub(super) type Outcome = Result<(), Refusal>;
 
 impl Front {
     /// Handles everything a connection has to say.
@@ -86,22 +91,31 @@ impl Front {
                 ServerEvent::Unary { stream, method, meta, message } => {
                     self.unary(socket, stream, method, &meta, message);
                 }
+                ServerEvent::StreamOpened { stream, method: LEASE_KEEP_ALIVE, meta } => {
+                    self.open_keep_alive((socket, stream), &meta);
+                }
                 ServerEvent::StreamOpened { .. } => {}
                 ServerEvent::StreamMessage { stream, message } => {
-                    self.health_watch(socket, stream, &message);
+                    if !self.keep_alive((socket, stream), &message) {
+                        self.health_watch(socket, stream, &message);
+                    }
                 }
                 ServerEvent::Writable { stream } => {
+                    self.send_renewals((socket, stream));
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.run_soon(slot);
                     }
                 }
                 ServerEvent::Cancelled { stream } => {
+                    self.keep_alive_cancelled((socket, stream));
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.remove(slot);
                     }
                 }
-                ServerEvent::StreamHalfClosed { .. }
-                | ServerEvent::HttpOpened { .. }
+                ServerEvent::StreamHalfClosed { stream } => {
+                    self.keep_alive_half_closed((socket, stream));
+                }
+                ServerEvent::HttpOpened { .. }
                 | ServerEvent::HttpData { .. } => {}
             }
             self.mark_dirty(socket);
@@ -144,6 +158,10 @@ impl Front {
             RANGE_STREAM => self.range_stream(call, decode(message)?),
             MEMBER_LIST => self.member_list(call, &decode(message)?),
             STATUS => self.status(call),
+            LEASE_GRANT => self.lease_grant(call, message),
+            LEASE_REVOKE => self.lease_revoke(call, message),
+            LEASE_TIME_TO_LIVE => self.lease_time_to_live(call, message),
+            LEASE_LEASES => self.lease_leases(call, message),
             HEALTH_CHECK => self.health_check(call, &message),
             _ => Err(Refusal::Status(Status::new(Code::Unimplemented, "unknown method"))),
         }
@@ -187,7 +205,7 @@ impl Front {
     }
 
     /// Wraps a checked request into a raft entry and sends it to the replica.
-    fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
+    pub(super) fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
         if self.draining {
             return Err(EtcdError::Stopped.into());
         }
@@ -307,7 +325,7 @@ fn malformed() -> Refusal {
     Refusal::Status(malformed_status())
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
+pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
     M::decode(message).map_err(|error| {
         let text = format!("grpc: error unmarshalling request: {error}");
         Refusal::Status(Status::new(Code::Internal, text))
