@@ -109,12 +109,14 @@ impl Rig {
         let (hasher, _) = Hasher::start(shared.clone(), page_file.clone(), pins).unwrap();
         let map = PageMap::new(page_file, limits::PAGE_WINDOW_BYTES);
         let (to_replica, replica) = ring(limits::RING_TO_REPLICA, None);
+        let (to_lessor, _) = ring(limits::RING_LEASES, None);
         let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
         let (listener, _) = UnixStream::pair().unwrap();
         let parts = Parts {
             index: 0,
             shared,
             to_replica,
+            to_lessor,
             from_replica,
             pages: Pages::new(map, pool, waker.clone()),
             pins: store.revision_pins().clone(),
