@@ -230,7 +230,9 @@ fn recover_leases(
 ) -> Result<Lessor, BootError> {
     let settings = lessor::Settings {
         ttl_s_min: config.lease_ttl_s_min(),
-        checkpoints: config.feature_gates.lease_checkpoint,
+        checkpoint_ms: config.feature_gates.lease_checkpoint.then(|| {
+            u64::try_from(config.lease_checkpoint_interval.as_millis()).unwrap_or(u64::MAX)
+        }),
     };
     Lessor::recover(settings, store.bucket_iter(Bucket::Lease, b""), attachments)
         .map_err(|error| BootError::Stored(format!("page file: {error}")))

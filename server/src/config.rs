@@ -68,6 +68,8 @@ pub struct Config {
     pub log_level: Level,
     /// `--log-format`.
     pub log_format: Format,
+    /// `--lease-checkpoint-interval`.
+    pub lease_checkpoint_interval: Duration,
     /// `--io-driver`; `None` probes.
     pub io_driver: Option<DriverKind>,
     /// `--fronts`; `None` derives it from the cores.

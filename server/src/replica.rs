@@ -38,10 +38,10 @@ mod messages;
 mod propose;
 mod publish;
 
-pub use log_files::{DurableWrite, LogFiles};
-use log_files::{Lane, Started};
 use leasing::LeaseDesk;
 use lessor::Lessor;
+pub use log_files::{DurableWrite, LogFiles};
+use log_files::{Lane, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 
 /// The rings to one front.
@@ -183,8 +183,7 @@ impl Replica {
     /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
     /// this member's requests.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
-        let Parts { shared, log, files, store, lessor, pages, background, hasher, fronts } =
-            parts;
+        let Parts { shared, log, files, store, lessor, pages, background, hasher, fronts } = parts;
         let soft_state = log.node.status().soft_state;
         let quota = Quota::new(shared.config.quota_backend_bytes);
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));

@@ -118,6 +118,9 @@ struct Flags {
     /// Threads that serve clients; 0 derives it from the cores.
     #[arg(long, default_value_t = 0, help_heading = "etcore")]
     fronts: usize,
+    /// Time between checkpoints of a lease, with feature gate LeaseCheckpoint.
+    #[arg(long, default_value = "5m", value_parser = go_duration, help_heading = "etcore")]
+    lease_checkpoint_interval: Duration,
     /// Bytes of one log segment; a multiple of 4096.
     #[arg(long, default_value_t = etcore_raftlog::limits::SEGMENT_BYTES, help_heading = "etcore")]
     wal_segment_bytes: u64,
@@ -250,6 +253,9 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
                     explicitly"
             .to_owned());
     }
+    if flags.lease_checkpoint_interval < Duration::from_secs(1) {
+        return Err("--lease-checkpoint-interval must be at least 1s".to_owned());
+    }
     if !flags.wal_segment_bytes.is_multiple_of(4096) || flags.wal_segment_bytes < 1 << 16 {
         return Err("--wal-segment-bytes must be a multiple of 4096 and at least 65536".to_owned());
     }
@@ -290,6 +296,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         },
         fronts: (flags.fronts > 0).then_some(flags.fronts),
         wal_segment_bytes: flags.wal_segment_bytes,
+        lease_checkpoint_interval: flags.lease_checkpoint_interval,
         name: flags.name,
     })
 }

@@ -117,8 +117,7 @@ impl Front {
                 ServerEvent::StreamHalfClosed { stream } => {
                     self.keep_alive_half_closed((socket, stream));
                 }
-                ServerEvent::HttpOpened { .. }
-                | ServerEvent::HttpData { .. } => {}
+                ServerEvent::HttpOpened { .. } | ServerEvent::HttpData { .. } => {}
             }
             self.mark_dirty(socket);
         }

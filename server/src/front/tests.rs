@@ -22,6 +22,8 @@ use crate::pool::Pool;
 use crate::ring::ring;
 use crate::shared::StatusCell;
 
+mod leases;
+
 /// What a front told its driver.
 #[derive(Default)]
 struct Remembering {
@@ -72,6 +74,7 @@ struct Rig {
     front: Front,
     driver: Remembering,
     replica: Consumer<ToReplica>,
+    lessor: Consumer<LeaseAsk>,
     to_front: Producer<ToFront>,
     now_ms: u64,
 }
@@ -109,7 +112,7 @@ impl Rig {
         let (hasher, _) = Hasher::start(shared.clone(), page_file.clone(), pins).unwrap();
         let map = PageMap::new(page_file, limits::PAGE_WINDOW_BYTES);
         let (to_replica, replica) = ring(limits::RING_TO_REPLICA, None);
-        let (to_lessor, _) = ring(limits::RING_LEASES, None);
+        let (to_lessor, lessor) = ring(limits::RING_LEASES, None);
         let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
         let (listener, _) = UnixStream::pair().unwrap();
         let parts = Parts {
@@ -131,7 +134,8 @@ impl Rig {
             waker,
         };
         let front = Front::new(parts, 1);
-        Self { front, driver: Remembering::default(), replica, to_front, now_ms: 1000 }
+        let driver = Remembering::default();
+        Self { front, driver, replica, lessor, to_front, now_ms: 1000 }
     }
 
     fn turn(&mut self) {
@@ -161,6 +165,7 @@ impl Rig {
             client,
             put,
             answers: Vec::new(),
+            messages: Vec::new(),
             unread: Vec::new(),
             _theirs: theirs,
         };
@@ -174,6 +179,8 @@ struct Caller {
     client: Client,
     put: MethodHandle,
     answers: Vec<(u64, String)>,
+    /// Of streaming calls.
+    messages: Vec<Vec<u8>>,
     /// Sent, and not read by the front yet.
     unread: Vec<u8>,
     _theirs: UnixStream,
@@ -212,6 +219,7 @@ impl Caller {
             }
             while let Some(event) = self.client.next_event() {
                 match event {
+                    ClientEvent::Message { message, .. } => self.messages.push(message.to_vec()),
                     ClientEvent::Response { user, .. } => self.answers.push((user, String::new())),
                     ClientEvent::Status { user, message, .. } => self.answers.push((user, message)),
                     _ => {}

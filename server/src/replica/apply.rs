@@ -18,8 +18,8 @@ use prost::Message;
 use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica};
 use crate::api::reader::Stop;
-use crate::hasher::Job;
 use crate::api::txn::{self, Context};
+use crate::hasher::Job;
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
 

@@ -24,16 +24,14 @@ mod tests;
 
 /// etcd's longest TTL, in seconds (`lease.MaxLeaseTTL`).
 pub const TTL_S_MAX: i64 = 9_000_000_000;
-/// A lease with more than this to live is checkpointed this often, in milliseconds.
-const CHECKPOINT_MS: u64 = 5 * 60 * 1000;
-
 /// What differs between members and builds.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Shorter TTLs are raised to this, in seconds.
     pub ttl_s_min: i64,
-    /// Remaining times go through the log now and then (feature gate LeaseCheckpoint).
-    pub checkpoints: bool,
+    /// With feature gate LeaseCheckpoint: what is left of a lease that has more than this to live,
+    /// in milliseconds, goes through the log this often.
+    pub checkpoint_ms: Option<u64>,
 }
 
 /// A key; attachments share one copy.
@@ -160,8 +158,7 @@ impl Lessor {
         }
         lessor.items = attachments.by_key;
         lessor.items.retain(|_, lease| lessor.leases.contains_key(lease));
-        lessor.attached =
-            lessor.items.iter().map(|(key, lease)| (*lease, key.clone())).collect();
+        lessor.attached = lessor.items.iter().map(|(key, lease)| (*lease, key.clone())).collect();
         Ok(lessor)
     }
 
@@ -287,7 +284,7 @@ impl Lessor {
 
     /// Renews a lease. Only for a primary lessor.
     pub fn renew(&mut self, id: i64, now_ms: u64) -> Renewal {
-        let checkpoints = self.settings.checkpoints;
+        let checkpoints = self.settings.checkpoint_ms.is_some();
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::NotFound };
         if lease.expired || lease.deadline_ms <= now_ms {
             return Renewal::Expired;
@@ -443,8 +440,10 @@ impl Lessor {
             self.checkpoints.remove(&(lease.checkpoint_ms, id));
             lease.checkpoint_ms = 0;
         }
-        if self.settings.checkpoints && lease.left_s() > (CHECKPOINT_MS / 1000).cast_signed() {
-            lease.checkpoint_ms = now_ms + CHECKPOINT_MS;
+        if let Some(interval_ms) = self.settings.checkpoint_ms
+            && lease.left_s() > (interval_ms / 1000).cast_signed()
+        {
+            lease.checkpoint_ms = now_ms + interval_ms;
             self.checkpoints.insert((lease.checkpoint_ms, id));
         }
     }
