@@ -63,7 +63,8 @@ fn run_seed(seed: u64, length: usize, kinds: &[Kind; 2]) {
     drop(pair);
     if let Err(failure) = result {
         eprintln!("seed {seed} disagrees: {}\nshortening", told(&failure, 3));
-        let limit = Duration::from_secs(120);
+        let limit = std::env::var("ETCORE_SHRINK_SECONDS").ok().and_then(|text| text.parse().ok());
+        let limit = Duration::from_secs(limit.unwrap_or(120));
         let (_, failure) = shrink::shrink(ops, failure, limit, attempt);
         panic!("seed {seed}:\n{}", told(&failure, usize::MAX));
     }

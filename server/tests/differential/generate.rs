@@ -11,6 +11,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use pb::compare::TargetUnion;
 use pb::request_op::Request;
 
+use super::answer::{COMPACT, DELETE, PUT, RANGE, TXN};
 use super::program::{Op, compacted, current, lease};
 
 /// Both servers are started with these.
@@ -436,24 +437,23 @@ impl Generator {
 
     fn raw(&mut self) -> Op {
         let path = self.pick(&[
-            "/etcdserverpb.KV/Range",
-            "/etcdserverpb.KV/Put",
-            "/etcdserverpb.KV/Txn",
-            "/etcdserverpb.KV/DeleteRange",
-            "/etcdserverpb.KV/Compact",
+            RANGE,
+            PUT,
+            DELETE,
+            TXN,
+            COMPACT,
             "/etcdserverpb.KV/Nothing",
             "/etcdserverpb.Nothing/Range",
             "/nothing",
         ]);
-        let message = match self.prng.below(5) {
+        let takes_key = matches!(path, RANGE | PUT | DELETE);
+        let message = match self.prng.below(4) {
             0 => vec![0xff; 3],
             1 => b"\x0a\x05ab".to_vec(),
-            // An unknown field beside a known one.
-            2 => b"\x0a\x01a\xf8\x7f\x01".to_vec(),
-            // The key twice: the last one counts.
-            3 => b"\x0a\x01a\x0a\x01b".to_vec(),
-            // The key as a number.
-            _ => b"\x08\x01".to_vec(),
+            // The key twice: the last one counts. Beside it a field that nobody knows.
+            2 if takes_key => b"\x0a\x01a\x0a\x01b\xf8\x7f\x01".to_vec(),
+            // Only the unknown field.
+            _ => b"\xf8\x7f\x01".to_vec(),
         };
         Op::Raw(path, message)
     }

@@ -51,9 +51,17 @@ impl Drop for Process {
 }
 
 const START: Duration = Duration::from_secs(30);
+const ATTEMPTS: usize = 3;
 
 impl Server {
+    /// Starts anew if it does not come up: somebody else may have taken the port.
     pub(crate) fn start(kind: &Kind) -> Self {
+        (0..ATTEMPTS)
+            .find_map(|_| Self::try_start(kind))
+            .unwrap_or_else(|| panic!("{} does not start", kind.name()))
+    }
+
+    fn try_start(kind: &Kind) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a directory");
         let driver = match kind {
             Kind::Etcd(_) => "portable",
@@ -73,7 +81,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let process = Process(command.spawn().expect("the server starts"));
+        let mut process = Process(command.spawn().expect("the server starts"));
         let deadline = Instant::now() + START;
         loop {
             if let Ok(mut client) = Client::connect(setup.client_port)
@@ -81,9 +89,19 @@ impl Server {
             {
                 let identity = Identity { client_url, peer_url, ..identity };
                 let name = kind.name();
-                return Self { name, client, identity, version, _process: process, _dir: dir };
+                return Some(Self {
+                    name,
+                    client,
+                    identity,
+                    version,
+                    _process: process,
+                    _dir: dir,
+                });
             }
-            assert!(Instant::now() < deadline, "{} does not answer", kind.name());
+            let is_over = process.0.try_wait().expect("our child").is_some();
+            if is_over || Instant::now() > deadline {
+                return None;
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
