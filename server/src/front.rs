@@ -19,8 +19,10 @@ use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
 use crate::driver::{Driver, SocketId, Waker};
+use crate::hasher::{self, Hasher};
 use crate::limits;
 use crate::pages::Pages;
+use crate::quota::Quota;
 use crate::replica::{ToFront, ToReplica};
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
@@ -29,6 +31,7 @@ mod answers;
 mod calls;
 mod conn;
 mod listing;
+mod maintenance;
 mod plain;
 mod tasks;
 #[cfg(test)]
@@ -94,6 +97,10 @@ pub struct Parts {
     pub doors: Vec<Door>,
     /// Sockets to accept from; only front 0 has any.
     pub listeners: Vec<Listener>,
+    /// Computes hashes.
+    pub hasher: Hasher,
+    /// Wakes this front.
+    pub waker: Waker,
 }
 
 /// See the module text.
@@ -126,6 +133,12 @@ pub struct Front {
     next_ticket: u64,
     asked_ticket: u64,
     next_request_id: u64,
+    quota: Quota,
+    hasher: Hasher,
+    hash_answers: hasher::Answers,
+    waker: Waker,
+    /// A NOSPACE alarm is on its way through raft; further requests need not raise it too.
+    raising_alarm: bool,
     scratch: Scratch,
     answer: Vec<u8>,
     now_ms: u64,
@@ -156,9 +169,12 @@ impl Front {
             routes,
             doors,
             listeners,
+            hasher,
+            waker,
         } = parts;
         let view = shared.view.load_full();
         let grpc = grpc_config(&shared.config);
+        let quota = Quota::new(shared.config.quota_backend_bytes);
         Self {
             index,
             shared,
@@ -185,6 +201,11 @@ impl Front {
             next_ticket: 0,
             asked_ticket: 0,
             next_request_id: boot_id,
+            quota,
+            hasher,
+            hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
+            waker,
+            raising_alarm: false,
             scratch: Scratch::default(),
             answer: Vec::new(),
             now_ms: 0,
@@ -208,6 +229,7 @@ impl Front {
         !self.from_replica.is_empty()
             || !self.doors[self.index].queue.is_empty()
             || self.pages.has_finished()
+            || !self.hash_answers.is_empty()
             || self.tasks.has_runnable()
             || !self.dirty.is_empty()
             // A stop that came between the turn and the sleep wakes nobody.
@@ -293,6 +315,7 @@ impl Front {
         let newest = self.shared.view.load();
         if !Arc::ptr_eq(&newest, &self.view) {
             self.view = arc_swap::Guard::into_inner(newest);
+            self.pages.forget(self.view.file_cuts);
         }
     }
 
@@ -301,6 +324,7 @@ impl Front {
         self.begin_turn(now_ms);
         self.pages.take_finished();
         self.take_replies();
+        self.take_hashes();
         self.run_tasks();
         if now_ms >= self.next_tick_ms {
             self.next_tick_ms = now_ms + TICK_MS;

@@ -38,6 +38,12 @@ impl Front {
                     let applied = self.view.store.applied;
                     self.tasks.tickets_ready(up_to, index, applied);
                 }
+                ToFront::Defragmented { slot } => {
+                    if let Some(task) = self.tasks.remove(slot) {
+                        // A DefragmentResponse is empty: etcd sends no header.
+                        self.reply_message(task.socket, task.to, b"");
+                    }
+                }
                 ToFront::Serve => self.serve = true,
             }
         }
@@ -54,8 +60,13 @@ impl Front {
 
     fn finish_proposal(&mut self, slot: Slot, reply: Reply) {
         let Some(task) = self.tasks.remove(slot) else { return };
-        if matches!(task.kind, Kind::Abandoned) {
-            return;
+        match task.kind {
+            Kind::Abandoned => return,
+            Kind::QuotaAlarm => {
+                self.raising_alarm = false;
+                return self.reply_status(task.socket, task.to, &EtcdError::NoSpace.into());
+            }
+            _ => {}
         }
         match reply {
             Reply::Put { revision } => {
@@ -106,7 +117,17 @@ impl Front {
                 self.answer_member_list(socket, to);
                 Ok(())
             }
-            Kind::Proposal | Kind::Abandoned | Kind::Health(_) => Ok(()),
+            Kind::AlarmList(kind) => {
+                self.answer_alarm_list(socket, to, kind);
+                Ok(())
+            }
+            Kind::Proposal
+            | Kind::QuotaAlarm
+            | Kind::Abandoned
+            | Kind::Hash
+            | Kind::HashKv
+            | Kind::Defragment
+            | Kind::Health(_) => Ok(()),
         };
         if let Err(Refusal::Status(status)) = outcome {
             self.reply_status(socket, to, &status);

@@ -3,8 +3,6 @@
 //! Serializable reads are answered on the spot; linearizable ones take a ticket; writes are checked
 //! and proposed.
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 use etcore_proto::error::{Code, EtcdError, Status};
 use etcore_proto::grpc::{MethodId, RequestMeta, Routes, ServerEvent, StreamId};
@@ -15,8 +13,8 @@ use super::Front;
 use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::driver::SocketId;
+use crate::quota;
 use crate::replica::ToReplica;
-use crate::version;
 use crate::wire::{self, PutRef};
 
 macro_rules! methods {
@@ -44,6 +42,10 @@ methods! {
     STATUS = 7 "/etcdserverpb.Maintenance/Status" false
     HEALTH_CHECK = 8 "/grpc.health.v1.Health/Check" false
     HEALTH_WATCH = 9 "/grpc.health.v1.Health/Watch" true
+    ALARM = 10 "/etcdserverpb.Maintenance/Alarm" false
+    HASH = 11 "/etcdserverpb.Maintenance/Hash" false
+    HASH_KV = 12 "/etcdserverpb.Maintenance/HashKV" false
+    DEFRAGMENT = 13 "/etcdserverpb.Maintenance/Defragment" false
 }
 
 /// Field numbers of InternalRaftRequest.
@@ -70,7 +72,7 @@ impl From<EtcdError> for Refusal {
     }
 }
 
-type Outcome = Result<(), Refusal>;
+pub(super) type Outcome = Result<(), Refusal>;
 
 impl Front {
     /// Handles everything a connection has to say.
@@ -144,6 +146,10 @@ impl Front {
             RANGE_STREAM => self.range_stream(call, decode(message)?),
             MEMBER_LIST => self.member_list(call, &decode(message)?),
             STATUS => self.status(call),
+            ALARM => self.alarm(call, message),
+            HASH => self.hash(call),
+            HASH_KV => self.hash_kv(call, &decode(message)?),
+            DEFRAGMENT => self.defragment(call),
             HEALTH_CHECK => self.health_check(call, &message),
             _ => Err(Refusal::Status(Status::new(Code::Unimplemented, "unknown method"))),
         }
@@ -169,12 +175,20 @@ impl Front {
 
     fn put(&mut self, call: Call, message: &[u8]) -> Outcome {
         let put = PutRef::parse(message).map_err(|_| malformed())?;
+        let cost_bytes = quota::put_cost_bytes(put.key.len(), put.value.len());
+        if !self.has_space_for(cost_bytes) {
+            return self.out_of_space(call);
+        }
         check::put(&put)?;
+        self.view.alarms.admit_growth()?;
         self.propose(call, RAFT_PUT, message)
     }
 
     fn txn(&mut self, call: Call, message: Bytes) -> Outcome {
         let request: pb::TxnRequest = decode(message.clone())?;
+        if !self.has_space_for(quota::txn_cost_bytes(&request)) {
+            return self.out_of_space(call);
+        }
         check::txn(&request, self.shared.config.max_txn_ops)?;
         if !check::is_read_only(&request) {
             return self.propose(call, RAFT_TXN, &message);
@@ -188,6 +202,17 @@ impl Front {
 
     /// Wraps a checked request into a raft entry and sends it to the replica.
     fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
+        self.propose_as(call, Kind::Proposal, field, message)
+    }
+
+    /// The same for a proposal whose reply means something else to the client.
+    pub(super) fn propose_as(
+        &mut self,
+        call: Call,
+        kind: Kind,
+        field: u32,
+        message: &[u8],
+    ) -> Outcome {
         if self.draining {
             return Err(EtcdError::Stopped.into());
         }
@@ -199,7 +224,7 @@ impl Front {
         if data.len() > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
-        let mut task = self.task(call, Kind::Proposal);
+        let mut task = self.task(call, kind);
         task.bytes = data.len();
         let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
         self.push_replica(ToReplica::Propose { slot, data: data.into() });
@@ -234,35 +259,6 @@ impl Front {
             return self.take_ticket(call, Kind::MemberList);
         }
         self.answer_member_list(call.socket, To::Call(call.stream));
-        Ok(())
-    }
-
-    fn status(&mut self, call: Call) -> Outcome {
-        let status = &self.shared.status;
-        let header = self.shared.header(self.view.store.revision.0);
-        let leader = status.leader.load(Ordering::Relaxed);
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let response = pb::StatusResponse {
-            header: Some(pb::ResponseHeader {
-                cluster_id: header.cluster_id,
-                member_id: header.member_id,
-                revision: header.revision,
-                raft_term: header.raft_term,
-            }),
-            version: version::ETCD.to_owned(),
-            db_size: signed(status.db_size_bytes.load(Ordering::Relaxed)),
-            leader,
-            raft_index: status.committed.load(Ordering::Relaxed),
-            raft_term: header.raft_term,
-            raft_applied_index: status.applied.load(Ordering::Relaxed),
-            errors: if leader == 0 { vec![EtcdError::NoLeader.text().to_owned()] } else { vec![] },
-            db_size_in_use: signed(status.db_in_use_bytes.load(Ordering::Relaxed)),
-            is_learner: false,
-            storage_version: version::STORAGE.to_owned(),
-            db_size_quota: 2 << 30,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
-        };
-        self.reply_message(call.socket, To::Call(call.stream), &response.encode_to_vec());
         Ok(())
     }
 
@@ -307,7 +303,7 @@ fn malformed() -> Refusal {
     Refusal::Status(malformed_status())
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
+pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
     M::decode(message).map_err(|error| {
         let text = format!("grpc: error unmarshalling request: {error}");
         Refusal::Status(Status::new(Code::Internal, text))
