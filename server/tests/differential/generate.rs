@@ -172,7 +172,7 @@ impl Generator {
             }
             992..996 => {
                 // Around the limit, with and without what the log entry adds.
-                let size = REQUEST_BYTES_MAX - 60 + self.prng.index(80);
+                let size = REQUEST_BYTES_MAX - 120 + self.prng.index(160);
                 self.filled(size)
             }
             996..998 => self.filled(REQUEST_BYTES_MAX + 1),
