@@ -10,7 +10,7 @@ use prost::Message;
 use super::Front;
 use super::calls::{Call, Refusal};
 use super::conn::Conn;
-use super::listing::Listing;
+use super::listing::{Listing, in_stream_response};
 use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::api::range;
@@ -109,7 +109,7 @@ impl Front {
         let outcome = match kind {
             Kind::Range(request) => self.answer_range(call, request, resume),
             Kind::ReadTxn(request) => self.answer_read_txn(call, request, resume),
-            Kind::Stream(request) => self.start_stream(call, &request),
+            Kind::Stream(request) => self.start_stream(call, request, resume),
             Kind::Listing(listing) => {
                 self.continue_listing(call, listing);
                 Ok(())
@@ -159,6 +159,30 @@ impl Front {
             &mut self.answer,
         );
         self.finish_read(call, result, || Kind::Range(request), resume)
+    }
+
+    /// A RangeStream whose only message is a sorted Range answer.
+    pub(super) fn answer_sorted_chunk(
+        &mut self,
+        call: Call,
+        request: Box<pb::RangeRequest>,
+        resume: Option<(u64, bool)>,
+    ) -> Result<(), Refusal> {
+        let view = self.view.clone();
+        let shared = self.shared.clone();
+        self.answer.clear();
+        let result = range::respond(
+            &*view.store,
+            &request,
+            self.pages.source(),
+            |revision| shared.header(revision.0),
+            &mut self.scratch,
+            &mut self.answer,
+        );
+        if result.is_ok() {
+            self.answer = in_stream_response(&self.answer);
+        }
+        self.finish_read(call, result, || Kind::Stream(request), resume)
     }
 
     /// Whether the answer is too long to be encoded at once. Only plain ranges are: filters and

@@ -185,7 +185,7 @@ impl Front {
         check::range_stream(&request)?;
         self.shared.metrics.ranges.inc();
         if request.serializable {
-            return self.start_stream(call, &request);
+            return self.start_stream(call, Box::new(request), None);
         }
         self.take_ticket(call, Kind::Stream(Box::new(request)))
     }
