@@ -84,6 +84,8 @@ pub const LEASE_REVOKES_IN_FLIGHT: usize = 8192;
 /// An expired lease that still exists so long after its revocation was proposed is proposed again,
 /// in milliseconds (etcd: the same).
 pub const LEASE_REVOKE_RETRY_MS: u64 = 3000;
+/// Log bytes that the revocations and checkpoints of one turn may take.
+pub const LEASE_TURN_BYTES: usize = 2 << 20;
 /// Leases in one checkpoint entry (etcd: the same).
 pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
 /// Checkpoint entries proposed at a time; more leases wait half a second.
@@ -115,6 +117,10 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
 const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
+
+/// Of the page file's spare bytes, those kept for what a checkpoint writes besides rows: nodes above
+/// them, pages being moved, the list of free extents. Proposals wait before they are touched.
+pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
 
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;

@@ -193,6 +193,7 @@ impl Wiring {
         driver: probe::DriverKind,
     ) -> io::Result<Replica> {
         let Recovered { store, lessor, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let spare_bytes = checkpointer.spare_bytes();
         let background = Background::start(Setup {
             checkpointer,
             disk: page_disk,
@@ -207,6 +208,7 @@ impl Wiring {
             lessor,
             pages: self.pages(&self.replica_waker),
             background,
+            spare_bytes,
             hasher: self.hasher.clone(),
             fronts,
         };
