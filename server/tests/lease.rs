@@ -651,7 +651,8 @@ async fn put_until(leases: Leases, last_end: Instant, count: usize) -> Vec<(Inst
     let mut puts = Vec::new();
     loop {
         let start = Instant::now();
-        leases.kv.put_kv("busy", "v").await;
+        // One that fails has taken as long as it took; only etcd's fail, by their time-out.
+        let _ = leases.put("busy", 0).await;
         puts.push((start, start.elapsed()));
         if puts.len().is_multiple_of(64)
             && start > last_end
@@ -691,6 +692,8 @@ fn leases_that_end_together_are_gone_soon_and_hold_up_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), "portable");
         let etcd = Etcd::start(&binary, &setup);
+        // It revokes a thousand a second at most, so it gets fewer.
+        let count = count / 5;
         let ended = runtime().block_on(end_together(&setup, etcd.0.id(), count, ttl_s));
         eprintln!("etcd: {count} leases: {ended:.2?}");
     }
