@@ -201,8 +201,7 @@ impl BucketMap {
     fn find(&self, key: &[u8]) -> Result<Place, Place> {
         let prefix = prefix_of(key);
         let above = self.groups.partition_point(|group| {
-            group.prefix < prefix
-                || group.prefix == prefix && group.part[0].part.key(0) <= key
+            group.prefix < prefix || group.prefix == prefix && group.part[0].part.key(0) <= key
         });
         let group = above.saturating_sub(1);
         let Some(chunks) = self.groups.get(group) else { return Err(Place::default()) };

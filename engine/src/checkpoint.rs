@@ -8,12 +8,14 @@
 mod compaction;
 mod merge;
 mod pages;
+mod relocation;
 
 use std::collections::BTreeMap;
 
 use compaction::Compaction;
 use merge::Op;
 use pages::Pages;
+use relocation::{Relocation, Touched};
 
 use crate::bucket::{BUCKET_COUNT, Bucket};
 use crate::error::{Corruption, EngineError};
@@ -44,6 +46,8 @@ pub struct CheckpointInput {
     /// What may be removed now.
     pub(crate) removable: Revision,
     pub(crate) index: Index,
+    /// Somebody waits for the file to be as small as it gets.
+    pub(crate) defragment: bool,
 }
 
 /// What a checkpoint made durable.
@@ -65,6 +69,12 @@ pub struct CheckpointOutput {
     pub free_bytes: u64,
     /// Bytes of pages that it wrote.
     pub written_bytes: u64,
+    /// The defragmentation that was asked for is over.
+    pub defragmented: bool,
+    /// How often the file was cut since it was opened: readers then forget what they have mapped.
+    pub cuts: u64,
+    /// Another checkpoint shall follow although nothing may have changed.
+    pub(crate) unsettled: bool,
 }
 
 /// What to do after a turn.
@@ -87,6 +97,8 @@ pub struct Checkpointer {
     pages: Pages,
     pins: VersionPins,
     compaction: Progress,
+    relocation: Relocation,
+    cuts: u64,
     job: Option<Job>,
     outstanding: BTreeMap<Token, Outstanding>,
     next_token: u64,
@@ -116,6 +128,8 @@ struct Job {
     wanted: Vec<PagePtr>,
     /// Row keys that the compaction removes, ascending.
     removed: Vec<Vec<u8>>,
+    /// Rows written again to move their pages, ascending.
+    touched: Vec<Touched>,
     meta: Meta,
     written_bytes: u64,
 }
@@ -124,6 +138,8 @@ struct Job {
 enum Stage {
     /// Finding what compaction removes.
     Compact,
+    /// Finding pages to move.
+    Relocate,
     /// Loading what the changes touch, then changing it.
     Merge,
     /// Extending the file.
@@ -133,6 +149,8 @@ enum Stage {
     SyncPages,
     WriteMeta,
     SyncMeta,
+    /// Cutting off what neither meta page reaches.
+    Cut,
     Finish,
 }
 
@@ -149,6 +167,8 @@ impl Checkpointer {
             file,
             file_len_bytes,
             compaction: Progress { target: reached, cursor: RevKey::default(), reached },
+            relocation: Relocation::new(),
+            cuts: 0,
             meta,
             pages: Pages::new(space),
             pins,
@@ -190,11 +210,15 @@ impl Checkpointer {
         meta.revision = input.revision;
         meta.conf_state.clone_from(&input.conf_state);
         meta.compact_scheduled = input.compact_scheduled;
+        if input.defragment {
+            self.relocation.ask();
+        }
         self.job = Some(Job {
             input,
             stage: Stage::Compact,
             wanted: Vec::new(),
             removed: Vec::new(),
+            touched: Vec::new(),
             meta,
             written_bytes: 0,
         });
@@ -272,6 +296,11 @@ impl Checkpointer {
         match job.stage {
             Stage::Compact => {
                 if self.compact(job)? {
+                    job.stage = Stage::Relocate;
+                }
+            }
+            Stage::Relocate => {
+                if self.relocate(job)? {
                     job.stage = Stage::Merge;
                 }
             }
@@ -303,7 +332,20 @@ impl Checkpointer {
                 self.submit(disk, Outstanding::Other("sync the meta page"), FileOp::Sync { file });
                 job.stage = Stage::SyncMeta;
             }
-            Stage::SyncMeta => job.stage = Stage::Finish,
+            Stage::SyncMeta => job.stage = Stage::Cut,
+            Stage::Cut => {
+                // From now on these two meta pages are the durable ones.
+                let ends = (self.meta.end_unit, job.meta.end_unit);
+                if let Some(len_bytes) =
+                    relocation::shorter_len(self.file_len_bytes, ends.0, ends.1)
+                {
+                    self.file_len_bytes = len_bytes;
+                    self.cuts += 1;
+                    let op = FileOp::SetLen { file, len_bytes };
+                    self.submit(disk, Outstanding::Other("cut"), op);
+                }
+                job.stage = Stage::Finish;
+            }
             Stage::Finish => return Ok(false),
         }
         Ok(true)
@@ -336,6 +378,21 @@ impl Checkpointer {
             }
         }
         job.removed = scan.into_removed();
+        Ok(true)
+    }
+
+    /// Looks for pages to move; false if pages are wanted first.
+    fn relocate(&mut self, job: &mut Job) -> Result<bool, EngineError> {
+        let Some(mut slice) = self.relocation.begin(&self.pages.space, job.input.defragment) else {
+            return Ok(true);
+        };
+        let pages = |ptr| self.pages.get(ptr);
+        if !slice.run(&job.meta.roots, &pages, &mut job.wanted)? {
+            return Ok(false);
+        }
+        let (touched, next) = slice.finish(&pages)?;
+        job.touched = touched;
+        self.relocation.walked(next);
         Ok(true)
     }
 
@@ -390,6 +447,7 @@ impl Checkpointer {
         self.pages.end();
         let durable_applied = self.meta.applied;
         self.meta = job.meta;
+        let defragmented = self.relocation.end(&self.pages.space, job.input.defragment);
         let unit = UNIT_BYTES as u64;
         CheckpointOutput {
             key_root: self.meta.roots[Bucket::Key as usize],
@@ -401,6 +459,9 @@ impl Checkpointer {
             file_bytes: self.pages.space.end_unit() * unit,
             free_bytes: self.pages.space.free_units() * unit,
             written_bytes: job.written_bytes,
+            defragmented,
+            cuts: self.cuts,
+            unsettled: self.relocation.is_busy(),
         }
     }
 
@@ -475,5 +536,17 @@ fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey]) -> Vec<Vec<Op<'a>>> {
         rows.push(Op { key: &key.bytes[..key.len], value: Some(bytes) });
     }
     assert!(rows.is_sorted_by_key(|op| op.key), "revisions grow");
+    for (bucket, ops) in ops.iter_mut().enumerate() {
+        add_touched(ops, job.touched.iter().filter(|touched| touched.bucket == bucket));
+    }
     ops
+}
+
+/// Adds rows that are written again as they are, unless they change anyway.
+fn add_touched<'a>(ops: &mut Vec<Op<'a>>, touched: impl Iterator<Item = &'a Touched>) {
+    for Touched { key, value, .. } in touched {
+        if let Err(at) = ops.binary_search_by(|op| op.key.cmp(key)) {
+            ops.insert(at, Op { key, value: Some(value) });
+        }
+    }
 }

@@ -57,11 +57,26 @@ pub const COMPACTION_LEAVES_PER_CHECKPOINT: usize = 512;
 /// Bytes of leaves that one checkpoint looks at on behalf of a compaction.
 pub const COMPACTION_BYTES_PER_CHECKPOINT: usize = 4 << 20;
 
+/// Pages that one checkpoint moves towards the start of the file.
+pub const RELOCATE_PAGES_PER_CHECKPOINT: usize = 512;
+
+/// Inner nodes that one checkpoint looks at for pages to move.
+pub const RELOCATE_NODES_PER_CHECKPOINT: usize = 256;
+
+/// Free units, besides a third of the file, from which on pages are moved without being asked for.
+pub const RELOCATE_WASTE_UNITS_MIN: u64 = 4096;
+
+/// Walks over the tree in one defragmentation.
+pub const DEFRAGMENT_PASSES_MAX: u32 = 3;
+
 /// Bytes of one write of a checkpoint, unless a single page is larger.
 pub const CHECKPOINT_WRITE_BYTES: usize = 256 << 10;
 
 /// Writes and reads of a checkpoint under way at a time.
 pub const CHECKPOINT_DEPTH: usize = 8;
+
+/// Pages kept by a reader that walks the tree with plain calls.
+pub const READ_PAGES_KEPT: usize = 32;
 
 /// The page file grows by multiples of this.
 pub const FILE_GROWTH_BYTES: u64 = 1 << 20;

@@ -40,6 +40,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// `--election-timeout`.
     pub election: Duration,
+    /// `--quota-backend-bytes`: 0 is the default, a negative one switches the quota off.
+    pub quota_backend_bytes: i64,
     /// `--max-txn-ops`.
     pub max_txn_ops: usize,
     /// `--max-request-bytes`.

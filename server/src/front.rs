@@ -19,8 +19,10 @@ use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
 use crate::driver::{Driver, SocketId, Waker};
+use crate::hasher::{self, Hasher};
 use crate::limits;
 use crate::pages::Pages;
+use crate::quota::Quota;
 use crate::replica::{LeaseAsk, ToFront, ToReplica};
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
@@ -30,6 +32,7 @@ mod calls;
 mod conn;
 mod leases;
 mod listing;
+mod maintenance;
 mod plain;
 mod tasks;
 #[cfg(test)]
@@ -98,6 +101,10 @@ pub struct Parts {
     pub doors: Vec<Door>,
     /// Sockets to accept from; only front 0 has any.
     pub listeners: Vec<Listener>,
+    /// Computes hashes.
+    pub hasher: Hasher,
+    /// Wakes this front.
+    pub waker: Waker,
 }
 
 /// See the module text.
@@ -137,6 +144,12 @@ pub struct Front {
     next_ticket: u64,
     asked_ticket: u64,
     next_request_id: u64,
+    quota: Quota,
+    hasher: Hasher,
+    hash_answers: hasher::Answers,
+    waker: Waker,
+    /// A NOSPACE alarm is on its way through raft; further requests need not raise it too.
+    raising_alarm: bool,
     scratch: Scratch,
     answer: Vec<u8>,
     now_ms: u64,
@@ -168,9 +181,12 @@ impl Front {
             routes,
             doors,
             listeners,
+            hasher,
+            waker,
         } = parts;
         let view = shared.view.load_full();
         let grpc = grpc_config(&shared.config);
+        let quota = Quota::new(shared.config.quota_backend_bytes);
         Self {
             index,
             shared,
@@ -202,6 +218,11 @@ impl Front {
             next_ticket: 0,
             asked_ticket: 0,
             next_request_id: boot_id,
+            quota,
+            hasher,
+            hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
+            waker,
+            raising_alarm: false,
             scratch: Scratch::default(),
             answer: Vec::new(),
             now_ms: 0,
@@ -225,6 +246,7 @@ impl Front {
         !self.from_replica.is_empty()
             || !self.doors[self.index].queue.is_empty()
             || self.pages.has_finished()
+            || !self.hash_answers.is_empty()
             || self.tasks.has_runnable()
             || !self.dirty.is_empty()
             // A stop that came between the turn and the sleep wakes nobody.
@@ -310,6 +332,7 @@ impl Front {
         let newest = self.shared.view.load();
         if !Arc::ptr_eq(&newest, &self.view) {
             self.view = arc_swap::Guard::into_inner(newest);
+            self.pages.forget(self.view.file_cuts);
         }
     }
 
@@ -318,6 +341,7 @@ impl Front {
         self.begin_turn(now_ms);
         self.pages.take_finished();
         self.take_replies();
+        self.take_hashes();
         self.run_tasks();
         if now_ms >= self.next_tick_ms {
             self.next_tick_ms = now_ms + TICK_MS;

@@ -94,6 +94,16 @@ pub const POOL_JOBS: usize = 1024;
 /// Threads of the blocking pool.
 pub const POOL_THREADS: usize = 2;
 
+/// Hashes waiting for the hasher's thread; more answer `too many requests`, and a compaction's is
+/// left out.
+pub const HASH_JOBS: usize = 64;
+/// Finished hashes waiting for one front: what it may have asked for since it looked.
+pub const HASH_ANSWERS: usize = 2 * HASH_JOBS + 2;
+/// Rows hashed on one view: about a millisecond.
+pub const HASH_STEP_ROWS: usize = 1024;
+/// Hashes of compactions that are remembered (etcd: hashStorageMaxSize).
+pub const COMPACTION_HASHES: usize = 10;
+
 /// Log lines waiting for standard error; more are dropped and counted, so that a blocked pipe never
 /// stops a request.
 pub const LOG_LINES: usize = 8192;

@@ -65,6 +65,10 @@ pub struct Metrics {
     pub current_revision: Level,
     /// `etcd_debugging_mvcc_compact_revision`.
     pub compact_revision: Level,
+    /// `etcd_server_quota_backend_bytes`; 0 without a quota.
+    pub quota_bytes: Level,
+    /// `etcd_debugging_server_alarms`, by member and kind.
+    pub alarms: Family<MethodLabels, Level>,
     /// `etcd_network_client_grpc_received_bytes_total`.
     pub client_received_bytes: Counter,
     /// `etcd_network_client_grpc_sent_bytes_total`.
@@ -164,6 +168,8 @@ impl Metrics {
                 "etcd_debugging_mvcc_compact_revision",
                 "Last compacted revision",
             ),
+            quota_bytes: level(&mut r, "etcd_server_quota_backend_bytes", "Backend quota"),
+            alarms: family(&mut r, "etcd_debugging_server_alarms", "Alarms that are on"),
             client_received_bytes: counter(
                 &mut r,
                 "etcd_network_client_grpc_received_bytes",
@@ -270,6 +276,12 @@ fn histogram(r: &mut Registry, name: &'static str, help: &'static str) -> Histog
     let metric = Histogram::new(exponential_buckets(0.000_062_5, 2.0, 18));
     r.register(name, help, metric.clone());
     metric
+}
+
+fn family(r: &mut Registry, name: &'static str, help: &'static str) -> Family<MethodLabels, Level> {
+    let family = Family::default();
+    r.register(name, help, family.clone());
+    family
 }
 
 /// One second to three months, as in etcd.

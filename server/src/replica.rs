@@ -18,14 +18,18 @@ use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
+use crate::alarm::Alarms;
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
+use crate::hasher::Hasher;
 use crate::limits;
 use crate::member::Member;
 use crate::pages::Pages;
+use crate::quota::Quota;
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
 
+mod alarms;
 mod apply;
 mod leasing;
 pub mod lessor;
@@ -34,10 +38,10 @@ mod messages;
 mod propose;
 mod publish;
 
-pub use log_files::{DurableWrite, LogFiles};
-use log_files::{Lane, Started};
 use leasing::LeaseDesk;
 use lessor::Lessor;
+pub use log_files::{DurableWrite, LogFiles};
+use log_files::{Lane, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 
 /// The rings to one front.
@@ -112,6 +116,8 @@ pub struct Parts {
     pub pages: Pages,
     /// The checkpoints' thread.
     pub background: Background,
+    /// Hashes compactions.
+    pub hasher: Hasher,
     /// The fronts' rings.
     pub fronts: Vec<FrontLink>,
 }
@@ -128,6 +134,7 @@ pub struct Replica {
     desk: LeaseDesk,
     pages: Pages,
     background: Background,
+    hasher: Hasher,
     fronts: Vec<FrontLink>,
     effects: Effects,
     to_apply: VecDeque<LogEntry>,
@@ -143,7 +150,14 @@ pub struct Replica {
     log_is_busy: bool,
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
+    alarms: Arc<Alarms>,
+    quota: Quota,
+    /// Since when little enough is used for this member's NOSPACE alarm to go off.
+    relaxed_since_ms: Option<u64>,
     unpublished: bool,
+    file_cuts: u64,
+    /// Who waits for the end of a defragmentation.
+    defragmenters: Vec<(usize, Slot)>,
     scratch: Scratch,
     /// When this turn began.
     now_ms: u64,
@@ -169,8 +183,10 @@ impl Replica {
     /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
     /// this member's requests.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
-        let Parts { shared, log, files, store, lessor, pages, background, fronts } = parts;
+        let Parts { shared, log, files, store, lessor, pages, background, hasher, fronts } = parts;
         let soft_state = log.node.status().soft_state;
+        let quota = Quota::new(shared.config.quota_backend_bytes);
+        shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         Self {
             shared,
@@ -178,6 +194,7 @@ impl Replica {
             files,
             pages,
             background,
+            hasher,
             fronts,
             effects: Effects::default(),
             to_apply: VecDeque::new(),
@@ -189,7 +206,12 @@ impl Replica {
             log_is_busy: false,
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
+            alarms: Arc::new(Alarms::load(&store)),
+            quota,
+            relaxed_since_ms: None,
             unpublished: true,
+            file_cuts: 0,
+            defragmenters: Vec::new(),
             store,
             desk: LeaseDesk::new(lessor, fast_renewals),
             scratch: Scratch::default(),
@@ -296,6 +318,7 @@ impl Replica {
             self.retry_spare_ms = now_ms + 1000;
             self.log.writer.retry_spare();
         }
+        self.clear_alarm(now_ms);
         self.refresh_gauges();
     }
 
@@ -369,6 +392,11 @@ impl Replica {
         self.shared.metrics.db_size_bytes.set(output.file_bytes);
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
+        self.file_cuts = output.cuts;
+        self.pages.forget(output.cuts);
+        if output.defragmented {
+            self.end_defragment();
+        }
         self.unpublished = true;
         if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
             self.fail(format!("write-ahead log: {error}"));
@@ -383,6 +411,25 @@ impl Replica {
             }
         }
         self.physical_compactions = waiting;
+    }
+
+    fn begin_defragment(&mut self, front: usize, slot: Slot) {
+        if self.defragmenters.is_empty() {
+            tracing::info!("starting defragment");
+            self.store.defragment();
+        }
+        self.defragmenters.push((front, slot));
+    }
+
+    fn end_defragment(&mut self) {
+        tracing::info!(
+            db_size_bytes = self.shared.status.db_size_bytes.load(Ordering::Relaxed),
+            db_in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed),
+            "finished defragment"
+        );
+        for (front, slot) in std::mem::take(&mut self.defragmenters) {
+            self.replies.push((front, ToFront::Defragmented { slot }));
+        }
     }
 
     fn maybe_checkpoint(&mut self, now_ms: u64) {
@@ -508,6 +555,8 @@ impl Replica {
             store: self.store.publish(),
             members: self.members.clone(),
             cluster_version: self.cluster_version.clone(),
+            alarms: self.alarms.clone(),
+            file_cuts: self.file_cuts,
         }
     }
 

@@ -113,12 +113,7 @@ impl Leases {
 }
 
 fn put(key: &str, lease: i64) -> pb::PutRequest {
-    pb::PutRequest {
-        key: key.to_owned().into(),
-        value: "v".into(),
-        lease,
-        ..Default::default()
-    }
+    pb::PutRequest { key: key.to_owned().into(), value: "v".into(), lease, ..Default::default() }
 }
 
 fn op(request: Request) -> pb::RequestOp {
@@ -168,7 +163,8 @@ impl Drop for Etcd {
 fn on_each_driver(extra: &[&str], test: impl AsyncFn(&Leases, &Setup)) {
     for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
         let dir = tempfile::tempdir().unwrap();
-        let setup = extra.iter().fold(Setup::new(dir.path(), driver), |setup, flag| setup.with(flag));
+        let setup =
+            extra.iter().fold(Setup::new(dir.path(), driver), |setup, flag| setup.with(flag));
         let _member = setup.start();
         block_on(async { test(&Leases::connect(&setup).await, &setup).await });
     }
@@ -215,7 +211,10 @@ async fn script(leases: &Leases) -> Vec<String> {
     tell(told("no keys", Ok(leases.time_to_live(1, false).await).map(sorted)));
     tell(told("unknown", Ok(leases.time_to_live(99, true).await)));
     tell(told("move", leases.put("b", -5).await));
-    tell(told("move with the old value", kv.put(pb::PutRequest { prev_kv: true, ..put("b", 1) }).await));
+    tell(told(
+        "move with the old value",
+        kv.put(pb::PutRequest { prev_kv: true, ..put("b", 1) }).await,
+    ));
     tell(told("detach", leases.put("c", 0).await));
     tell(told("keys", Ok(leases.time_to_live(1, true).await).map(sorted)));
     let ignore_lease = pb::PutRequest { ignore_lease: true, ..put("a", 0) };
@@ -349,7 +348,10 @@ fn a_lease_ends_in_time_with_all_its_keys_in_one_revision() {
         };
         assert!(gone >= Duration::from_secs(2), "early: {gone:?}");
         assert_eq!(leases.revision().await, before + 1);
-        assert_eq!((leases.count("k/", before).await, leases.count("k/", before + 1).await), (4, 1));
+        assert_eq!(
+            (leases.count("k/", before).await, leases.count("k/", before + 1).await),
+            (4, 1)
+        );
         assert_eq!(leases.time_to_live(7, false).await.ttl, -1);
         assert_eq!(leases.list().await, [8]);
         let (_, metrics) = http_get(setup.client_port, "/metrics");
@@ -439,7 +441,8 @@ fn a_killed_member_comes_back_with_its_leases_their_keys_and_their_whole_time() 
             let mut ids = leases.list().await;
             ids.sort_unstable();
             assert_eq!(ids, [1, 2, 4]);
-            for (id, keys) in [(1, vec!["a1"]), (2, vec!["b1", "b2", "c2"]), (4, vec!["a2", "a4"])] {
+            for (id, keys) in [(1, vec!["a1"]), (2, vec!["b1", "b2", "c2"]), (4, vec!["a2", "a4"])]
+            {
                 let found = leases.time_to_live(id, true).await;
                 assert_eq!(found.keys, keys, "{driver}: lease {id}");
                 assert!(found.ttl >= 99 && found.granted_ttl == 100, "{found:?}");
@@ -562,7 +565,8 @@ async fn end_together(setup: &Setup, pid: u32, count: usize, ttl_s: u64) -> Ende
     grant_many(&leases, count / 2..count, ttl_s).await;
     let bytes_per_lease = (anonymous_bytes(pid) - half_bytes) / (count - count / 2) as f64;
     for first in (0..count).step_by(100) {
-        let put = |number| op(Request::RequestPut(put(&format!("leased/{number:06}"), id_of(number))));
+        let put =
+            |number| op(Request::RequestPut(put(&format!("leased/{number:06}"), id_of(number))));
         let numbers = first..count.min(first + 100);
         let success = numbers.map(put).collect();
         leases.kv.txn(pb::TxnRequest { success, ..Default::default() }).await.expect("puts");

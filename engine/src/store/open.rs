@@ -104,6 +104,7 @@ impl Store {
                 compact_reached: meta.compact_finished,
                 ..CheckpointState::default()
             },
+            defragment: false,
             undo: txn::Undo::default(),
         };
         Ok((store, Checkpointer::new(file, len_bytes, meta, space, version_pins)))

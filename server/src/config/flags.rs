@@ -44,6 +44,10 @@ struct Flags {
     /// Milliseconds without a heartbeat before an election.
     #[arg(long, default_value_t = 1000, help_heading = "Member")]
     election_timeout: u64,
+    /// Bytes that keys, values and their history may take before writes are refused; 0 is 2 GiB, a
+    /// negative number switches the quota off.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, help_heading = "Member")]
+    quota_backend_bytes: i64,
     /// Operations allowed in one transaction.
     #[arg(long, default_value_t = 128, help_heading = "Member")]
     max_txn_ops: usize,
@@ -271,6 +275,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         initial_cluster_token: flags.initial_cluster_token,
         heartbeat: Duration::from_millis(flags.heartbeat_interval),
         election: Duration::from_millis(flags.election_timeout),
+        quota_backend_bytes: flags.quota_backend_bytes,
         max_txn_ops: flags.max_txn_ops,
         max_request_bytes: flags.max_request_bytes,
         max_concurrent_streams: flags.max_concurrent_streams,

@@ -20,6 +20,7 @@ use super::conn::Conn;
 use super::tasks::{Kind, LeaseCall, Task, To};
 use crate::driver::SocketId;
 use crate::limits;
+use crate::quota;
 use crate::replica::{LeaseAnswer, LeaseAsk, LeaseQuestion, Slot};
 use crate::wire::{Header, field_len, int_len, write_int64, write_len};
 
@@ -70,6 +71,9 @@ impl KeepAlives {
 impl Front {
     pub(super) fn lease_grant(&mut self, call: Call, message: Bytes) -> Outcome {
         let mut request: pb::LeaseGrantRequest = decode(message.clone())?;
+        if !self.has_space_for(quota::LEASE_COST_BYTES) {
+            return self.out_of_space(call);
+        }
         if request.id != 0 {
             return self.propose(call, RAFT_LEASE_GRANT, &message);
         }

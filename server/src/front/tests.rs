@@ -95,6 +95,8 @@ impl Rig {
                 store: store.publish(),
                 members: Arc::default(),
                 cluster_version: None,
+                alarms: Arc::default(),
+                file_cuts: 0,
             }),
             status: StatusCell::default(),
             metrics: Metrics::new(1),
@@ -105,7 +107,10 @@ impl Rig {
             failure: std::sync::OnceLock::new(),
         });
         let (pool, _) = Pool::start().unwrap();
-        let map = PageMap::new(Arc::new(tempfile::tempfile().unwrap()), limits::PAGE_WINDOW_BYTES);
+        let page_file = Arc::new(tempfile::tempfile().unwrap());
+        let pins = store.revision_pins().clone();
+        let (hasher, _) = Hasher::start(shared.clone(), page_file.clone(), pins).unwrap();
+        let map = PageMap::new(page_file, limits::PAGE_WINDOW_BYTES);
         let (to_replica, replica) = ring(limits::RING_TO_REPLICA, None);
         let (to_lessor, lessor) = ring(limits::RING_LEASES, None);
         let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
@@ -122,9 +127,11 @@ impl Rig {
             routes: Arc::new(routes()),
             doors: vec![Door {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
-                waker: Some(waker),
+                waker: Some(waker.clone()),
             }],
             listeners: vec![Listener { socket: Arc::new(listener.into()), side: Side::Client }],
+            hasher,
+            waker,
         };
         let front = Front::new(parts, 1);
         let driver = Remembering::default();

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
+use etcore_engine::hash::{HashKind, KvHasher};
 use etcore_engine::types::{LeaseId, Revision};
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, membershippb};
@@ -18,6 +19,7 @@ use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica};
 use crate::api::reader::Stop;
 use crate::api::txn::{self, Context};
+use crate::hasher::Job;
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
 
@@ -119,6 +121,13 @@ impl Replica {
         entry: &LogEntry,
         request: pb::InternalRaftRequest,
     ) -> Result<Option<Reply>, Halt> {
+        if let Err(error) = self.alarms.admit(&request) {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Some(Reply::Refused(error.into())));
+        }
+        if let Some(alarm) = &request.alarm {
+            return Ok(Some(self.apply_alarm(entry, alarm)));
+        }
         if let Some(put) = &request.put {
             return self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some);
         }
@@ -169,6 +178,10 @@ impl Replica {
     }
 
     fn apply_put(&mut self, entry: &LogEntry, put: &PutRef<'_>) -> Result<Reply, Halt> {
+        if let Err(error) = self.alarms.admit_growth() {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Reply::Refused(error.into()));
+        }
         self.shared.metrics.puts.inc();
         if put.prev_kv || put.ignore_value || put.ignore_lease || put.lease != 0 {
             return self.in_txn(entry, |txn, context, header, out| {
@@ -229,8 +242,11 @@ impl Replica {
 
     fn apply_compaction(&mut self, entry: &LogEntry, request: &pb::CompactionRequest) -> Reply {
         self.store.skip(entry.index, entry.term);
+        let hash = self.compaction_hash(Revision(request.revision));
         match self.store.compact(Revision(request.revision)) {
             Ok(()) => {
+                // Without room for it the hash of this compaction is not remembered.
+                let _ = hash.map(|hasher| self.hasher.submit(Job::Compaction(hasher)));
                 let mut out = Vec::new();
                 self.shared.header(self.store.revision().0).write(&mut out);
                 if request.physical {
@@ -243,6 +259,14 @@ impl Replica {
                 Stop::NeedsPage(_) | Stop::Broken(_) => Reply::Refused(EtcdError::Corrupt.into()),
             },
         }
+    }
+
+    /// The hash to be taken over what the compaction is about to remove; its pin comes before the
+    /// compaction.
+    fn compaction_hash(&self, to: Revision) -> Option<Box<KvHasher>> {
+        let compacted = self.store.compact_revision();
+        let pin = self.store.revision_pins().pin(compacted.max(Revision(0))).ok()?;
+        Some(Box::new(KvHasher::new(HashKind::ByCompaction, to, compacted, pin)))
     }
 
     fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {

@@ -261,13 +261,10 @@ impl Replica {
     }
 
     fn checkpoint_entry(&mut self, leases: &[(i64, i64)]) -> Bytes {
-        let checkpoint = |(id, left_s): &(i64, i64)| pb::LeaseCheckpoint {
-            id: *id,
-            remaining_ttl: *left_s,
-        };
-        let request = pb::LeaseCheckpointRequest {
-            checkpoints: leases.iter().map(checkpoint).collect(),
-        };
+        let checkpoint =
+            |(id, left_s): &(i64, i64)| pb::LeaseCheckpoint { id: *id, remaining_ttl: *left_s };
+        let request =
+            pb::LeaseCheckpointRequest { checkpoints: leases.iter().map(checkpoint).collect() };
         let entry = pb::InternalRaftRequest {
             header: Some(pb::RequestHeader { id: self.new_request_id(), ..Default::default() }),
             lease_checkpoint: Some(request),

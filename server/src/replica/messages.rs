@@ -25,6 +25,11 @@ pub enum ToReplica {
         /// Tickets count up within a front.
         up_to: u64,
     },
+    /// Rewrites the page file densely; answered by [`ToFront::Defragmented`].
+    Defragment {
+        /// Who waits.
+        slot: Slot,
+    },
 }
 
 /// From the replica.
@@ -43,6 +48,11 @@ pub enum ToFront {
         up_to: u64,
         /// The point they must have reached.
         index: LogIndex,
+    },
+    /// The page file is as small as it gets.
+    Defragmented {
+        /// Who asked.
+        slot: Slot,
     },
     /// What came of a [`LeaseAsk`].
     Lease {

@@ -45,6 +45,7 @@ impl Replica {
                 let Some(message) = self.fronts[front].inbox.pop() else { break };
                 match message {
                     ToReplica::Read { up_to } => self.take_read(front, up_to),
+                    ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
                     ToReplica::Propose { slot, .. } if room == 0 => {
                         self.refuse(Some((front, slot)), EtcdError::NoSpace);
                     }
@@ -67,9 +68,13 @@ impl Replica {
     /// Reads go on while proposals must wait for the disk.
     fn take_reads(&mut self) {
         for front in 0..self.fronts.len() {
-            let is_read = |message: &ToReplica| matches!(message, ToReplica::Read { .. });
-            while let Some(ToReplica::Read { up_to }) = self.fronts[front].inbox.pop_if(is_read) {
-                self.take_read(front, up_to);
+            let is_read = |message: &ToReplica| !matches!(message, ToReplica::Propose { .. });
+            while let Some(message) = self.fronts[front].inbox.pop_if(is_read) {
+                match message {
+                    ToReplica::Read { up_to } => self.take_read(front, up_to),
+                    ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
+                    ToReplica::Propose { .. } => {}
+                }
             }
         }
     }
@@ -84,7 +89,7 @@ impl Replica {
         }
     }
 
-    fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Origin>) {
+    pub(super) fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Origin>) {
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {
                 for (index, from) in (first.0..).zip(origins) {

@@ -271,8 +271,7 @@ fn any_history_leaves_what_a_simple_list_would_have() {
                         model.leases.keys().map(|id| lessor.row(*id).unwrap()).collect();
                     let rows = rows.iter().map(|row| (&b""[..], &row[..]));
                     let by_key = lessor.items.clone();
-                    lessor =
-                        Lessor::recover(SETTINGS, rows, Attachments { by_key }).unwrap();
+                    lessor = Lessor::recover(SETTINGS, rows, Attachments { by_key }).unwrap();
                     model.primary = false;
                 }
                 _ => {}
