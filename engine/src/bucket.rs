@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::limits::BUCKET_CHUNK_ROWS_MAX;
+use crate::limits::{BUCKET_CHUNK_ROWS_MAX, BUCKET_GROUP_CHUNKS_MAX};
 
 /// A named set of rows; the numbers are part of the file format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,55 +81,83 @@ pub(crate) struct Buckets {
     maps: [BucketMap; BUCKET_COUNT],
 }
 
-/// Sorted rows in chunks, so that a change copies one chunk and the list of chunks. No chunk is
-/// empty.
+/// Sorted rows in chunks, and these in groups, so that a change copies one chunk, its group's list
+/// and the list of groups: some hundred pointers, however many rows there are. No chunk and no
+/// group is empty.
 #[derive(Debug, Clone, Default)]
 struct BucketMap {
-    chunks: Arc<Vec<Arc<Vec<BucketRow>>>>,
+    groups: Arc<Vec<Arc<Group>>>,
+}
+
+type Rows = Vec<BucketRow>;
+type Group = Vec<Arc<Rows>>;
+
+/// Where a row stands, or belongs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    group: usize,
+    chunk: usize,
+    row: usize,
 }
 
 impl Buckets {
     pub(crate) fn get(&self, bucket: Bucket, key: &[u8]) -> Option<&[u8]> {
         let map = &self.maps[bucket as usize];
-        let (chunk, row) = map.find(key).ok()?;
-        Some(&map.chunks[chunk][row].value)
+        let place = map.find(key).ok()?;
+        Some(&map.groups[place.group][place.chunk][place.row].value)
     }
 
     /// Returns the replaced value.
     pub(crate) fn put(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) -> Option<Arc<[u8]>> {
         let map = &mut self.maps[bucket as usize];
-        let position = map.find(key);
-        let chunks = Arc::make_mut(&mut map.chunks);
+        let found = map.find(key);
+        let groups = Arc::make_mut(&mut map.groups);
         let row = BucketRow { key: key.into(), value: value.into() };
-        match position {
-            Ok((chunk, at)) => {
-                let old = std::mem::replace(&mut Arc::make_mut(&mut chunks[chunk])[at], row);
-                Some(old.value)
+        let place = match found {
+            Ok(place) => {
+                let group = Arc::make_mut(&mut groups[place.group]);
+                let rows = Arc::make_mut(&mut group[place.chunk]);
+                return Some(std::mem::replace(&mut rows[place.row], row).value);
             }
-            Err((chunk, at)) => {
-                if chunks.is_empty() {
-                    chunks.push(Arc::new(Vec::new()));
-                }
-                let rows = Arc::make_mut(&mut chunks[chunk]);
-                rows.insert(at, row);
-                if rows.len() > BUCKET_CHUNK_ROWS_MAX {
-                    let right = rows.split_off(BUCKET_CHUNK_ROWS_MAX / 2);
-                    chunks.insert(chunk + 1, Arc::new(right));
-                }
-                None
-            }
+            Err(place) => place,
+        };
+        if groups.is_empty() {
+            groups.push(Arc::new(vec![Arc::default()]));
         }
+        let is_last = place.group + 1 == groups.len();
+        let group = Arc::make_mut(&mut groups[place.group]);
+        let is_last = is_last && place.chunk + 1 == group.len();
+        let rows = Arc::make_mut(&mut group[place.chunk]);
+        rows.insert(place.row, row);
+        if rows.len() <= BUCKET_CHUNK_ROWS_MAX {
+            return None;
+        }
+        // Rows that come in ascending order leave full chunks behind.
+        let at_end = is_last && place.row + 1 == rows.len();
+        let keep = if at_end { rows.len() - 1 } else { rows.len() / 2 };
+        let right = rows.split_off(keep);
+        group.insert(place.chunk + 1, Arc::new(right));
+        if group.len() > BUCKET_GROUP_CHUNKS_MAX {
+            let keep = if at_end { group.len() - 1 } else { group.len() / 2 };
+            let right = group.split_off(keep);
+            groups.insert(place.group + 1, Arc::new(right));
+        }
+        None
     }
 
     /// Returns the removed value.
     pub(crate) fn delete(&mut self, bucket: Bucket, key: &[u8]) -> Option<Arc<[u8]>> {
         let map = &mut self.maps[bucket as usize];
-        let (chunk, at) = map.find(key).ok()?;
-        let chunks = Arc::make_mut(&mut map.chunks);
-        let rows = Arc::make_mut(&mut chunks[chunk]);
-        let row = rows.remove(at);
+        let place = map.find(key).ok()?;
+        let groups = Arc::make_mut(&mut map.groups);
+        let group = Arc::make_mut(&mut groups[place.group]);
+        let rows = Arc::make_mut(&mut group[place.chunk]);
+        let row = rows.remove(place.row);
         if rows.is_empty() {
-            chunks.remove(chunk);
+            group.remove(place.chunk);
+            if group.is_empty() {
+                groups.remove(place.group);
+            }
         }
         Some(row.value)
     }
@@ -141,27 +169,32 @@ impl Buckets {
         start: &[u8],
     ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let map = &self.maps[bucket as usize];
-        let (chunk, at) = map.find(start).unwrap_or_else(|position| position);
-        let rows = map.chunks.iter().skip(chunk).flat_map(|rows| rows.iter());
-        rows.skip(at).map(|row| (&*row.key, &*row.value))
+        let place = map.find(start).unwrap_or_else(|place| place);
+        let groups = map.groups.iter().skip(place.group);
+        let chunks = groups.flat_map(|group| group.iter()).skip(place.chunk);
+        let rows = chunks.flat_map(|rows| rows.iter()).skip(place.row);
+        rows.map(|row| (&*row.key, &*row.value))
     }
 
     /// A rough figure of the bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let rows = self.maps.iter().flat_map(|map| map.chunks.iter()).flat_map(|rows| rows.iter());
+        let groups = self.maps.iter().flat_map(|map| map.groups.iter());
+        let rows = groups.flat_map(|group| group.iter()).flat_map(|rows| rows.iter());
         rows.map(|row| size_of::<BucketRow>() + 32 + row.key.len() + row.value.len()).sum()
     }
 }
 
 impl BucketMap {
-    /// Chunk and row of `key`, or where it belongs.
-    fn find(&self, key: &[u8]) -> Result<(usize, usize), (usize, usize)> {
-        let above = self.chunks.partition_point(|rows| &*rows[0].key <= key);
+    /// The place of `key`, or the one where it belongs.
+    fn find(&self, key: &[u8]) -> Result<Place, Place> {
+        let above = self.groups.partition_point(|group| &*group[0][0].key <= key);
+        let group = above.saturating_sub(1);
+        let Some(chunks) = self.groups.get(group) else { return Err(Place::default()) };
+        let above = chunks.partition_point(|rows| &*rows[0].key <= key);
         let chunk = above.saturating_sub(1);
-        let Some(rows) = self.chunks.get(chunk) else { return Err((0, 0)) };
-        match rows.binary_search_by(|row| (*row.key).cmp(key)) {
-            Ok(at) => Ok((chunk, at)),
-            Err(at) => Err((chunk, at)),
+        match chunks[chunk].binary_search_by(|row| (*row.key).cmp(key)) {
+            Ok(row) => Ok(Place { group, chunk, row }),
+            Err(row) => Err(Place { group, chunk, row }),
         }
     }
 }
@@ -200,5 +233,28 @@ mod tests {
             assert_eq!(rows, expected);
         }
         assert_eq!(buckets.iter_from(Bucket::Alarm, b"").count(), 0);
+    }
+
+    #[test]
+    fn many_rows_are_kept_in_order_whether_they_come_ascending_or_mixed() {
+        let rows = 3 * (BUCKET_CHUNK_ROWS_MAX * BUCKET_GROUP_CHUNKS_MAX) as u64;
+        let mut buckets = Buckets::default();
+        for number in 0..rows {
+            buckets.put(Bucket::Lease, &number.to_be_bytes(), b"ascending");
+            // An odd multiplier visits every number below a power of two once.
+            let mixed = number.wrapping_mul(0x9e37_79b1) & 0xffff_ffff;
+            buckets.put(Bucket::Auth, &mixed.to_be_bytes(), b"mixed");
+        }
+        let groups = &buckets.maps[Bucket::Lease as usize].groups;
+        assert!(groups.len() >= 3 && groups.len() <= 4, "{} groups, not dense", groups.len());
+        for bucket in [Bucket::Lease, Bucket::Auth] {
+            let keys: Vec<&[u8]> = buckets.iter_from(bucket, b"").map(|(key, _)| key).collect();
+            assert_eq!(keys.len() as u64, rows);
+            assert!(keys.is_sorted());
+        }
+        for number in 0..rows {
+            assert!(buckets.delete(Bucket::Lease, &number.to_be_bytes()).is_some());
+        }
+        assert!(buckets.maps[Bucket::Lease as usize].groups.is_empty());
     }
 }

@@ -26,6 +26,9 @@ pub const SEGMENTS_SPARE_MAX: usize = 8;
 /// Rows of one chunk of a bucket in memory; a fuller one is split.
 pub const BUCKET_CHUNK_ROWS_MAX: usize = 128;
 
+/// Chunks of one group of a bucket in memory; a fuller one is split.
+pub const BUCKET_GROUP_CHUNKS_MAX: usize = 128;
+
 /// Revision pins; further long reads are refused.
 pub const REVISION_PINS_MAX: usize = 10_000;
 

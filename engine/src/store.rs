@@ -247,6 +247,11 @@ impl Store {
         self.tables.memory_bytes()
     }
 
+    /// Bytes of the rows in the memory tables: what checkpoints will add to the page file.
+    pub fn row_bytes(&self) -> usize {
+        self.tables.row_bytes()
+    }
+
     /// True if a checkpoint should begin: something is to be saved, none is under way, and time,
     /// rows or bytes since the last one say so.
     pub fn checkpoint_due(&self, now_ms: u64) -> bool {

@@ -23,13 +23,14 @@ use crate::hasher::{self, Hasher};
 use crate::limits;
 use crate::pages::Pages;
 use crate::quota::Quota;
-use crate::replica::{ToFront, ToReplica};
+use crate::replica::{LeaseAsk, ToFront, ToReplica};
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
 
 mod answers;
 mod calls;
 mod conn;
+mod leases;
 mod listing;
 mod maintenance;
 mod plain;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use calls::routes;
 use conn::{Conn, Protocol, Settings};
+use leases::KeepAlives;
 use tasks::Tasks;
 
 /// Which listeners a socket came from.
@@ -83,6 +85,8 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     /// To the replica.
     pub to_replica: Producer<ToReplica>,
+    /// Questions about leases to the replica.
+    pub to_lessor: Producer<LeaseAsk>,
     /// From the replica.
     pub from_replica: Consumer<ToFront>,
     /// Pages for reads.
@@ -112,6 +116,7 @@ pub struct Front {
     shared: Arc<Shared>,
     view: Arc<MemberView>,
     to_replica: Producer<ToReplica>,
+    to_lessor: Producer<LeaseAsk>,
     from_replica: Consumer<ToFront>,
     pages: Pages,
     pins: RevisionPins,
@@ -127,6 +132,12 @@ pub struct Front {
     dirty: Vec<SocketId>,
     spare_bufs: Vec<Vec<u8>>,
     tasks: Tasks,
+    keep_alives: KeepAlives,
+    /// Questions about leases that are not passed on yet; at most one a task.
+    asks: VecDeque<LeaseAsk>,
+    next_lease_seed: u64,
+    /// When a leader was known last.
+    leader_seen_ms: u64,
     /// Proposals that found the ring full; while any wait, sockets are not read.
     overflow: VecDeque<ToReplica>,
     reading_paused: bool,
@@ -162,6 +173,7 @@ impl Front {
             index,
             shared,
             to_replica,
+            to_lessor,
             from_replica,
             pages,
             pins,
@@ -180,6 +192,7 @@ impl Front {
             shared,
             view,
             to_replica,
+            to_lessor,
             from_replica,
             pages,
             pins,
@@ -196,6 +209,10 @@ impl Front {
             dirty: Vec::new(),
             spare_bufs: Vec::new(),
             tasks: Tasks::default(),
+            keep_alives: KeepAlives::default(),
+            asks: VecDeque::new(),
+            next_lease_seed: boot_id,
+            leader_seen_ms: 0,
             overflow: VecDeque::new(),
             reading_paused: false,
             next_ticket: 0,
@@ -332,6 +349,7 @@ impl Front {
         }
         self.ask_for_reads();
         self.push_overflow();
+        self.push_asks();
         self.to_replica.flush();
         self.begin_drain();
     }
@@ -458,6 +476,7 @@ impl Front {
             self.open -= 1;
             self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
             self.tasks.connection_closed(socket);
+            self.keep_alives_closed(socket);
         }
     }
 
@@ -472,6 +491,7 @@ impl Front {
             self.mark_dirty(socket);
             self.handle_events(socket);
         }
+        self.tick_keep_alives();
         self.time_out_tasks();
     }
 
@@ -525,6 +545,7 @@ impl Front {
             let socket = conn.socket;
             self.mark_dirty(socket);
         }
+        self.drain_keep_alives();
     }
 
     /// Looked at after the flush: what the last turn answered must have left.

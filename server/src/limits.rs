@@ -21,7 +21,7 @@ pub const LOG_WRITES: usize = 8;
 pub const RING_TO_REPLICA: usize = 16 << 10;
 /// Messages in the ring from the replica to one front. Larger than the other direction, so a reply
 /// always finds room: at most one is outstanding per message sent, plus notices.
-pub const RING_TO_FRONT: usize = (16 << 10) + 1024;
+pub const RING_TO_FRONT: usize = RING_TO_REPLICA + RING_LEASES + 1024;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; more stops reading its sockets.
@@ -65,6 +65,30 @@ pub const PROPOSE_ENTRIES: usize = 4096;
 /// Bytes proposed in one raft step; more wait for the next turn.
 pub const PROPOSE_BYTES: usize = 8 << 20;
 
+/// Messages in the ring that carries one front's questions about leases; a full ring leaves them
+/// with the front.
+pub const RING_LEASES: usize = 8 << 10;
+/// Renewals that one front has taken and not answered, those that a slow reader keeps it from
+/// sending included; one more ends its stream with `too many requests`.
+pub const KEEP_ALIVES: usize = 64 << 10;
+/// The same for one stream; above it the stream's receive window stays shut.
+pub const KEEP_ALIVES_PER_STREAM: usize = 1024;
+/// Leases looked at for expiry in one turn; more wait for the next.
+pub const LEASE_EXPIRIES_PER_TURN: usize = 2048;
+/// What a leader counts on when it spreads the ends of leases after an election (etcd: 1000).
+pub const LEASE_REVOKES_PER_SECOND: u64 = 50_000;
+/// Revocations proposed in a second at most, however many leases have expired.
+pub const LEASE_REVOKES_PER_SECOND_MAX: u64 = 200_000;
+/// Revocations proposed and not applied; more leases wait, though expired (etcd: 16).
+pub const LEASE_REVOKES_IN_FLIGHT: usize = 8192;
+/// An expired lease that still exists so long after its revocation was proposed is proposed again,
+/// in milliseconds (etcd: the same).
+pub const LEASE_REVOKE_RETRY_MS: u64 = 3000;
+/// Leases in one checkpoint entry (etcd: the same).
+pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
+/// Checkpoint entries proposed at a time; more leases wait half a second.
+pub const LEASE_CHECKPOINT_ENTRIES: usize = 16;
+
 /// Jobs waiting for the blocking pool; more answer `too many requests`.
 pub const POOL_JOBS: usize = 1024;
 /// Threads of the blocking pool.
@@ -88,7 +112,8 @@ pub const LOG_LINES: usize = 8192;
 /// it (etcd: grpcOverheadBytes).
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
-const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA);
+const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
+const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 
 /// Tasks waiting for the background thread: one checkpoint and a stop.

@@ -87,7 +87,7 @@ mod tests {
             })),
         };
         let nested = pb::TxnRequest { success: vec![put(1000)], ..Default::default() };
-        let nested = pb::RequestOp { request: Some(Request::RequestTxn(nested)) };
+        let nested = pb::RequestOp { request: Some(Request::RequestTxn(Box::new(nested))) };
         let request = pb::TxnRequest {
             success: vec![put(10), put(20)],
             failure: vec![nested, put(1)],

@@ -31,19 +31,25 @@ use crate::shared::{MemberView, Shared};
 
 mod alarms;
 mod apply;
+mod leasing;
+pub mod lessor;
 mod log_files;
 mod messages;
 mod propose;
 mod publish;
 
+use leasing::LeaseDesk;
+use lessor::Lessor;
 pub use log_files::{DurableWrite, LogFiles};
 use log_files::{Lane, Started};
-pub use messages::{Reply, Slot, ToFront, ToReplica};
+pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 
 /// The rings to one front.
 pub struct FrontLink {
     /// From the front.
     pub inbox: Consumer<ToReplica>,
+    /// Questions about leases from the front.
+    pub asks: Consumer<LeaseAsk>,
     /// To the front.
     pub outbox: Producer<ToFront>,
     /// What did not fit into the ring; bounded by what the front may have outstanding.
@@ -51,9 +57,13 @@ pub struct FrontLink {
 }
 
 impl FrontLink {
-    /// Ties two rings together.
-    pub fn new(inbox: Consumer<ToReplica>, outbox: Producer<ToFront>) -> Self {
-        Self { inbox, outbox, backlog: VecDeque::new() }
+    /// Ties the rings together.
+    pub fn new(
+        inbox: Consumer<ToReplica>,
+        asks: Consumer<LeaseAsk>,
+        outbox: Producer<ToFront>,
+    ) -> Self {
+        Self { inbox, asks, outbox, backlog: VecDeque::new() }
     }
 
     fn send(&mut self, message: ToFront) {
@@ -100,6 +110,8 @@ pub struct Parts {
     pub files: LogFiles,
     /// The store.
     pub store: Store,
+    /// The leases in it.
+    pub lessor: Lessor,
     /// Pages for reads inside apply.
     pub pages: Pages,
     /// The checkpoints' thread.
@@ -119,6 +131,7 @@ pub struct Replica {
     log: Log,
     files: LogFiles,
     store: Store,
+    desk: LeaseDesk,
     pages: Pages,
     background: Background,
     hasher: Hasher,
@@ -146,6 +159,9 @@ pub struct Replica {
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
     scratch: Scratch,
+    /// When this turn began.
+    now_ms: u64,
+    last_tick_ms: u64,
     next_tick_ms: u64,
     checkpoint_started_ms: Option<u64>,
     write_started: Duration,
@@ -167,10 +183,11 @@ impl Replica {
     /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
     /// this member's requests.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
-        let Parts { shared, log, files, store, pages, background, hasher, fronts } = parts;
+        let Parts { shared, log, files, store, lessor, pages, background, hasher, fronts } = parts;
         let soft_state = log.node.status().soft_state;
         let quota = Quota::new(shared.config.quota_backend_bytes);
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
+        let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         Self {
             shared,
             log,
@@ -196,7 +213,10 @@ impl Replica {
             file_cuts: 0,
             defragmenters: Vec::new(),
             store,
+            desk: LeaseDesk::new(lessor, fast_renewals),
             scratch: Scratch::default(),
+            now_ms: 0,
+            last_tick_ms: 0,
             next_tick_ms: 0,
             checkpoint_started_ms: None,
             write_started: Duration::ZERO,
@@ -214,7 +234,11 @@ impl Replica {
 
     /// When the next turn is due at the latest.
     pub fn deadline_ms(&self) -> u64 {
-        self.next_tick_ms
+        // Nothing can be proposed while the log is busy; its end wakes the shard.
+        if !self.is_leader() || self.log_is_busy {
+            return self.next_tick_ms;
+        }
+        self.next_tick_ms.min(self.desk.deadline_ms(self.now_ms))
     }
 
     /// True if something waits that a turn would take.
@@ -222,10 +246,11 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || self.fronts.iter().any(FrontLink::can_flush)
+            || self.fronts.iter().any(|front| front.can_flush() || !front.asks.is_empty())
             || (self.is_leader()
                 && !self.log_is_busy
-                && self.fronts.iter().any(|front| !front.inbox.is_empty()))
+                && (self.desk.has_input()
+                    || self.fronts.iter().any(|front| !front.inbox.is_empty())))
     }
 
     /// True once it will do nothing any more.
@@ -242,7 +267,9 @@ impl Replica {
         if self.stopped {
             return None;
         }
+        self.now_ms = now_ms;
         self.tick(now_ms);
+        self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
         self.propose_member();
@@ -256,6 +283,7 @@ impl Replica {
                 break;
             }
         }
+        self.answer_lease_asks();
         self.maybe_checkpoint(now_ms);
         for front in &mut self.fronts {
             front.flush();
@@ -284,6 +312,8 @@ impl Replica {
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
         self.log.node.tick();
+        let slept_ms = now_ms - std::mem::replace(&mut self.last_tick_ms, now_ms);
+        self.tick_leases(slept_ms, tick_ms);
         if now_ms >= self.retry_spare_ms {
             self.retry_spare_ms = now_ms + 1000;
             self.log.writer.retry_spare();
@@ -460,6 +490,9 @@ impl Replica {
             }
         }
         self.soft_state = soft_state;
+        if soft_state.role != Role::Leader {
+            self.desk.demote();
+        }
         status.leader.store(soft_state.leader, Ordering::Relaxed);
         status.term.store(soft_state.term.0, Ordering::Relaxed);
         self.shared.metrics.has_leader.set(u64::from(soft_state.leader != 0));
@@ -467,6 +500,7 @@ impl Replica {
     }
 
     fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
+        self.desk.read_finished(ticket);
         while let Some((known, front, up_to)) = self.reads.front().copied() {
             if known > ticket {
                 break;

@@ -54,8 +54,9 @@ enum Phase {
     },
 }
 
-/// Checkpoints after which both meta pages are newer than the last move, and one to cut.
-const SETTLE_CHECKPOINTS: u32 = 3;
+/// Checkpoints after which both meta pages, and the views of readers that look once a turn, are
+/// newer than the last move, and one to cut.
+const SETTLE_CHECKPOINTS: u32 = 6;
 
 /// One slice of a walk.
 pub(super) struct Slice {

@@ -45,6 +45,16 @@ impl Store {
         disk: &mut dyn Disk,
         config: EngineConfig,
     ) -> Result<(Store, Checkpointer), EngineError> {
+        Self::open_visiting(disk, config, &mut |_| {})
+    }
+
+    /// Like [`Store::open`]; `visit` sees every row of the key space in the order of revisions, of
+    /// a deletion's only the key. What it makes of the last row of each key is the newest state.
+    pub fn open_visiting(
+        disk: &mut dyn Disk,
+        config: EngineConfig,
+        visit: &mut dyn FnMut(&KvRef<'_>),
+    ) -> Result<(Store, Checkpointer), EngineError> {
         let file = open_file(disk)?;
         let len_bytes = match call(disk, FileOp::Len { file }, "length")? {
             FileOutput::Len(len_bytes) => len_bytes,
@@ -55,7 +65,8 @@ impl Store {
         let (meta, older) = choose_meta(&mut reader)?;
         reader.pages_left = meta.end_unit;
         let space = read_space(&mut reader, &meta)?;
-        let mut loaded = Loaded { index: Index::new(), buckets: Buckets::default(), last: None };
+        let (index, buckets) = (Index::new(), Buckets::default());
+        let mut loaded = Loaded { index, buckets, last: None, visit };
         for bucket in Bucket::ALL {
             if let Some(root) = meta.roots[bucket as usize] {
                 loaded.last = None;
@@ -166,11 +177,12 @@ fn read_space(reader: &mut Reader<'_>, meta: &Meta) -> Result<Space, EngineError
         .ok_or_else(|| ptr.corrupt("the list of free extents contradicts itself"))
 }
 
-struct Loaded {
+struct Loaded<'v> {
     index: Index,
     buckets: Buckets,
     /// The row key before, to see that keys ascend across nodes.
     last: Option<Vec<u8>>,
+    visit: &'v mut dyn FnMut(&KvRef<'_>),
 }
 
 /// Visits the subtree's rows in key order. Levels fall from parent to child and no more pages are
@@ -179,7 +191,7 @@ fn load(
     reader: &mut Reader<'_>,
     ptr: PagePtr,
     bucket: Bucket,
-    loaded: &mut Loaded,
+    loaded: &mut Loaded<'_>,
 ) -> Result<(), EngineError> {
     let bytes = reader.page(ptr)?;
     let node = NodeRef::new(ptr, bytes)?;
@@ -202,7 +214,7 @@ fn load(
         last.clear();
         last.extend_from_slice(key);
         if bucket == Bucket::Key {
-            load_row(ptr, key, value, &mut loaded.index)?;
+            load_row(ptr, key, value, loaded)?;
         } else {
             loaded.buckets.put(bucket, key, value);
         }
@@ -210,7 +222,12 @@ fn load(
     Ok(())
 }
 
-fn load_row(ptr: PagePtr, key: &[u8], value: &[u8], index: &mut Index) -> Result<(), EngineError> {
+fn load_row(
+    ptr: PagePtr,
+    key: &[u8],
+    value: &[u8],
+    loaded: &mut Loaded<'_>,
+) -> Result<(), EngineError> {
     let (at, tombstone) =
         RevKey::from_row_key(key).ok_or_else(|| ptr.corrupt("a row key is no revision"))?;
     let kv = KvRef::parse(value).map_err(|_| ptr.corrupt("a row is no KeyValue"))?;
@@ -221,7 +238,8 @@ fn load_row(ptr: PagePtr, key: &[u8], value: &[u8], index: &mut Index) -> Result
     } else {
         State::put(at, kv.create_revision, kv.version.cast_unsigned(), len)
     };
-    index.update(kv.key, |_| state);
+    loaded.index.update(kv.key, |_| state);
+    (loaded.visit)(&kv);
     Ok(())
 }
 

@@ -162,12 +162,14 @@ impl Wiring {
             let wake = |waker: &Waker| (!same_thread).then(|| waker.clone());
             let (to_replica, inbox) =
                 ring::ring(limits::RING_TO_REPLICA, wake(&self.replica_waker));
+            let (to_lessor, asks) = ring::ring(limits::RING_LEASES, wake(&self.replica_waker));
             let (outbox, from_replica) = ring::ring(limits::RING_TO_FRONT, wake(waker));
-            links.push(FrontLink::new(inbox, outbox));
+            links.push(FrontLink::new(inbox, asks, outbox));
             let parts = front::Parts {
                 index,
                 shared: self.shared.clone(),
                 to_replica,
+                to_lessor,
                 from_replica,
                 pages: self.pages(waker),
                 pins: pins.clone(),
@@ -190,7 +192,7 @@ impl Wiring {
         fronts: Vec<FrontLink>,
         driver: probe::DriverKind,
     ) -> io::Result<Replica> {
-        let Recovered { store, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let Recovered { store, lessor, checkpointer, page_disk, log, log_disk, .. } = recovered;
         let background = Background::start(Setup {
             checkpointer,
             disk: page_disk,
@@ -202,6 +204,7 @@ impl Wiring {
             log,
             files: LogFiles::new(log_disk, self.pool.clone(), self.replica_waker.clone()),
             store,
+            lessor,
             pages: self.pages(&self.replica_waker),
             background,
             hasher: self.hasher.clone(),

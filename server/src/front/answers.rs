@@ -44,6 +44,7 @@ impl Front {
                         self.reply_message(task.socket, task.to, b"");
                     }
                 }
+                ToFront::Lease { slot, answer } => self.finish_lease(slot, answer),
                 ToFront::Serve => self.serve = true,
             }
         }
@@ -127,6 +128,7 @@ impl Front {
             | Kind::Hash
             | Kind::HashKv
             | Kind::Defragment
+            | Kind::Lease(_)
             | Kind::Health(_) => Ok(()),
         };
         if let Err(Refusal::Status(status)) = outcome {
@@ -314,6 +316,7 @@ impl Front {
             let error = timed_out(task.client_deadline);
             match task.kind {
                 Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
+                Kind::Lease(lease_call) => self.time_out_lease(&task, lease_call, error),
                 // The peer reads too slowly; what was sent cannot be completed by an error.
                 Kind::Listing(_) => self.abort_call(task.socket, task.to),
                 _ => self.reply_status(task.socket, task.to, &error.into()),

@@ -46,6 +46,11 @@ methods! {
     HASH = 11 "/etcdserverpb.Maintenance/Hash" false
     HASH_KV = 12 "/etcdserverpb.Maintenance/HashKV" false
     DEFRAGMENT = 13 "/etcdserverpb.Maintenance/Defragment" false
+    LEASE_GRANT = 20 "/etcdserverpb.Lease/LeaseGrant" false
+    LEASE_REVOKE = 21 "/etcdserverpb.Lease/LeaseRevoke" false
+    LEASE_TIME_TO_LIVE = 22 "/etcdserverpb.Lease/LeaseTimeToLive" false
+    LEASE_LEASES = 23 "/etcdserverpb.Lease/LeaseLeases" false
+    LEASE_KEEP_ALIVE = 24 "/etcdserverpb.Lease/LeaseKeepAlive" true
 }
 
 /// Field numbers of InternalRaftRequest.
@@ -88,23 +93,31 @@ impl Front {
                 ServerEvent::Unary { stream, method, meta, message } => {
                     self.unary(socket, stream, method, &meta, message);
                 }
+                ServerEvent::StreamOpened { stream, method: LEASE_KEEP_ALIVE, meta } => {
+                    self.open_keep_alive((socket, stream), &meta);
+                }
                 ServerEvent::StreamOpened { .. } => {}
                 ServerEvent::StreamMessage { stream, message } => {
-                    self.health_watch(socket, stream, &message);
+                    if !self.keep_alive((socket, stream), &message) {
+                        self.health_watch(socket, stream, &message);
+                    }
                 }
                 ServerEvent::Writable { stream } => {
+                    self.send_renewals((socket, stream));
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.run_soon(slot);
                     }
                 }
                 ServerEvent::Cancelled { stream } => {
+                    self.keep_alive_cancelled((socket, stream));
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.remove(slot);
                     }
                 }
-                ServerEvent::StreamHalfClosed { .. }
-                | ServerEvent::HttpOpened { .. }
-                | ServerEvent::HttpData { .. } => {}
+                ServerEvent::StreamHalfClosed { stream } => {
+                    self.keep_alive_half_closed((socket, stream));
+                }
+                ServerEvent::HttpOpened { .. } | ServerEvent::HttpData { .. } => {}
             }
             self.mark_dirty(socket);
         }
@@ -150,6 +163,10 @@ impl Front {
             HASH => self.hash(call),
             HASH_KV => self.hash_kv(call, &decode(message)?),
             DEFRAGMENT => self.defragment(call),
+            LEASE_GRANT => self.lease_grant(call, message),
+            LEASE_REVOKE => self.lease_revoke(call, message),
+            LEASE_TIME_TO_LIVE => self.lease_time_to_live(call, message),
+            LEASE_LEASES => self.lease_leases(call, message),
             HEALTH_CHECK => self.health_check(call, &message),
             _ => Err(Refusal::Status(Status::new(Code::Unimplemented, "unknown method"))),
         }
@@ -201,7 +218,7 @@ impl Front {
     }
 
     /// Wraps a checked request into a raft entry and sends it to the replica.
-    fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
+    pub(super) fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
         self.propose_as(call, Kind::Proposal, field, message)
     }
 

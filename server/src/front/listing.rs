@@ -18,8 +18,8 @@ use super::Front;
 use super::calls::{Call, Refusal};
 use super::conn::Conn;
 use super::tasks::{Kind, Task, To};
-use crate::api::{check, range};
 use crate::api::reader::Stop;
+use crate::api::{check, range};
 use crate::limits;
 use crate::wire::{Header, field_len, write_len};
 

@@ -68,6 +68,19 @@ pub(super) enum Kind {
     Stream(Box<pb::RangeRequest>),
     /// A long answer being sent in pieces.
     Listing(Box<Listing>),
+    /// A question to the lessor.
+    Lease(LeaseCall),
+}
+
+/// What was asked of the lessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeaseCall {
+    /// LeaseTimeToLive of this lease.
+    TimeToLive { id: i64 },
+    /// LeaseLeases.
+    Leases,
+    /// One renewal of a LeaseKeepAlive stream.
+    KeepAlive,
 }
 
 impl Kind {
@@ -134,6 +147,11 @@ impl Tasks {
         self.abandoned += 1;
         self.abandoned_bytes += bytes;
         Some(whom)
+    }
+
+    /// True if the request has not ended.
+    pub(super) fn is_waiting(&self, slot: Slot) -> bool {
+        self.get(slot).is_some()
     }
 
     pub(super) fn is_abandoned(&self, slot: Slot) -> bool {

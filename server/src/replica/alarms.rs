@@ -70,8 +70,7 @@ impl Replica {
     /// What the fronts compare with the quota.
     pub(super) fn count_live_bytes(&self) {
         let status = &self.shared.status;
-        let bytes =
-            status.db_in_use_bytes.load(Ordering::Relaxed) + self.store.table_bytes() as u64;
+        let bytes = status.db_in_use_bytes.load(Ordering::Relaxed) + self.store.row_bytes() as u64;
         status.live_bytes.store(bytes, Ordering::Relaxed);
     }
 

@@ -18,7 +18,7 @@ use prost::Message;
 use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica};
 use crate::api::reader::Stop;
-use crate::api::txn::{self, Context, NoLeases};
+use crate::api::txn::{self, Context};
 use crate::hasher::Job;
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
@@ -98,6 +98,7 @@ impl Replica {
             }
             EntryKind::Normal if entry.data.is_empty() => {
                 self.store.skip(entry.index, entry.term);
+                self.promote_lessor(entry.term);
                 Ok(None)
             }
             EntryKind::Normal => match wire::wrapped_put(&entry.data) {
@@ -149,6 +150,16 @@ impl Replica {
         if let Some(compaction) = &request.compaction {
             return Ok(Some(self.apply_compaction(entry, compaction)));
         }
+        if let Some(grant) = &request.lease_grant {
+            return Ok(Some(self.apply_lease_grant(entry, grant)));
+        }
+        if let Some(revoke) = &request.lease_revoke {
+            return Ok(Some(self.apply_lease_revoke(entry, revoke.id)));
+        }
+        if let Some(checkpoint) = &request.lease_checkpoint {
+            self.apply_lease_checkpoint(entry, checkpoint);
+            return Ok(None);
+        }
         if let Some(attributes) = request.cluster_member_attr_set {
             self.apply_attributes(entry, attributes)?;
             return Ok(None);
@@ -179,7 +190,9 @@ impl Replica {
         }
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.put(put.key, put.value, LeaseId(0));
-        Ok(Reply::Put { revision: txn.commit().0 })
+        let revision = txn.commit().0;
+        self.desk.lessor.set_item(put.key, 0);
+        Ok(Reply::Put { revision })
     }
 
     /// Runs `change` in a transaction and commits it; a refusal leaves only the applied index.
@@ -197,10 +210,16 @@ impl Replica {
         let header = move |revision: Revision| shared.header(revision.0);
         let mut out = Vec::new();
         let mut txn = self.store.begin(entry.index, entry.term);
+        let leases = &self.desk.lessor;
         let mut context =
-            Context { pages: self.pages.source(), leases: &NoLeases, scratch: &mut self.scratch };
+            Context { pages: self.pages.source(), leases, scratch: &mut self.scratch };
         match change(&mut txn, &mut context, &header, &mut out) {
             Ok(()) => {
+                if !self.desk.lessor.is_empty() {
+                    for row in txn.rows() {
+                        self.desk.lessor.set_item(row.key, row.lease.0);
+                    }
+                }
                 txn.commit();
                 Ok(Reply::Message(out))
             }

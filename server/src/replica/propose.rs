@@ -11,7 +11,7 @@ use super::messages::{Slot, ToReplica};
 use super::{Proposal, Replica};
 use crate::{limits, version};
 
-type Origin = Option<(usize, Slot)>;
+pub(super) type Origin = Option<(usize, Slot)>;
 
 impl Replica {
     /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step. Without a
@@ -56,6 +56,9 @@ impl Replica {
                     }
                 }
             }
+        }
+        if room > 0 {
+            self.propose_leases(&mut batch, &mut origins);
         }
         if !batch.is_empty() {
             self.propose(batch, origins);

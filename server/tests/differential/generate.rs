@@ -22,8 +22,28 @@ pub(crate) const STREAMS: usize = 3;
 const FUTURE_STREAM: usize = 2;
 
 const KEYS: [&[u8]; 22] = [
-    b"a", b"a\0", b"aa", b"ab", b"abc", b"ac", b"b", b"b/", b"b/1", b"b/10", b"b/2", b"b/3", b"c",
-    b"d", b"dd", b"e", b"\0", b"z", b"\xff", b"\xff\xff", b"key with spaces", b"\xc3\xa9",
+    b"a",
+    b"a\0",
+    b"aa",
+    b"ab",
+    b"abc",
+    b"ac",
+    b"b",
+    b"b/",
+    b"b/1",
+    b"b/10",
+    b"b/2",
+    b"b/3",
+    b"c",
+    b"d",
+    b"dd",
+    b"e",
+    b"\0",
+    b"z",
+    b"\xff",
+    b"\xff\xff",
+    b"key with spaces",
+    b"\xc3\xa9",
 ];
 const VALUES: [&[u8]; 8] = [b"", b"0", b"1", b"2", b"10", b"value", b"\0", b"\xff\xfe"];
 

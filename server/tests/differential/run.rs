@@ -470,9 +470,7 @@ impl Pair {
             let expected: Vec<i64> = self.watches[stream]
                 .iter()
                 .filter(|(_, watch)| {
-                    watch.sees_puts
-                        && watch.covers(BARRIER_KEY)
-                        && watch.start_revision <= revision
+                    watch.sees_puts && watch.covers(BARRIER_KEY) && watch.start_revision <= revision
                 })
                 .map(|(id, _)| *id)
                 .collect();
@@ -523,7 +521,8 @@ impl Pair {
             let messages = log.remove(&id).unwrap_or_default();
             Answer { messages, code: 0, text: "so far".to_owned() }.to_string()
         });
-        Err(self.mismatch(&format!("watch {id} of stream {stream} brought different things"), texts))
+        Err(self
+            .mismatch(&format!("watch {id} of stream {stream} brought different things"), texts))
     }
 
     fn open_stream(&mut self, stream: usize) -> Step {
@@ -627,10 +626,7 @@ impl Pair {
             return Ok(());
         }
         self.watches[stream].remove(&id);
-        self.send(
-            stream,
-            &RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id }),
-        );
+        self.send(stream, &RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id }));
         self.wait_for_both(stream, WAIT, |log| {
             log.iter().filter(|one| one.canceled && one.watch_id == id).count() == 2
         });
@@ -642,10 +638,7 @@ impl Pair {
             return Ok(());
         }
         self.barrier()?;
-        self.send(
-            stream,
-            &RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id }),
-        );
+        self.send(stream, &RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: id }));
         if self.watches[stream].remove(&id).is_some() {
             self.wait_for_both(stream, WAIT, |log| {
                 log.iter().any(|one| one.canceled && one.watch_id == id)

@@ -94,9 +94,7 @@ impl Search<'_> {
 fn simpler(op: &Op) -> Vec<Op> {
     match op {
         Op::Range(range) => simpler_ranges(range).into_iter().map(Op::Range).collect(),
-        Op::RangeStream(range) => {
-            simpler_ranges(range).into_iter().map(Op::RangeStream).collect()
-        }
+        Op::RangeStream(range) => simpler_ranges(range).into_iter().map(Op::RangeStream).collect(),
         Op::Put(put) => simpler_puts(put).into_iter().map(Op::Put).collect(),
         Op::Delete(delete) if delete.prev_kv => {
             vec![Op::Delete(pb::DeleteRangeRequest { prev_kv: false, ..delete.clone() })]
@@ -175,9 +173,10 @@ fn simpler_ops(ops: &[pb::RequestOp]) -> Vec<Vec<pb::RequestOp>> {
             Some(Request::RequestPut(put)) => {
                 simpler_puts(put).into_iter().map(Request::RequestPut).collect()
             }
-            Some(Request::RequestTxn(txn)) => {
-                simpler_txns(txn).into_iter().map(|txn| Request::RequestTxn(Box::new(txn))).collect()
-            }
+            Some(Request::RequestTxn(txn)) => simpler_txns(txn)
+                .into_iter()
+                .map(|txn| Request::RequestTxn(Box::new(txn)))
+                .collect(),
             Some(Request::RequestDeleteRange(_)) | None => Vec::new(),
         };
         for request in inner {
