@@ -233,7 +233,8 @@ fn is_new(op: &Op) -> bool {
         Op::Progress(_) => true,
         // A compaction at no revision was one, and changed hashes.
         Op::Compact(request) => request.revision <= 0,
-        Op::Raw(path, _) => *path == COMPACT,
+        // Another code for a path that is none.
+        Op::Raw(path, _) => *path == COMPACT || *path == "/nothing",
         // The compacted revision itself could not be hashed.
         Op::HashKv(revision) => *revision != 0,
         // Watches from a negative revision were not refused.
