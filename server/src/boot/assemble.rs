@@ -118,6 +118,7 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
         status: StatusCell::default(),
         metrics: Metrics::new(recovered.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
+        watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
         stopping: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
