@@ -26,6 +26,9 @@ pub const SEGMENTS_SPARE_MAX: usize = 8;
 /// Rows of one chunk of a bucket in memory; a fuller one is split.
 pub const BUCKET_CHUNK_ROWS_MAX: usize = 128;
 
+/// Bytes of one chunk of a bucket in memory; one of several rows above it is split.
+pub const BUCKET_CHUNK_BYTES_MAX: usize = 16 << 10;
+
 /// Chunks of one group of a bucket in memory; a fuller one is split.
 pub const BUCKET_GROUP_CHUNKS_MAX: usize = 128;
 
@@ -77,6 +80,10 @@ pub const READ_PAGES_KEPT: usize = 32;
 
 /// The page file grows by multiples of this.
 pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
+
+/// Bytes taken from the file system beyond what the page file uses, so that deletions can still be
+/// saved when it is full; a quarter of them may be used before more are asked for.
+pub const FILE_RESERVE_BYTES: u64 = 32 << 20;
 
 const _: () = assert!(INDEX_LEAF_ENTRIES_MAX >= 4 && INDEX_FANOUT_MAX >= 4);
 const _: () = assert!(ROW_BYTES_MAX < (1 << 31), "a length shares its word with a flag");

@@ -54,7 +54,7 @@ pub(super) struct Undo {
 struct BucketChange {
     bucket: Bucket,
     key: Vec<u8>,
-    before: Option<Arc<[u8]>>,
+    before: Option<Vec<u8>>,
     after: Option<Vec<u8>>,
 }
 

@@ -101,6 +101,7 @@ impl Rig {
             status: StatusCell::default(),
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
+            watching: vec![AtomicBool::new(false)],
             stopping: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),

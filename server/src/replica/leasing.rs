@@ -231,7 +231,8 @@ impl Replica {
         }
         let now_ms = self.now_ms;
         let backlog = self.desk.lessor.collect_expired(now_ms);
-        let allowed = self.desk.pace.allow(backlog, now_ms);
+        let now_us = u64::try_from(self.shared.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let allowed = self.desk.pace.allow(backlog, now_us);
         let mut proposed = 0;
         while proposed < allowed
             && let Some(id) = self.desk.lessor.next_expired(now_ms)

@@ -6,7 +6,7 @@
 //! no I/O and reads no clock: each call brings `now`. It must never let a lease end early: every
 //! deadline is a millisecond later than its sum, since `now` is rounded down.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use etcore_engine::types::LeaseId;
@@ -60,7 +60,7 @@ impl Attachments {
 }
 
 /// A lease.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Lease {
     ttl_s: i64,
     /// What was left at the last checkpoint; 0 if there was none since the last renewal.
@@ -73,6 +73,50 @@ struct Lease {
     expired: bool,
     /// An entry that clears its checkpoint is on its way.
     clearing: bool,
+    keys: Keys,
+}
+
+/// The keys of a lease, in order. Most leases have one or none.
+#[derive(Debug, Default)]
+enum Keys {
+    #[default]
+    None,
+    One(Key),
+    #[expect(clippy::box_collection, reason = "a lease with one key or none should be small")]
+    Many(Box<BTreeSet<Key>>),
+}
+
+impl Keys {
+    fn insert(&mut self, key: Key) {
+        *self = match std::mem::take(self) {
+            Keys::None => Keys::One(key),
+            Keys::One(other) => Keys::Many(Box::new([other, key].into())),
+            Keys::Many(mut keys) => {
+                keys.insert(key);
+                Keys::Many(keys)
+            }
+        };
+    }
+
+    fn remove(&mut self, key: &Key) {
+        match self {
+            Keys::None => {}
+            Keys::One(other) if other != key => {}
+            Keys::One(_) => *self = Keys::None,
+            Keys::Many(keys) => {
+                keys.remove(key);
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Key> {
+        let (one, many) = match self {
+            Keys::None => (None, None),
+            Keys::One(key) => (Some(key), None),
+            Keys::Many(keys) => (None, Some(keys.iter())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 /// What a renewal came to.
@@ -99,16 +143,15 @@ pub struct TimeToLive {
 
 /// See the module text.
 ///
-/// Invariants: `items` and `attached` hold the same pairs, all of leases that exist; `due` holds
-/// exactly the unexpired leases of a primary lessor, under their deadlines; `checkpoints` exactly
-/// those with a `checkpoint_ms`.
+/// Invariants: `items` and the leases' keys hold the same pairs; `due` holds exactly the unexpired
+/// leases of a primary lessor, under their deadlines; `checkpoints` exactly those with a
+/// `checkpoint_ms`. Nothing depends on the order in which the maps are walked.
 #[derive(Debug)]
 pub struct Lessor {
     settings: Settings,
     primary: bool,
-    leases: BTreeMap<i64, Lease>,
+    leases: HashMap<i64, Lease>,
     items: HashMap<Key, i64>,
-    attached: BTreeSet<(i64, Key)>,
     due: BTreeSet<(u64, i64)>,
     /// Expired and not proposed yet, oldest first; some may be gone meanwhile.
     overdue: VecDeque<i64>,
@@ -142,9 +185,8 @@ impl Lessor {
         let mut lessor = Self {
             settings,
             primary: false,
-            leases: BTreeMap::new(),
+            leases: HashMap::new(),
             items: HashMap::new(),
-            attached: BTreeSet::new(),
             due: BTreeSet::new(),
             overdue: VecDeque::new(),
             revoking: VecDeque::new(),
@@ -157,8 +199,13 @@ impl Lessor {
             lessor.leases.insert(row.id, lease);
         }
         lessor.items = attachments.by_key;
-        lessor.items.retain(|_, lease| lessor.leases.contains_key(lease));
-        lessor.attached = lessor.items.iter().map(|(key, lease)| (*lease, key.clone())).collect();
+        lessor.items.retain(|key, lease| match lessor.leases.get_mut(lease) {
+            Some(lease) => {
+                lease.keys.insert(key.clone());
+                true
+            }
+            None => false,
+        });
         Ok(lessor)
     }
 
@@ -202,11 +249,8 @@ impl Lessor {
         if lease.checkpoint_ms != 0 {
             self.checkpoints.remove(&(lease.checkpoint_ms, id));
         }
-        while let Some(pair) = self.attached.range((id, Key::default())..).next().cloned()
-            && pair.0 == id
-        {
-            self.attached.remove(&pair);
-            self.items.remove(&pair.1);
+        for key in lease.keys.iter() {
+            self.items.remove(key);
         }
         Some(lease.expired)
     }
@@ -214,27 +258,30 @@ impl Lessor {
     /// The lease of a key that was written: 0 detaches it. A lease that does not exist counts as
     /// none.
     pub fn set_item(&mut self, key: &[u8], lease: i64) {
-        if lease == 0 || !self.leases.contains_key(&lease) {
-            if !self.items.is_empty()
-                && let Some((key, old)) = self.items.remove_entry(key)
-            {
-                self.attached.remove(&(old, key));
+        let old = if self.items.is_empty() { None } else { self.items.get_key_value(key) };
+        let shared = match old {
+            Some((_, old)) if *old == lease => return,
+            Some((shared, old)) => {
+                let (shared, old) = (shared.clone(), *old);
+                if let Some(old) = self.leases.get_mut(&old) {
+                    old.keys.remove(&shared);
+                }
+                Some(shared)
             }
-            return;
-        }
-        if let Some((key, old)) = self.items.get_key_value(key) {
-            if *old == lease {
-                return;
+            None => None,
+        };
+        let new = if lease == 0 { None } else { self.leases.get_mut(&lease) };
+        match (new, shared) {
+            (Some(new), shared) => {
+                let shared = shared.unwrap_or_else(|| key.into());
+                new.keys.insert(shared.clone());
+                self.items.insert(shared, lease);
             }
-            let (key, old) = (key.clone(), *old);
-            self.attached.remove(&(old, key.clone()));
-            self.attached.insert((lease, key.clone()));
-            self.items.insert(key, lease);
-            return;
+            (None, Some(shared)) => {
+                self.items.remove(&shared);
+            }
+            (None, None) => {}
         }
-        let key = Key::from(key);
-        self.attached.insert((lease, key.clone()));
-        self.items.insert(key, lease);
     }
 
     /// Sets what is left of a lease by a checkpoint, in seconds. True if there is such a lease.
@@ -261,8 +308,7 @@ impl Lessor {
     pub fn promote(&mut self, now_ms: u64, extend_ms: u64) {
         self.forget_deadlines();
         self.primary = true;
-        let ids: Vec<i64> = self.leases.keys().copied().collect();
-        for id in ids {
+        for id in self.ids() {
             self.refresh(id, now_ms, extend_ms);
             self.schedule_checkpoint(id, now_ms);
         }
@@ -321,8 +367,7 @@ impl Lessor {
 
     /// The keys attached to a lease, in order.
     pub fn keys(&self, id: i64) -> impl Iterator<Item = &Key> {
-        let from = self.attached.range((id, Key::default())..);
-        from.take_while(move |(lease, _)| *lease == id).map(|(_, key)| key)
+        self.leases.get(&id).into_iter().flat_map(|lease| lease.keys.iter())
     }
 
     /// How many leases there are.
@@ -338,7 +383,7 @@ impl Lessor {
     /// All leases, those that expire first in front; by ID where this member knows no deadlines.
     pub fn list(&self) -> Vec<i64> {
         if !self.primary {
-            return self.leases.keys().copied().collect();
+            return self.ids();
         }
         let overdue = self.leases.iter().filter(|(_, lease)| lease.expired);
         let mut expired: Vec<(u64, i64)> = match self.leases.len() - self.due.len() {
@@ -421,6 +466,13 @@ impl Lessor {
         found
     }
 
+    /// All leases by ID.
+    fn ids(&self) -> Vec<i64> {
+        let mut ids: Vec<i64> = self.leases.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     fn is_expired(&self, id: i64) -> bool {
         self.leases.get(&id).is_some_and(|lease| lease.expired)
     }
@@ -495,6 +547,7 @@ impl Lease {
             checkpoint_ms: 0,
             expired: false,
             clearing: false,
+            keys: Keys::None,
         }
     }
 

@@ -44,6 +44,7 @@ func main() {
 		{"deletes", deletes},
 		{"errors", errorsAreMapped},
 		{"compaction", compaction},
+		{"leases", leases},
 		{"cluster", cluster},
 		{"many at once", manyAtOnce},
 	}
