@@ -125,8 +125,8 @@ const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
 const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 
-/// Of the page file's spare bytes, those kept for what a checkpoint writes besides rows: nodes above
-/// them, pages being moved, the list of free extents. Proposals wait before they are touched.
+/// Of the page file's spare bytes, those kept for what a checkpoint writes besides rows: nodes
+/// above them, pages being moved, the list of free extents. Proposals wait before they are touched.
 pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
 
 /// Tasks waiting for the background thread: one checkpoint and a stop.

@@ -33,8 +33,8 @@ impl Replica {
         self.space.tight || self.space.stalled || self.log.writer.spare_failure().is_some()
     }
 
-    /// True if a checkpoint could need more than the page file has: the next one must end first, and
-    /// find out whether the disk gives more. What is in the log can always be saved then.
+    /// True if a checkpoint could need more than the page file has: the next one must end first,
+    /// and find out whether the disk gives more. What is in the log can always be saved then.
     pub(super) fn must_wait_for_space(&mut self) -> bool {
         let unsaved_bytes = self.store.row_bytes() as u64 + self.space.proposed_bytes;
         let wait = unsaved_bytes / 4 * 5 + limits::CHECKPOINT_SLACK_BYTES > self.space.spare_bytes;
