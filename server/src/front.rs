@@ -312,10 +312,15 @@ impl Front {
         self.handle_events(socket);
     }
 
-    /// The peer is gone: its calls end, their late replies find nobody.
-    pub fn disconnected(&mut self, socket: SocketId, _error: Option<io::Error>) {
+    /// The peer is gone: its calls end, their late replies find nobody. One that has only ended
+    /// its side may still wait for an answer.
+    pub fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
+        let now_ms = self.now_ms;
         if let Some(conn) = self.conn(socket) {
-            conn.gone = true;
+            match error {
+                None => conn.peer_ended(now_ms),
+                Some(_) => conn.gone = true,
+            }
             self.mark_dirty(socket);
         }
     }

@@ -49,6 +49,13 @@ pub const RANGE_PIECE_KEYS: usize = 512;
 pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
 /// Body of an HTTP/1.1 request; the plain endpoints need none.
 pub const HTTP1_BODY_BYTES: u64 = 64 << 10;
+/// Time for a connection's first bytes and for each HTTP/1.1 request to come in whole, in
+/// milliseconds; past it the connection is closed. HTTP/2 has its own limit of the same length
+/// (`etcore_proto::limits::HANDSHAKE_MS_MAX`). Clients that wait between requests are not meant.
+pub const REQUEST_MS: u64 = 120_000;
+/// Time for the answers to a client that has ended its side, in milliseconds: longer than a health
+/// check may wait. Past it the connection is closed.
+pub const HALF_CLOSED_MS: u64 = 15_000;
 /// Bytes received and not yet handled, of all connections together.
 pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
 /// The same for one connection.

@@ -23,6 +23,7 @@ use crate::ring::ring;
 use crate::shared::StatusCell;
 
 mod leases;
+mod silence;
 
 /// What a front told its driver.
 #[derive(Default)]
