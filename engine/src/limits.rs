@@ -26,6 +26,12 @@ pub const SEGMENTS_SPARE_MAX: usize = 8;
 /// Rows of one chunk of a bucket in memory; a fuller one is split.
 pub const BUCKET_CHUNK_ROWS_MAX: usize = 128;
 
+/// Bytes of one chunk of a bucket in memory; one of several rows above it is split.
+pub const BUCKET_CHUNK_BYTES_MAX: usize = 16 << 10;
+
+/// Chunks of one group of a bucket in memory; a fuller one is split.
+pub const BUCKET_GROUP_CHUNKS_MAX: usize = 128;
+
 /// Revision pins; further long reads are refused.
 pub const REVISION_PINS_MAX: usize = 10_000;
 
@@ -51,14 +57,33 @@ pub const COMPACTION_LEAVES_PER_CHECKPOINT: usize = 512;
 /// Bytes of leaves that one checkpoint looks at on behalf of a compaction.
 pub const COMPACTION_BYTES_PER_CHECKPOINT: usize = 4 << 20;
 
+/// Pages that one checkpoint moves towards the start of the file.
+pub const RELOCATE_PAGES_PER_CHECKPOINT: usize = 512;
+
+/// Inner nodes that one checkpoint looks at for pages to move.
+pub const RELOCATE_NODES_PER_CHECKPOINT: usize = 256;
+
+/// Free units, besides a third of the file, from which on pages are moved without being asked for.
+pub const RELOCATE_WASTE_UNITS_MIN: u64 = 4096;
+
+/// Walks over the tree in one defragmentation.
+pub const DEFRAGMENT_PASSES_MAX: u32 = 3;
+
 /// Bytes of one write of a checkpoint, unless a single page is larger.
 pub const CHECKPOINT_WRITE_BYTES: usize = 256 << 10;
 
 /// Writes and reads of a checkpoint under way at a time.
 pub const CHECKPOINT_DEPTH: usize = 8;
 
+/// Pages kept by a reader that walks the tree with plain calls.
+pub const READ_PAGES_KEPT: usize = 32;
+
 /// The page file grows by multiples of this.
 pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
+
+/// Bytes taken from the file system beyond what the page file uses, so that deletions can still be
+/// saved when it is full; a quarter of them may be used before more are asked for.
+pub const FILE_RESERVE_BYTES: u64 = 32 << 20;
 
 const _: () = assert!(INDEX_LEAF_ENTRIES_MAX >= 4 && INDEX_FANOUT_MAX >= 4);
 const _: () = assert!(ROW_BYTES_MAX < (1 << 31), "a length shares its word with a flag");

@@ -4,9 +4,11 @@
 //! only after a thread that may block has populated it, so that an I/O error is a value there and
 //! not a signal here. This file holds unsafe code; its contract:
 //!
-//! * The file is never shortened while a map of it exists, so every byte of a populated window has
-//!   a page behind it. (The data directory is locked against other processes, and the checkpointer
-//!   only extends.)
+//! * The checkpointer shortens the file only above every page that a durable meta or a pinned
+//!   version reaches, so every byte of a page that is read has a page of memory behind it. Windows
+//!   made before a cut are dropped ([`PageMap::forget`]) before a view is read that was published
+//!   after it: else a window might reach into what was cut and has grown again, unpopulated. (The
+//!   data directory is locked against other processes.)
 //! * A page is read only through a pointer that the tree of a live view contains. The view pins its
 //!   version, and pages of pinned versions are not overwritten: so the bytes of a returned slice
 //!   do not change while it lives. Slices of whole windows are never made: other pages in them
@@ -56,6 +58,8 @@ pub struct PageMap {
     requests: Vec<PopulateRequest>,
     next_ticket: u64,
     clock: u64,
+    /// Cuts of the file that the windows are not older than.
+    cuts: u64,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,7 @@ pub struct PopulateRequest {
     ticket: Ticket,
     span: Span,
     file: Arc<File>,
+    cuts: u64,
 }
 
 /// The outcome of a [`PopulateRequest`].
@@ -81,6 +86,7 @@ pub struct PopulateRequest {
 pub struct Populated {
     ticket: Ticket,
     span: Span,
+    cuts: u64,
     result: io::Result<MmapRaw>,
 }
 
@@ -88,7 +94,7 @@ impl PopulateRequest {
     /// Maps and reads the window. Blocks.
     pub fn run(self) -> Populated {
         let result = self.populate();
-        Populated { ticket: self.ticket, span: self.span, result }
+        Populated { ticket: self.ticket, span: self.span, cuts: self.cuts, result }
     }
 
     fn populate(&self) -> io::Result<MmapRaw> {
@@ -134,6 +140,7 @@ impl PageMap {
             requests: Vec::new(),
             next_ticket: 0,
             clock: 0,
+            cuts: 0,
         }
     }
 
@@ -145,8 +152,12 @@ impl PageMap {
 
     /// Takes over a populated window; whoever waits for the returned ticket asks again.
     pub fn on_populated(&mut self, populated: Populated) -> Ticket {
-        let Populated { ticket, span, result } = populated;
+        let Populated { ticket, span, cuts, result } = populated;
         self.pending.remove(&span);
+        if cuts != self.cuts {
+            // It may be of the file before a cut: whoever waits asks for it anew.
+            return ticket;
+        }
         match result {
             Ok(map) => {
                 self.clock += 1;
@@ -163,6 +174,16 @@ impl PageMap {
             }
         }
         ticket
+    }
+
+    /// Drops all windows if the file was cut since they were made. `cuts` counts the cuts as the
+    /// view that is read next says.
+    pub fn forget(&mut self, cuts: u64) {
+        if cuts != self.cuts {
+            self.cuts = cuts;
+            self.windows.clear();
+            self.failed.clear();
+        }
     }
 
     /// Bytes of windows mapped.
@@ -191,7 +212,12 @@ impl PageMap {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         self.pending.insert(span, ticket);
-        self.requests.push(PopulateRequest { ticket, span, file: self.file.clone() });
+        self.requests.push(PopulateRequest {
+            ticket,
+            span,
+            file: self.file.clone(),
+            cuts: self.cuts,
+        });
         ticket
     }
 }

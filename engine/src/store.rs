@@ -73,6 +73,8 @@ pub struct Store {
     /// No row or index entry above it was removed, or is being removed.
     removed: Revision,
     checkpoint: CheckpointState,
+    /// Somebody waits for the page file to be as small as it gets.
+    defragment: bool,
     undo: txn::Undo,
 }
 
@@ -91,6 +93,8 @@ struct CheckpointState {
     in_flight: bool,
     rows: u64,
     entries: u64,
+    /// Somebody waits for it.
+    urgent: bool,
     /// Something besides rows and the applied index changed.
     other: bool,
     started_ms: u64,
@@ -121,6 +125,7 @@ impl Store {
             index_compaction: IndexCompaction::default(),
             removed: Revision(-1),
             checkpoint: CheckpointState::default(),
+            defragment: false,
             undo: txn::Undo::default(),
         }
     }
@@ -244,6 +249,11 @@ impl Store {
         self.tables.memory_bytes()
     }
 
+    /// Bytes of the rows in the memory tables: what checkpoints will add to the page file.
+    pub fn row_bytes(&self) -> usize {
+        self.tables.row_bytes()
+    }
+
     /// True if a checkpoint should begin: something is to be saved, none is under way, and time,
     /// rows or bytes since the last one say so.
     pub fn checkpoint_due(&self, now_ms: u64) -> bool {
@@ -254,7 +264,9 @@ impl Store {
             && (dirty && aged
                 || state.rows >= self.config.checkpoint_rows
                 || state.entries >= self.config.checkpoint_entries
-                || self.tables.open_bytes() >= self.config.checkpoint_bytes)
+                || self.tables.open_bytes() >= self.config.checkpoint_bytes
+                || self.checkpoint.urgent
+                || self.defragment)
     }
 
     /// Freezes everything applied so far for a checkpoint; `None` if one is under way.
@@ -282,7 +294,25 @@ impl Store {
             compact_scheduled: self.compact_revision,
             removable: self.removable(),
             index: self.index.clone(),
+            defragment: self.defragment,
         })
+    }
+
+    /// From now on checkpoints follow each other, each moving pages towards the start of the file,
+    /// until one says [`CheckpointOutput::defragmented`].
+    pub fn defragment(&mut self) {
+        self.defragment = true;
+    }
+
+    /// A checkpoint is due soon although nothing may have changed: it finds out whether the disk
+    /// has room.
+    pub fn checkpoint_soon(&mut self) {
+        self.checkpoint.other = true;
+    }
+
+    /// A checkpoint is due at once: writes wait for the room that it makes.
+    pub fn checkpoint_now(&mut self) {
+        self.checkpoint.urgent = true;
     }
 
     /// Takes over what a checkpoint made durable; the next [`Store::publish`] shows it.
@@ -291,6 +321,8 @@ impl Store {
         self.checkpoint.in_flight = false;
         self.checkpoint.compact_reached = output.compact_reached;
         self.durable_applied = output.durable_applied;
+        self.checkpoint.other |= output.unsettled;
+        self.defragment &= !output.defragmented;
         let pin = self.version_pins.pin(output.checkpoint);
         self.tree = Arc::new(TreeVersion { root: output.key_root, _pin: pin });
         self.tables.drop_oldest(output.segments);

@@ -143,6 +143,11 @@ impl Tables {
         spare + self.writers.iter().map(Writer::memory_bytes).sum::<usize>()
     }
 
+    /// Bytes of all rows.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.writers.iter().map(|writer| writer.len().1).sum()
+    }
+
     /// Bytes of rows that no freeze has covered.
     pub(crate) fn open_bytes(&self) -> usize {
         self.writers[self.frozen..].iter().map(|writer| writer.len().1).sum()

@@ -1,13 +1,15 @@
 //! Power cuts at every single change of the disk: what is found afterwards is the state of a
 //! checkpoint, not older than the last one that was acknowledged, and never an error.
 
-use etcore_engine::checkpoint::{CheckpointOutput, Checkpointer};
+use etcore_engine::checkpoint::{CheckpointOutput, CheckpointTurn, Checkpointer};
 use etcore_engine::error::EngineError;
+use etcore_engine::file::Disk;
 use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
-use etcore_engine::testing::model::{Model, apply, random_entry};
+use etcore_engine::testing::model::{Entry, Model, Op, apply, random_entry};
 use etcore_engine::testing::prng::Prng;
+use etcore_engine::types::LeaseId;
 
 const CHECKPOINTS: u64 = 8;
 
@@ -134,4 +136,158 @@ fn a_failed_checkpointer_stays_failed() {
     disk.fail_at(disk.change_count(), std::io::ErrorKind::Other);
     assert!(matches!(checkpointer.run(&mut own), Err(EngineError::Io { .. })));
     assert!(matches!(checkpointer.run(&mut own), Err(EngineError::Latched { .. })));
+}
+
+/// A file that is filled, emptied by a compaction, and defragmented; returns its length in bytes
+/// when it was full and at the end.
+fn play_shrinking(disk: &MemDisk, rows: u16) -> (History, u64, u64) {
+    let mut history = History { states: vec![Model::default()], acknowledged: 0 };
+    let mut own = disk.clone();
+    let mut lengths = (0, 0);
+    let Ok((mut store, mut checkpointer)) = Store::open(&mut own, EngineConfig::default()) else {
+        return (history, 0, 0);
+    };
+    let put = |row: u16| Op::Put {
+        key: row.to_be_bytes().to_vec(),
+        value: vec![7; 3_000],
+        lease: LeaseId(0),
+    };
+    let delete = |from: u16, to: u16| Op::DeleteRange {
+        key: from.to_be_bytes().to_vec(),
+        end: to.to_be_bytes().to_vec(),
+    };
+    let mut model = Model::default();
+    let fill = (0..rows).map(|row| Entry::Txn(vec![put(row)])).collect();
+    let kept = rows / 10 * 9;
+    let empty = vec![Entry::Txn(vec![delete(0, kept)])];
+    let mut steps: Vec<Vec<Entry>> = vec![fill, empty];
+    steps.resize(16, Vec::new());
+    for (now, entries) in (1..).zip(steps) {
+        let mut entries = entries;
+        match now {
+            3 => entries.push(Entry::Compact(model.revision())),
+            // A write among the moves.
+            9 => entries.push(Entry::Txn(vec![put(rows / 2)])),
+            _ => {}
+        }
+        for entry in &entries {
+            apply(&mut store, entry);
+            model.apply(entry);
+        }
+        if now == 5 {
+            store.defragment();
+        }
+        history.states.push(model.clone());
+        while store.maintain() {}
+        match checkpoint(&mut store, &mut checkpointer, &mut own, now) {
+            Ok(output) => store.on_checkpoint(&output),
+            Err(_) => break,
+        }
+        history.acknowledged = history.states.len() - 1;
+        lengths.1 = own.content("etcore.db").map_or(0, |content| content.len() as u64);
+        lengths.0 = lengths.0.max(lengths.1);
+    }
+    (history, lengths.0, lengths.1)
+}
+
+#[test]
+fn a_defragmented_file_is_short_and_a_power_cut_on_the_way_loses_nothing() {
+    let whole = MemDisk::new();
+    let (_, full, end) = play_shrinking(&whole, 4_000);
+    let reserve = 32 << 20;
+    assert!(
+        full > 12_000_000 + reserve && end - reserve < (full - reserve) / 3,
+        "{full} bytes, then {end}"
+    );
+
+    let rows = 2_500;
+    let whole = MemDisk::new();
+    let (_, full, end) = play_shrinking(&whole, rows);
+    assert!(end < full, "{full} bytes, then {end}");
+    let changes = whole.change_count();
+    let stride = usize::try_from(long(9, 1)).unwrap();
+    for change in (0..changes).step_by(stride) {
+        let disk = MemDisk::new();
+        disk.crash_at(change);
+        let (history, ..) = play_shrinking(&disk, rows);
+        for cut in 0..long(1, 10) {
+            let what = format!("change {change} of {changes}, cut {cut}");
+            assert_recovers_state(&disk.crash(cut), &history, &what);
+        }
+    }
+}
+
+/// Like [`assert_recovers`], but only looks.
+fn assert_recovers_state(image: &MemDisk, history: &History, what: &str) {
+    let mut own = image.clone();
+    let (mut store, _) = Store::open(&mut own, EngineConfig::default())
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let applied = store.applied().0.0;
+    // Several checkpoints may have the same state.
+    let mut states = history.states.iter().enumerate();
+    let found = states.rfind(|(_, state)| state.applied == applied);
+    let (state, model) = found.unwrap_or_else(|| panic!("{what}: {applied} is no checkpoint"));
+    assert!(state >= history.acknowledged, "{what}: an acknowledged checkpoint is gone");
+    let view = store.publish();
+    assert_eq!(view.revision, model.revision(), "{what}");
+    let mut pages = DiskPages::new(image);
+    let hits = view.range(b"\0", b"\0", view.revision, 0).unwrap();
+    for hit in hits.hits() {
+        view.value(hit.modified, &mut pages).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+}
+
+#[test]
+fn a_full_disk_stalls_a_checkpoint_until_there_is_room_and_loses_nothing() {
+    let disk = MemDisk::new();
+    let mut own = disk.clone();
+    let (mut store, mut checkpointer) = Store::open(&mut own, EngineConfig::default()).unwrap();
+    let mut model = Model::default();
+    let mut put = |store: &mut Store, row: u16| {
+        let value = vec![7; 400_000];
+        let entry =
+            Entry::Txn(vec![Op::Put { key: row.to_be_bytes().to_vec(), value, lease: LeaseId(0) }]);
+        apply(store, &entry);
+        model.apply(&entry);
+    };
+    put(&mut store, 0);
+    let output = checkpoint(&mut store, &mut checkpointer, &mut own, 1).unwrap();
+    assert!(!output.tight);
+    store.on_checkpoint(&output);
+    disk.set_full(true);
+    // The reserve takes what was let in before anybody knew, and tells.
+    for row in 1..50 {
+        put(&mut store, row);
+    }
+    let output = checkpoint(&mut store, &mut checkpointer, &mut own, 2).unwrap();
+    assert!(output.tight);
+    store.on_checkpoint(&output);
+    // More than that waits.
+    for row in 50..100 {
+        put(&mut store, row);
+    }
+    store.publish();
+    checkpointer.start(store.freeze(3_000).unwrap());
+    let mut completions = Vec::new();
+    let mut stalled = 0;
+    let output = loop {
+        match checkpointer.turn(&mut own, &mut completions).unwrap() {
+            CheckpointTurn::Waiting => own.wait(&mut completions),
+            CheckpointTurn::Stalled => {
+                stalled += 1;
+                if stalled == 3 {
+                    disk.set_full(false);
+                }
+                checkpointer.retry();
+            }
+            CheckpointTurn::Done(output) => break output,
+            CheckpointTurn::Idle => unreachable!("it was started"),
+        }
+    };
+    assert_eq!(stalled, 3);
+    assert!(!output.tight);
+    store.on_checkpoint(&output);
+    model.assert_view(&store.publish(), &mut DiskPages::new(&disk), &mut Prng::new(1));
+    let (mut store, _) = Store::open(&mut own, EngineConfig::default()).unwrap();
+    model.assert_view(&store.publish(), &mut DiskPages::new(&disk), &mut Prng::new(2));
 }

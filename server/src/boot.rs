@@ -9,8 +9,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use etcore_engine::bucket::Bucket;
 use etcore_engine::file::{Disk, StdDisk};
 use etcore_engine::store::{EngineConfig, Store};
+use etcore_engine::wire::KvRef;
 use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
 use etcore_raftlog::log::{Applied, Log};
@@ -26,6 +28,7 @@ use crate::identity;
 use crate::limits;
 use crate::member::Member;
 use crate::net::{self, BindOptions};
+use crate::replica::lessor::{self, Attachments, Lessor};
 
 mod assemble;
 mod threads;
@@ -76,6 +79,7 @@ struct DataDir {
 /// Everything that was recovered, before any thread runs.
 struct Recovered {
     store: Store,
+    lessor: Lessor,
     checkpointer: etcore_engine::checkpoint::Checkpointer,
     page_disk: StdDisk,
     log: Log,
@@ -157,8 +161,12 @@ fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
     let mut page_disk = StdDisk::with_locks(member_dir);
+    let mut attachments = Attachments::default();
+    let mut visit = |row: &KvRef<'_>| attachments.visit(row);
     let (store, checkpointer) =
-        Store::open(&mut page_disk, EngineConfig::default()).map_err(|error| stored(&error))?;
+        Store::open_visiting(&mut page_disk, EngineConfig::default(), &mut visit)
+            .map_err(|error| stored(&error))?;
+    let lessor = recover_leases(config, &store, attachments)?;
     let mut log_disk = StdDisk::with_locks(member_dir);
     let is_new = !wal::exists(&mut log_disk, WAL_DIR).map_err(|error| stored(&error))?;
     if is_new {
@@ -211,7 +219,23 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
         revision = store.revision().0,
         "recovered the member's data"
     );
-    Ok(Recovered { store, checkpointer, page_disk, log, log_disk, member_id, cluster_id })
+    Ok(Recovered { store, lessor, checkpointer, page_disk, log, log_disk, member_id, cluster_id })
+}
+
+/// The leases of the page file; entries of the log that are applied later change them.
+fn recover_leases(
+    config: &Config,
+    store: &Store,
+    attachments: Attachments,
+) -> Result<Lessor, BootError> {
+    let settings = lessor::Settings {
+        ttl_s_min: config.lease_ttl_s_min(),
+        checkpoint_ms: config.feature_gates.lease_checkpoint.then(|| {
+            u64::try_from(config.lease_checkpoint_interval.as_millis()).unwrap_or(u64::MAX)
+        }),
+    };
+    Lessor::recover(settings, store.bucket_iter(Bucket::Lease, b""), attachments)
+        .map_err(|error| BootError::Stored(format!("page file: {error}")))
 }
 
 fn own_member_id(config: &Config) -> u64 {

@@ -12,6 +12,7 @@ use crate::driver::probe::DriverKind;
 use crate::log::Format;
 
 pub mod flags;
+pub mod gates;
 pub mod url;
 
 pub use url::ListenUrl;
@@ -39,6 +40,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// `--election-timeout`.
     pub election: Duration,
+    /// `--quota-backend-bytes`: 0 is the default, a negative one switches the quota off.
+    pub quota_backend_bytes: i64,
     /// `--max-txn-ops`.
     pub max_txn_ops: usize,
     /// `--max-request-bytes`.
@@ -61,10 +64,14 @@ pub struct Config {
     pub pre_vote: bool,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
+    /// `--feature-gates`.
+    pub feature_gates: gates::FeatureGates,
     /// `--log-level`.
     pub log_level: Level,
     /// `--log-format`.
     pub log_format: Format,
+    /// `--lease-checkpoint-interval`.
+    pub lease_checkpoint_interval: Duration,
     /// `--io-driver`; `None` probes.
     pub io_driver: Option<DriverKind>,
     /// `--fronts`; `None` derives it from the cores.
@@ -82,6 +89,14 @@ impl Config {
     /// [`Config::request_timeout`] on the shards' clock.
     pub fn request_timeout_ms(&self) -> u64 {
         u64::try_from(self.request_timeout().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The shortest TTL of a lease in seconds: one and a half elections, rounded up.
+    pub fn lease_ttl_s_min(&self) -> i64 {
+        // etcd counts whole ticks.
+        let ticks = self.election_ticks().saturating_mul(3) / 2;
+        let tick_ms = usize::try_from(self.heartbeat.as_millis()).unwrap_or(usize::MAX);
+        i64::try_from(ticks.saturating_mul(tick_ms).div_ceil(1000)).unwrap_or(i64::MAX)
     }
 
     /// Elections are timed in ticks of one heartbeat.

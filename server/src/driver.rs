@@ -24,7 +24,7 @@ pub mod wake;
 pub use wake::Waker;
 
 /// A connected socket of one driver. The generation tells a reused slot from its predecessor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId {
     /// Slot in the driver's table.
     pub slot: u32,

@@ -19,16 +19,20 @@ use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
 use crate::driver::{Driver, SocketId, Waker};
+use crate::hasher::{self, Hasher};
 use crate::limits;
 use crate::pages::Pages;
-use crate::replica::{ToFront, ToReplica};
+use crate::quota::Quota;
+use crate::replica::{LeaseAsk, ToFront, ToReplica};
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
 
 mod answers;
 mod calls;
 mod conn;
+mod leases;
 mod listing;
+mod maintenance;
 mod plain;
 mod tasks;
 #[cfg(test)]
@@ -37,6 +41,7 @@ mod watching;
 
 pub use calls::routes;
 use conn::{Conn, Protocol, Settings};
+use leases::KeepAlives;
 use tasks::Tasks;
 use watching::Watching;
 
@@ -82,6 +87,8 @@ pub struct Parts {
     pub shared: Arc<Shared>,
     /// To the replica.
     pub to_replica: Producer<ToReplica>,
+    /// Questions about leases to the replica.
+    pub to_lessor: Producer<LeaseAsk>,
     /// From the replica.
     pub from_replica: Consumer<ToFront>,
     /// Pages for reads.
@@ -96,6 +103,10 @@ pub struct Parts {
     pub doors: Vec<Door>,
     /// Sockets to accept from; only front 0 has any.
     pub listeners: Vec<Listener>,
+    /// Computes hashes.
+    pub hasher: Hasher,
+    /// Wakes this front.
+    pub waker: Waker,
 }
 
 /// See the module text.
@@ -107,6 +118,7 @@ pub struct Front {
     shared: Arc<Shared>,
     view: Arc<MemberView>,
     to_replica: Producer<ToReplica>,
+    to_lessor: Producer<LeaseAsk>,
     from_replica: Consumer<ToFront>,
     pages: Pages,
     pins: RevisionPins,
@@ -122,6 +134,12 @@ pub struct Front {
     dirty: Vec<SocketId>,
     spare_bufs: Vec<Vec<u8>>,
     tasks: Tasks,
+    keep_alives: KeepAlives,
+    /// Questions about leases that are not passed on yet; at most one a task.
+    asks: VecDeque<LeaseAsk>,
+    next_lease_seed: u64,
+    /// When a leader was known last.
+    leader_seen_ms: u64,
     watching: Watching,
     /// Proposals that found the ring full; while any wait, sockets are not read.
     overflow: VecDeque<ToReplica>,
@@ -129,6 +147,12 @@ pub struct Front {
     next_ticket: u64,
     asked_ticket: u64,
     next_request_id: u64,
+    quota: Quota,
+    hasher: Hasher,
+    hash_answers: hasher::Answers,
+    waker: Waker,
+    /// A NOSPACE alarm is on its way through raft; further requests need not raise it too.
+    raising_alarm: bool,
     scratch: Scratch,
     answer: Vec<u8>,
     now_ms: u64,
@@ -152,6 +176,7 @@ impl Front {
             index,
             shared,
             to_replica,
+            to_lessor,
             from_replica,
             pages,
             pins,
@@ -159,15 +184,19 @@ impl Front {
             routes,
             doors,
             listeners,
+            hasher,
+            waker,
         } = parts;
         let view = shared.view.load_full();
         let grpc = grpc_config(&shared.config);
+        let quota = Quota::new(shared.config.quota_backend_bytes);
         let watching = Watching::new(&shared.config, boot_id);
         Self {
             index,
             shared,
             view,
             to_replica,
+            to_lessor,
             from_replica,
             pages,
             pins,
@@ -184,12 +213,21 @@ impl Front {
             dirty: Vec::new(),
             spare_bufs: Vec::new(),
             tasks: Tasks::default(),
+            keep_alives: KeepAlives::default(),
+            asks: VecDeque::new(),
+            next_lease_seed: boot_id,
+            leader_seen_ms: 0,
             watching,
             overflow: VecDeque::new(),
             reading_paused: false,
             next_ticket: 0,
             asked_ticket: 0,
             next_request_id: boot_id,
+            quota,
+            hasher,
+            hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
+            waker,
+            raising_alarm: false,
             scratch: Scratch::default(),
             answer: Vec::new(),
             now_ms: 0,
@@ -213,6 +251,7 @@ impl Front {
         !self.from_replica.is_empty()
             || !self.doors[self.index].queue.is_empty()
             || self.pages.has_finished()
+            || !self.hash_answers.is_empty()
             || self.tasks.has_runnable()
             || self.has_watch_input()
             || !self.dirty.is_empty()
@@ -273,10 +312,15 @@ impl Front {
         self.handle_events(socket);
     }
 
-    /// The peer is gone: its calls end, their late replies find nobody.
-    pub fn disconnected(&mut self, socket: SocketId, _error: Option<io::Error>) {
+    /// The peer is gone: its calls end, their late replies find nobody. One that has only ended
+    /// its side may still wait for an answer.
+    pub fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
+        let now_ms = self.now_ms;
         if let Some(conn) = self.conn(socket) {
-            conn.gone = true;
+            match error {
+                None => conn.peer_ended(now_ms),
+                Some(_) => conn.gone = true,
+            }
             self.mark_dirty(socket);
         }
     }
@@ -299,6 +343,7 @@ impl Front {
         let newest = self.shared.view.load();
         if !Arc::ptr_eq(&newest, &self.view) {
             self.view = arc_swap::Guard::into_inner(newest);
+            self.pages.forget(self.view.file_cuts);
         }
     }
 
@@ -307,6 +352,7 @@ impl Front {
         self.begin_turn(now_ms);
         self.pages.take_finished();
         self.take_replies();
+        self.take_hashes();
         self.run_tasks();
         self.run_watches();
         if now_ms >= self.next_tick_ms {
@@ -315,6 +361,7 @@ impl Front {
         }
         self.ask_for_reads();
         self.push_overflow();
+        self.push_asks();
         self.to_replica.flush();
         self.begin_drain();
     }
@@ -441,6 +488,7 @@ impl Front {
             self.open -= 1;
             self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
             self.tasks.connection_closed(socket);
+            self.keep_alives_closed(socket);
             self.watching.hub.connection_closed(socket);
         }
     }
@@ -456,6 +504,7 @@ impl Front {
             self.mark_dirty(socket);
             self.handle_events(socket);
         }
+        self.tick_keep_alives();
         self.time_out_tasks();
         self.tick_watches();
     }
@@ -511,6 +560,7 @@ impl Front {
             let socket = conn.socket;
             self.mark_dirty(socket);
         }
+        self.drain_keep_alives();
     }
 
     /// Looked at after the flush: what the last turn answered must have left.

@@ -5,6 +5,7 @@
 //! and the front finishes it. Nothing here does I/O.
 
 use etcore_proto::error::EtcdError;
+use etcore_proto::pb::etcdserverpb::AlarmType;
 
 use crate::shared::{MemberView, Shared};
 use crate::version;
@@ -37,6 +38,8 @@ pub enum Answer {
 pub struct HealthCheck {
     /// Read locally.
     pub serializable: bool,
+    /// Alarms that do not make `/health` unhealthy.
+    pub excluded: Vec<String>,
     /// Which endpoint asked.
     pub kind: HealthKind,
 }
@@ -66,6 +69,7 @@ pub fn client(shared: &Shared, view: &MemberView, method: &str, target: &str) ->
         "/health" | "/livez" | "/readyz" if method != "GET" => Answer::Page(not_allowed("GET")),
         "/health" => Answer::Health(HealthCheck {
             serializable: query_value(query, "serializable") == Some("true"),
+            excluded: excluded(query).map(str::to_owned).collect(),
             kind: HealthKind::Health,
         }),
         "/livez" => checks(LIVEZ, query),
@@ -81,6 +85,7 @@ pub fn client(shared: &Shared, view: &MemberView, method: &str, target: &str) ->
         _ => match sub_check(path) {
             Some(name) => Answer::Health(HealthCheck {
                 serializable: name != "linearizable_read",
+                excluded: Vec::new(),
                 kind: HealthKind::Checks { names: vec![name], verbose: false },
             }),
             None => Answer::Page(not_found()),
@@ -105,11 +110,20 @@ pub fn peer(shared: &Shared, view: &MemberView, method: &str, target: &str) -> P
 }
 
 /// The body of `/health` once its read has ended.
-pub fn health_page(shared: &Shared, outcome: Result<(), EtcdError>) -> Page {
-    let outcome = match outcome {
-        Ok(()) if !shared.has_leader() => Err("RAFT NO LEADER".to_owned()),
-        Ok(()) => Ok(()),
-        Err(error) => Err(format!("RANGE ERROR:{error}")),
+pub fn health_page(
+    shared: &Shared,
+    view: &MemberView,
+    check: &HealthCheck,
+    outcome: Result<(), EtcdError>,
+) -> Page {
+    let alarm = view.alarms.names().find(|name| !check.excluded.iter().any(|known| known == name));
+    let outcome = match (alarm, outcome) {
+        (Some(name), _) => Err(format!("ALARM {name}")),
+        (None, _) if !check.serializable && !shared.has_leader() => {
+            Err("RAFT NO LEADER".to_owned())
+        }
+        (None, Ok(())) => Ok(()),
+        (None, Err(error)) => Err(format!("RANGE ERROR:{error}")),
     };
     let (status, healthy, reason) = match outcome {
         Ok(()) => {
@@ -128,30 +142,36 @@ pub fn health_page(shared: &Shared, outcome: Result<(), EtcdError>) -> Page {
 /// The body of `/livez` and `/readyz` once their read has ended.
 pub fn check_page(
     shared: &Shared,
+    view: &MemberView,
     names: &[&'static str],
     verbose: bool,
     outcome: Result<(), EtcdError>,
 ) -> Page {
-    let failed = match outcome {
+    let read = match outcome {
         Err(error) => Some(error.to_string()),
         Ok(()) if !shared.has_leader() && names.contains(&"linearizable_read") => {
             Some(EtcdError::NoLeader.to_string())
         }
         Ok(()) => None,
     };
-    let mut body = String::new();
-    if verbose || failed.is_some() {
-        for name in names {
-            match &failed {
-                Some(why) if name.ends_with("_read") => {
-                    body += &format!("[-]{name} failed: {why}\n");
-                }
-                _ => body += &format!("[+]{name} ok\n"),
-            }
+    let corrupt = view.alarms.is_on(AlarmType::Corrupt);
+    let mut failed = false;
+    let mut list = String::new();
+    for name in names {
+        let why = match *name {
+            "data_corruption" if corrupt => Some("alarm activated: CORRUPT"),
+            name if name.ends_with("_read") => read.as_deref(),
+            _ => None,
+        };
+        failed |= why.is_some();
+        match why {
+            Some(why) => list += &format!("[-]{name} failed: {why}\n"),
+            None => list += &format!("[+]{name} ok\n"),
         }
     }
-    let status = if failed.is_some() { 503 } else { 200 };
-    if failed.is_none() {
+    let status = if failed { 503 } else { 200 };
+    let mut body = if verbose || failed { list } else { String::new() };
+    if !failed {
         body += "ok\n";
     }
     Page {
@@ -163,14 +183,18 @@ pub fn check_page(
 }
 
 fn checks(all: &[&'static str], query: &str) -> Answer {
-    let excluded: Vec<&str> =
-        query.split('&').filter_map(|pair| pair.strip_prefix("exclude=")).collect();
+    let excluded: Vec<&str> = excluded(query).collect();
     let names: Vec<_> = all.iter().copied().filter(|name| !excluded.contains(name)).collect();
     let verbose = query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="));
     Answer::Health(HealthCheck {
         serializable: !names.contains(&"linearizable_read"),
+        excluded: Vec::new(),
         kind: HealthKind::Checks { names, verbose },
     })
+}
+
+fn excluded(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').filter_map(|pair| pair.strip_prefix("exclude="))
 }
 
 fn sub_check(path: &str) -> Option<&'static str> {

@@ -1,6 +1,7 @@
 //! The member: boot, drivers, shards, the api, and the replica that ties raft, log and engine
 //! together.
 
+pub mod alarm;
 pub mod api;
 pub mod background;
 pub mod boot;
@@ -8,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod front;
+pub mod hasher;
 pub mod http;
 pub mod identity;
 pub mod limits;
@@ -17,6 +19,7 @@ pub mod metrics;
 pub mod net;
 pub mod pages;
 pub mod pool;
+pub mod quota;
 pub mod replica;
 pub mod ring;
 pub mod shard;

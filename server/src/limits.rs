@@ -21,7 +21,7 @@ pub const LOG_WRITES: usize = 8;
 pub const RING_TO_REPLICA: usize = 16 << 10;
 /// Messages in the ring from the replica to one front. Larger than the other direction, so a reply
 /// always finds room: at most one is outstanding per message sent, plus notices.
-pub const RING_TO_FRONT: usize = (16 << 10) + 1024;
+pub const RING_TO_FRONT: usize = RING_TO_REPLICA + RING_LEASES + 1024;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; more stops reading its sockets.
@@ -49,6 +49,13 @@ pub const RANGE_PIECE_KEYS: usize = 512;
 pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
 /// Body of an HTTP/1.1 request; the plain endpoints need none.
 pub const HTTP1_BODY_BYTES: u64 = 64 << 10;
+/// Time for a connection's first bytes and for each HTTP/1.1 request to come in whole, in
+/// milliseconds; past it the connection is closed. HTTP/2 has its own limit of the same length
+/// (`etcore_proto::limits::HANDSHAKE_MS_MAX`). Clients that wait between requests are not meant.
+pub const REQUEST_MS: u64 = 120_000;
+/// Time for the answers to a client that has ended its side, in milliseconds: longer than a health
+/// check may wait. Past it the connection is closed.
+pub const HALF_CLOSED_MS: u64 = 15_000;
 /// Bytes received and not yet handled, of all connections together.
 pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
 /// The same for one connection.
@@ -65,10 +72,46 @@ pub const PROPOSE_ENTRIES: usize = 4096;
 /// Bytes proposed in one raft step; more wait for the next turn.
 pub const PROPOSE_BYTES: usize = 8 << 20;
 
+/// Messages in the ring that carries one front's questions about leases; a full ring leaves them
+/// with the front.
+pub const RING_LEASES: usize = 8 << 10;
+/// Renewals that one front has taken and not answered, those that a slow reader keeps it from
+/// sending included; one more ends its stream with `too many requests`.
+pub const KEEP_ALIVES: usize = 64 << 10;
+/// The same for one stream; above it the stream's receive window stays shut.
+pub const KEEP_ALIVES_PER_STREAM: usize = 1024;
+/// Leases looked at for expiry in one turn; more wait for the next.
+pub const LEASE_EXPIRIES_PER_TURN: usize = 2048;
+/// What a leader counts on when it spreads the ends of leases after an election (etcd: 1000).
+pub const LEASE_REVOKES_PER_SECOND: u64 = 50_000;
+/// Revocations proposed in a second at most, however many leases have expired.
+pub const LEASE_REVOKES_PER_SECOND_MAX: u64 = 200_000;
+/// Revocations proposed and not applied; more leases wait, though expired (etcd: 16).
+pub const LEASE_REVOKES_IN_FLIGHT: usize = 8192;
+/// An expired lease that still exists so long after its revocation was proposed is proposed again,
+/// in milliseconds (etcd: the same).
+pub const LEASE_REVOKE_RETRY_MS: u64 = 3000;
+/// Log bytes that the revocations and checkpoints of one turn may take.
+pub const LEASE_TURN_BYTES: usize = 2 << 20;
+/// Leases in one checkpoint entry (etcd: the same).
+pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
+/// Checkpoint entries proposed at a time; more leases wait half a second.
+pub const LEASE_CHECKPOINT_ENTRIES: usize = 16;
+
 /// Jobs waiting for the blocking pool; more answer `too many requests`.
 pub const POOL_JOBS: usize = 1024;
 /// Threads of the blocking pool.
 pub const POOL_THREADS: usize = 2;
+
+/// Hashes waiting for the hasher's thread; more answer `too many requests`, and a compaction's is
+/// left out.
+pub const HASH_JOBS: usize = 64;
+/// Finished hashes waiting for one front: what it may have asked for since it looked.
+pub const HASH_ANSWERS: usize = 2 * HASH_JOBS + 2;
+/// Rows hashed on one view: about a millisecond.
+pub const HASH_STEP_ROWS: usize = 1024;
+/// Hashes of compactions that are remembered (etcd: hashStorageMaxSize).
+pub const COMPACTION_HASHES: usize = 10;
 
 /// Log lines waiting for standard error; more are dropped and counted, so that a blocked pipe never
 /// stops a request.
@@ -78,8 +121,13 @@ pub const LOG_LINES: usize = 8192;
 /// it (etcd: grpcOverheadBytes).
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
-const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA);
+const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
+const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
+
+/// Of the page file's spare bytes, those kept for what a checkpoint writes besides rows: nodes
+/// above them, pages being moved, the list of free extents. Proposals wait before they are touched.
+pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
 
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;

@@ -65,6 +65,10 @@ pub struct Metrics {
     pub current_revision: Level,
     /// `etcd_debugging_mvcc_compact_revision`.
     pub compact_revision: Level,
+    /// `etcd_server_quota_backend_bytes`; 0 without a quota.
+    pub quota_bytes: Level,
+    /// `etcd_debugging_server_alarms`, by member and kind.
+    pub alarms: Family<MethodLabels, Level>,
     /// `etcd_debugging_mvcc_watch_stream_total`.
     pub watch_streams: Level,
     /// `etcd_debugging_mvcc_watcher_total`.
@@ -81,6 +85,16 @@ pub struct Metrics {
     pub health_success: Counter,
     /// `etcd_server_health_failures`.
     pub health_failures: Counter,
+    /// `etcd_debugging_lease_granted_total`.
+    pub lease_granted: Counter,
+    /// `etcd_debugging_lease_revoked_total`.
+    pub lease_revoked: Counter,
+    /// `etcd_debugging_lease_renewed_total`.
+    pub lease_renewed: Counter,
+    /// `etcd_debugging_lease_ttl_total`: TTLs granted, in seconds.
+    pub lease_ttl: Histogram,
+    /// `etcd_debugging_server_lease_expired_total`.
+    pub lease_expired: Counter,
     process: Process,
 }
 
@@ -162,6 +176,8 @@ impl Metrics {
                 "etcd_debugging_mvcc_compact_revision",
                 "Last compacted revision",
             ),
+            quota_bytes: level(&mut r, "etcd_server_quota_backend_bytes", "Backend quota"),
+            alarms: family(&mut r, "etcd_debugging_server_alarms", "Alarms that are on"),
             watch_streams: level(&mut r, "etcd_debugging_mvcc_watch_stream_total", "Watch streams"),
             watchers: level(&mut r, "etcd_debugging_mvcc_watcher_total", "Watchers"),
             slow_watchers: level(
@@ -182,6 +198,15 @@ impl Metrics {
             ),
             health_success: counter(&mut r, "etcd_server_health_success", "Good health checks"),
             health_failures: counter(&mut r, "etcd_server_health_failures", "Bad health checks"),
+            lease_granted: counter(&mut r, "etcd_debugging_lease_granted", "Leases granted"),
+            lease_revoked: counter(&mut r, "etcd_debugging_lease_revoked", "Leases revoked"),
+            lease_renewed: counter(&mut r, "etcd_debugging_lease_renewed", "Lease renewals"),
+            lease_ttl: lease_ttl(&mut r),
+            lease_expired: counter(
+                &mut r,
+                "etcd_debugging_server_lease_expired",
+                "Leases revoked because they had expired",
+            ),
             process: Process::register(&mut r),
             registry: r,
         };
@@ -271,6 +296,19 @@ fn histogram(r: &mut Registry, name: &'static str, help: &'static str) -> Histog
     metric
 }
 
+fn family(r: &mut Registry, name: &'static str, help: &'static str) -> Family<MethodLabels, Level> {
+    let family = Family::default();
+    r.register(name, help, family.clone());
+    family
+}
+
+/// One second to three months, as in etcd.
+fn lease_ttl(r: &mut Registry) -> Histogram {
+    let metric = Histogram::new(exponential_buckets(1.0, 2.0, 24));
+    r.register("etcd_debugging_lease_ttl_total", "TTLs of granted leases", metric.clone());
+    metric
+}
+
 /// A gauge that is always 1 and says something in its label.
 fn info(r: &mut Registry, name: &'static str, label: &'static str, value: &str) {
     let family = Family::<MethodLabels, Level>::default();
@@ -296,6 +334,9 @@ mod tests {
             "etcd_server_id{server_id=\"8e9e\"} 1",
             "etcd_disk_wal_fsync_duration_seconds_count 1",
             "etcd_server_proposals_committed_total 0",
+            "etcd_debugging_lease_granted_total 0",
+            "etcd_debugging_lease_ttl_total_count 0",
+            "etcd_debugging_server_lease_expired_total 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -51,6 +51,11 @@ impl Pages {
         &mut self.map
     }
 
+    /// Must be called with each newer view before it is read.
+    pub fn forget(&mut self, file_cuts: u64) {
+        self.map.forget(file_cuts);
+    }
+
     /// Sends the requests that reads have left to the pool.
     pub fn fetch_wanted(&mut self) {
         self.map.take_requests(&mut self.requests);

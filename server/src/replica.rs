@@ -18,28 +18,40 @@ use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
+use crate::alarm::Alarms;
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
+use crate::hasher::Hasher;
 use crate::limits;
 use crate::member::Member;
 use crate::pages::Pages;
+use crate::quota::Quota;
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
 
+mod alarms;
 mod apply;
+mod leasing;
+pub mod lessor;
 mod log_files;
 mod messages;
 mod propose;
 mod publish;
+mod space;
 
+use leasing::LeaseDesk;
+use lessor::Lessor;
 pub use log_files::{DurableWrite, LogFiles};
 use log_files::{Lane, Started};
-pub use messages::{Reply, Slot, ToFront, ToReplica};
+pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
+use space::Space;
 
 /// The rings to one front.
 pub struct FrontLink {
     /// From the front.
     pub inbox: Consumer<ToReplica>,
+    /// Questions about leases from the front.
+    pub asks: Consumer<LeaseAsk>,
     /// To the front.
     pub outbox: Producer<ToFront>,
     /// What did not fit into the ring; bounded by what the front may have outstanding.
@@ -47,9 +59,13 @@ pub struct FrontLink {
 }
 
 impl FrontLink {
-    /// Ties two rings together.
-    pub fn new(inbox: Consumer<ToReplica>, outbox: Producer<ToFront>) -> Self {
-        Self { inbox, outbox, backlog: VecDeque::new() }
+    /// Ties the rings together.
+    pub fn new(
+        inbox: Consumer<ToReplica>,
+        asks: Consumer<LeaseAsk>,
+        outbox: Producer<ToFront>,
+    ) -> Self {
+        Self { inbox, asks, outbox, backlog: VecDeque::new() }
     }
 
     fn send(&mut self, message: ToFront) {
@@ -96,10 +112,18 @@ pub struct Parts {
     pub files: LogFiles,
     /// The store.
     pub store: Store,
+    /// The leases in it.
+    pub lessor: Lessor,
     /// Pages for reads inside apply.
     pub pages: Pages,
     /// The checkpoints' thread.
     pub background: Background,
+    /// What the page file's writer has to spare ([`Checkpointer::spare_bytes`]).
+    ///
+    /// [`Checkpointer::spare_bytes`]: etcore_engine::checkpoint::Checkpointer::spare_bytes
+    pub spare_bytes: u64,
+    /// Hashes compactions.
+    pub hasher: Hasher,
     /// The fronts' rings.
     pub fronts: Vec<FrontLink>,
 }
@@ -113,8 +137,10 @@ pub struct Replica {
     log: Log,
     files: LogFiles,
     store: Store,
+    desk: LeaseDesk,
     pages: Pages,
     background: Background,
+    hasher: Hasher,
     fronts: Vec<FrontLink>,
     effects: Effects,
     to_apply: VecDeque<LogEntry>,
@@ -130,8 +156,19 @@ pub struct Replica {
     log_is_busy: bool,
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
+    alarms: Arc<Alarms>,
+    quota: Quota,
+    /// Since when little enough is used for this member's NOSPACE alarm to go off.
+    relaxed_since_ms: Option<u64>,
     unpublished: bool,
+    file_cuts: u64,
+    space: Space,
+    /// Who waits for the end of a defragmentation.
+    defragmenters: Vec<(usize, Slot)>,
     scratch: Scratch,
+    /// When this turn began.
+    now_ms: u64,
+    last_tick_ms: u64,
     next_tick_ms: u64,
     checkpoint_started_ms: Option<u64>,
     write_started: Duration,
@@ -153,14 +190,29 @@ impl Replica {
     /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
     /// this member's requests.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
-        let Parts { shared, log, files, store, pages, background, fronts } = parts;
+        let Parts {
+            shared,
+            log,
+            files,
+            store,
+            lessor,
+            pages,
+            background,
+            spare_bytes,
+            hasher,
+            fronts,
+        } = parts;
         let soft_state = log.node.status().soft_state;
+        let quota = Quota::new(shared.config.quota_backend_bytes);
+        shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
+        let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         Self {
             shared,
             log,
             files,
             pages,
             background,
+            hasher,
             fronts,
             effects: Effects::default(),
             to_apply: VecDeque::new(),
@@ -172,9 +224,18 @@ impl Replica {
             log_is_busy: false,
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
+            alarms: Arc::new(Alarms::load(&store)),
+            quota,
+            relaxed_since_ms: None,
             unpublished: true,
+            file_cuts: 0,
+            space: Space { spare_bytes, ..Space::default() },
+            defragmenters: Vec::new(),
             store,
+            desk: LeaseDesk::new(lessor, fast_renewals),
             scratch: Scratch::default(),
+            now_ms: 0,
+            last_tick_ms: 0,
             next_tick_ms: 0,
             checkpoint_started_ms: None,
             write_started: Duration::ZERO,
@@ -192,7 +253,11 @@ impl Replica {
 
     /// When the next turn is due at the latest.
     pub fn deadline_ms(&self) -> u64 {
-        self.next_tick_ms
+        // Nothing can be proposed while the log is busy; its end wakes the shard.
+        if !self.is_leader() || self.log_is_busy {
+            return self.next_tick_ms;
+        }
+        self.next_tick_ms.min(self.desk.deadline_ms(self.now_ms))
     }
 
     /// True if something waits that a turn would take.
@@ -200,10 +265,11 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || self.fronts.iter().any(FrontLink::can_flush)
+            || self.fronts.iter().any(|front| front.can_flush() || !front.asks.is_empty())
             || (self.is_leader()
                 && !self.log_is_busy
-                && self.fronts.iter().any(|front| !front.inbox.is_empty()))
+                && (self.desk.has_input()
+                    || self.fronts.iter().any(|front| !front.inbox.is_empty())))
     }
 
     /// True once it will do nothing any more.
@@ -220,7 +286,9 @@ impl Replica {
         if self.stopped {
             return None;
         }
+        self.now_ms = now_ms;
         self.tick(now_ms);
+        self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
         self.propose_member();
@@ -234,6 +302,7 @@ impl Replica {
                 break;
             }
         }
+        self.answer_lease_asks();
         self.maybe_checkpoint(now_ms);
         for front in &mut self.fronts {
             front.flush();
@@ -262,10 +331,14 @@ impl Replica {
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
         self.log.node.tick();
+        let slept_ms = now_ms - std::mem::replace(&mut self.last_tick_ms, now_ms);
+        self.tick_leases(slept_ms, tick_ms);
         if now_ms >= self.retry_spare_ms {
             self.retry_spare_ms = now_ms + 1000;
             self.log.writer.retry_spare();
+            self.look_for_space();
         }
+        self.clear_alarm(now_ms);
         self.refresh_gauges();
     }
 
@@ -326,6 +399,7 @@ impl Replica {
                     self.shared.metrics.backend_commit.observe(took.as_secs_f64());
                     self.finish_checkpoint(*output);
                 }
+                Answer::Stalled => self.space.stalled = true,
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
@@ -339,6 +413,14 @@ impl Replica {
         self.shared.metrics.db_size_bytes.set(output.file_bytes);
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
+        self.file_cuts = output.cuts;
+        self.space.stalled = false;
+        self.space.tight = output.tight;
+        self.space.spare_bytes = output.spare_bytes;
+        self.pages.forget(output.cuts);
+        if output.defragmented {
+            self.end_defragment();
+        }
         self.unpublished = true;
         if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
             self.fail(format!("write-ahead log: {error}"));
@@ -353,6 +435,25 @@ impl Replica {
             }
         }
         self.physical_compactions = waiting;
+    }
+
+    fn begin_defragment(&mut self, front: usize, slot: Slot) {
+        if self.defragmenters.is_empty() {
+            tracing::info!("starting defragment");
+            self.store.defragment();
+        }
+        self.defragmenters.push((front, slot));
+    }
+
+    fn end_defragment(&mut self) {
+        tracing::info!(
+            db_size_bytes = self.shared.status.db_size_bytes.load(Ordering::Relaxed),
+            db_in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed),
+            "finished defragment"
+        );
+        for (front, slot) in std::mem::take(&mut self.defragmenters) {
+            self.replies.push((front, ToFront::Defragmented { slot }));
+        }
     }
 
     fn maybe_checkpoint(&mut self, now_ms: u64) {
@@ -413,6 +514,9 @@ impl Replica {
             }
         }
         self.soft_state = soft_state;
+        if soft_state.role != Role::Leader {
+            self.desk.demote();
+        }
         status.leader.store(soft_state.leader, Ordering::Relaxed);
         status.term.store(soft_state.term.0, Ordering::Relaxed);
         self.shared.metrics.has_leader.set(u64::from(soft_state.leader != 0));
@@ -420,6 +524,7 @@ impl Replica {
     }
 
     fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
+        self.desk.read_finished(ticket);
         while let Some((known, front, up_to)) = self.reads.front().copied() {
             if known > ticket {
                 break;
@@ -474,6 +579,8 @@ impl Replica {
             store: self.store.publish(),
             members: self.members.clone(),
             cluster_version: self.cluster_version.clone(),
+            alarms: self.alarms.clone(),
+            file_cuts: self.file_cuts,
         }
     }
 

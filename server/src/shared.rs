@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use arc_swap::ArcSwap;
 use etcore_engine::view::View;
 
+use crate::alarm::Alarms;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Waker;
@@ -55,6 +56,10 @@ pub struct MemberView {
     pub members: Arc<Vec<Member>>,
     /// `None` until the leader has set it.
     pub cluster_version: Option<Arc<str>>,
+    /// What is wrong with the cluster.
+    pub alarms: Arc<Alarms>,
+    /// How often the page file was cut: older mappings of it must not be used with this view.
+    pub file_cuts: u64,
 }
 
 /// Single values that a front may read at any time.
@@ -72,6 +77,8 @@ pub struct StatusCell {
     pub db_size_bytes: AtomicU64,
     /// Of these, bytes in use.
     pub db_in_use_bytes: AtomicU64,
+    /// What the quota is compared with: bytes in use, and of rows not in the page file yet.
+    pub live_bytes: AtomicU64,
 }
 
 impl Shared {

@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use etcore_proto::pb::etcdserverpb as pb;
+
 /// A message that is not valid protobuf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed protobuf message")]
@@ -218,6 +220,12 @@ pub struct Header {
 }
 
 impl Header {
+    /// As a message.
+    pub fn to_pb(self) -> pb::ResponseHeader {
+        let Self { cluster_id, member_id, revision, raft_term } = self;
+        pb::ResponseHeader { cluster_id, member_id, revision, raft_term }
+    }
+
     /// Bytes of the header's fields.
     pub fn body_len(&self) -> usize {
         int_len(1, self.cluster_id)
@@ -243,7 +251,6 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
-    use etcore_proto::pb::etcdserverpb as pb;
     use prost::Message;
 
     use super::*;

@@ -88,6 +88,8 @@ fn squeeze_tables(text: &str) -> String {
 fn play(transcript: &str, etcdctl: &Path, setup: &Setup) -> String {
     let mut out = String::new();
     let mut background: Option<Background> = None;
+    // What LEASE stands for: the lease granted last.
+    let mut lease = String::new();
     let mut lines = transcript.lines().peekable();
     while let Some(line) = lines.next() {
         if let Some(count) = line.strip_prefix("= ") {
@@ -106,12 +108,18 @@ fn play(transcript: &str, etcdctl: &Path, setup: &Setup) -> String {
             let _ = writeln!(out, "{line}");
             let _ = writeln!(input, "{}", line[1..].trim_start());
         }
+        let command = command.replace("LEASE", &lease);
+        let input = input.replace("LEASE", &lease);
         if in_background.is_some() {
             drop(background.take());
-            background = Some(Background::start(etcdctl, setup, command, &input));
-        } else {
-            out.push_str(&print(etcdctl, setup, command, &input));
+            background = Some(Background::start(etcdctl, setup, &command, &input));
+            continue;
         }
+        let text = print(etcdctl, setup, &command, &input);
+        if let Some(granted) = text.strip_prefix("lease ").filter(|text| text.contains("granted")) {
+            lease = granted.split(' ').next().unwrap_or_default().to_owned();
+        }
+        out.push_str(&masked(&text, setup));
     }
     out
 }
@@ -205,7 +213,7 @@ fn print(etcdctl: &Path, setup: &Setup, command: &str, input: &str) -> String {
     if !output.status.success() {
         let _ = writeln!(text, "status {}", output.status.code().unwrap_or(-1));
     }
-    masked(&text, setup)
+    text
 }
 
 /// The words of a command; those in single quotes may be empty.
@@ -227,23 +235,30 @@ fn masked(text: &str, setup: &Setup) -> String {
         "dbSizeInUse",
         "raftIndex",
         "raftAppliedIndex",
+        "id",
+        "lease",
+        "ttl",
     ] {
         mask_after(&mut text, &format!("\"{field}\":"));
     }
-    for field in ["ClusterID", "MemberID"] {
+    for field in ["ClusterID", "MemberID", "ID", "TTL", "Lease"] {
         mask_after(&mut text, &format!("\"{field}\" : "));
     }
-    mask_after(&mut text, "took = ");
+    for time in ["took = ", "took ", "\"Took\" : "] {
+        mask_after(&mut text, time);
+    }
+    // A second may have begun since the lease was granted.
+    mask_after(&mut text, "remaining(");
     let masked: Vec<String> = text.lines().map(mask_hex_id).collect();
     masked.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// Replaces the word behind each `prefix`, up to a comma, a brace or the end of the line.
+/// Replaces the word behind each `prefix`, up to a comma, a bracket or the end of the line.
 fn mask_after(text: &mut String, prefix: &str) {
     let mut from = 0;
     while let Some(at) = text[from..].find(prefix) {
         let start = from + at + prefix.len();
-        let end = start + text[start..].find([',', '}', '\n']).unwrap_or(text.len() - start);
+        let end = start + text[start..].find([',', '}', ')', '\n']).unwrap_or(text.len() - start);
         text.replace_range(start..end, "N");
         from = start;
     }
@@ -295,8 +310,23 @@ fn watches_print_what_happens() {
 }
 
 #[test]
+fn leases_are_granted_kept_alive_and_revoked() {
+    holds("leases_are_granted_kept_alive_and_revoked");
+}
+
+#[test]
 fn the_member_speaks_of_itself() {
     holds("the_member_speaks_of_itself");
+}
+
+#[test]
+fn histories_are_hashed() {
+    holds("histories_are_hashed");
+}
+
+#[test]
+fn a_healthy_member_has_no_alarms() {
+    holds("a_healthy_member_has_no_alarms");
 }
 
 #[test]

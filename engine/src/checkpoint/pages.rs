@@ -31,6 +31,7 @@ impl Pages {
     pub(super) fn begin(&mut self, version: u64, held: &[u64]) {
         self.version = version;
         self.space.release(held);
+        self.space.trim();
     }
 
     pub(super) fn version(&self) -> u64 {

@@ -73,6 +73,26 @@ impl Space {
         self.kept = kept;
     }
 
+    /// Moves the end down to the last unit that is not ready to be written.
+    pub(crate) fn trim(&mut self) {
+        while let Some((first, units)) = self.ready.last_key_value()
+            && first + units == self.end_unit
+        {
+            self.end_unit = *first;
+            self.ready_units -= units;
+            self.ready.pop_last();
+        }
+    }
+
+    /// Units below `cut` that may be written.
+    pub(crate) fn ready_units_below(&self, cut: u64) -> u64 {
+        if cut >= self.end_unit {
+            return self.ready_units;
+        }
+        let below = self.ready.range(..cut);
+        below.map(|(first, units)| (*units).min(cut - first)).sum()
+    }
+
     pub(crate) fn end_unit(&self) -> u64 {
         self.end_unit
     }
@@ -169,6 +189,20 @@ mod tests {
             assert_eq!(space.ready.contains_key(&4), reusable, "{versions:?}");
         }
         assert_eq!((space.allocate(2), space.allocate(1)), (4, 10));
+    }
+
+    #[test]
+    fn the_end_moves_down_only_over_units_that_nobody_reads() {
+        let mut space = Space::new(20);
+        space.free(extent(16, 4, 0, 3));
+        space.free(extent(10, 2, 0, 3));
+        space.free(extent(14, 2, 0, 9));
+        space.release(&[5]);
+        space.trim();
+        assert_eq!((space.end_unit(), space.free_units()), (16, 4), "14 and 15 are held");
+        space.release(&[9]);
+        space.trim();
+        assert_eq!((space.end_unit(), space.ready_units_below(11)), (14, 1));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::checkpoint::Checkpointer;
 use crate::error::{Corruption, EngineError};
 use crate::file::{self, AlignedBuf, Disk, FileId, FileOp, FileOutput, OpenMode};
 use crate::index::{Index, State};
-use crate::limits::ROW_BYTES_MAX;
+use crate::limits::{FILE_RESERVE_BYTES, ROW_BYTES_MAX};
 use crate::page::meta::{FORMAT_VERSION, Meta, MetaError};
 use crate::page::node::{DB_FILE, NodeRef};
 use crate::page::space::Space;
@@ -45,6 +45,16 @@ impl Store {
         disk: &mut dyn Disk,
         config: EngineConfig,
     ) -> Result<(Store, Checkpointer), EngineError> {
+        Self::open_visiting(disk, config, &mut |_| {})
+    }
+
+    /// Like [`Store::open`]; `visit` sees every row of the key space in the order of revisions, of
+    /// a deletion's only the key. What it makes of the last row of each key is the newest state.
+    pub fn open_visiting(
+        disk: &mut dyn Disk,
+        config: EngineConfig,
+        visit: &mut dyn FnMut(&KvRef<'_>),
+    ) -> Result<(Store, Checkpointer), EngineError> {
         let file = open_file(disk)?;
         let len_bytes = match call(disk, FileOp::Len { file }, "length")? {
             FileOutput::Len(len_bytes) => len_bytes,
@@ -55,7 +65,8 @@ impl Store {
         let (meta, older) = choose_meta(&mut reader)?;
         reader.pages_left = meta.end_unit;
         let space = read_space(&mut reader, &meta)?;
-        let mut loaded = Loaded { index: Index::new(), buckets: Buckets::default(), last: None };
+        let (index, buckets) = (Index::new(), Buckets::default());
+        let mut loaded = Loaded { index, buckets, last: None, visit };
         for bucket in Bucket::ALL {
             if let Some(root) = meta.roots[bucket as usize] {
                 loaded.last = None;
@@ -93,6 +104,7 @@ impl Store {
                 compact_reached: meta.compact_finished,
                 ..CheckpointState::default()
             },
+            defragment: false,
             undo: txn::Undo::default(),
         };
         Ok((store, Checkpointer::new(file, len_bytes, meta, space, version_pins)))
@@ -116,6 +128,9 @@ fn open_file(disk: &mut dyn Disk) -> Result<FileId, EngineError> {
             data.extend_from_slice(&Meta::empty(checkpoint).encode());
         }
         call(disk, FileOp::Write { file, offset_bytes: 0, data, durable: false }, "write")?;
+        // The first reserve; a disk without room for it is found out about by the checkpoints.
+        let len_bytes = FILE_RESERVE_BYTES;
+        let _ = call(disk, FileOp::Allocate { file, len_bytes }, "extend");
         call(disk, FileOp::Sync { file }, "sync")?;
         call(disk, FileOp::Close { file }, "close")?;
         let (from, to) = (PART_FILE.to_owned(), DB_FILE.to_owned());
@@ -165,11 +180,12 @@ fn read_space(reader: &mut Reader<'_>, meta: &Meta) -> Result<Space, EngineError
         .ok_or_else(|| ptr.corrupt("the list of free extents contradicts itself"))
 }
 
-struct Loaded {
+struct Loaded<'v> {
     index: Index,
     buckets: Buckets,
     /// The row key before, to see that keys ascend across nodes.
     last: Option<Vec<u8>>,
+    visit: &'v mut dyn FnMut(&KvRef<'_>),
 }
 
 /// Visits the subtree's rows in key order. Levels fall from parent to child and no more pages are
@@ -178,7 +194,7 @@ fn load(
     reader: &mut Reader<'_>,
     ptr: PagePtr,
     bucket: Bucket,
-    loaded: &mut Loaded,
+    loaded: &mut Loaded<'_>,
 ) -> Result<(), EngineError> {
     let bytes = reader.page(ptr)?;
     let node = NodeRef::new(ptr, bytes)?;
@@ -201,7 +217,7 @@ fn load(
         last.clear();
         last.extend_from_slice(key);
         if bucket == Bucket::Key {
-            load_row(ptr, key, value, &mut loaded.index)?;
+            load_row(ptr, key, value, loaded)?;
         } else {
             loaded.buckets.put(bucket, key, value);
         }
@@ -209,7 +225,12 @@ fn load(
     Ok(())
 }
 
-fn load_row(ptr: PagePtr, key: &[u8], value: &[u8], index: &mut Index) -> Result<(), EngineError> {
+fn load_row(
+    ptr: PagePtr,
+    key: &[u8],
+    value: &[u8],
+    loaded: &mut Loaded<'_>,
+) -> Result<(), EngineError> {
     let (at, tombstone) =
         RevKey::from_row_key(key).ok_or_else(|| ptr.corrupt("a row key is no revision"))?;
     let kv = KvRef::parse(value).map_err(|_| ptr.corrupt("a row is no KeyValue"))?;
@@ -220,7 +241,8 @@ fn load_row(ptr: PagePtr, key: &[u8], value: &[u8], index: &mut Index) -> Result
     } else {
         State::put(at, kv.create_revision, kv.version.cast_unsigned(), len)
     };
-    index.update(kv.key, |_| state);
+    loaded.index.update(kv.key, |_| state);
+    (loaded.visit)(&kv);
     Ok(())
 }
 

@@ -38,7 +38,6 @@ pub struct Txn<'s> {
     term: Term,
     main: Revision,
     mark: Mark,
-    buckets_before: Option<Arc<Buckets>>,
     conf_state: Option<Arc<[u8]>>,
     committed: bool,
 }
@@ -47,7 +46,16 @@ pub struct Txn<'s> {
 #[derive(Debug, Default)]
 pub(super) struct Undo {
     previous: Vec<Option<State>>,
-    bucket_changes: Vec<(Bucket, Vec<u8>, Option<Vec<u8>>)>,
+    bucket_changes: Vec<BucketChange>,
+}
+
+/// A change of a row of a small bucket; no value means no row.
+#[derive(Debug)]
+struct BucketChange {
+    bucket: Bucket,
+    key: Vec<u8>,
+    before: Option<Vec<u8>>,
+    after: Option<Vec<u8>>,
 }
 
 impl<'s> Txn<'s> {
@@ -55,8 +63,7 @@ impl<'s> Txn<'s> {
         store.undo.previous.clear();
         store.undo.bucket_changes.clear();
         let (main, mark) = (Revision(store.revision.0 + 1), store.tables.mark());
-        let (buckets_before, conf_state) = (None, None);
-        Self { store, index, term, main, mark, buckets_before, conf_state, committed: false }
+        Self { store, index, term, main, mark, conf_state: None, committed: false }
     }
 
     /// Writes `value` under `key`.
@@ -149,8 +156,9 @@ impl<'s> Txn<'s> {
     /// # Panics
     /// For [`Bucket::Key`], whose rows are written by [`Txn::put`] and [`Txn::delete`].
     pub fn bucket_put(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) {
-        self.buckets_mut(bucket).put(bucket, key, value);
-        self.store.undo.bucket_changes.push((bucket, key.to_vec(), Some(value.to_vec())));
+        let before = self.buckets_mut(bucket).put(bucket, key, value);
+        let (key, after) = (key.to_vec(), Some(value.to_vec()));
+        self.store.undo.bucket_changes.push(BucketChange { bucket, key, before, after });
     }
 
     /// Removes a row of a small bucket; false if there is none.
@@ -158,11 +166,19 @@ impl<'s> Txn<'s> {
     /// # Panics
     /// For [`Bucket::Key`].
     pub fn bucket_delete(&mut self, bucket: Bucket, key: &[u8]) -> bool {
-        let existed = self.buckets_mut(bucket).delete(bucket, key).is_some();
+        let before = self.buckets_mut(bucket).delete(bucket, key);
+        let existed = before.is_some();
         if existed {
-            self.store.undo.bucket_changes.push((bucket, key.to_vec(), None));
+            let key = key.to_vec();
+            self.store.undo.bucket_changes.push(BucketChange { bucket, key, before, after: None });
         }
         existed
+    }
+
+    /// The rows of the key space written so far, in order; of a deletion's only the key is set.
+    pub fn rows(&self) -> impl Iterator<Item = KvRef<'_>> {
+        let rows = self.store.tables.rows_since(self.mark);
+        rows.map(|(_, bytes)| KvRef::parse(bytes).expect("it was encoded by this transaction"))
     }
 
     /// Sets what raft calls the configuration; see [`Store::set_conf_state`].
@@ -193,8 +209,8 @@ impl<'s> Txn<'s> {
             store.revision = self.main;
             store.checkpoint.rows += store.undo.previous.len() as u64;
         }
-        for (bucket, key, value) in store.undo.bucket_changes.drain(..) {
-            store.bucket_changes.insert((bucket, key), value);
+        for change in store.undo.bucket_changes.drain(..) {
+            store.bucket_changes.insert((change.bucket, change.key), change.after);
             store.checkpoint.other = true;
         }
         if let Some(conf_state) = self.conf_state.take() {
@@ -211,9 +227,6 @@ impl<'s> Txn<'s> {
 
     fn buckets_mut(&mut self, bucket: Bucket) -> &mut Buckets {
         assert!(bucket != Bucket::Key, "rows of the key bucket are written by put and delete");
-        if self.buckets_before.is_none() {
-            self.buckets_before = Some(self.store.buckets.clone());
-        }
         Arc::make_mut(&mut self.store.buckets)
     }
 }
@@ -224,8 +237,12 @@ impl Drop for Txn<'_> {
             return;
         }
         let store = &mut *self.store;
-        if let Some(buckets) = self.buckets_before.take() {
-            store.buckets = buckets;
+        while let Some(change) = store.undo.bucket_changes.pop() {
+            let buckets = Arc::make_mut(&mut store.buckets);
+            match change.before {
+                Some(value) => buckets.put(change.bucket, &change.key, &value),
+                None => buckets.delete(change.bucket, &change.key),
+            };
         }
         let mut rows = store.tables.rows_since(self.mark).rev();
         while let Some(previous) = store.undo.previous.pop() {

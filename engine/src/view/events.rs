@@ -29,11 +29,19 @@ pub struct Events<'v> {
     view: &'v View,
     next: RevKey,
     to: Revision,
+    /// Whether the previous revisions are looked up.
+    with_previous: bool,
 }
 
 impl<'v> Events<'v> {
     pub(super) fn new(view: &'v View, next: RevKey, to: Revision) -> Self {
-        Self { view, next, to }
+        Self { view, next, to, with_previous: true }
+    }
+
+    /// The rows from `next` up to the revision `to`, below the compact revision too where they are
+    /// left, without their previous revisions.
+    pub(crate) fn raw(view: &'v View, next: RevKey, to: Revision) -> Self {
+        Self { view, next, to: to.min(view.revision), with_previous: false }
     }
 
     /// The next change, `None` at the end. After `Pending` the same call is made again.
@@ -61,7 +69,7 @@ impl<'v> Events<'v> {
             return Ok(Fetch::Ready(None));
         }
         self.next = after(row.at());
-        let previous = row.previous().filter(|previous| {
+        let previous = row.previous().filter(|_| self.with_previous).filter(|previous| {
             let key = KvRef::parse(kv).map_or(&[][..], |kv| kv.key);
             previous.main > self.view.removed || self.view.is_left(key, *previous)
         });
@@ -87,7 +95,7 @@ impl<'v> Events<'v> {
         }
         let user_key = KvRef::parse(kv).map_err(|_| root.corrupt("a row is no KeyValue"))?.key;
         self.next = after(at);
-        let previous = self.view.previous(user_key, at);
+        let previous = if self.with_previous { self.view.previous(user_key, at) } else { None };
         Ok(Fetch::Ready(Some(Event { at, tombstone, previous, kv })))
     }
 }

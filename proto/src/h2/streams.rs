@@ -9,7 +9,7 @@ use crate::limits;
 
 /// Names a stream: the wire id, and where its state lies. A stale name is recognised, never
 /// confused with the slot's next stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId {
     id: u32,
     slot: u32,

@@ -26,7 +26,7 @@ pub trait Leases {
     fn exists(&self, lease: LeaseId) -> bool;
 }
 
-/// No lease exists before the lease service does.
+/// For transactions that only read: they name no lease.
 pub struct NoLeases;
 
 impl Leases for NoLeases {

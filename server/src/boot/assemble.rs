@@ -15,7 +15,7 @@ use etcore_engine::map::PageMap;
 use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
 
-use super::threads::{self, Plan, Running};
+use super::threads::{self, Helpers, Plan, Running};
 use super::{DataDir, Recovered, boot_nonce};
 use crate::background::{Background, Setup};
 use crate::clock::Clock;
@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::driver::Waker;
 use crate::driver::probe::{self, Choice};
 use crate::front::{self, Door, Front, Listener};
+use crate::hasher::Hasher;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
@@ -36,6 +37,7 @@ use crate::shared::{MemberView, Shared, StatusCell};
 struct Wiring {
     shared: Arc<Shared>,
     page_file: Arc<File>,
+    hasher: Hasher,
     pool: Pool,
     front_wakers: Vec<Waker>,
     replica_waker: Waker,
@@ -70,9 +72,13 @@ pub(super) fn run(
         .ok_or_else(|| io::Error::other("the page file is not open"))?;
     let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
     let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
+    let shared = shared(config, clock, &mut recovered, fronts);
+    let pins = recovered.store.revision_pins().clone();
+    let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
     let wiring = Wiring {
-        shared: shared(config, clock, &mut recovered, fronts),
+        shared,
         page_file,
+        hasher,
         pool,
         front_wakers,
         replica_waker,
@@ -84,6 +90,7 @@ pub(super) fn run(
     let _ = wiring.shared.wakers.set(wakers);
     let (fronts, links) = wiring.fronts(recovered.store.revision_pins(), listeners);
     let replica = wiring.replica(recovered, links, choice.kind)?;
+    // The threads' own handles are all that is left of the others.
     let Wiring { shared, front_wakers, replica_waker, .. } = wiring;
     let plan = Plan {
         driver: choice.kind,
@@ -92,7 +99,8 @@ pub(super) fn run(
         shares_thread,
         pin: cores > 2,
     };
-    threads::start(shared, plan, pool_threads, dir.lock)
+    let helpers = Helpers { pool: pool_threads, hasher: hasher_thread };
+    threads::start(shared, plan, helpers, dir.lock)
 }
 
 fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize) -> Arc<Shared> {
@@ -104,6 +112,8 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
             store: recovered.store.publish(),
             members: Arc::default(),
             cluster_version: None,
+            alarms: Arc::default(),
+            file_cuts: 0,
         }),
         status: StatusCell::default(),
         metrics: Metrics::new(recovered.member_id),
@@ -153,12 +163,14 @@ impl Wiring {
             let wake = |waker: &Waker| (!same_thread).then(|| waker.clone());
             let (to_replica, inbox) =
                 ring::ring(limits::RING_TO_REPLICA, wake(&self.replica_waker));
+            let (to_lessor, asks) = ring::ring(limits::RING_LEASES, wake(&self.replica_waker));
             let (outbox, from_replica) = ring::ring(limits::RING_TO_FRONT, wake(waker));
-            links.push(FrontLink::new(inbox, outbox));
+            links.push(FrontLink::new(inbox, asks, outbox));
             let parts = front::Parts {
                 index,
                 shared: self.shared.clone(),
                 to_replica,
+                to_lessor,
                 from_replica,
                 pages: self.pages(waker),
                 pins: pins.clone(),
@@ -166,6 +178,8 @@ impl Wiring {
                 routes: routes.clone(),
                 doors: doors.clone(),
                 listeners: listeners.take().unwrap_or_default(),
+                hasher: self.hasher.clone(),
+                waker: waker.clone(),
             };
             // Ids of requests: a start's nonce above, the front below, a counter in between.
             fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));
@@ -179,7 +193,8 @@ impl Wiring {
         fronts: Vec<FrontLink>,
         driver: probe::DriverKind,
     ) -> io::Result<Replica> {
-        let Recovered { store, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let Recovered { store, lessor, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let spare_bytes = checkpointer.spare_bytes();
         let background = Background::start(Setup {
             checkpointer,
             disk: page_disk,
@@ -191,8 +206,11 @@ impl Wiring {
             log,
             files: LogFiles::new(log_disk, self.pool.clone(), self.replica_waker.clone()),
             store,
+            lessor,
             pages: self.pages(&self.replica_waker),
             background,
+            spare_bytes,
+            hasher: self.hasher.clone(),
             fronts,
         };
         Ok(Replica::new(parts, self.nonce))

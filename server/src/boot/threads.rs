@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use crate::driver::Waker;
 use crate::driver::probe::DriverKind;
 use crate::front::Front;
+use crate::hasher::HasherThread;
 use crate::pool::PoolThreads;
 use crate::replica::Replica;
 use crate::shared::Shared;
@@ -25,11 +26,17 @@ pub(super) struct Plan {
     pub(super) pin: bool,
 }
 
+/// Threads beside the shards.
+pub(super) struct Helpers {
+    pub(super) pool: PoolThreads,
+    pub(super) hasher: HasherThread,
+}
+
 /// A running member.
 pub struct Running {
     shared: Arc<Shared>,
     shards: Vec<JoinHandle<()>>,
-    pool: PoolThreads,
+    helpers: Helpers,
     lock: File,
 }
 
@@ -54,7 +61,8 @@ impl Running {
             // A shard that panicked has aborted the process already.
             let _ = shard.join();
         }
-        self.pool.join();
+        self.helpers.pool.join();
+        self.helpers.hasher.join();
         drop(self.lock);
         self.shared.failure.get().map_or(Ok(()), |reason| Err(reason.clone()))
     }
@@ -63,7 +71,7 @@ impl Running {
 pub(super) fn start(
     shared: Arc<Shared>,
     plan: Plan,
-    pool: PoolThreads,
+    helpers: Helpers,
     lock: File,
 ) -> io::Result<Running> {
     let Plan { driver, fronts, replica, shares_thread, pin } = plan;
@@ -93,7 +101,7 @@ pub(super) fn start(
         let with_replica = if index == 0 { replica.take() } else { None };
         spawn(format!("etcore-front-{index}"), Some(front), with_replica, waker)?;
     }
-    Ok(Running { shared, shards, pool, lock })
+    Ok(Running { shared, shards, helpers, lock })
 }
 
 /// Cores this process may use: its affinity, and no more than the control group's quota.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing::Level;
 
-use super::{Config, url};
+use super::{Config, gates, url};
 use crate::driver::probe::DriverKind;
 use crate::log::Format;
 use crate::version;
@@ -44,6 +44,10 @@ struct Flags {
     /// Milliseconds without a heartbeat before an election.
     #[arg(long, default_value_t = 1000, help_heading = "Member")]
     election_timeout: u64,
+    /// Bytes that keys, values and their history may take before writes are refused; 0 is 2 GiB, a
+    /// negative number switches the quota off.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, help_heading = "Member")]
+    quota_backend_bytes: i64,
     /// Operations allowed in one transaction.
     #[arg(long, default_value_t = 128, help_heading = "Member")]
     max_txn_ops: usize,
@@ -93,6 +97,10 @@ struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true",
           default_missing_value = "true", value_parser = go_bool, help_heading = "Clustering")]
     pre_vote: bool,
+    /// Features to switch on or off: Name=true, separated by commas.
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = gates::parse,
+          help_heading = "Member")]
+    feature_gates: gates::Typed,
     /// Log entries kept behind the newest checkpoint.
     #[arg(long, default_value_t = 5000, help_heading = "Clustering")]
     snapshot_catchup_entries: u64,
@@ -113,6 +121,9 @@ struct Flags {
     /// Threads that serve clients; 0 derives it from the cores.
     #[arg(long, default_value_t = 0, help_heading = "etcore")]
     fronts: usize,
+    /// Time between checkpoints of a lease, with feature gate LeaseCheckpoint.
+    #[arg(long, default_value = "5m", value_parser = go_duration, help_heading = "etcore")]
+    lease_checkpoint_interval: Duration,
     /// Bytes of one log segment; a multiple of 4096.
     #[arg(long, default_value_t = etcore_raftlog::limits::SEGMENT_BYTES, help_heading = "etcore")]
     wal_segment_bytes: u64,
@@ -245,6 +256,9 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
                     explicitly"
             .to_owned());
     }
+    if flags.lease_checkpoint_interval < Duration::from_secs(1) {
+        return Err("--lease-checkpoint-interval must be at least 1s".to_owned());
+    }
     if !flags.wal_segment_bytes.is_multiple_of(4096) || flags.wal_segment_bytes < 1 << 16 {
         return Err("--wal-segment-bytes must be a multiple of 4096 and at least 65536".to_owned());
     }
@@ -264,6 +278,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         initial_cluster_token: flags.initial_cluster_token,
         heartbeat: Duration::from_millis(flags.heartbeat_interval),
         election: Duration::from_millis(flags.election_timeout),
+        quota_backend_bytes: flags.quota_backend_bytes,
         max_txn_ops: flags.max_txn_ops,
         max_request_bytes: flags.max_request_bytes,
         max_concurrent_streams: flags.max_concurrent_streams,
@@ -275,6 +290,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         socket_reuse_address: flags.socket_reuse_address,
         pre_vote: flags.pre_vote,
         snapshot_catchup_entries: flags.snapshot_catchup_entries,
+        feature_gates: flags.feature_gates.check()?,
         log_level: flags.log_level,
         log_format: if flags.log_format == "json" { Format::Json } else { Format::Console },
         io_driver: match flags.io_driver.as_str() {
@@ -284,6 +300,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         },
         fronts: (flags.fronts > 0).then_some(flags.fronts),
         wal_segment_bytes: flags.wal_segment_bytes,
+        lease_checkpoint_interval: flags.lease_checkpoint_interval,
         name: flags.name,
     })
 }
@@ -347,7 +364,7 @@ fn log_level(text: &str) -> Result<Level, String> {
     }
 }
 
-fn go_bool(text: &str) -> Result<bool, String> {
+pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -404,6 +421,7 @@ mod tests {
         assert_eq!(config.name, "default");
         assert_eq!(config.data_dir, "default.etcd");
         assert_eq!(config.request_timeout(), Duration::from_secs(7));
+        assert_eq!(config.lease_ttl_s_min(), 2);
         assert_eq!(config.initial_cluster["default"], ["http://localhost:2380"]);
     }
 
@@ -431,6 +449,11 @@ mod tests {
     #[test]
     fn a_bad_flag_is_status_two_and_a_bad_value_status_one() {
         assert_eq!(run(&["--no-such-flag"], &[]).unwrap_err().status, 2);
+        let unknown = run(&["--feature-gates=Foo=true"], &[]).unwrap_err();
+        assert_eq!(unknown.status, 2);
+        assert!(unknown.message.contains("unrecognized feature gate: Foo"), "{unknown:?}");
+        let lonely = run(&["--feature-gates=LeaseCheckpointPersist=true"], &[]).unwrap_err();
+        assert_eq!(lonely.status, 1);
         assert_eq!(run(&["--election-timeout=100"], &[]).unwrap_err().status, 1);
         assert_eq!(
             run(&["--listen-client-urls=http://127.0.0.1:1"], &[]).unwrap_err().status,

@@ -10,7 +10,7 @@ use prost::Message;
 use super::Front;
 use super::calls::{Call, Refusal};
 use super::conn::Conn;
-use super::listing::Listing;
+use super::listing::{Listing, in_stream_response};
 use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::api::range;
@@ -38,6 +38,13 @@ impl Front {
                     let applied = self.view.store.applied;
                     self.tasks.tickets_ready(up_to, index, applied);
                 }
+                ToFront::Defragmented { slot } => {
+                    if let Some(task) = self.tasks.remove(slot) {
+                        // A DefragmentResponse is empty: etcd sends no header.
+                        self.reply_message(task.socket, task.to, b"");
+                    }
+                }
+                ToFront::Lease { slot, answer } => self.finish_lease(slot, answer),
                 ToFront::Serve => self.serve = true,
             }
         }
@@ -54,8 +61,13 @@ impl Front {
 
     fn finish_proposal(&mut self, slot: Slot, reply: Reply) {
         let Some(task) = self.tasks.remove(slot) else { return };
-        if matches!(task.kind, Kind::Abandoned) {
-            return;
+        match task.kind {
+            Kind::Abandoned => return,
+            Kind::QuotaAlarm => {
+                self.raising_alarm = false;
+                return self.reply_status(task.socket, task.to, &EtcdError::NoSpace.into());
+            }
+            _ => {}
         }
         match reply {
             Reply::Put { revision } => {
@@ -98,7 +110,7 @@ impl Front {
         let outcome = match kind {
             Kind::Range(request) => self.answer_range(call, request, resume),
             Kind::ReadTxn(request) => self.answer_read_txn(call, request, resume),
-            Kind::Stream(request) => self.start_stream(call, &request),
+            Kind::Stream(request) => self.start_stream(call, request, resume),
             Kind::Listing(listing) => {
                 self.continue_listing(call, listing);
                 Ok(())
@@ -107,7 +119,18 @@ impl Front {
                 self.answer_member_list(socket, to);
                 Ok(())
             }
-            Kind::Proposal | Kind::Abandoned | Kind::Health(_) => Ok(()),
+            Kind::AlarmList(kind) => {
+                self.answer_alarm_list(socket, to, kind);
+                Ok(())
+            }
+            Kind::Proposal
+            | Kind::QuotaAlarm
+            | Kind::Abandoned
+            | Kind::Hash
+            | Kind::HashKv
+            | Kind::Defragment
+            | Kind::Lease(_)
+            | Kind::Health(_) => Ok(()),
         };
         if let Err(Refusal::Status(status)) = outcome {
             self.reply_status(socket, to, &status);
@@ -137,6 +160,30 @@ impl Front {
             &mut self.answer,
         );
         self.finish_read(call, result, || Kind::Range(request), resume)
+    }
+
+    /// A RangeStream whose only message is a sorted Range answer.
+    pub(super) fn answer_sorted_chunk(
+        &mut self,
+        call: Call,
+        request: Box<pb::RangeRequest>,
+        resume: Option<(u64, bool)>,
+    ) -> Result<(), Refusal> {
+        let view = self.view.clone();
+        let shared = self.shared.clone();
+        self.answer.clear();
+        let result = range::respond(
+            &*view.store,
+            &request,
+            self.pages.source(),
+            |revision| shared.header(revision.0),
+            &mut self.scratch,
+            &mut self.answer,
+        );
+        if result.is_ok() {
+            self.answer = in_stream_response(&self.answer);
+        }
+        self.finish_read(call, result, || Kind::Stream(request), resume)
     }
 
     /// Whether the answer is too long to be encoded at once. Only plain ranges are: filters and
@@ -270,6 +317,7 @@ impl Front {
             let error = timed_out(task.client_deadline);
             match task.kind {
                 Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
+                Kind::Lease(lease_call) => self.time_out_lease(&task, lease_call, error),
                 // The peer reads too slowly; what was sent cannot be completed by an error.
                 Kind::Listing(_) => self.abort_call(task.socket, task.to),
                 _ => self.reply_status(task.socket, task.to, &error.into()),

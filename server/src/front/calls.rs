@@ -3,8 +3,6 @@
 //! Serializable reads are answered on the spot; linearizable ones take a ticket; writes are checked
 //! and proposed.
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 use etcore_proto::error::{Code, EtcdError, Status};
 use etcore_proto::grpc::{MethodId, RequestMeta, Routes, ServerEvent, StreamId};
@@ -15,8 +13,8 @@ use super::Front;
 use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::driver::SocketId;
+use crate::quota;
 use crate::replica::ToReplica;
-use crate::version;
 use crate::watch::Place;
 use crate::wire::{self, PutRef};
 
@@ -45,7 +43,16 @@ methods! {
     STATUS = 7 "/etcdserverpb.Maintenance/Status" false
     HEALTH_CHECK = 8 "/grpc.health.v1.Health/Check" false
     HEALTH_WATCH = 9 "/grpc.health.v1.Health/Watch" true
-    WATCH = 10 "/etcdserverpb.Watch/Watch" true
+    ALARM = 10 "/etcdserverpb.Maintenance/Alarm" false
+    HASH = 11 "/etcdserverpb.Maintenance/Hash" false
+    HASH_KV = 12 "/etcdserverpb.Maintenance/HashKV" false
+    DEFRAGMENT = 13 "/etcdserverpb.Maintenance/Defragment" false
+    LEASE_GRANT = 20 "/etcdserverpb.Lease/LeaseGrant" false
+    LEASE_REVOKE = 21 "/etcdserverpb.Lease/LeaseRevoke" false
+    LEASE_TIME_TO_LIVE = 22 "/etcdserverpb.Lease/LeaseTimeToLive" false
+    LEASE_LEASES = 23 "/etcdserverpb.Lease/LeaseLeases" false
+    LEASE_KEEP_ALIVE = 24 "/etcdserverpb.Lease/LeaseKeepAlive" true
+    WATCH = 30 "/etcdserverpb.Watch/Watch" true
 }
 
 /// Field numbers of InternalRaftRequest.
@@ -72,7 +79,7 @@ impl From<EtcdError> for Refusal {
     }
 }
 
-type Outcome = Result<(), Refusal>;
+pub(super) type Outcome = Result<(), Refusal>;
 
 impl Front {
     /// Handles everything a connection has to say.
@@ -88,6 +95,9 @@ impl Front {
                 ServerEvent::Unary { stream, method, meta, message } => {
                     self.unary(socket, stream, method, &meta, message);
                 }
+                ServerEvent::StreamOpened { stream, method: LEASE_KEEP_ALIVE, meta } => {
+                    self.open_keep_alive((socket, stream), &meta);
+                }
                 ServerEvent::StreamOpened { stream, method: WATCH, meta } => {
                     self.open_watch(socket, stream, &meta);
                 }
@@ -96,23 +106,28 @@ impl Front {
                     self.watch_message(socket, stream, message);
                 }
                 ServerEvent::StreamMessage { stream, message } => {
-                    self.health_watch(socket, stream, &message);
+                    if !self.keep_alive((socket, stream), &message) {
+                        self.health_watch(socket, stream, &message);
+                    }
                 }
                 ServerEvent::Writable { stream } => {
+                    self.send_renewals((socket, stream));
                     self.watching.hub.writable(Place { socket, stream });
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.run_soon(slot);
                     }
                 }
                 ServerEvent::Cancelled { stream } => {
+                    self.keep_alive_cancelled((socket, stream));
                     self.watching.hub.closed(Place { socket, stream });
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.remove(slot);
                     }
                 }
-                ServerEvent::StreamHalfClosed { .. }
-                | ServerEvent::HttpOpened { .. }
-                | ServerEvent::HttpData { .. } => {}
+                ServerEvent::StreamHalfClosed { stream } => {
+                    self.keep_alive_half_closed((socket, stream));
+                }
+                ServerEvent::HttpOpened { .. } | ServerEvent::HttpData { .. } => {}
             }
             self.mark_dirty(socket);
         }
@@ -154,6 +169,14 @@ impl Front {
             RANGE_STREAM => self.range_stream(call, decode(message)?),
             MEMBER_LIST => self.member_list(call, &decode(message)?),
             STATUS => self.status(call),
+            ALARM => self.alarm(call, message),
+            HASH => self.hash(call),
+            HASH_KV => self.hash_kv(call, &decode(message)?),
+            DEFRAGMENT => self.defragment(call),
+            LEASE_GRANT => self.lease_grant(call, message),
+            LEASE_REVOKE => self.lease_revoke(call, message),
+            LEASE_TIME_TO_LIVE => self.lease_time_to_live(call, message),
+            LEASE_LEASES => self.lease_leases(call, message),
             HEALTH_CHECK => self.health_check(call, &message),
             _ => Err(Refusal::Status(Status::new(Code::Unimplemented, "unknown method"))),
         }
@@ -172,19 +195,27 @@ impl Front {
         check::range_stream(&request)?;
         self.shared.metrics.ranges.inc();
         if request.serializable {
-            return self.start_stream(call, &request);
+            return self.start_stream(call, Box::new(request), None);
         }
         self.take_ticket(call, Kind::Stream(Box::new(request)))
     }
 
     fn put(&mut self, call: Call, message: &[u8]) -> Outcome {
         let put = PutRef::parse(message).map_err(|_| malformed())?;
+        let cost_bytes = quota::put_cost_bytes(put.key.len(), put.value.len());
+        if !self.has_space_for(cost_bytes) {
+            return self.out_of_space(call);
+        }
         check::put(&put)?;
+        self.view.alarms.admit_growth()?;
         self.propose(call, RAFT_PUT, message)
     }
 
     fn txn(&mut self, call: Call, message: Bytes) -> Outcome {
         let request: pb::TxnRequest = decode(message.clone())?;
+        if !self.has_space_for(quota::txn_cost_bytes(&request)) {
+            return self.out_of_space(call);
+        }
         check::txn(&request, self.shared.config.max_txn_ops)?;
         if !check::is_read_only(&request) {
             return self.propose(call, RAFT_TXN, &message);
@@ -197,7 +228,18 @@ impl Front {
     }
 
     /// Wraps a checked request into a raft entry and sends it to the replica.
-    fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
+    pub(super) fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
+        self.propose_as(call, Kind::Proposal, field, message)
+    }
+
+    /// The same for a proposal whose reply means something else to the client.
+    pub(super) fn propose_as(
+        &mut self,
+        call: Call,
+        kind: Kind,
+        field: u32,
+        message: &[u8],
+    ) -> Outcome {
         if self.draining {
             return Err(EtcdError::Stopped.into());
         }
@@ -209,7 +251,7 @@ impl Front {
         if data.len() > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
-        let mut task = self.task(call, Kind::Proposal);
+        let mut task = self.task(call, kind);
         task.bytes = data.len();
         let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
         self.push_replica(ToReplica::Propose { slot, data: data.into() });
@@ -244,35 +286,6 @@ impl Front {
             return self.take_ticket(call, Kind::MemberList);
         }
         self.answer_member_list(call.socket, To::Call(call.stream));
-        Ok(())
-    }
-
-    fn status(&mut self, call: Call) -> Outcome {
-        let status = &self.shared.status;
-        let header = self.shared.header(self.view.store.revision.0);
-        let leader = status.leader.load(Ordering::Relaxed);
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let response = pb::StatusResponse {
-            header: Some(pb::ResponseHeader {
-                cluster_id: header.cluster_id,
-                member_id: header.member_id,
-                revision: header.revision,
-                raft_term: header.raft_term,
-            }),
-            version: version::ETCD.to_owned(),
-            db_size: signed(status.db_size_bytes.load(Ordering::Relaxed)),
-            leader,
-            raft_index: status.committed.load(Ordering::Relaxed),
-            raft_term: header.raft_term,
-            raft_applied_index: status.applied.load(Ordering::Relaxed),
-            errors: if leader == 0 { vec![EtcdError::NoLeader.text().to_owned()] } else { vec![] },
-            db_size_in_use: signed(status.db_in_use_bytes.load(Ordering::Relaxed)),
-            is_learner: false,
-            storage_version: version::STORAGE.to_owned(),
-            db_size_quota: 2 << 30,
-            downgrade_info: Some(pb::DowngradeInfo::default()),
-        };
-        self.reply_message(call.socket, To::Call(call.stream), &response.encode_to_vec());
         Ok(())
     }
 
@@ -317,7 +330,7 @@ fn malformed() -> Refusal {
     Refusal::Status(malformed_status())
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
+pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
     M::decode(message).map_err(|error| {
         let text = format!("grpc: error unmarshalling request: {error}");
         Refusal::Status(Status::new(Code::Internal, text))

@@ -18,8 +18,8 @@ use super::Front;
 use super::calls::{Call, Refusal};
 use super::conn::Conn;
 use super::tasks::{Kind, Task, To};
-use crate::api::range;
 use crate::api::reader::Stop;
+use crate::api::{check, range};
 use crate::limits;
 use crate::wire::{Header, field_len, write_len};
 
@@ -190,9 +190,15 @@ impl Front {
     pub(super) fn start_stream(
         &mut self,
         call: Call,
-        request: &pb::RangeRequest,
+        request: Box<pb::RangeRequest>,
+        resume: Option<(u64, bool)>,
     ) -> Result<(), Refusal> {
-        let chunk_keys = FIRST_CHUNK_KEYS;
+        if self.sorts_chunk(&request) {
+            return self.answer_sorted_chunk(call, request, resume);
+        }
+        let request = &*request;
+        // A negative limit is none, and then etcd does not cut either.
+        let chunk_keys = if request.limit < 0 { usize::MAX } else { FIRST_CHUNK_KEYS };
         let listing = self.listing(request, Phase::Stream { chunk_keys })?;
         if request.count_only {
             let mut response = Vec::new();
@@ -204,6 +210,26 @@ impl Front {
         }
         self.continue_listing(call, Box::new(listing));
         Ok(())
+    }
+
+    /// True for a RangeStream that names something else than the key to sort by, but no order, and
+    /// fits into one chunk: etcd sorts chunks, as it does Range answers. It loses its way when
+    /// there are more (the next chunk starts behind the last key sent); those go in key order here.
+    fn sorts_chunk(&mut self, request: &pb::RangeRequest) -> bool {
+        if request.count_only || !check::sorts_after_limit(request) {
+            return false;
+        }
+        let at = Revision(request.revision.max(0));
+        match self.view.store.count(&request.key, &request.range_end, at) {
+            Ok(count) => {
+                let wanted = match range::limit_of(request) {
+                    0 => u64::MAX,
+                    limit => limit as u64,
+                };
+                count.min(wanted) <= FIRST_CHUNK_KEYS as u64
+            }
+            Err(_) => false,
+        }
     }
 
     /// One step; what is left waits for the next turn, a page, or the window.
@@ -385,7 +411,7 @@ impl Front {
         }
         // Too small wastes round trips, too large wastes memory (etcd `adjustChunkLimit`).
         let chunk_keys = match response.len() {
-            size if size < target / 2 => chunk_keys * 2,
+            size if size < target / 2 => chunk_keys.saturating_mul(2),
             size if size > target * 2 => (chunk_keys / 2).max(1),
             _ => chunk_keys,
         };
@@ -412,7 +438,7 @@ fn send(server: &mut Server, call: Call, message: &[u8], last: bool) -> bool {
 }
 
 /// `RangeStreamResponse {range_response: response}`.
-fn in_stream_response(response: &[u8]) -> Vec<u8> {
+pub(super) fn in_stream_response(response: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(field_len(1, response.len()));
     write_len(&mut message, 1, response.len());
     message.extend_from_slice(response);

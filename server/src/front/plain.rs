@@ -85,9 +85,9 @@ impl Front {
         outcome: Result<(), EtcdError>,
     ) {
         let page = match &check.kind {
-            HealthKind::Health => http::health_page(&self.shared, outcome),
+            HealthKind::Health => http::health_page(&self.shared, &self.view, check, outcome),
             HealthKind::Checks { names, verbose } => {
-                http::check_page(&self.shared, names, *verbose, outcome)
+                http::check_page(&self.shared, &self.view, names, *verbose, outcome)
             }
         };
         self.reply_page(socket, &page);

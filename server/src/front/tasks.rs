@@ -42,6 +42,9 @@ pub(super) struct Task {
 pub(super) enum Kind {
     /// A proposal; the replica's reply is the answer.
     Proposal,
+    /// An alarm that this front raises for a request which found the quota used up; the request is
+    /// refused when the alarm is on.
+    QuotaAlarm,
     /// A proposal that was answered by a time-out. It keeps its place, and what it is charged,
     /// until the replica's reply shows that its bytes are out of the ring.
     Abandoned,
@@ -51,12 +54,40 @@ pub(super) enum Kind {
     ReadTxn(Box<pb::TxnRequest>),
     /// MemberList.
     MemberList,
+    /// The list of alarms of this kind.
+    AlarmList(i32),
+    /// A hash that is being computed.
+    Hash,
+    /// The same for HashKV.
+    HashKv,
+    /// A pass of the page file's defragmentation.
+    Defragment,
     /// A health check.
     Health(HealthCheck),
     /// A RangeStream that waits for its linearizable point.
     Stream(Box<pb::RangeRequest>),
     /// A long answer being sent in pieces.
     Listing(Box<Listing>),
+    /// A question to the lessor.
+    Lease(LeaseCall),
+}
+
+/// What was asked of the lessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeaseCall {
+    /// LeaseTimeToLive of this lease.
+    TimeToLive { id: i64 },
+    /// LeaseLeases.
+    Leases,
+    /// One renewal of a LeaseKeepAlive stream.
+    KeepAlive,
+}
+
+impl Kind {
+    /// True if the replica will reply to it.
+    fn is_proposal(&self) -> bool {
+        matches!(self, Self::Proposal | Self::QuotaAlarm)
+    }
 }
 
 #[derive(Default)]
@@ -109,13 +140,18 @@ impl Tasks {
 
     /// A proposal's time is up: it is to be answered now, and stays until its reply comes.
     pub(super) fn abandon(&mut self, slot: Slot) -> Option<(SocketId, To, bool)> {
-        let task = self.get_mut(slot).filter(|task| matches!(task.kind, Kind::Proposal))?;
+        let task = self.get_mut(slot).filter(|task| task.kind.is_proposal())?;
         task.kind = Kind::Abandoned;
         task.deadline_ms = u64::MAX;
         let (bytes, whom) = (task.bytes, (task.socket, task.to, task.client_deadline));
         self.abandoned += 1;
         self.abandoned_bytes += bytes;
         Some(whom)
+    }
+
+    /// True if the request has not ended.
+    pub(super) fn is_waiting(&self, slot: Slot) -> bool {
+        self.get(slot).is_some()
     }
 
     pub(super) fn is_abandoned(&self, slot: Slot) -> bool {

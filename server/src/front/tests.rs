@@ -22,6 +22,9 @@ use crate::pool::Pool;
 use crate::ring::ring;
 use crate::shared::StatusCell;
 
+mod leases;
+mod silence;
+
 /// What a front told its driver.
 #[derive(Default)]
 struct Remembering {
@@ -72,6 +75,7 @@ struct Rig {
     front: Front,
     driver: Remembering,
     replica: Consumer<ToReplica>,
+    lessor: Consumer<LeaseAsk>,
     to_front: Producer<ToFront>,
     now_ms: u64,
 }
@@ -92,6 +96,8 @@ impl Rig {
                 store: store.publish(),
                 members: Arc::default(),
                 cluster_version: None,
+                alarms: Arc::default(),
+                file_cuts: 0,
             }),
             status: StatusCell::default(),
             metrics: Metrics::new(1),
@@ -103,14 +109,19 @@ impl Rig {
             failure: std::sync::OnceLock::new(),
         });
         let (pool, _) = Pool::start().unwrap();
-        let map = PageMap::new(Arc::new(tempfile::tempfile().unwrap()), limits::PAGE_WINDOW_BYTES);
+        let page_file = Arc::new(tempfile::tempfile().unwrap());
+        let pins = store.revision_pins().clone();
+        let (hasher, _) = Hasher::start(shared.clone(), page_file.clone(), pins).unwrap();
+        let map = PageMap::new(page_file, limits::PAGE_WINDOW_BYTES);
         let (to_replica, replica) = ring(limits::RING_TO_REPLICA, None);
+        let (to_lessor, lessor) = ring(limits::RING_LEASES, None);
         let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
         let (listener, _) = UnixStream::pair().unwrap();
         let parts = Parts {
             index: 0,
             shared,
             to_replica,
+            to_lessor,
             from_replica,
             pages: Pages::new(map, pool, waker.clone()),
             pins: store.revision_pins().clone(),
@@ -118,12 +129,15 @@ impl Rig {
             routes: Arc::new(routes()),
             doors: vec![Door {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
-                waker: Some(waker),
+                waker: Some(waker.clone()),
             }],
             listeners: vec![Listener { socket: Arc::new(listener.into()), side: Side::Client }],
+            hasher,
+            waker,
         };
         let front = Front::new(parts, 1);
-        Self { front, driver: Remembering::default(), replica, to_front, now_ms: 1000 }
+        let driver = Remembering::default();
+        Self { front, driver, replica, lessor, to_front, now_ms: 1000 }
     }
 
     fn turn(&mut self) {
@@ -153,6 +167,7 @@ impl Rig {
             client,
             put,
             answers: Vec::new(),
+            messages: Vec::new(),
             unread: Vec::new(),
             _theirs: theirs,
         };
@@ -166,6 +181,8 @@ struct Caller {
     client: Client,
     put: MethodHandle,
     answers: Vec<(u64, String)>,
+    /// Of streaming calls.
+    messages: Vec<Vec<u8>>,
     /// Sent, and not read by the front yet.
     unread: Vec<u8>,
     _theirs: UnixStream,
@@ -204,6 +221,7 @@ impl Caller {
             }
             while let Some(event) = self.client.next_event() {
                 match event {
+                    ClientEvent::Message { message, .. } => self.messages.push(message.to_vec()),
                     ClientEvent::Response { user, .. } => self.answers.push((user, String::new())),
                     ClientEvent::Status { user, message, .. } => self.answers.push((user, message)),
                     _ => {}

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
+use etcore_engine::hash::{HashKind, KvHasher};
 use etcore_engine::types::{LeaseId, Revision};
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, membershippb};
@@ -17,7 +18,8 @@ use prost::Message;
 use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica};
 use crate::api::reader::Stop;
-use crate::api::txn::{self, Context, NoLeases};
+use crate::api::txn::{self, Context};
+use crate::hasher::Job;
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
 
@@ -43,6 +45,8 @@ impl Replica {
             match self.apply_entry(&entry) {
                 Ok(reply) => {
                     any = true;
+                    let bytes = &mut self.space.proposed_bytes;
+                    *bytes = bytes.saturating_sub(entry.data.len() as u64);
                     self.answer(&entry, reply);
                 }
                 Err(Halt::Later) => {
@@ -96,6 +100,7 @@ impl Replica {
             }
             EntryKind::Normal if entry.data.is_empty() => {
                 self.store.skip(entry.index, entry.term);
+                self.promote_lessor(entry.term);
                 Ok(None)
             }
             EntryKind::Normal => match wire::wrapped_put(&entry.data) {
@@ -118,6 +123,13 @@ impl Replica {
         entry: &LogEntry,
         request: pb::InternalRaftRequest,
     ) -> Result<Option<Reply>, Halt> {
+        if let Err(error) = self.alarms.admit(&request) {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Some(Reply::Refused(error.into())));
+        }
+        if let Some(alarm) = &request.alarm {
+            return Ok(Some(self.apply_alarm(entry, alarm)));
+        }
         if let Some(put) = &request.put {
             return self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some);
         }
@@ -140,6 +152,16 @@ impl Replica {
         if let Some(compaction) = &request.compaction {
             return Ok(Some(self.apply_compaction(entry, compaction)));
         }
+        if let Some(grant) = &request.lease_grant {
+            return Ok(Some(self.apply_lease_grant(entry, grant)));
+        }
+        if let Some(revoke) = &request.lease_revoke {
+            return Ok(Some(self.apply_lease_revoke(entry, revoke.id)));
+        }
+        if let Some(checkpoint) = &request.lease_checkpoint {
+            self.apply_lease_checkpoint(entry, checkpoint);
+            return Ok(None);
+        }
         if let Some(attributes) = request.cluster_member_attr_set {
             self.apply_attributes(entry, attributes)?;
             return Ok(None);
@@ -158,6 +180,10 @@ impl Replica {
     }
 
     fn apply_put(&mut self, entry: &LogEntry, put: &PutRef<'_>) -> Result<Reply, Halt> {
+        if let Err(error) = self.alarms.admit_growth() {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Reply::Refused(error.into()));
+        }
         self.shared.metrics.puts.inc();
         if put.prev_kv || put.ignore_value || put.ignore_lease || put.lease != 0 {
             return self.in_txn(entry, |txn, context, header, out| {
@@ -166,7 +192,9 @@ impl Replica {
         }
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.put(put.key, put.value, LeaseId(0));
-        Ok(Reply::Put { revision: txn.commit().0 })
+        let revision = txn.commit().0;
+        self.desk.lessor.set_item(put.key, 0);
+        Ok(Reply::Put { revision })
     }
 
     /// Runs `change` in a transaction and commits it; a refusal leaves only the applied index.
@@ -184,10 +212,16 @@ impl Replica {
         let header = move |revision: Revision| shared.header(revision.0);
         let mut out = Vec::new();
         let mut txn = self.store.begin(entry.index, entry.term);
+        let leases = &self.desk.lessor;
         let mut context =
-            Context { pages: self.pages.source(), leases: &NoLeases, scratch: &mut self.scratch };
+            Context { pages: self.pages.source(), leases, scratch: &mut self.scratch };
         match change(&mut txn, &mut context, &header, &mut out) {
             Ok(()) => {
+                if !self.desk.lessor.is_empty() {
+                    for row in txn.rows() {
+                        self.desk.lessor.set_item(row.key, row.lease.0);
+                    }
+                }
                 txn.commit();
                 Ok(Reply::Message(out))
             }
@@ -210,8 +244,11 @@ impl Replica {
 
     fn apply_compaction(&mut self, entry: &LogEntry, request: &pb::CompactionRequest) -> Reply {
         self.store.skip(entry.index, entry.term);
+        let hash = self.compaction_hash(Revision(request.revision));
         match self.store.compact(Revision(request.revision)) {
             Ok(()) => {
+                // Without room for it the hash of this compaction is not remembered.
+                let _ = hash.map(|hasher| self.hasher.submit(Job::Compaction(hasher)));
                 let mut out = Vec::new();
                 self.shared.header(self.store.revision().0).write(&mut out);
                 if request.physical {
@@ -224,6 +261,14 @@ impl Replica {
                 Stop::NeedsPage(_) | Stop::Broken(_) => Reply::Refused(EtcdError::Corrupt.into()),
             },
         }
+    }
+
+    /// The hash to be taken over what the compaction is about to remove; its pin comes before the
+    /// compaction.
+    fn compaction_hash(&self, to: Revision) -> Option<Box<KvHasher>> {
+        let compacted = self.store.compact_revision();
+        let pin = self.store.revision_pins().pin(compacted.max(Revision(0))).ok()?;
+        Some(Box::new(KvHasher::new(HashKind::ByCompaction, to, compacted, pin)))
     }
 
     fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
+use super::lessor::{Key, TimeToLive};
+
 /// Names the waiting request in its front.
 pub type Slot = u64;
 
@@ -22,6 +24,11 @@ pub enum ToReplica {
     Read {
         /// Tickets count up within a front.
         up_to: u64,
+    },
+    /// Rewrites the page file densely; answered by [`ToFront::Defragmented`].
+    Defragment {
+        /// Who waits.
+        slot: Slot,
     },
 }
 
@@ -42,8 +49,72 @@ pub enum ToFront {
         /// The point they must have reached.
         index: LogIndex,
     },
+    /// The page file is as small as it gets.
+    Defragmented {
+        /// Who asked.
+        slot: Slot,
+    },
+    /// What came of a [`LeaseAsk`].
+    Lease {
+        /// Who waits.
+        slot: Slot,
+        /// What came of it.
+        answer: LeaseAnswer,
+    },
     /// The member has published itself: accept clients.
     Serve,
+}
+
+/// From a front, by the ring for leases. Answered by one [`ToFront::Lease`], or not at all: once
+/// its time is up, the front answers by itself.
+#[derive(Debug)]
+pub struct LeaseAsk {
+    /// Who waits.
+    pub slot: Slot,
+    /// When the front answers by itself.
+    pub deadline_ms: u64,
+    /// What it wants to know.
+    pub question: LeaseQuestion,
+}
+
+/// What only the leader's lessor can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseQuestion {
+    /// A renewal.
+    Renew {
+        /// Of this lease.
+        id: i64,
+    },
+    /// A lease's times.
+    TimeToLive {
+        /// Of this lease.
+        id: i64,
+        /// The attached keys too.
+        keys: bool,
+    },
+    /// All leases.
+    List,
+}
+
+/// What came of a [`LeaseQuestion`].
+#[derive(Debug)]
+pub enum LeaseAnswer {
+    /// It was renewed.
+    Renewed {
+        /// Its TTL in seconds; 0 if there is no such lease.
+        ttl_s: i64,
+    },
+    /// Its times.
+    TimeToLive {
+        /// `None` if there is no such lease.
+        times: Option<TimeToLive>,
+        /// In order, if asked for.
+        keys: Vec<Key>,
+    },
+    /// Those that expire first in front.
+    Leases(Vec<i64>),
+    /// Refused.
+    Refused(Status),
 }
 
 /// What came of a proposal.

@@ -17,6 +17,7 @@ impl Replica {
             self.unpublished = false;
             let view = Arc::new(self.member_view());
             let (applied, _) = self.store.applied();
+            self.count_live_bytes();
             let grew = view.store.revision > self.shared.view.load().store.revision;
             self.shared.view.store(view);
             // What is applied is committed, and a reader must never see it the other way round.

@@ -245,6 +245,10 @@ calls! {
     txn "/etcdserverpb.KV/Txn" TxnRequest TxnResponse
     compact "/etcdserverpb.KV/Compact" CompactionRequest CompactionResponse
     status "/etcdserverpb.Maintenance/Status" StatusRequest StatusResponse
+    alarm "/etcdserverpb.Maintenance/Alarm" AlarmRequest AlarmResponse
+    hash "/etcdserverpb.Maintenance/Hash" HashRequest HashResponse
+    hash_kv "/etcdserverpb.Maintenance/HashKV" HashKvRequest HashKvResponse
+    defragment "/etcdserverpb.Maintenance/Defragment" DefragmentRequest DefragmentResponse
     member_list "/etcdserverpb.Cluster/MemberList" MemberListRequest MemberListResponse
     lease_grant "/etcdserverpb.Lease/LeaseGrant" LeaseGrantRequest LeaseGrantResponse
 }

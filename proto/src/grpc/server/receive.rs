@@ -45,8 +45,33 @@ pub(super) struct Call {
     pub(super) assembler: Assembler,
     meta: RequestMeta,
     message: Bytes,
+    /// The owner takes no more messages for now: the stream's window stays shut.
+    held: bool,
+    /// What the window lacks meanwhile.
+    owed_bytes: u32,
     /// When the call's large message began to wait for the budgets; 0 if it does not.
     waiting_since_ms: Option<u64>,
+}
+
+impl Call {
+    /// Gives `bytes` of the stream's window back, or keeps them while the call is held.
+    #[inline]
+    fn release(&mut self, conn: &mut Conn, stream: StreamId, bytes: u32) {
+        if self.held {
+            self.owed_bytes += bytes;
+        } else {
+            conn.release_stream(stream, bytes);
+        }
+    }
+
+    /// Holds the call, or lets it go on.
+    pub(super) fn hold(&mut self, conn: &mut Conn, stream: StreamId, held: bool) {
+        self.held = held;
+        if !held {
+            let owed_bytes = std::mem::take(&mut self.owed_bytes);
+            conn.release_stream(stream, owed_bytes);
+        }
+    }
 }
 
 impl FieldSink for Core {
@@ -156,6 +181,8 @@ impl Core {
             assembler: Assembler::default(),
             meta,
             message: Bytes::new(),
+            held: false,
+            owed_bytes: 0,
             waiting_since_ms: None,
         };
         if route.streaming {
@@ -231,6 +258,8 @@ impl Core {
             assembler: Assembler::default(),
             meta: RequestMeta::default(),
             message: Bytes::new(),
+            held: false,
+            owed_bytes: 0,
             waiting_since_ms: None,
         }
     }
@@ -255,7 +284,7 @@ impl Core {
         if call.assembler.is_in_body() {
             self.account(conn, stream, length);
         } else {
-            conn.release_stream(stream, length);
+            call.release(conn, stream, length);
         }
     }
 
@@ -281,7 +310,7 @@ impl Core {
         let assembler = &mut call.assembler;
         if assembler.admitted {
             if assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX {
-                conn.release_stream(stream, arrived);
+                call.release(conn, stream, arrived);
             }
             return;
         }
@@ -296,9 +325,10 @@ impl Core {
             assembler.admitted = true;
             assembler.reserve();
             if is_small {
-                conn.release_stream(stream, arrived);
+                call.release(conn, stream, arrived);
             } else {
-                conn.widen_stream(stream, assembler.missing() as u32);
+                let missing = call.assembler.missing() as u32;
+                conn.widen_stream(stream, missing);
             }
             return;
         }

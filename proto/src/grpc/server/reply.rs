@@ -178,6 +178,14 @@ impl Server {
         self.core.finish(&mut self.conn, stream, code, message)
     }
 
+    /// Keeps the client of a streaming call from sending more than its stream's window still
+    /// allows, or lets it send again. Messages of up to a window come all the same.
+    pub fn hold(&mut self, stream: StreamId, held: bool) {
+        if let Some(call) = self.core.calls.get_mut(stream) {
+            call.hold(&mut self.conn, stream, held);
+        }
+    }
+
     /// Breaks a call off midway: the client sees a reset stream.
     pub fn abort(&mut self, stream: StreamId) {
         self.core.drop_call(&mut self.conn, stream);

@@ -45,6 +45,7 @@ func main() {
 		{"errors", errorsAreMapped},
 		{"compaction", compaction},
 		{"watches", watches},
+		{"leases", leases},
 		{"cluster", cluster},
 		{"many at once", manyAtOnce},
 	}

@@ -3,7 +3,8 @@
 
 use etcd_client::{
     Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, EventType, GetOptions,
-    PutOptions, SortOrder, SortTarget, Txn, TxnOp, WatchOptions,
+    LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    WatchOptions,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -15,6 +16,7 @@ async fn main() -> Result<(), Error> {
     transactions(&mut client).await?;
     errors(&mut client).await?;
     watches(&mut client).await?;
+    leases(&mut client).await?;
     let status = client.status().await?;
     assert_eq!(status.version(), "3.7.1");
     assert_eq!(client.member_list().await?.members().len(), 1);
@@ -85,6 +87,37 @@ async fn watches(client: &mut Client) -> Result<(), Error> {
     watcher.cancel().await?;
     assert!(stream.message().await?.expect("an answer").canceled());
     client.delete("watched/", Some(DeleteOptions::new().with_prefix())).await?;
+    Ok(())
+}
+
+async fn leases(client: &mut Client) -> Result<(), Error> {
+    let granted = client.lease_grant(60, Some(LeaseGrantOptions::new().with_id(4711))).await?;
+    assert_eq!((granted.id(), granted.ttl()), (4711, 60));
+    let chosen = client.lease_grant(60, None).await?.id();
+    assert!(chosen > 0);
+    client.put("lease/a", "1", Some(PutOptions::new().with_lease(4711))).await?;
+    let options = LeaseTimeToLiveOptions::new().with_keys();
+    let times = client.lease_time_to_live(4711, Some(options)).await?;
+    assert_eq!((times.granted_ttl(), times.keys()), (60, &[b"lease/a".to_vec()][..]));
+    assert!((50..=60).contains(&times.ttl()));
+    let listed = client.leases().await?;
+    assert!(listed.leases().iter().any(|lease| lease.id() == chosen));
+    let (mut keeper, mut answers) = client.lease_keep_alive(4711).await?;
+    for _ in 0..3 {
+        keeper.keep_alive().await?;
+        let answer = answers.message().await?.expect("an answer");
+        assert_eq!((answer.id(), answer.ttl()), (4711, 60));
+    }
+    client.lease_revoke(4711).await?;
+    assert_eq!(client.get("lease/a", None).await?.count(), 0);
+    keeper.keep_alive().await?;
+    assert_eq!(answers.message().await?.expect("an answer").ttl(), 0);
+    assert_eq!(client.lease_time_to_live(4711, None).await?.ttl(), -1);
+    let Err(Error::GRpcStatus(twice)) = client.lease_revoke(4711).await else {
+        panic!("a lease is revoked once");
+    };
+    assert_eq!(twice.message(), "etcdserver: requested lease not found");
+    client.lease_revoke(chosen).await?;
     Ok(())
 }
 

@@ -1,0 +1,168 @@
+//! `--feature-gates`: etcd's switches for features that are not settled yet.
+//!
+//! Parsed by the flags. A gate of a feature that this server lacks may be off, and is refused when
+//! it is to be on: it must never be taken for granted and then not be there.
+
+use super::flags::go_bool;
+
+/// What the gates say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeatureGates {
+    /// The leader sends the remaining time of long leases through the log.
+    pub lease_checkpoint: bool,
+    /// Renewals of leases that exist do not wait for entries on their way.
+    pub fast_lease_keep_alive: bool,
+}
+
+impl Default for FeatureGates {
+    fn default() -> Self {
+        Self { lease_checkpoint: false, fast_lease_keep_alive: true }
+    }
+}
+
+/// What was typed; the last word on each gate counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Typed {
+    gates: Vec<(Gate, bool)>,
+}
+
+macro_rules! gates {
+    ($($name:ident)*) => {
+        /// etcd 3.7's gates.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Gate { $($name),* }
+
+        impl Gate {
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+gates! {
+    CompactHashCheck
+    FastLeaseKeepAlive
+    InitialCorruptCheck
+    LeaseCheckpoint
+    LeaseCheckpointPersist
+    PriorityRequest
+    SetMemberLocalAddr
+    StopGRPCServiceOnDefrag
+    TxnModeWriteWithSharedBuffer
+}
+
+/// Gates of features that are not there. TxnModeWriteWithSharedBuffer is none of them: it is about
+/// etcd's read buffers, and either value means what is done here anyway.
+const MISSING: [Gate; 5] = [
+    Gate::CompactHashCheck,
+    Gate::InitialCorruptCheck,
+    Gate::PriorityRequest,
+    Gate::SetMemberLocalAddr,
+    Gate::StopGRPCServiceOnDefrag,
+];
+
+/// Parses `name=bool` pairs, separated by commas.
+///
+/// # Errors
+/// etcd's text.
+pub(super) fn parse(text: &str) -> Result<Typed, String> {
+    let mut gates = Vec::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let (name, value) = match pair.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
+            None => return Err(format!("missing bool value for {}", pair.trim())),
+        };
+        let on = go_bool(value).map_err(|_| {
+            format!(
+                "invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: \
+                 invalid syntax"
+            )
+        })?;
+        gates.push((name, on));
+    }
+    let known = gates.into_iter().map(|(name, on)| match Gate::named(name) {
+        Some(gate) => Ok((gate, on)),
+        None => Err(format!("unrecognized feature gate: {name}")),
+    });
+    Ok(Typed { gates: known.collect::<Result<_, _>>()? })
+}
+
+impl Typed {
+    /// What the gates mean together.
+    ///
+    /// # Errors
+    /// A gate that needs another, or whose feature is not there.
+    pub(super) fn check(&self) -> Result<FeatureGates, String> {
+        let on = |gate, default| {
+            let last = self.gates.iter().rev().find(|(other, _)| *other == gate);
+            last.map_or(default, |(_, on)| *on)
+        };
+        for gate in MISSING {
+            if on(gate, false) {
+                return Err(format!(
+                    "--feature-gates={gate:?}=true: etcore does not have this feature yet"
+                ));
+            }
+        }
+        let defaults = FeatureGates::default();
+        let found = FeatureGates {
+            lease_checkpoint: on(Gate::LeaseCheckpoint, defaults.lease_checkpoint),
+            fast_lease_keep_alive: on(Gate::FastLeaseKeepAlive, defaults.fast_lease_keep_alive),
+        };
+        // Checkpoints are always kept on disk, as in etcd from cluster version 3.6 on.
+        let persists = on(Gate::LeaseCheckpointPersist, false);
+        if persists && !found.lease_checkpoint {
+            return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature \
+                        gate LeaseCheckpoint"
+                .to_owned());
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<FeatureGates, String> {
+        parse(text)?.check()
+    }
+
+    #[test]
+    fn the_defaults_are_etcds_and_a_pair_changes_one() {
+        let both = FeatureGates { lease_checkpoint: true, fast_lease_keep_alive: false };
+        assert_eq!(check(""), Ok(FeatureGates::default()));
+        assert_eq!(check("LeaseCheckpoint=true,, FastLeaseKeepAlive = F"), Ok(both));
+        let alone = FeatureGates { lease_checkpoint: true, ..FeatureGates::default() };
+        assert_eq!(check("LeaseCheckpoint=true,LeaseCheckpointPersist=true"), Ok(alone));
+        assert_eq!(check("TxnModeWriteWithSharedBuffer=false"), Ok(FeatureGates::default()));
+    }
+
+    #[test]
+    fn what_etcd_refuses_is_refused_with_its_words() {
+        let text = |text: &str| check(text).unwrap_err();
+        assert_eq!(text("Foo=true"), "unrecognized feature gate: Foo");
+        assert_eq!(text("LeaseCheckpoint"), "missing bool value for LeaseCheckpoint");
+        assert_eq!(
+            text("LeaseCheckpoint=maybe"),
+            "invalid value of LeaseCheckpoint=maybe, err: strconv.ParseBool: parsing \"maybe\": \
+             invalid syntax"
+        );
+        assert_eq!(
+            text("LeaseCheckpointPersist=true"),
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate \
+             LeaseCheckpoint"
+        );
+    }
+
+    #[test]
+    fn a_feature_that_is_not_there_may_only_be_off() {
+        assert!(check("CompactHashCheck=false").is_ok());
+        assert!(check("CompactHashCheck=true,CompactHashCheck=false").is_ok());
+        assert!(check("CompactHashCheck=true").unwrap_err().contains("CompactHashCheck"));
+    }
+}

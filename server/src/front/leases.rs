@@ -1,0 +1,388 @@
+//! The Lease service at a front: grants and revocations are proposed, everything else is asked of
+//! the replica through the ring for leases.
+//!
+//! A KeepAlive stream may carry many leases. Its renewals are passed on as they come and answered
+//! in their order, each with a header made before it was passed on: so no header claims a later
+//! state than the one in which the lease was alive. What a stream may have unanswered is bounded: a
+//! client that asks and does not read finds its window shut.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use etcore_proto::error::{EtcdError, Status};
+use etcore_proto::grpc::{RequestMeta, StreamId};
+use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message;
+
+use super::Front;
+use super::calls::{Call, Outcome, Refusal, decode};
+use super::conn::Conn;
+use super::tasks::{Kind, LeaseCall, Task, To};
+use crate::driver::SocketId;
+use crate::limits;
+use crate::quota;
+use crate::replica::{LeaseAnswer, LeaseAsk, LeaseQuestion, Slot};
+use crate::wire::{Header, field_len, int_len, write_int64, write_len};
+
+/// Field numbers of InternalRaftRequest.
+const RAFT_LEASE_GRANT: u32 = 8;
+const RAFT_LEASE_REVOKE: u32 = 9;
+/// A stream that asked for a leader ends after so many election timeouts without one.
+const LEADERLESS_ELECTIONS: u64 = 3;
+
+/// The KeepAlive streams of a front. Invariant: `unanswered` is the sum of the streams' queues.
+#[derive(Default)]
+pub(super) struct KeepAlives {
+    streams: BTreeMap<(SocketId, StreamId), KeepAlive>,
+    unanswered: usize,
+}
+
+/// One stream.
+struct KeepAlive {
+    /// Renewals in the order they came.
+    renewals: VecDeque<Renewal>,
+    half_closed: bool,
+    held: bool,
+    needs_leader: bool,
+    deadline_ms: u64,
+}
+
+struct Renewal {
+    slot: Slot,
+    id: i64,
+    header: Header,
+    /// Once it is known.
+    ttl_s: Option<i64>,
+}
+
+impl KeepAlives {
+    fn remove(&mut self, key: (SocketId, StreamId)) -> Option<KeepAlive> {
+        let stream = self.streams.remove(&key)?;
+        self.unanswered -= stream.renewals.len();
+        Some(stream)
+    }
+
+    fn keys_of(&self, socket: SocketId) -> Vec<(SocketId, StreamId)> {
+        let keys = self.streams.keys();
+        keys.filter(|(other, _)| *other == socket).copied().collect()
+    }
+}
+
+impl Front {
+    pub(super) fn lease_grant(&mut self, call: Call, message: Bytes) -> Outcome {
+        let mut request: pb::LeaseGrantRequest = decode(message.clone())?;
+        if !self.has_space_for(quota::LEASE_COST_BYTES) {
+            return self.out_of_space(call);
+        }
+        if request.id != 0 {
+            return self.propose(call, RAFT_LEASE_GRANT, &message);
+        }
+        request.id = self.new_lease_id();
+        self.propose(call, RAFT_LEASE_GRANT, &request.encode_to_vec())
+    }
+
+    pub(super) fn lease_revoke(&mut self, call: Call, message: Bytes) -> Outcome {
+        decode::<pb::LeaseRevokeRequest>(message.clone())?;
+        self.propose(call, RAFT_LEASE_REVOKE, &message)
+    }
+
+    pub(super) fn lease_time_to_live(&mut self, call: Call, message: Bytes) -> Outcome {
+        let pb::LeaseTimeToLiveRequest { id, keys } = decode(message)?;
+        let task = self.task(call, Kind::Lease(LeaseCall::TimeToLive { id }));
+        self.ask_lessor(task, LeaseQuestion::TimeToLive { id, keys })?;
+        Err(Refusal::Waiting)
+    }
+
+    pub(super) fn lease_leases(&mut self, call: Call, message: Bytes) -> Outcome {
+        decode::<pb::LeaseLeasesRequest>(message)?;
+        let task = self.task(call, Kind::Lease(LeaseCall::Leases));
+        self.ask_lessor(task, LeaseQuestion::List)?;
+        Err(Refusal::Waiting)
+    }
+
+    /// A positive number that no other lease is likely to have: the next of a sequence that visits
+    /// all 64-bit numbers, scrambled (splitmix64).
+    fn new_lease_id(&mut self) -> i64 {
+        loop {
+            self.next_lease_seed = self.next_lease_seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut id = self.next_lease_seed;
+            id = (id ^ id >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            id = (id ^ id >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            id ^= id >> 31;
+            let id = (id >> 1).cast_signed();
+            if id != 0 {
+                return id;
+            }
+        }
+    }
+
+    fn ask_lessor(&mut self, task: Task, question: LeaseQuestion) -> Result<Slot, EtcdError> {
+        if self.draining {
+            return Err(EtcdError::Stopped);
+        }
+        let deadline_ms = task.deadline_ms;
+        let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
+        self.asks.push_back(LeaseAsk { slot, deadline_ms, question });
+        Ok(slot)
+    }
+
+    /// Passes questions on, as far as the ring has room.
+    pub(super) fn push_asks(&mut self) {
+        while let Some(ask) = self.asks.pop_front() {
+            if !self.tasks.is_waiting(ask.slot) {
+                continue;
+            }
+            if let Err(ask) = self.to_lessor.push(ask) {
+                self.asks.push_front(ask);
+                break;
+            }
+        }
+        self.to_lessor.flush();
+    }
+
+    /// The replica has answered.
+    pub(super) fn finish_lease(&mut self, slot: Slot, answer: LeaseAnswer) {
+        let Some(task) = self.tasks.remove(slot) else { return };
+        let Task { socket, to, kind: Kind::Lease(lease_call), .. } = task else { return };
+        let mut out = Vec::new();
+        match (lease_call, answer) {
+            (LeaseCall::KeepAlive, LeaseAnswer::Renewed { ttl_s }) => {
+                let To::Call(stream) = to else { return };
+                return self.renewed((socket, stream), slot, ttl_s);
+            }
+            (LeaseCall::KeepAlive, LeaseAnswer::Refused(status)) => {
+                let To::Call(stream) = to else { return };
+                return self.end_keep_alive((socket, stream), &status);
+            }
+            (_, LeaseAnswer::Refused(status)) => return self.reply_status(socket, to, &status),
+            (LeaseCall::TimeToLive { id }, LeaseAnswer::TimeToLive { times, keys }) => {
+                self.shared.header(self.view.store.revision.0).write(&mut out);
+                write_int64(&mut out, 2, id);
+                match times {
+                    Some(times) => {
+                        write_int64(&mut out, 3, times.left_s);
+                        write_int64(&mut out, 4, times.granted_s);
+                    }
+                    None => write_int64(&mut out, 3, -1),
+                }
+                for key in keys {
+                    write_len(&mut out, 5, key.len());
+                    out.extend_from_slice(&key);
+                }
+            }
+            (LeaseCall::Leases, LeaseAnswer::Leases(ids)) => {
+                self.shared.header(self.view.store.revision.0).write(&mut out);
+                out.reserve(ids.len() * field_len(2, int_len(1, u64::MAX)));
+                for id in ids {
+                    write_len(&mut out, 2, int_len(1, id.cast_unsigned()));
+                    write_int64(&mut out, 1, id);
+                }
+            }
+            _ => return self.reply_status(socket, to, &EtcdError::Stopped.into()),
+        }
+        self.reply_message(socket, to, &out);
+    }
+
+    /// A KeepAlive stream was opened.
+    pub(super) fn open_keep_alive(&mut self, key: (SocketId, StreamId), meta: &RequestMeta) {
+        let refused = if self.draining {
+            Some(EtcdError::Stopped)
+        } else if meta.has_leader && !self.shared.has_leader() {
+            Some(EtcdError::NoLeader)
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            return self.reply_status(key.0, To::Call(key.1), &error.into());
+        }
+        let stream = KeepAlive {
+            renewals: VecDeque::new(),
+            half_closed: false,
+            held: false,
+            needs_leader: meta.has_leader,
+            deadline_ms: meta.deadline_ms.unwrap_or(u64::MAX),
+        };
+        self.keep_alives.streams.insert(key, stream);
+    }
+
+    /// A message of a stream; false if it is no KeepAlive stream.
+    pub(super) fn keep_alive(&mut self, key: (SocketId, StreamId), message: &Bytes) -> bool {
+        let Some(stream) = self.keep_alives.streams.get(&key) else { return false };
+        let (socket, stream_id) = key;
+        let call = Call { socket, stream: stream_id, deadline_ms: Some(stream.deadline_ms) };
+        let request: Result<pb::LeaseKeepAliveRequest, Refusal> = decode(message.clone());
+        let id = match request {
+            Ok(request) => request.id,
+            Err(Refusal::Status(status)) => {
+                self.end_keep_alive(key, &status);
+                return true;
+            }
+            Err(Refusal::Waiting) => return true,
+        };
+        let header = self.shared.header(self.view.store.revision.0);
+        let task = self.task(call, Kind::Lease(LeaseCall::KeepAlive));
+        let asked = if self.keep_alives.unanswered < limits::KEEP_ALIVES {
+            self.ask_lessor(task, LeaseQuestion::Renew { id })
+        } else {
+            Err(EtcdError::TooManyRequests)
+        };
+        let slot = match asked {
+            Ok(slot) => slot,
+            Err(error) => {
+                self.end_keep_alive(key, &error.into());
+                return true;
+            }
+        };
+        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return true };
+        stream.renewals.push_back(Renewal { slot, id, header, ttl_s: None });
+        self.keep_alives.unanswered += 1;
+        if !stream.held && stream.renewals.len() >= limits::KEEP_ALIVES_PER_STREAM {
+            stream.held = true;
+            if let Some(server) = self.conn(socket).and_then(Conn::grpc) {
+                server.hold(stream_id, true);
+            }
+        }
+        true
+    }
+
+    /// The client of a stream sends no more; false if it is no KeepAlive stream.
+    pub(super) fn keep_alive_half_closed(&mut self, key: (SocketId, StreamId)) -> bool {
+        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return false };
+        stream.half_closed = true;
+        self.send_renewals(key);
+        true
+    }
+
+    fn renewed(&mut self, key: (SocketId, StreamId), slot: Slot, ttl_s: i64) {
+        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return };
+        // Mostly the first one.
+        let waits = |renewal: &&mut Renewal| renewal.slot == slot && renewal.ttl_s.is_none();
+        if let Some(renewal) = stream.renewals.iter_mut().find(waits) {
+            renewal.ttl_s = Some(ttl_s);
+            self.send_renewals(key);
+        }
+    }
+
+    /// Sends the answers that are ready, in order, as far as the client's window goes; then ends
+    /// the stream if it is to end. False if it is no KeepAlive stream.
+    pub(super) fn send_renewals(&mut self, key: (SocketId, StreamId)) -> bool {
+        let (socket, stream_id) = key;
+        let Some(mut stream) = self.keep_alives.streams.remove(&key) else { return false };
+        let before = stream.renewals.len();
+        let draining = self.draining;
+        let mut out = std::mem::take(&mut self.answer);
+        let mut gone = true;
+        if let Some(server) = self.conn(socket).and_then(Conn::grpc) {
+            gone = false;
+            while let Some(Renewal { id, header, ttl_s: Some(ttl_s), .. }) = stream.renewals.front()
+                && server.capacity(stream_id) > 0
+            {
+                out.clear();
+                header.write(&mut out);
+                write_int64(&mut out, 2, *id);
+                write_int64(&mut out, 3, *ttl_s);
+                stream.renewals.pop_front();
+                if server.send_message(stream_id, &out).is_err() {
+                    gone = true;
+                    break;
+                }
+            }
+            if stream.held && stream.renewals.len() <= limits::KEEP_ALIVES_PER_STREAM / 2 {
+                stream.held = false;
+                server.hold(stream_id, false);
+            }
+            if !gone && stream.renewals.is_empty() && (stream.half_closed || draining) {
+                gone = true;
+                let status: Status = EtcdError::Stopped.into();
+                // An error means that the client is gone; the transport has noticed.
+                let _ = if stream.half_closed {
+                    server.finish(stream_id, etcore_proto::error::Code::Ok, "")
+                } else {
+                    server.reply_error(stream_id, status.code, &status.message)
+                };
+            }
+        }
+        self.answer = out;
+        self.keep_alives.unanswered -= before - stream.renewals.len();
+        if gone {
+            self.keep_alives.unanswered -= stream.renewals.len();
+            self.forget_renewals(stream);
+        } else {
+            self.keep_alives.streams.insert(key, stream);
+        }
+        self.mark_dirty(socket);
+        true
+    }
+
+    fn forget_renewals(&mut self, stream: KeepAlive) {
+        for renewal in stream.renewals {
+            if renewal.ttl_s.is_none() {
+                self.tasks.remove(renewal.slot);
+            }
+        }
+    }
+
+    /// Ends a stream with an error. What was not answered is not.
+    pub(super) fn end_keep_alive(&mut self, key: (SocketId, StreamId), status: &Status) {
+        if let Some(stream) = self.keep_alives.remove(key) {
+            self.forget_renewals(stream);
+            self.reply_status(key.0, To::Call(key.1), status);
+        }
+    }
+
+    /// The client has gone away from a stream.
+    pub(super) fn keep_alive_cancelled(&mut self, key: (SocketId, StreamId)) {
+        if let Some(stream) = self.keep_alives.remove(key) {
+            self.forget_renewals(stream);
+        }
+    }
+
+    /// The connection is closed.
+    pub(super) fn keep_alives_closed(&mut self, socket: SocketId) {
+        for key in self.keep_alives.keys_of(socket) {
+            self.keep_alive_cancelled(key);
+        }
+    }
+
+    /// Ends streams whose time is up, and those that must not go on without a leader.
+    pub(super) fn tick_keep_alives(&mut self) {
+        if self.shared.has_leader() {
+            self.leader_seen_ms = self.now_ms;
+        }
+        let election_ms = super::millis(self.shared.config.election);
+        let leaderless = self.now_ms - self.leader_seen_ms > LEADERLESS_ELECTIONS * election_ms;
+        let now_ms = self.now_ms;
+        let ended = self.keep_alives.streams.iter().filter_map(|(key, stream)| {
+            if stream.deadline_ms <= now_ms {
+                Some((*key, EtcdError::ContextDeadlineExceeded))
+            } else if leaderless && stream.needs_leader {
+                Some((*key, EtcdError::NoLeader))
+            } else {
+                None
+            }
+        });
+        for (key, error) in ended.collect::<Vec<_>>() {
+            self.end_keep_alive(key, &error.into());
+        }
+    }
+
+    /// Ends the streams of a member that stops, once what they asked is answered.
+    pub(super) fn drain_keep_alives(&mut self) {
+        let keys: Vec<_> = self.keep_alives.streams.keys().copied().collect();
+        for key in keys {
+            self.send_renewals(key);
+        }
+    }
+
+    /// A question was not answered in time: without a leader that is why.
+    pub(super) fn time_out_lease(&mut self, task: &Task, lease_call: LeaseCall, error: EtcdError) {
+        let no_leader = error == EtcdError::Timeout && !self.shared.has_leader();
+        let status = if no_leader { EtcdError::NoLeader } else { error }.into();
+        match (lease_call, task.to) {
+            (LeaseCall::KeepAlive, To::Call(stream)) => {
+                self.end_keep_alive((task.socket, stream), &status);
+            }
+            _ => self.reply_status(task.socket, task.to, &status),
+        }
+    }
+}

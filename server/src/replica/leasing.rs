@@ -1,0 +1,359 @@
+//! What the replica does about leases: applies their entries, answers the fronts' questions, and,
+//! as leader, proposes the revocation of what has expired.
+//!
+//! Questions come through rings of their own, so that a renewal never waits behind writes that wait
+//! for the disk. They are answered after the turn's entries are applied and published, with the
+//! turn's `now`, which is not later than their arrival. Only a leader answers them: one whose
+//! lessor is primary, and that has not slept so long that another may have been elected meanwhile.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use etcore_engine::bucket::Bucket;
+use etcore_engine::types::Term;
+use etcore_proto::error::EtcdError;
+use etcore_proto::pb::etcdserverpb as pb;
+use etcore_raftlog::types::LogEntry;
+use prost::Message;
+
+use super::lessor::pace::Pace;
+use super::lessor::{self, Lessor, Renewal};
+use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
+use super::propose::Origin;
+use super::{Replica, Slot};
+use crate::{limits, wire};
+
+/// Field number of `lease_revoke` in InternalRaftRequest.
+const RAFT_LEASE_REVOKE: u32 = 9;
+/// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
+const APPLY_WAIT_MS: u64 = 1000;
+/// How often checkpoints that are due are looked for.
+const CHECKPOINT_LOOK_MS: u64 = 500;
+/// After this many heartbeat intervals without a turn a leader asks whether it still is one.
+const SLEPT_TICKS: u64 = 3;
+
+/// A question that waits.
+#[derive(Debug)]
+struct Waiting {
+    front: usize,
+    since_ms: u64,
+    ask: LeaseAsk,
+}
+
+/// Whether this leader knows that it still leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leadership {
+    Sure,
+    /// To be asked for.
+    Doubted,
+    /// The read round with this ticket will tell.
+    Asked(u64),
+}
+
+/// The lessor, and everything that waits for it.
+pub(super) struct LeaseDesk {
+    pub(super) lessor: Lessor,
+    pace: Pace,
+    leadership: Leadership,
+    /// To be answered at the end of the turn, or once this member may answer.
+    queued: VecDeque<Waiting>,
+    /// Renewals that wait for an entry about their lease.
+    parked: BTreeMap<i64, Vec<Waiting>>,
+    /// Leases whose checkpoint must be cleared before they can be renewed.
+    to_clear: Vec<i64>,
+    next_checkpoint_ms: u64,
+    /// Renewals of leases that exist need not wait for entries on their way.
+    fast_renewals: bool,
+}
+
+impl LeaseDesk {
+    pub(super) fn new(lessor: Lessor, fast_renewals: bool) -> Self {
+        Self {
+            lessor,
+            pace: Pace::default(),
+            leadership: Leadership::Sure,
+            queued: VecDeque::new(),
+            parked: BTreeMap::new(),
+            to_clear: Vec::new(),
+            next_checkpoint_ms: 0,
+            fast_renewals,
+        }
+    }
+
+    /// This member leads no longer: what waited for its entries waits for a leader now.
+    pub(super) fn demote(&mut self) {
+        if self.lessor.is_primary() {
+            self.lessor.demote();
+        }
+        self.leadership = Leadership::Sure;
+        self.to_clear.clear();
+        self.queued.extend(std::mem::take(&mut self.parked).into_values().flatten());
+    }
+
+    /// A read round has ended.
+    pub(super) fn read_finished(&mut self, ticket: u64) {
+        if matches!(self.leadership, Leadership::Asked(asked) if asked <= ticket) {
+            self.leadership = Leadership::Sure;
+        }
+    }
+
+    /// True if something waits to be proposed.
+    pub(super) fn has_input(&self) -> bool {
+        !self.to_clear.is_empty()
+    }
+
+    /// When something is to be proposed, after `now_ms`.
+    pub(super) fn deadline_ms(&self, now_ms: u64) -> u64 {
+        if self.lessor.has_overdue() {
+            return now_ms + 1;
+        }
+        self.lessor.next_deadline_ms().unwrap_or(u64::MAX).max(now_ms + 1)
+    }
+
+    /// What waited for an entry about this lease is looked at again.
+    fn unpark(&mut self, id: i64) {
+        if let Some(waiting) = self.parked.remove(&id) {
+            self.queued.extend(waiting);
+        }
+    }
+}
+
+impl Replica {
+    /// A leader that was not run for long may have been replaced: it asks before it lets leases
+    /// live or die. Called with every tick.
+    pub(super) fn tick_leases(&mut self, slept_ms: u64, tick_ms: u64) {
+        let now_ms = self.now_ms;
+        if slept_ms > SLEPT_TICKS * tick_ms && self.is_leader() {
+            self.desk.leadership = Leadership::Doubted;
+        }
+        // The fronts answer what is overdue by themselves.
+        self.desk.queued.retain(|waiting| waiting.ask.deadline_ms > now_ms);
+        let lessor = &mut self.desk.lessor;
+        self.desk.parked.retain(|id, waiting| {
+            waiting.retain(|waiting| waiting.ask.deadline_ms > now_ms);
+            if waiting.is_empty() {
+                lessor.clearing_failed(*id);
+            }
+            !waiting.is_empty()
+        });
+        if self.is_leader() && self.desk.lessor.is_primary() {
+            let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
+            while !self.to_apply.is_empty()
+                && let Some(waiting) = self.desk.queued.pop_front_if(|waiting| overdue(waiting))
+            {
+                let refused = LeaseAnswer::Refused(EtcdError::TimeoutWaitAppliedIndex.into());
+                self.answer_lease(waiting.front, waiting.ask.slot, refused);
+            }
+        }
+    }
+
+    /// Takes what the fronts ask.
+    pub(super) fn take_lease_asks(&mut self) {
+        if self.desk.leadership == Leadership::Doubted {
+            self.next_read += 1;
+            if self.log.node.read_index(self.next_read) {
+                self.desk.leadership = Leadership::Asked(self.next_read);
+            }
+        }
+        for front in 0..self.fronts.len() {
+            while let Some(ask) = self.fronts[front].asks.pop() {
+                self.desk.queued.push_back(Waiting { front, since_ms: self.now_ms, ask });
+            }
+        }
+    }
+
+    /// Answers what can be answered; the rest waits.
+    pub(super) fn answer_lease_asks(&mut self) {
+        if self.desk.queued.is_empty()
+            || !self.is_leader()
+            || !self.desk.lessor.is_primary()
+            || self.desk.leadership != Leadership::Sure
+        {
+            return;
+        }
+        let behind = !self.to_apply.is_empty();
+        for _ in 0..self.desk.queued.len() {
+            let Some(waiting) = self.desk.queued.pop_front() else { return };
+            let question = waiting.ask.question;
+            let is_fast = self.desk.fast_renewals
+                && matches!(question, LeaseQuestion::Renew { id } if self.desk.lessor.contains(id));
+            if behind && !is_fast {
+                self.desk.queued.push_back(waiting);
+                continue;
+            }
+            let answer = match question {
+                LeaseQuestion::Renew { id } => match self.renew(id) {
+                    Some(answer) => answer,
+                    None => {
+                        self.desk.parked.entry(id).or_default().push(waiting);
+                        continue;
+                    }
+                },
+                LeaseQuestion::TimeToLive { id, keys } => self.time_to_live(id, keys),
+                LeaseQuestion::List => LeaseAnswer::Leases(self.desk.lessor.list()),
+            };
+            self.answer_lease(waiting.front, waiting.ask.slot, answer);
+        }
+    }
+
+    fn answer_lease(&mut self, front: usize, slot: Slot, answer: LeaseAnswer) {
+        self.fronts[front].send(ToFront::Lease { slot, answer });
+    }
+
+    /// `None` if it must wait for an entry.
+    fn renew(&mut self, id: i64) -> Option<LeaseAnswer> {
+        match self.desk.lessor.renew(id, self.now_ms) {
+            Renewal::Renewed(ttl_s) => {
+                self.shared.metrics.lease_renewed.inc();
+                Some(LeaseAnswer::Renewed { ttl_s })
+            }
+            Renewal::NotFound => Some(LeaseAnswer::Renewed { ttl_s: 0 }),
+            Renewal::Expired => None,
+            Renewal::ClearFirst(propose) => {
+                if propose {
+                    self.desk.to_clear.push(id);
+                }
+                None
+            }
+        }
+    }
+
+    fn time_to_live(&self, id: i64, keys: bool) -> LeaseAnswer {
+        let lessor = &self.desk.lessor;
+        let keys = if keys { lessor.keys(id).cloned().collect() } else { Vec::new() };
+        LeaseAnswer::TimeToLive { times: lessor.time_to_live(id, self.now_ms), keys }
+    }
+
+    /// Adds to a batch of proposals what this leader has to say about leases.
+    pub(super) fn propose_leases(&mut self, batch: &mut Vec<Bytes>, origins: &mut Vec<Origin>) {
+        if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let backlog = self.desk.lessor.collect_expired(now_ms);
+        let now_us = u64::try_from(self.shared.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let allowed = self.desk.pace.allow(backlog, now_us);
+        let mut proposed = 0;
+        while proposed < allowed
+            && let Some(id) = self.desk.lessor.next_expired(now_ms)
+        {
+            proposed += 1;
+            let revoke = pb::LeaseRevokeRequest { id }.encode_to_vec();
+            let entry = wire::wrap_request(RAFT_LEASE_REVOKE, &revoke, self.new_request_id());
+            batch.push(entry.into());
+        }
+        self.desk.pace.took(proposed);
+        for id in std::mem::take(&mut self.desk.to_clear) {
+            batch.push(self.checkpoint_entry(&[(id, 0)]));
+        }
+        if now_ms >= self.desk.next_checkpoint_ms {
+            self.desk.next_checkpoint_ms = now_ms + CHECKPOINT_LOOK_MS;
+            for _ in 0..limits::LEASE_CHECKPOINT_ENTRIES {
+                let most = limits::LEASE_CHECKPOINT_LEASES;
+                let leases = self.desk.lessor.due_checkpoints(now_ms, most);
+                if leases.is_empty() {
+                    break;
+                }
+                batch.push(self.checkpoint_entry(&leases));
+            }
+        }
+        origins.resize(batch.len(), None);
+    }
+
+    fn checkpoint_entry(&mut self, leases: &[(i64, i64)]) -> Bytes {
+        let checkpoint =
+            |(id, left_s): &(i64, i64)| pb::LeaseCheckpoint { id: *id, remaining_ttl: *left_s };
+        let request =
+            pb::LeaseCheckpointRequest { checkpoints: leases.iter().map(checkpoint).collect() };
+        let entry = pb::InternalRaftRequest {
+            header: Some(pb::RequestHeader { id: self.new_request_id(), ..Default::default() }),
+            lease_checkpoint: Some(request),
+            ..Default::default()
+        };
+        entry.encode_to_vec().into()
+    }
+
+    fn new_request_id(&mut self) -> u64 {
+        self.next_request_id += 1;
+        self.next_request_id
+    }
+
+    /// The first entry of this leader's term was applied: all before it are.
+    pub(super) fn promote_lessor(&mut self, term: Term) {
+        if self.is_leader() && term == self.soft_state.term {
+            let extend_ms = u64::try_from(self.shared.config.election.as_millis()).unwrap_or(0);
+            self.desk.lessor.promote(self.now_ms, extend_ms);
+        }
+    }
+
+    pub(super) fn apply_lease_grant(
+        &mut self,
+        entry: &LogEntry,
+        request: &pb::LeaseGrantRequest,
+    ) -> Reply {
+        let lessor = &mut self.desk.lessor;
+        let ttl_s = match lessor.check_grant(request.id, request.ttl) {
+            Ok(ttl_s) => ttl_s,
+            Err(error) => {
+                self.store.skip(entry.index, entry.term);
+                return Reply::Refused(error.into());
+            }
+        };
+        lessor.grant(request.id, ttl_s, self.now_ms);
+        let mut txn = self.store.begin(entry.index, entry.term);
+        if let Some(row) = lessor.row(request.id) {
+            txn.bucket_put(Bucket::Lease, &lessor::row_key(request.id), &row);
+        }
+        let revision = txn.commit();
+        self.shared.metrics.lease_granted.inc();
+        self.shared.metrics.lease_ttl.observe(ttl_s as f64);
+        let mut out = Vec::new();
+        self.shared.header(revision.0).write(&mut out);
+        wire::write_int64(&mut out, 2, request.id);
+        wire::write_int64(&mut out, 3, ttl_s);
+        Reply::Message(out)
+    }
+
+    /// Deletes the lease and its keys, in order and as one revision.
+    pub(super) fn apply_lease_revoke(&mut self, entry: &LogEntry, id: i64) -> Reply {
+        let lessor = &mut self.desk.lessor;
+        if !lessor.contains(id) {
+            self.store.skip(entry.index, entry.term);
+            return Reply::Refused(EtcdError::LeaseNotFound.into());
+        }
+        let mut txn = self.store.begin(entry.index, entry.term);
+        for key in lessor.keys(id) {
+            txn.delete(key);
+        }
+        txn.bucket_delete(Bucket::Lease, &lessor::row_key(id));
+        let revision = txn.commit();
+        self.shared.metrics.lease_revoked.inc();
+        if lessor.revoke(id) == Some(true) {
+            self.shared.metrics.lease_expired.inc();
+        }
+        self.desk.unpark(id);
+        let mut out = Vec::new();
+        self.shared.header(revision.0).write(&mut out);
+        Reply::Message(out)
+    }
+
+    /// Takes over what is left of leases. Always kept on disk, as etcd does from cluster version
+    /// 3.6 on, whatever its gate LeaseCheckpointPersist says.
+    pub(super) fn apply_lease_checkpoint(
+        &mut self,
+        entry: &LogEntry,
+        request: &pb::LeaseCheckpointRequest,
+    ) {
+        let mut txn = self.store.begin(entry.index, entry.term);
+        for checkpoint in &request.checkpoints {
+            let (id, left_s) = (checkpoint.id, checkpoint.remaining_ttl);
+            if self.desk.lessor.checkpoint(id, left_s, self.now_ms)
+                && let Some(row) = self.desk.lessor.row(id)
+            {
+                txn.bucket_put(Bucket::Lease, &lessor::row_key(id), &row);
+            }
+            self.desk.unpark(id);
+        }
+        txn.commit();
+    }
+}

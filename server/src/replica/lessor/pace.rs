@@ -1,0 +1,98 @@
+//! How fast expired leases are revoked: fast enough that a hundred thousand that end together are
+//! gone within two seconds, and evenly, so that the requests of clients in between hardly wait.
+//!
+//! Owned by the replica's lease desk. Driven by `now`, in microseconds, since a turn may take far
+//! less than a millisecond; it must never let a burst through that would keep one turn busy for
+//! long.
+
+use crate::limits;
+
+/// A backlog is to be gone after this long, in milliseconds.
+const CLEAR_MS: u64 = 1400;
+/// A small backlog is worked off at this rate.
+const RATE_MIN: u64 = 8192;
+/// What a new backlog may start with at once.
+const FIRST: u64 = 16;
+/// A turn that was late makes up for no more than this, in microseconds.
+const CATCH_UP_US: u64 = 20_000;
+/// The allowance counts in millionths of revocations, so that no turn is too short to add to it.
+const UNIT: u64 = 1_000_000;
+
+/// See the module text.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Revocations a second while there is a backlog; 0 without one.
+    rate: u64,
+    /// What may be proposed now, in [`UNIT`]s.
+    allowance: u64,
+    last_us: u64,
+}
+
+impl Pace {
+    /// How many of `backlog` revocations may be proposed now.
+    pub fn allow(&mut self, backlog: usize, now_us: u64) -> usize {
+        if backlog == 0 {
+            *self = Self::default();
+            return 0;
+        }
+        if self.rate == 0 {
+            self.allowance = FIRST * UNIT;
+            self.last_us = now_us;
+        }
+        let wanted = (backlog as u64 * 1000 / CLEAR_MS).max(RATE_MIN);
+        self.rate = self.rate.max(wanted).min(limits::LEASE_REVOKES_PER_SECOND_MAX);
+        let passed_us = now_us.saturating_sub(self.last_us).min(CATCH_UP_US);
+        self.last_us = now_us;
+        let most = (self.rate * CATCH_UP_US).max(FIRST * UNIT);
+        self.allowance = (self.allowance + self.rate * passed_us).min(most);
+        backlog.min(usize::try_from(self.allowance / UNIT).unwrap_or(0))
+    }
+
+    /// So many were proposed.
+    pub fn took(&mut self, count: usize) {
+        self.allowance = self.allowance.saturating_sub(count as u64 * UNIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Microseconds until a backlog is proposed, and the most in one turn.
+    fn clear(mut backlog: usize, turn_us: u64) -> (u64, usize) {
+        let (mut pace, mut now_us, mut most) = (Pace::default(), 1000, 0);
+        while backlog > 0 {
+            let count = pace.allow(backlog, now_us);
+            pace.took(count);
+            backlog -= count;
+            most = most.max(count);
+            now_us += turn_us;
+        }
+        (now_us - 1000, most)
+    }
+
+    #[test]
+    fn a_hundred_thousand_are_proposed_within_two_seconds_and_evenly() {
+        for turn_us in [7, 130, 1000, 10_000] {
+            let (took_us, most) = clear(100_000, turn_us);
+            assert!(took_us <= 1_450_000, "{took_us} us in turns of {turn_us}");
+            let even = 100_000 * turn_us / 1_400_000;
+            assert!(most as u64 <= even + 17, "{most} in a turn of {turn_us}");
+        }
+    }
+
+    #[test]
+    fn a_few_are_proposed_at_once() {
+        assert_eq!(clear(10, 1000), (1000, 10));
+        assert!(clear(1000, 1000).0 <= 130_000);
+    }
+
+    #[test]
+    fn an_idle_time_leaves_no_burst_behind() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.allow(1, 10), 1);
+        pace.took(1);
+        assert_eq!(pace.allow(0, 20), 0);
+        assert!(pace.allow(100_000, 60_000_000) <= 16);
+    }
+}
