@@ -63,7 +63,7 @@ async fn watches(client: &mut Client) -> Result<(), Error> {
     let start = first.header().expect("a header").revision();
     let options =
         WatchOptions::new().with_prefix().with_start_revision(start).with_prev_key();
-    let (mut watcher, mut stream) = client.watch("watched/", Some(options)).await?;
+    let mut stream = client.watch("watched/", Some(options)).await?;
     client.put("watched/2", "b", None).await?;
     client.delete("watched/1", None).await?;
     let mut seen = Vec::new();
@@ -81,10 +81,10 @@ async fn watches(client: &mut Client) -> Result<(), Error> {
         (EventType::Delete, 2, Some(b"a".to_vec())),
     ];
     assert_eq!(seen, expected);
-    watcher.request_progress().await?;
+    stream.request_progress().await?;
     let progress = stream.message().await?.expect("progress");
     assert_eq!(progress.header().expect("a header").revision(), start + 2);
-    watcher.cancel().await?;
+    stream.cancel(0).await?;
     assert!(stream.message().await?.expect("an answer").canceled());
     client.delete("watched/", Some(DeleteOptions::new().with_prefix())).await?;
     Ok(())
