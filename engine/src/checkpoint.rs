@@ -21,7 +21,9 @@ use crate::bucket::{BUCKET_COUNT, Bucket};
 use crate::error::{Corruption, EngineError};
 use crate::file::{AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, Token};
 use crate::index::Index;
-use crate::limits::{CHECKPOINT_DEPTH, CHECKPOINT_WRITE_BYTES, FILE_GROWTH_BYTES};
+use crate::limits::{
+    CHECKPOINT_DEPTH, CHECKPOINT_WRITE_BYTES, FILE_GROWTH_BYTES, FILE_RESERVE_BYTES,
+};
 use crate::page::meta::Meta;
 use crate::page::node::DB_FILE;
 use crate::page::space::{Extent, Space};
@@ -73,6 +75,11 @@ pub struct CheckpointOutput {
     pub defragmented: bool,
     /// How often the file was cut since it was opened: readers then forget what they have mapped.
     pub cuts: u64,
+    /// The file system has no room for the file's usual reserve: nothing that makes it grow should
+    /// be let in.
+    pub tight: bool,
+    /// Bytes that the next checkpoints may write without asking the file system for more.
+    pub spare_bytes: u64,
     /// Another checkpoint shall follow although nothing may have changed.
     pub(crate) unsettled: bool,
 }
@@ -84,6 +91,9 @@ pub enum CheckpointTurn {
     Idle,
     /// Disk operations are outstanding: call again with their completions.
     Waiting,
+    /// The file system is full: the checkpoint waits for [`Checkpointer::retry`]. Nothing is lost,
+    /// and the log keeps what it would have saved.
+    Stalled,
     /// The checkpoint is durable; hand this to the store.
     Done(CheckpointOutput),
 }
@@ -99,6 +109,7 @@ pub struct Checkpointer {
     compaction: Progress,
     relocation: Relocation,
     cuts: u64,
+    growth: Growth,
     job: Option<Job>,
     outstanding: BTreeMap<Token, Outstanding>,
     next_token: u64,
@@ -114,9 +125,22 @@ struct Progress {
     reached: Revision,
 }
 
+/// How the last try to extend the file went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// There was room, or it was not tried since.
+    Fine,
+    /// There is none for the reserve.
+    Tight,
+    /// There is none for what must be written.
+    Stalled,
+}
+
 #[derive(Debug)]
 enum Outstanding {
     Read(PagePtr),
+    /// Extending the file to this many bytes.
+    Grow(u64),
     Other(&'static str),
 }
 
@@ -169,6 +193,7 @@ impl Checkpointer {
             compaction: Progress { target: reached, cursor: RevKey::default(), reached },
             relocation: Relocation::new(),
             cuts: 0,
+            growth: Growth::Fine,
             meta,
             pages: Pages::new(space),
             pins,
@@ -189,6 +214,14 @@ impl Checkpointer {
     pub fn size_bytes(&self) -> (u64, u64) {
         let unit = UNIT_BYTES as u64;
         (self.pages.space.end_unit() * unit, self.pages.space.free_units() * unit)
+    }
+
+    /// What [`CheckpointOutput::spare_bytes`] says, for the time before the first checkpoint.
+    pub fn spare_bytes(&self) -> u64 {
+        let unit = UNIT_BYTES as u64;
+        let space = &self.pages.space;
+        let behind = self.file_len_bytes.saturating_sub(space.end_unit() * unit);
+        behind + space.ready_units_below(u64::MAX) * unit
     }
 
     /// Begins to write `input`; [`Checkpointer::turn`] does the work.
@@ -249,6 +282,10 @@ impl Checkpointer {
         loop {
             match self.turn(disk, &mut completions)? {
                 CheckpointTurn::Idle => return Ok(None),
+                CheckpointTurn::Stalled => {
+                    let error = std::io::ErrorKind::StorageFull.into();
+                    return Err(EngineError::io(DB_FILE, "extend", &error));
+                }
                 CheckpointTurn::Done(output) => return Ok(Some(output)),
                 CheckpointTurn::Waiting => disk.wait(&mut completions),
             }
@@ -268,8 +305,9 @@ impl Checkpointer {
         if job.stage == Stage::Finish {
             return Ok(CheckpointTurn::Done(self.finish(job)));
         }
+        let stalled = self.growth == Growth::Stalled && self.outstanding.is_empty();
         self.job = Some(job);
-        Ok(CheckpointTurn::Waiting)
+        Ok(if stalled { CheckpointTurn::Stalled } else { CheckpointTurn::Waiting })
     }
 
     /// One step; false if it has to wait or is at the end.
@@ -311,13 +349,22 @@ impl Checkpointer {
             }
             Stage::Grow => {
                 let needed_bytes = job.meta.end_unit * UNIT_BYTES as u64;
-                if needed_bytes > self.file_len_bytes {
-                    let len_bytes = needed_bytes.next_multiple_of(FILE_GROWTH_BYTES);
-                    self.file_len_bytes = len_bytes;
-                    let op = FileOp::SetLen { file, len_bytes };
-                    self.submit(disk, Outstanding::Other("extend"), op);
-                }
-                job.stage = Stage::Write(0);
+                let exact_bytes = needed_bytes.next_multiple_of(FILE_GROWTH_BYTES);
+                let reserve_bytes = self.file_len_bytes.saturating_sub(needed_bytes);
+                let len_bytes = match self.growth {
+                    // Tight, but for now there is enough.
+                    Growth::Stalled if needed_bytes > self.file_len_bytes => return Ok(false),
+                    Growth::Tight if needed_bytes > self.file_len_bytes => exact_bytes,
+                    Growth::Fine if reserve_bytes < FILE_RESERVE_BYTES / 4 * 3 => {
+                        exact_bytes + FILE_RESERVE_BYTES
+                    }
+                    _ => {
+                        job.stage = Stage::Write(0);
+                        return Ok(true);
+                    }
+                };
+                let op = FileOp::Allocate { file, len_bytes };
+                self.submit(disk, Outstanding::Grow(len_bytes), op);
             }
             Stage::Write(_) => {
                 self.submit(disk, Outstanding::Other("sync pages"), FileOp::Sync { file });
@@ -379,6 +426,33 @@ impl Checkpointer {
         }
         job.removed = scan.into_removed();
         Ok(true)
+    }
+
+    /// The file could not be extended: first without its reserve, then not at all.
+    fn grown(
+        &mut self,
+        len_bytes: u64,
+        result: std::io::Result<FileOutput>,
+    ) -> Result<(), EngineError> {
+        match result {
+            Ok(_) => {
+                self.file_len_bytes = self.file_len_bytes.max(len_bytes);
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                self.growth = match self.growth {
+                    Growth::Fine => Growth::Tight,
+                    Growth::Tight | Growth::Stalled => Growth::Stalled,
+                };
+                Ok(())
+            }
+            Err(error) => Err(EngineError::io(DB_FILE, "extend", &error)),
+        }
+    }
+
+    /// Tries again to extend the file; for a timer while it is stalled.
+    pub fn retry(&mut self) {
+        self.growth = Growth::Fine;
     }
 
     /// Looks for pages to move; false if pages are wanted first.
@@ -447,6 +521,9 @@ impl Checkpointer {
         self.pages.end();
         let durable_applied = self.meta.applied;
         self.meta = job.meta;
+        let tight = self.growth != Growth::Fine;
+        // Every checkpoint finds out anew.
+        self.growth = Growth::Fine;
         let defragmented = self.relocation.end(&self.pages.space, job.input.defragment);
         let unit = UNIT_BYTES as u64;
         CheckpointOutput {
@@ -461,6 +538,8 @@ impl Checkpointer {
             written_bytes: job.written_bytes,
             defragmented,
             cuts: self.cuts,
+            tight,
+            spare_bytes: self.spare_bytes(),
             unsettled: self.relocation.is_busy(),
         }
     }
@@ -473,6 +552,7 @@ impl Checkpointer {
                 let offset = ptr.offset_bytes();
                 Err(EngineError::corrupt(DB_FILE, offset, Corruption::Truncated))
             }
+            (Outstanding::Grow(len_bytes), result) => self.grown(len_bytes, result),
             (Outstanding::Read(_), Err(error)) => Err(EngineError::io(DB_FILE, "read", &error)),
             (Outstanding::Other(_), Ok(_)) => Ok(()),
             (Outstanding::Other(what), Err(error)) => Err(EngineError::io(DB_FILE, what, &error)),
@@ -540,6 +620,12 @@ fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey]) -> Vec<Vec<Op<'a>>> {
         add_touched(ops, job.touched.iter().filter(|touched| touched.bucket == bucket));
     }
     ops
+}
+
+/// The errors by which file systems say that they are full.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Adds rows that are written again as they are, unless they change anyway.

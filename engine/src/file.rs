@@ -92,6 +92,14 @@ pub enum FileOp {
         /// The file.
         file: FileId,
     },
+    /// fallocate: extends the file and takes the blocks for it, so that later writes inside find
+    /// room. Without support of the file system it only extends.
+    Allocate {
+        /// The file.
+        file: FileId,
+        /// New length; not below the old one.
+        len_bytes: u64,
+    },
     /// ftruncate.
     SetLen {
         /// The file.
@@ -378,6 +386,10 @@ impl StdDisk {
                 Ok(FileOutput::Done)
             }
             FileOp::Sync { file } => self.file(file)?.sync_data().map(|()| FileOutput::Done),
+            FileOp::Allocate { file, len_bytes } => {
+                allocate(self.file(file)?, len_bytes)?;
+                Ok(FileOutput::Done)
+            }
             FileOp::SetLen { file, len_bytes } => {
                 self.file(file)?.set_len(len_bytes).map(|()| FileOutput::Done)
             }
@@ -444,9 +456,8 @@ pub fn read_at_most(file: &File, offset_bytes: u64, len_bytes: usize) -> io::Res
 pub fn zero_fill(file: &File, len_bytes: u64) -> io::Result<()> {
     const CHUNK_BYTES: usize = 1 << 20;
     let old_len_bytes = file.metadata()?.len();
-    if old_len_bytes < len_bytes {
-        file.set_len(len_bytes)?;
-    }
+    // A full file system says so here, before anything is written.
+    allocate(file, len_bytes)?;
     let zeros = AlignedBuf::zeroed(CHUNK_BYTES);
     let mut offset = old_len_bytes - old_len_bytes % BLOCK_BYTES as u64;
     if offset < old_len_bytes {
@@ -459,6 +470,27 @@ pub fn zero_fill(file: &File, len_bytes: u64) -> io::Result<()> {
         offset += count as u64;
     }
     file.sync_all()
+}
+
+/// Extends `file` to `len_bytes` and takes the blocks for it.
+///
+/// # Errors
+/// `StorageFull` when there are none left; the file is as long as before.
+pub fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let old_len_bytes = file.metadata()?.len();
+    if old_len_bytes >= len_bytes {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), old_len_bytes, len_bytes - old_len_bytes) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len_bytes),
+        Err(error) => {
+            // Some of it may have been given.
+            file.set_len(old_len_bytes)?;
+            Err(error.into())
+        }
+    }
 }
 
 /// Takes the lock, waiting a little for whoever has it.

@@ -9,8 +9,8 @@
 //! [`store`], the write side, and [`view`], the read side; below them the revision index (`index`),
 //! the memory tables (`table`) and the small buckets ([`bucket`]); [`page`], the page file's format
 //! (FORMAT.md describes it), and `tree`, reading it; [`checkpoint`], writing it; [`map`], reading
-//! it through memory maps, or with plain calls ([`read`]); [`hash`], comparing members; [`pins`], who still needs what; [`limits`], every bound; [`testing`],
-//! the doubles.
+//! it through memory maps, or with plain calls ([`read`]); [`hash`], comparing members; [`pins`],
+//! who still needs what; [`limits`], every bound; [`testing`], the doubles.
 //!
 //! ```text
 //! replica      begin -> Txn -> commit ... publish -> View -> any reader

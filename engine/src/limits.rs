@@ -81,5 +81,9 @@ pub const READ_PAGES_KEPT: usize = 32;
 /// The page file grows by multiples of this.
 pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
 
+/// Bytes taken from the file system beyond what the page file uses, so that deletions can still be
+/// saved when it is full; a quarter of them may be used before more are asked for.
+pub const FILE_RESERVE_BYTES: u64 = 32 << 20;
+
 const _: () = assert!(INDEX_LEAF_ENTRIES_MAX >= 4 && INDEX_FANOUT_MAX >= 4);
 const _: () = assert!(ROW_BYTES_MAX < (1 << 31), "a length shares its word with a flag");

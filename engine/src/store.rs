@@ -93,6 +93,8 @@ struct CheckpointState {
     in_flight: bool,
     rows: u64,
     entries: u64,
+    /// Somebody waits for it.
+    urgent: bool,
     /// Something besides rows and the applied index changed.
     other: bool,
     started_ms: u64,
@@ -263,6 +265,7 @@ impl Store {
                 || state.rows >= self.config.checkpoint_rows
                 || state.entries >= self.config.checkpoint_entries
                 || self.tables.open_bytes() >= self.config.checkpoint_bytes
+                || self.checkpoint.urgent
                 || self.defragment)
     }
 
@@ -299,6 +302,17 @@ impl Store {
     /// until one says [`CheckpointOutput::defragmented`].
     pub fn defragment(&mut self) {
         self.defragment = true;
+    }
+
+    /// A checkpoint is due soon although nothing may have changed: it finds out whether the disk
+    /// has room.
+    pub fn checkpoint_soon(&mut self) {
+        self.checkpoint.other = true;
+    }
+
+    /// A checkpoint is due at once: writes wait for the room that it makes.
+    pub fn checkpoint_now(&mut self) {
+        self.checkpoint.urgent = true;
     }
 
     /// Takes over what a checkpoint made durable; the next [`Store::publish`] shows it.

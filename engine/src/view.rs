@@ -155,7 +155,19 @@ impl View {
             let requested = Revision(from.0 + 1);
             return Err(RangeError::Compacted { requested, compacted: self.compact_revision });
         }
-        Ok(Events::new(self, from, to.min(self.revision)))
+        let next = RevKey::first(Revision(from.0 + 1));
+        Ok(Events::new(self, next, to.min(self.revision)))
+    }
+
+    /// The changes from `next` on, up to the revision `to`, in order; `to` is capped by the view's
+    /// revision. Compacted ones are there for as long as pins keep them: it is an error if some
+    /// may be missing.
+    pub fn events_since(&self, next: RevKey, to: Revision) -> Result<Events<'_>, RangeError> {
+        if next.main < self.compact_revision && next.main < self.removed {
+            let compacted = self.compact_revision;
+            return Err(RangeError::Compacted { requested: next.main, compacted });
+        }
+        Ok(Events::new(self, next, to.min(self.revision)))
     }
 
     /// Keys that exist now.

@@ -82,6 +82,7 @@ impl Run {
                     disk.wait(&mut completions);
                 }
                 CheckpointTurn::Idle => unreachable!("it was started"),
+                CheckpointTurn::Stalled => unreachable!("the disk has room"),
             }
             if self.prng.chance(1, 3) {
                 self.step();

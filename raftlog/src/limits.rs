@@ -28,6 +28,9 @@ pub const ENTRY_DATA_BYTES_MAX: u64 = BATCH_BYTES_MAX - BATCH_OVERHEAD_BYTES;
 /// closing state record.
 pub const BATCH_OVERHEAD_BYTES: u64 = 16 << 10;
 
+/// Most bytes of an entry's record besides its data.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
+
 /// Longest metadata record.
 pub const METADATA_BYTES_MAX: usize = 1 << 10;
 

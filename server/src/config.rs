@@ -54,6 +54,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`.
     pub keepalive_timeout: Duration,
+    /// `--watch-progress-notify-interval`; zero for etcd's default.
+    pub watch_progress_interval: Duration,
     /// `--socket-reuse-port`.
     pub socket_reuse_port: bool,
     /// `--socket-reuse-address`.

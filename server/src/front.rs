@@ -37,11 +37,13 @@ mod plain;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 pub use calls::routes;
 use conn::{Conn, Protocol, Settings};
 use leases::KeepAlives;
 use tasks::Tasks;
+use watching::Watching;
 
 /// Which listeners a socket came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +140,7 @@ pub struct Front {
     next_lease_seed: u64,
     /// When a leader was known last.
     leader_seen_ms: u64,
+    watching: Watching,
     /// Proposals that found the ring full; while any wait, sockets are not read.
     overflow: VecDeque<ToReplica>,
     reading_paused: bool,
@@ -187,6 +190,7 @@ impl Front {
         let view = shared.view.load_full();
         let grpc = grpc_config(&shared.config);
         let quota = Quota::new(shared.config.quota_backend_bytes);
+        let watching = Watching::new(&shared.config, boot_id);
         Self {
             index,
             shared,
@@ -213,6 +217,7 @@ impl Front {
             asks: VecDeque::new(),
             next_lease_seed: boot_id,
             leader_seen_ms: 0,
+            watching,
             overflow: VecDeque::new(),
             reading_paused: false,
             next_ticket: 0,
@@ -248,6 +253,7 @@ impl Front {
             || self.pages.has_finished()
             || !self.hash_answers.is_empty()
             || self.tasks.has_runnable()
+            || self.has_watch_input()
             || !self.dirty.is_empty()
             // A stop that came between the turn and the sleep wakes nobody.
             || (self.shared.is_stopping() && !self.draining)
@@ -306,10 +312,15 @@ impl Front {
         self.handle_events(socket);
     }
 
-    /// The peer is gone: its calls end, their late replies find nobody.
-    pub fn disconnected(&mut self, socket: SocketId, _error: Option<io::Error>) {
+    /// The peer is gone: its calls end, their late replies find nobody. One that has only ended
+    /// its side may still wait for an answer.
+    pub fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
+        let now_ms = self.now_ms;
         if let Some(conn) = self.conn(socket) {
-            conn.gone = true;
+            match error {
+                None => conn.peer_ended(now_ms),
+                Some(_) => conn.gone = true,
+            }
             self.mark_dirty(socket);
         }
     }
@@ -343,6 +354,7 @@ impl Front {
         self.take_replies();
         self.take_hashes();
         self.run_tasks();
+        self.run_watches();
         if now_ms >= self.next_tick_ms {
             self.next_tick_ms = now_ms + TICK_MS;
             self.tick();
@@ -477,6 +489,7 @@ impl Front {
             self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
             self.tasks.connection_closed(socket);
             self.keep_alives_closed(socket);
+            self.watching.hub.connection_closed(socket);
         }
     }
 
@@ -493,6 +506,7 @@ impl Front {
         }
         self.tick_keep_alives();
         self.time_out_tasks();
+        self.tick_watches();
     }
 
     /// Keeps the order of a front's messages: what found the ring full goes before what is new.
@@ -537,6 +551,7 @@ impl Front {
             return;
         }
         self.draining = true;
+        self.stop_watches();
         let timeout_ms = self.shared.config.request_timeout_ms();
         self.drain_until_ms = self.now_ms + timeout_ms;
         for slot in 0..self.conns.len() {

@@ -26,4 +26,5 @@ pub mod shard;
 pub mod shared;
 pub mod sys;
 pub mod version;
+pub mod watch;
 pub mod wire;

@@ -49,6 +49,13 @@ pub const RANGE_PIECE_KEYS: usize = 512;
 pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
 /// Body of an HTTP/1.1 request; the plain endpoints need none.
 pub const HTTP1_BODY_BYTES: u64 = 64 << 10;
+/// Time for a connection's first bytes and for each HTTP/1.1 request to come in whole, in
+/// milliseconds; past it the connection is closed. HTTP/2 has its own limit of the same length
+/// (`etcore_proto::limits::HANDSHAKE_MS_MAX`). Clients that wait between requests are not meant.
+pub const REQUEST_MS: u64 = 120_000;
+/// Time for the answers to a client that has ended its side, in milliseconds: longer than a health
+/// check may wait. Past it the connection is closed.
+pub const HALF_CLOSED_MS: u64 = 15_000;
 /// Bytes received and not yet handled, of all connections together.
 pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
 /// The same for one connection.
@@ -84,6 +91,8 @@ pub const LEASE_REVOKES_IN_FLIGHT: usize = 8192;
 /// An expired lease that still exists so long after its revocation was proposed is proposed again,
 /// in milliseconds (etcd: the same).
 pub const LEASE_REVOKE_RETRY_MS: u64 = 3000;
+/// Log bytes that the revocations and checkpoints of one turn may take.
+pub const LEASE_TURN_BYTES: usize = 2 << 20;
 /// Leases in one checkpoint entry (etcd: the same).
 pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
 /// Checkpoint entries proposed at a time; more leases wait half a second.
@@ -116,7 +125,61 @@ const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
 const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 
+/// Of the page file's spare bytes, those kept for what a checkpoint writes besides rows: nodes
+/// above them, pages being moved, the list of free extents. Proposals wait before they are touched.
+pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
+
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;
 /// Bytes of applied log entries kept in memory for peers that lag.
 pub const LOG_WINDOW_BYTES: u64 = 2 << 20;
+
+/// Cursors of one front's watch hub: the live one and those that catch up. Watchers that are behind
+/// and too far from every cursor wait until one is free.
+pub const WATCH_CURSORS: usize = 8;
+/// Watchers of one front; more are refused with `too many requests`.
+pub const WATCHERS: usize = 4 << 20;
+/// Watchers of one stream; more are refused with `too many requests`.
+pub const STREAM_WATCHERS: usize = 1 << 20;
+/// Bytes of the keys and range ends that one front's watchers look at; more are refused with `too
+/// many requests`.
+pub const WATCH_KEY_BYTES: usize = 512 << 20;
+/// Event bytes that a cursor gathers in one slice before it delivers; more come in the next.
+pub const WATCH_SLICE_BYTES: usize = 256 << 10;
+/// Rows that a cursor looks at in one slice.
+pub const WATCH_SLICE_ROWS: usize = 4096;
+/// Deliveries of one slice; more come in the next.
+pub const WATCH_SLICE_HITS: usize = 64 << 10;
+/// Event bytes of one revision that a slice may hold; the watchers of a larger one read it for
+/// themselves, piece by piece as their windows open.
+pub const WATCH_REVISION_BYTES: usize = 1 << 20;
+/// Deliveries of one revision in a slice; beyond, the same.
+pub const WATCH_REVISION_HITS: usize = 1 << 20;
+/// A revision's events for one watcher that may be buffered beyond its window; more are read again
+/// piece by piece as the window opens.
+pub const WATCH_BUFFERED_BYTES: usize = 64 << 10;
+/// Slices of the live cursor in one turn; the shard serves its other connections in between.
+pub const WATCH_LIVE_SLICES: usize = 4;
+/// Slices of all catch-up cursors together in one turn.
+pub const WATCH_CATCH_UP_SLICES: usize = 4;
+/// Pieces of large revisions in one turn.
+pub const WATCH_PIECES: usize = 8;
+/// A watcher that is behind joins a catch-up cursor that is at most so many revisions before it.
+pub const WATCH_JOIN_REVISIONS: i64 = 1024;
+/// Watchers of one stream that go on in one turn after its window opened; more follow in the next.
+pub const WATCH_UNPARK: usize = 64;
+/// Events after one whose previous value must come from a page, whose previous values are asked
+/// for at the same time.
+pub const WATCH_ROWS_AHEAD: usize = 64;
+/// Answers to requests on a stream that is in the middle of a large revision; beyond, the stream is
+/// ended.
+pub const WATCH_HELD_ANSWERS: usize = 1024;
+/// The hub's pin follows its oldest cursor at this distance at most, in revisions.
+pub const WATCH_PIN_LAG: i64 = 1024;
+/// How long compacted revisions are kept for watchers that are behind; then they are cancelled, as
+/// etcd does at once.
+pub const WATCH_PIN_MS: u64 = 60_000;
+
+const _: () = assert!(WATCH_SLICE_BYTES < GRPC_OVERHEAD_BYTES, "no batch is ever fragmented");
+const _: () = assert!(WATCH_BUFFERED_BYTES <= WATCH_REVISION_BYTES);
+const _: () = assert!(WATCH_CURSORS <= u8::MAX as usize);

@@ -69,6 +69,14 @@ pub struct Metrics {
     pub quota_bytes: Level,
     /// `etcd_debugging_server_alarms`, by member and kind.
     pub alarms: Family<MethodLabels, Level>,
+    /// `etcd_debugging_mvcc_watch_stream_total`.
+    pub watch_streams: Level,
+    /// `etcd_debugging_mvcc_watcher_total`.
+    pub watchers: Level,
+    /// `etcd_debugging_mvcc_slow_watcher_total`.
+    pub slow_watchers: Level,
+    /// `etcd_debugging_mvcc_events_total`.
+    pub watch_events: Counter,
     /// `etcd_network_client_grpc_received_bytes_total`.
     pub client_received_bytes: Counter,
     /// `etcd_network_client_grpc_sent_bytes_total`.
@@ -170,6 +178,14 @@ impl Metrics {
             ),
             quota_bytes: level(&mut r, "etcd_server_quota_backend_bytes", "Backend quota"),
             alarms: family(&mut r, "etcd_debugging_server_alarms", "Alarms that are on"),
+            watch_streams: level(&mut r, "etcd_debugging_mvcc_watch_stream_total", "Watch streams"),
+            watchers: level(&mut r, "etcd_debugging_mvcc_watcher_total", "Watchers"),
+            slow_watchers: level(
+                &mut r,
+                "etcd_debugging_mvcc_slow_watcher_total",
+                "Watchers that are behind",
+            ),
+            watch_events: counter(&mut r, "etcd_debugging_mvcc_events", "Events sent"),
             client_received_bytes: counter(
                 &mut r,
                 "etcd_network_client_grpc_received_bytes",
@@ -204,6 +220,8 @@ impl Metrics {
         info(r, "etcd_server_id", "server_id", &format!("{member_id:x}"));
         level(r, "etcd_server_is_learner", "1 if this member is a learner").set(0);
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Events are read when they can be sent; none ever waits.
+        level(r, "etcd_debugging_mvcc_pending_events_total", "Events waiting to be sent").set(0);
         level(r, "process_start_time_seconds", "Start of the process since 1970")
             .set(start.as_secs());
         self

@@ -37,12 +37,14 @@ mod log_files;
 mod messages;
 mod propose;
 mod publish;
+mod space;
 
 use leasing::LeaseDesk;
 use lessor::Lessor;
 pub use log_files::{DurableWrite, LogFiles};
 use log_files::{Lane, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
+use space::Space;
 
 /// The rings to one front.
 pub struct FrontLink {
@@ -116,6 +118,10 @@ pub struct Parts {
     pub pages: Pages,
     /// The checkpoints' thread.
     pub background: Background,
+    /// What the page file's writer has to spare ([`Checkpointer::spare_bytes`]).
+    ///
+    /// [`Checkpointer::spare_bytes`]: etcore_engine::checkpoint::Checkpointer::spare_bytes
+    pub spare_bytes: u64,
     /// Hashes compactions.
     pub hasher: Hasher,
     /// The fronts' rings.
@@ -156,6 +162,7 @@ pub struct Replica {
     relaxed_since_ms: Option<u64>,
     unpublished: bool,
     file_cuts: u64,
+    space: Space,
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
     scratch: Scratch,
@@ -183,7 +190,18 @@ impl Replica {
     /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
     /// this member's requests.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
-        let Parts { shared, log, files, store, lessor, pages, background, hasher, fronts } = parts;
+        let Parts {
+            shared,
+            log,
+            files,
+            store,
+            lessor,
+            pages,
+            background,
+            spare_bytes,
+            hasher,
+            fronts,
+        } = parts;
         let soft_state = log.node.status().soft_state;
         let quota = Quota::new(shared.config.quota_backend_bytes);
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
@@ -211,6 +229,7 @@ impl Replica {
             relaxed_since_ms: None,
             unpublished: true,
             file_cuts: 0,
+            space: Space { spare_bytes, ..Space::default() },
             defragmenters: Vec::new(),
             store,
             desk: LeaseDesk::new(lessor, fast_renewals),
@@ -317,6 +336,7 @@ impl Replica {
         if now_ms >= self.retry_spare_ms {
             self.retry_spare_ms = now_ms + 1000;
             self.log.writer.retry_spare();
+            self.look_for_space();
         }
         self.clear_alarm(now_ms);
         self.refresh_gauges();
@@ -379,6 +399,7 @@ impl Replica {
                     self.shared.metrics.backend_commit.observe(took.as_secs_f64());
                     self.finish_checkpoint(*output);
                 }
+                Answer::Stalled => self.space.stalled = true,
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
@@ -393,6 +414,9 @@ impl Replica {
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
         self.file_cuts = output.cuts;
+        self.space.stalled = false;
+        self.space.tight = output.tight;
+        self.space.spare_bytes = output.spare_bytes;
         self.pages.forget(output.cuts);
         if output.defragmented {
             self.end_defragment();

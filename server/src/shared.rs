@@ -5,7 +5,7 @@
 //! lock on a request's path.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use arc_swap::ArcSwap;
 use etcore_engine::view::View;
@@ -36,11 +36,13 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Open connections of each front, to hand new sockets to the least loaded.
     pub connections: Vec<AtomicUsize>,
+    /// Fronts with watches: a new revision wakes them.
+    pub watching: Vec<AtomicBool>,
     /// Set once by SIGTERM or a fatal error.
     pub stopping: AtomicBool,
     /// Fronts that have not finished draining yet.
     pub fronts_running: AtomicUsize,
-    /// Wakes every shard.
+    /// Wakes every shard; the fronts come first.
     pub wakers: std::sync::OnceLock<Vec<Waker>>,
     /// The first fatal error, if any.
     pub failure: std::sync::OnceLock<String>,
@@ -98,6 +100,18 @@ impl Shared {
     /// True once the member is to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Wakes the fronts that watch: the view has grown.
+    pub fn wake_watching(&self) {
+        // A front sets its flag, then looks at the view and sleeps; the view was swapped before.
+        fence(Ordering::SeqCst);
+        let Some(wakers) = self.wakers.get() else { return };
+        for (watching, waker) in self.watching.iter().zip(wakers) {
+            if watching.load(Ordering::Relaxed) {
+                waker.wake();
+            }
+        }
     }
 
     /// Asks every shard to stop.

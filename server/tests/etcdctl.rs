@@ -8,47 +8,13 @@
 //! anything but what the client prints.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 mod harness;
 
-use harness::{DRIVERS, Setup, is_available, oracle};
-
-/// A stock etcd with the flags that a member gets; killed when dropped.
-struct Etcd(Child);
-
-impl Etcd {
-    fn start(binary: &Path, setup: &Setup) -> Self {
-        let ours = ["--io-driver", "--wal-segment-bytes"];
-        let command = setup.command();
-        let args = command.get_args().filter(|arg| {
-            let arg = arg.to_string_lossy();
-            !ours.iter().any(|flag| arg.starts_with(flag))
-        });
-        let mut child = Command::new(binary)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("etcd starts");
-        let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let ready = log.by_ref().map_while(Result::ok).any(|line| line.contains("ready to serve"));
-        assert!(ready, "etcd ended before it was ready");
-        // The pipe must be emptied, or etcd would stop at its next line.
-        std::thread::spawn(move || log.for_each(drop));
-        Self(child)
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use harness::{DRIVERS, Etcd, Setup, is_available, oracle};
 
 /// Runs the transcript against every driver, and against etcd where it is at hand.
 fn holds(name: &str) {

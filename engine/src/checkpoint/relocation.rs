@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::bucket::BUCKET_COUNT;
 use crate::error::EngineError;
 use crate::limits::{
-    DEFRAGMENT_PASSES_MAX, FILE_GROWTH_BYTES, RELOCATE_NODES_PER_CHECKPOINT,
+    DEFRAGMENT_PASSES_MAX, FILE_GROWTH_BYTES, FILE_RESERVE_BYTES, RELOCATE_NODES_PER_CHECKPOINT,
     RELOCATE_PAGES_PER_CHECKPOINT, RELOCATE_WASTE_UNITS_MIN,
 };
 use crate::page::node::NodeRef;
@@ -251,7 +251,7 @@ impl Slice {
 /// not worth it.
 pub(super) fn shorter_len(file_len_bytes: u64, older_end: u64, newer_end: u64) -> Option<u64> {
     let needed = older_end.max(newer_end) * UNIT_BYTES as u64;
-    let len_bytes = needed.next_multiple_of(FILE_GROWTH_BYTES);
+    let len_bytes = needed.next_multiple_of(FILE_GROWTH_BYTES) + FILE_RESERVE_BYTES;
     // Not for what the next writes would take again.
     let worth =
         file_len_bytes.saturating_sub(len_bytes) > (len_bytes / 8).max(4 * FILE_GROWTH_BYTES);

@@ -86,6 +86,9 @@ impl Space {
 
     /// Units below `cut` that may be written.
     pub(crate) fn ready_units_below(&self, cut: u64) -> u64 {
+        if cut >= self.end_unit {
+            return self.ready_units;
+        }
         let below = self.ready.range(..cut);
         below.map(|(first, units)| (*units).min(cut - first)).sum()
     }

@@ -22,7 +22,7 @@ use crate::checkpoint::Checkpointer;
 use crate::error::{Corruption, EngineError};
 use crate::file::{self, AlignedBuf, Disk, FileId, FileOp, FileOutput, OpenMode};
 use crate::index::{Index, State};
-use crate::limits::ROW_BYTES_MAX;
+use crate::limits::{FILE_RESERVE_BYTES, ROW_BYTES_MAX};
 use crate::page::meta::{FORMAT_VERSION, Meta, MetaError};
 use crate::page::node::{DB_FILE, NodeRef};
 use crate::page::space::Space;
@@ -128,6 +128,9 @@ fn open_file(disk: &mut dyn Disk) -> Result<FileId, EngineError> {
             data.extend_from_slice(&Meta::empty(checkpoint).encode());
         }
         call(disk, FileOp::Write { file, offset_bytes: 0, data, durable: false }, "write")?;
+        // The first reserve; a disk without room for it is found out about by the checkpoints.
+        let len_bytes = FILE_RESERVE_BYTES;
+        let _ = call(disk, FileOp::Allocate { file, len_bytes }, "extend");
         call(disk, FileOp::Sync { file }, "sync")?;
         call(disk, FileOp::Close { file }, "close")?;
         let (from, to) = (PART_FILE.to_owned(), DB_FILE.to_owned());

@@ -74,6 +74,11 @@ impl MemDisk {
         self.image().fail_at(change, kind);
     }
 
+    /// From now on no file can be extended, or, with `false`, all can again.
+    pub fn set_full(&self, is_full: bool) {
+        self.image().set_full(is_full);
+    }
+
     /// The read numbered `read` completes with an error of `kind`.
     pub fn fail_read_at(&self, read: u64, kind: io::ErrorKind) {
         self.image().fail_read_at(read, kind);

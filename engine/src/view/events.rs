@@ -34,8 +34,8 @@ pub struct Events<'v> {
 }
 
 impl<'v> Events<'v> {
-    pub(super) fn new(view: &'v View, from: Revision, to: Revision) -> Self {
-        Self { view, next: RevKey::first(Revision(from.0 + 1)), to, with_previous: true }
+    pub(super) fn new(view: &'v View, next: RevKey, to: Revision) -> Self {
+        Self { view, next, to, with_previous: true }
     }
 
     /// The rows from `next` up to the revision `to`, below the compact revision too where they are

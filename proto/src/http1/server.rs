@@ -72,6 +72,10 @@ pub struct Server {
     minor_version: u8,
     keep_alive: bool,
     closing: bool,
+    /// Requests whose head was taken.
+    requests: u64,
+    /// The client sends nothing more.
+    input_ended: bool,
 }
 
 impl Server {
@@ -91,6 +95,8 @@ impl Server {
             minor_version: 1,
             keep_alive: true,
             closing: false,
+            requests: 0,
+            input_ended: false,
         }
     }
 
@@ -101,6 +107,24 @@ impl Server {
         }
         self.input.extend_from_slice(bytes);
         self.advance();
+    }
+
+    /// The client sends nothing more, but may still read: what is complete is answered, then the
+    /// connection is done.
+    pub fn receive_end(&mut self) {
+        self.input_ended = true;
+        self.advance();
+    }
+
+    /// The number of the request that is under way to us and not complete, the very first one even
+    /// if nothing of it has come: the owner may end what takes too long.
+    #[must_use]
+    pub fn incomplete_request(&self) -> Option<u64> {
+        let is_incomplete = match self.answer {
+            Answer::Idle => self.requests == 0 || !self.input.is_empty(),
+            _ => self.body != Body::Done,
+        };
+        (is_incomplete && !self.closing).then_some(self.requests)
     }
 
     /// The next event. Ask after [`Server::receive`], and after an answer is complete.
@@ -261,6 +285,10 @@ impl Server {
                 _ => self.take_body(),
             };
             if !moved {
+                if self.input_ended && (self.answer == Answer::Idle || self.body != Body::Done) {
+                    // The rest will never come.
+                    self.close();
+                }
                 return;
             }
         }
@@ -300,6 +328,7 @@ impl Server {
             self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         self.answer = Answer::Head;
+        self.requests += 1;
         self.events.push_back(ServerEvent::Request { head, has_body });
         if !has_body {
             self.events.push_back(ServerEvent::End);

@@ -215,3 +215,49 @@ fn a_cut_or_unasked_response_is_an_error() {
     assert_eq!(client.receive(b"nonsense\r\n\r\n"), Err(Http1Error::Head));
     assert_eq!(client.receive(b"HTTP/1.1 200 OK\r\n\r\n"), Err(Http1Error::Cut));
 }
+
+#[test]
+fn a_client_that_ends_its_side_gets_the_answers_to_what_was_complete() {
+    let mut server = Server::new(100);
+    server.receive(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\nGET /c HT");
+    server.receive_end();
+    for target in ["/a", "/b"] {
+        let Some(ServerEvent::Request { head, .. }) = server.next_event() else { panic!() };
+        assert_eq!(head.target, target);
+        assert_eq!(server.next_event(), Some(ServerEvent::End));
+        assert!(!server.is_done());
+        server.respond_with(200, &[], b"x");
+    }
+    assert_eq!(server.next_event(), None);
+    assert!(!server.is_done(), "the answers are not transmitted");
+    let mut out = Vec::new();
+    server.poll_transmit(&mut out, usize::MAX);
+    assert_eq!(String::from_utf8(out).unwrap().matches("200 OK").count(), 2);
+    assert!(server.is_done());
+}
+
+#[test]
+fn a_client_that_ends_its_side_in_the_middle_of_a_request_gets_none() {
+    for begun in [&b""[..], b"GET / HT", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nx"] {
+        let mut server = Server::new(100);
+        server.receive(begun);
+        server.receive_end();
+        assert!(server.is_done(), "{begun:?}");
+    }
+}
+
+#[test]
+fn a_request_under_way_is_told_from_a_client_that_waits() {
+    let mut server = Server::new(100);
+    assert_eq!(server.incomplete_request(), Some(0), "nothing has come yet");
+    server.receive(b"GET / HT");
+    assert_eq!(server.incomplete_request(), Some(0));
+    server.receive(b"TP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(server.incomplete_request(), None);
+    server.respond_with(200, &[], b"x");
+    assert_eq!(server.incomplete_request(), None, "between requests");
+    server.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx");
+    assert_eq!(server.incomplete_request(), Some(2));
+    server.receive(b"y");
+    assert_eq!(server.incomplete_request(), None);
+}

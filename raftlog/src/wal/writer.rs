@@ -188,6 +188,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Bytes of entries that still fit into the segment being written: what is left when there is
+    /// no spare. An entry takes [`limits::ENTRY_OVERHEAD_BYTES`] besides its data.
+    pub fn room_bytes(&self) -> u64 {
+        let used = self.open.as_ref().map_or(self.offset_bytes, Batch::offset_bytes);
+        if self.closed.iter().chain(&self.open).any(|batch| batch.begins_segment) {
+            return 0;
+        }
+        self.capacity_bytes.saturating_sub(used + limits::BATCH_OVERHEAD_BYTES)
+    }
+
     /// Stages entries and a hard state. Once `number` comes out of [`Writer::op_done`] all of it is
     /// on disk. A hard state whose commit alone changed is written with the next batch.
     pub fn append<'a>(
@@ -346,6 +356,11 @@ impl Writer {
     /// error: [`Writer::admit`] tells, and [`Writer::retry_spare`] tries again.
     pub fn background_done(&mut self, result: std::io::Result<FileOutput>) {
         self.spare.op_done(result);
+    }
+
+    /// Why the last try to prepare a spare has failed, until one succeeds or is under way again.
+    pub fn spare_failure(&self) -> Option<&str> {
+        self.spare.failure()
     }
 
     /// Tries to prepare a spare again after a failure. Call it from a timer.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use etcore_engine::file::{
-    AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, StdDisk, Token, zero_fill,
+    AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, StdDisk, Token, allocate, zero_fill,
 };
 use glommio::io::BufferedFile;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
@@ -156,6 +156,15 @@ impl GlommioDisk {
                 self.spawn(token, async move {
                     glommio::executor()
                         .spawn_blocking(move || zero_fill(&handle, len_bytes))
+                        .await
+                        .map(|()| FileOutput::Done)
+                });
+            }
+            FileOp::Allocate { file, len_bytes } => {
+                let handle = self.std.handle(file).ok_or(io::ErrorKind::NotFound)?;
+                self.spawn(token, async move {
+                    glommio::executor()
+                        .spawn_blocking(move || allocate(&handle, len_bytes))
                         .await
                         .map(|()| FileOutput::Done)
                 });

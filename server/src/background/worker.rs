@@ -12,6 +12,8 @@ use etcore_engine::file::{Completion, Disk};
 pub enum Task {
     /// Write a checkpoint.
     Checkpoint(Box<CheckpointInput>),
+    /// Go on with a stalled checkpoint if there is room by now.
+    Retry,
     /// End the thread.
     Stop,
 }
@@ -20,6 +22,8 @@ pub enum Task {
 pub enum Answer {
     /// The checkpoint is durable.
     Checkpoint(Box<CheckpointOutput>),
+    /// The file system is full; the checkpoint waits for [`Task::Retry`].
+    Stalled,
     /// The disk failed; the member must stop.
     Failed(String),
 }
@@ -29,26 +33,33 @@ pub struct Worker {
     checkpointer: Checkpointer,
     inputs: VecDeque<Box<CheckpointInput>>,
     busy: bool,
+    /// The replica was told that the checkpoint waits for room.
+    stalled: bool,
     stopping: bool,
 }
 
 impl Worker {
     /// A worker with nothing to do.
     pub fn new(checkpointer: Checkpointer) -> Self {
-        Self { checkpointer, inputs: VecDeque::new(), busy: false, stopping: false }
+        Self { checkpointer, inputs: VecDeque::new(), busy: false, stalled: false, stopping: false }
     }
 
     /// Queues a task.
     pub fn add(&mut self, task: Task) {
         match task {
             Task::Stop => self.stopping = true,
+            Task::Retry => {
+                self.stalled = false;
+                self.checkpointer.retry();
+            }
             Task::Checkpoint(input) => self.inputs.push_back(input),
         }
     }
 
     /// True once it was told to stop and has finished what it had begun.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && !self.busy && self.inputs.is_empty()
+        // What cannot be saved now is in the log.
+        self.stopping && (self.stalled || !self.busy && self.inputs.is_empty())
     }
 
     /// Takes completions, goes on, submits operations. Returns when all that is left waits for
@@ -69,6 +80,12 @@ impl Worker {
                 Ok(CheckpointTurn::Done(output)) => {
                     self.busy = false;
                     answer(Answer::Checkpoint(Box::new(output)));
+                }
+                Ok(CheckpointTurn::Stalled) => {
+                    if !std::mem::replace(&mut self.stalled, true) {
+                        answer(Answer::Stalled);
+                    }
+                    return;
                 }
                 Ok(CheckpointTurn::Waiting | CheckpointTurn::Idle) => return,
                 Err(error) => {

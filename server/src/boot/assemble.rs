@@ -118,6 +118,7 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
         status: StatusCell::default(),
         metrics: Metrics::new(recovered.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
+        watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
         stopping: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
@@ -193,6 +194,7 @@ impl Wiring {
         driver: probe::DriverKind,
     ) -> io::Result<Replica> {
         let Recovered { store, lessor, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let spare_bytes = checkpointer.spare_bytes();
         let background = Background::start(Setup {
             checkpointer,
             disk: page_disk,
@@ -207,6 +209,7 @@ impl Wiring {
             lessor,
             pages: self.pages(&self.replica_waker),
             background,
+            spare_bytes,
             hasher: self.hasher.clone(),
             fronts,
         };

@@ -66,6 +66,9 @@ struct Flags {
     /// Time a client has to answer a ping.
     #[arg(long, default_value = "20s", value_parser = go_duration, help_heading = "Member")]
     grpc_keepalive_timeout: Duration,
+    /// Time between notifications of progress to watchers that asked for them.
+    #[arg(long, default_value = "10m", value_parser = go_duration, help_heading = "Features")]
+    watch_progress_notify_interval: Duration,
     /// Set SO_REUSEPORT on listeners.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = go_bool, help_heading = "Member")]
@@ -282,6 +285,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         keepalive_min_time: flags.grpc_keepalive_min_time,
         keepalive_interval: flags.grpc_keepalive_interval,
         keepalive_timeout: flags.grpc_keepalive_timeout,
+        watch_progress_interval: flags.watch_progress_notify_interval,
         socket_reuse_port: flags.socket_reuse_port,
         socket_reuse_address: flags.socket_reuse_address,
         pre_vote: flags.pre_vote,

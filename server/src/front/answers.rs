@@ -87,6 +87,7 @@ impl Front {
     pub(super) fn run_tasks(&mut self) {
         if self.pages.take_arrived() {
             self.tasks.pages_arrived();
+            self.watching.hub.pages_arrived();
         }
         for _ in 0..self.tasks.runnable_count() {
             let Some(slot) = self.tasks.next_runnable() else { return };

@@ -15,6 +15,7 @@ use crate::api::check;
 use crate::driver::SocketId;
 use crate::quota;
 use crate::replica::ToReplica;
+use crate::watch::Place;
 use crate::wire::{self, PutRef};
 
 macro_rules! methods {
@@ -51,6 +52,7 @@ methods! {
     LEASE_TIME_TO_LIVE = 22 "/etcdserverpb.Lease/LeaseTimeToLive" false
     LEASE_LEASES = 23 "/etcdserverpb.Lease/LeaseLeases" false
     LEASE_KEEP_ALIVE = 24 "/etcdserverpb.Lease/LeaseKeepAlive" true
+    WATCH = 30 "/etcdserverpb.Watch/Watch" true
 }
 
 /// Field numbers of InternalRaftRequest.
@@ -96,7 +98,13 @@ impl Front {
                 ServerEvent::StreamOpened { stream, method: LEASE_KEEP_ALIVE, meta } => {
                     self.open_keep_alive((socket, stream), &meta);
                 }
+                ServerEvent::StreamOpened { stream, method: WATCH, meta } => {
+                    self.open_watch(socket, stream, &meta);
+                }
                 ServerEvent::StreamOpened { .. } => {}
+                ServerEvent::StreamMessage { stream, message } if self.is_watch(socket, stream) => {
+                    self.watch_message(socket, stream, message);
+                }
                 ServerEvent::StreamMessage { stream, message } => {
                     if !self.keep_alive((socket, stream), &message) {
                         self.health_watch(socket, stream, &message);
@@ -104,12 +112,14 @@ impl Front {
                 }
                 ServerEvent::Writable { stream } => {
                     self.send_renewals((socket, stream));
+                    self.watching.hub.writable(Place { socket, stream });
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.run_soon(slot);
                     }
                 }
                 ServerEvent::Cancelled { stream } => {
                     self.keep_alive_cancelled((socket, stream));
+                    self.watching.hub.closed(Place { socket, stream });
                     if let Some(slot) = self.tasks.listing_of(socket, stream) {
                         self.tasks.remove(slot);
                     }
@@ -289,7 +299,7 @@ impl Front {
         }
     }
 
-    /// The only streaming method: one message, then silence, since the state does not change.
+    /// One message, then silence, since the state does not change.
     fn health_watch(&mut self, socket: SocketId, stream: StreamId, message: &[u8]) {
         let status = match health_service(message) {
             Ok("") => SERVING,
@@ -312,7 +322,7 @@ pub(super) struct Call {
     pub(super) deadline_ms: Option<u64>,
 }
 
-fn malformed_status() -> Status {
+pub(super) fn malformed_status() -> Status {
     Status::new(Code::Internal, "grpc: error unmarshalling request: malformed protobuf message")
 }
 

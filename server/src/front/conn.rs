@@ -53,6 +53,10 @@ pub(super) struct Conn {
     /// The driver is receiving for it.
     pub(super) reading: bool,
     draining: bool,
+    /// The request that is incomplete, and since when.
+    incomplete: Option<(u64, u64)>,
+    /// When the peer ended its side.
+    ended_ms: Option<u64>,
 }
 
 impl Protocol {
@@ -83,6 +87,8 @@ impl Conn {
             gone: false,
             reading: true,
             draining: false,
+            incomplete: None,
+            ended_ms: None,
         }
     }
 
@@ -142,9 +148,34 @@ impl Conn {
             self.gone |= now_ms >= since_ms + LINGER_MS;
             return Ok(());
         }
+        if let Some(ended_ms) = self.ended_ms {
+            self.gone |= now_ms >= ended_ms + limits::HALF_CLOSED_MS;
+        }
+        let incomplete = match &mut self.protocol {
+            Protocol::Grpc(server) => {
+                return server.tick(now_ms).map_err(|error| error.to_string());
+            }
+            Protocol::Unknown(_) => Some(0),
+            Protocol::Http1(server) => server.incomplete_request(),
+        };
+        match (incomplete, self.incomplete) {
+            (Some(request), Some((same, since_ms))) if request == same => {
+                self.gone |= now_ms >= since_ms + limits::REQUEST_MS;
+            }
+            (request, _) => self.incomplete = request.map(|request| (request, now_ms)),
+        }
+        Ok(())
+    }
+
+    /// The peer has ended its side. A client of HTTP/1.1 may do so and still read its answers; any
+    /// other is gone.
+    pub(super) fn peer_ended(&mut self, now_ms: u64) {
         match &mut self.protocol {
-            Protocol::Grpc(server) => server.tick(now_ms).map_err(|error| error.to_string()),
-            Protocol::Unknown(_) | Protocol::Http1(_) => Ok(()),
+            Protocol::Http1(server) if !self.failed => {
+                server.receive_end();
+                self.ended_ms = Some(now_ms);
+            }
+            _ => self.gone = true,
         }
     }
 

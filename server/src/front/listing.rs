@@ -213,8 +213,8 @@ impl Front {
     }
 
     /// True for a RangeStream that names something else than the key to sort by, but no order, and
-    /// fits into one chunk: etcd sorts chunks, as it does Range answers. It loses its way when there
-    /// are more (the next chunk starts behind the last key sent); those go in key order here.
+    /// fits into one chunk: etcd sorts chunks, as it does Range answers. It loses its way when
+    /// there are more (the next chunk starts behind the last key sent); those go in key order here.
     fn sorts_chunk(&mut self, request: &pb::RangeRequest) -> bool {
         if request.count_only || !check::sorts_after_limit(request) {
             return false;

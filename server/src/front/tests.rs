@@ -23,6 +23,7 @@ use crate::ring::ring;
 use crate::shared::StatusCell;
 
 mod leases;
+mod silence;
 
 /// What a front told its driver.
 #[derive(Default)]
@@ -101,6 +102,7 @@ impl Rig {
             status: StatusCell::default(),
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
+            watching: vec![AtomicBool::new(false)],
             stopping: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),

@@ -20,8 +20,8 @@ use crate::alarm::{self, Alarms};
 use crate::quota;
 
 impl Replica {
-    /// etcd's AlarmStore: an alarm that is on stays as it is, and one that is off cannot go off; the
-    /// answer names the alarm that the request was about, if there is one.
+    /// etcd's AlarmStore: an alarm that is on stays as it is, and one that is off cannot go off;
+    /// the answer names the alarm that the request was about, if there is one.
     pub(super) fn apply_alarm(&mut self, entry: &LogEntry, request: &pb::AlarmRequest) -> Reply {
         let subject = pb::AlarmMember { member_id: request.member_id, alarm: request.alarm };
         let is_on = self.alarms.of_kind(0).contains(&subject);

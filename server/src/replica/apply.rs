@@ -45,6 +45,8 @@ impl Replica {
             match self.apply_entry(&entry) {
                 Ok(reply) => {
                     any = true;
+                    let bytes = &mut self.space.proposed_bytes;
+                    *bytes = bytes.saturating_sub(entry.data.len() as u64);
                     self.answer(&entry, reply);
                 }
                 Err(Halt::Later) => {

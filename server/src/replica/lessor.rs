@@ -82,6 +82,7 @@ enum Keys {
     #[default]
     None,
     One(Key),
+    #[expect(clippy::box_collection, reason = "a lease with one key or none should be small")]
     Many(Box<BTreeSet<Key>>),
 }
 

@@ -8,8 +8,10 @@ use etcore_raftlog::wal::Admission;
 use prost::Message;
 
 use super::messages::{Slot, ToReplica};
-use super::{Proposal, Replica};
+use super::{Proposal, Replica, space};
 use crate::{limits, version};
+
+const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
 
 pub(super) type Origin = Option<(usize, Slot)>;
 
@@ -21,8 +23,13 @@ impl Replica {
         if !self.is_leader() {
             return;
         }
-        let room = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
-            Ok(()) => limits::PROPOSE_BYTES,
+        if !self.is_short_of_space() && self.must_wait_for_space() {
+            self.log_is_busy = true;
+            return self.take_reads();
+        }
+        // Without a spare segment only what fits into the current one.
+        let (room, scarce) = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
+            Ok(()) => (limits::PROPOSE_BYTES, false),
             Err(Admission::Busy { .. }) => {
                 self.log_is_busy = true;
                 return self.take_reads();
@@ -33,31 +40,36 @@ impl Replica {
                     self.log_is_busy = true;
                     return self.take_reads();
                 }
-                0
+                (usize::try_from(self.log.writer.room_bytes()).unwrap_or(0), true)
             }
             Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
         };
         let mut origins: Vec<Origin> = Vec::new();
         let mut batch: Vec<Bytes> = Vec::new();
         let mut bytes = 0;
+        let tight = self.is_short_of_space();
         for front in 0..self.fronts.len() {
-            while batch.len() < limits::PROPOSE_ENTRIES && (bytes < room || room == 0) {
+            while batch.len() < limits::PROPOSE_ENTRIES && (bytes < room || scarce) {
                 let Some(message) = self.fronts[front].inbox.pop() else { break };
                 match message {
                     ToReplica::Read { up_to } => self.take_read(front, up_to),
                     ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
-                    ToReplica::Propose { slot, .. } if room == 0 => {
+                    ToReplica::Propose { slot, data }
+                        if tight && space::grows(&data)
+                            || scarce && bytes + data.len() + ENTRY_OVERHEAD > room =>
+                    {
                         self.refuse(Some((front, slot)), EtcdError::NoSpace);
                     }
                     ToReplica::Propose { slot, data } => {
-                        bytes += data.len();
+                        bytes += data.len() + if scarce { ENTRY_OVERHEAD } else { 0 };
                         origins.push(Some((front, slot)));
                         batch.push(data);
                     }
                 }
             }
         }
-        if room > 0 {
+        // Revocations give space back; they are small, and this is room for all of a turn.
+        if !scarce || room - bytes.min(room) > limits::LEASE_TURN_BYTES {
             self.propose_leases(&mut batch, &mut origins);
         }
         if !batch.is_empty() {
@@ -90,6 +102,8 @@ impl Replica {
     }
 
     pub(super) fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Origin>) {
+        let bytes: usize = batch.iter().map(Bytes::len).sum();
+        self.space.proposed_bytes += bytes as u64;
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {
                 for (index, from) in (first.0..).zip(origins) {
@@ -110,6 +124,7 @@ impl Replica {
                         EtcdError::RequestTooLarge
                     }
                 };
+                self.space.proposed_bytes = self.space.proposed_bytes.saturating_sub(bytes as u64);
                 origins.into_iter().for_each(|from| self.refuse(from, error));
             }
         }

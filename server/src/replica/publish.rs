@@ -18,11 +18,15 @@ impl Replica {
             let view = Arc::new(self.member_view());
             let (applied, _) = self.store.applied();
             self.count_live_bytes();
+            let grew = view.store.revision > self.shared.view.load().store.revision;
             self.shared.view.store(view);
             // What is applied is committed, and a reader must never see it the other way round.
             self.shared.status.committed.fetch_max(applied.0, Ordering::Release);
             self.shared.status.applied.store(applied.0, Ordering::Release);
             self.log.node.on_applied(applied);
+            if grew {
+                self.shared.wake_watching();
+            }
             self.start_serving();
         }
         for (front, message) in self.replies.drain(..) {

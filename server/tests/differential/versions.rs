@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use etcore_proto::pb::etcdserverpb as pb;
-use etcore_proto::pb::mvccpb::KeyValue;
+use etcore_proto::pb::mvccpb::{Event, KeyValue};
 use pb::request_op::Request;
 use pb::response_op::Response;
 use prost::Message as _;
 
-use super::answer::{Answer, Message};
+use super::answer::{Answer, COMPACT, Message};
 use super::generate::REQUEST_BYTES_MAX;
 use super::program::Op;
 
@@ -42,11 +42,24 @@ impl Differences {
         // A field's tag and length around the request, and a header with an id.
         let entry_bytes = request_bytes + 4 + 13;
         (REQUEST_BYTES_MAX - 32..REQUEST_BYTES_MAX + 8).contains(&entry_bytes)
-            || (self.is_old && matches!(op, Op::RangeStream(_)))
+            || (self.is_old && is_new(op))
+    }
+
+    /// Progress is told only when all watches of the stream have caught up (3.5.8 and later).
+    pub(crate) fn progress_means_synced(&self) -> bool {
+        !self.is_old
     }
 
     /// Changes both answers where they may differ.
     pub(crate) fn forgive(&self, op: &Op, first: &mut Answer, second: &mut Answer) {
+        if self.is_old {
+            if matches!(op, Op::Txn(_)) && first.code > 0 && second.code > 0 {
+                // Of several faults another one is told: all puts were checked before all ranges.
+                second.clone_from(first);
+            }
+            forget_what_is_new(op, first);
+            forget_what_is_new(op, second);
+        }
         if let Op::Raw(..) = op
             && first.code == 13
             && second.code == 13
@@ -59,13 +72,24 @@ impl Differences {
             merge_chunks(first, is_lost);
             merge_chunks(second, is_lost);
         }
+        // The request named leases whose ids are as long as each server chose.
+        let too_large = "grpc: received message larger than max (";
+        if matches!(op, Op::Txn(_))
+            && first.code == second.code
+            && first.text.starts_with(too_large)
+            && second.text.starts_with(too_large)
+        {
+            second.text.clone_from(&first.text);
+        }
+        // Go 1.18 and older keep the order of equal elements of no list at all.
+        let stable_max = if self.is_old { 1 } else { STABLE_MAX };
         for answer in [&mut *first, &mut *second] {
             match (op, answer.messages.first_mut()) {
                 (Op::Range(request), Some(Message::Range(response))) => {
-                    settle_ties(request, response);
+                    settle_ties(request, response, stable_max);
                 }
                 (Op::Txn(request), Some(Message::Txn(response))) => {
-                    settle_ties_in(request, response);
+                    settle_ties_in(request, response, stable_max);
                 }
                 _ => {}
             }
@@ -86,12 +110,36 @@ impl Differences {
     }
 
     /// The same for what watches brought, by watch id.
-    pub(crate) fn forgive_watches(
-        &self,
-        _first: &mut BTreeMap<i64, Vec<Message>>,
-        _second: &mut BTreeMap<i64, Vec<Message>>,
-    ) {
+    pub(crate) fn forgive_watches(&self, log: &mut BTreeMap<i64, Vec<Message>>) {
+        for messages in log.values_mut() {
+            join_batches(messages);
+        }
     }
+}
+
+/// Joins answers to a watch that catches up: how many events go into one is the server's affair
+/// (etcd counts a thousand revisions, etcore bytes), as long as no revision is cut.
+fn join_batches(messages: &mut Vec<Message>) {
+    let mut joined: Vec<Message> = Vec::new();
+    for message in messages.drain(..) {
+        if let (Some(Message::Watch(last)), Message::Watch(next)) = (joined.last_mut(), &message)
+            && last.header == next.header
+            && !last.fragment
+            && !(next.created || next.canceled)
+            && let (Some(before), Some(after)) = (last.events.last(), next.events.first())
+            && modified(before) < modified(after)
+        {
+            last.events.extend(next.events.iter().cloned());
+            last.fragment = next.fragment;
+            continue;
+        }
+        joined.push(message);
+    }
+    *messages = joined;
+}
+
+fn modified(event: &Event) -> i64 {
+    event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
 
 /// True if the oracle lost its way: it is to sort by something else than the key, without an order,
@@ -132,10 +180,10 @@ const STABLE_MAX: i64 = 12;
 
 /// Puts keys that are equal by what they are sorted by into key order. Those of a last such run
 /// that the limit has cut may be different ones, so they lose all but what they are sorted by.
-fn settle_ties(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
+fn settle_ties(request: &pb::RangeRequest, response: &mut pb::RangeResponse, stable_max: i64) {
     // Without an order the limit comes first, and only what is left is sorted.
-    let few = request.sort_order == 0 && (1..STABLE_MAX).contains(&request.limit);
-    if response.count <= STABLE_MAX || request.sort_target == 0 || few {
+    let few = request.sort_order == 0 && (1..stable_max).contains(&request.limit);
+    if response.count <= stable_max || request.sort_target == 0 || few {
         return;
     }
     let target = request.sort_target;
@@ -167,15 +215,95 @@ fn settle_ties(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
     }
 }
 
-fn settle_ties_in(request: &pb::TxnRequest, response: &mut pb::TxnResponse) {
+fn settle_ties_in(request: &pb::TxnRequest, response: &mut pb::TxnResponse, stable_max: i64) {
     let ops = if response.succeeded { &request.success } else { &request.failure };
     for (op, answer) in ops.iter().zip(&mut response.responses) {
         match (&op.request, &mut answer.response) {
             (Some(Request::RequestRange(request)), Some(Response::ResponseRange(response))) => {
-                settle_ties(request, response);
+                settle_ties(request, response, stable_max);
             }
             (Some(Request::RequestTxn(request)), Some(Response::ResponseTxn(response))) => {
-                settle_ties_in(request, response);
+                settle_ties_in(request, response, stable_max);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What etcd before 3.7 cannot do, or does otherwise with lasting effect.
+fn is_new(op: &Op) -> bool {
+    match op {
+        Op::RangeStream(_) => true,
+        // A sort option that does not exist panics or means another.
+        Op::Range(request) => is_odd(request),
+        Op::Txn(request) => has_odd_range(request),
+        Op::NoSpace(ops) => ops.iter().any(is_new),
+        // Progress did not mean that every watch had caught up.
+        Op::Progress(_) => true,
+        // A compaction at no revision was one, and changed hashes.
+        Op::Compact(request) => request.revision <= 0,
+        // Another code for a path that is none.
+        Op::Raw(path, _) => *path == COMPACT || *path == "/nothing",
+        // The compacted revision itself could not be hashed.
+        Op::HashKv(revision) => *revision != 0,
+        // Watches from a negative revision were not refused.
+        Op::Watch(_, request) => request.start_revision < 0,
+        _ => false,
+    }
+}
+
+fn is_odd(request: &pb::RangeRequest) -> bool {
+    !(0..3).contains(&request.sort_order) || !(0..5).contains(&request.sort_target)
+}
+
+fn has_odd_range(request: &pb::TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|op| match &op.request {
+        Some(Request::RequestRange(request)) => is_odd(request),
+        Some(Request::RequestTxn(request)) => has_odd_range(request),
+        _ => false,
+    })
+}
+
+/// Fields that etcd before 3.7 does not fill, or fills where 3.7 does not.
+fn forget_what_is_new(op: &Op, answer: &mut Answer) {
+    for message in &mut answer.messages {
+        match (op, message) {
+            (_, Message::HashKv(response)) => {
+                response.hash_revision = 0;
+            }
+            (_, Message::Status(response)) => {
+                response.version.clear();
+                response.storage_version.clear();
+                response.db_size_quota = 0;
+                response.downgrade_info = None;
+            }
+            (Op::Range(request), Message::Range(response)) => {
+                forget_leases_of_keys(request, response);
+            }
+            (Op::Txn(request), Message::Txn(response)) => {
+                forget_leases_of_keys_in(request, response);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A range of keys without values tells their leases up to 3.6.
+fn forget_leases_of_keys(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
+    if request.keys_only {
+        response.kvs.iter_mut().for_each(|kv| kv.lease = 0);
+    }
+}
+
+fn forget_leases_of_keys_in(request: &pb::TxnRequest, response: &mut pb::TxnResponse) {
+    let ops = if response.succeeded { &request.success } else { &request.failure };
+    for (op, answer) in ops.iter().zip(&mut response.responses) {
+        match (&op.request, &mut answer.response) {
+            (Some(Request::RequestRange(request)), Some(Response::ResponseRange(response))) => {
+                forget_leases_of_keys(request, response);
+            }
+            (Some(Request::RequestTxn(request)), Some(Response::ResponseTxn(response))) => {
+                forget_leases_of_keys_in(request, response);
             }
             _ => {}
         }

@@ -16,6 +16,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
+pub mod watch;
+
 /// Both drivers: every end-to-end test runs on each.
 pub const DRIVERS: [&str; 2] = ["uring", "portable"];
 
@@ -171,6 +173,40 @@ impl Drop for Member {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A stock etcd with the flags that a member gets; killed when dropped.
+pub struct Etcd(Child);
+
+impl Etcd {
+    pub fn start(binary: &Path, setup: &Setup) -> Self {
+        let ours = ["--io-driver", "--wal-segment-bytes"];
+        let command = setup.command();
+        let args = command.get_args().filter(|arg| {
+            let arg = arg.to_string_lossy();
+            !ours.iter().any(|flag| arg.starts_with(flag))
+        });
+        let mut child = Command::new(binary)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("etcd starts");
+        let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let ready = log.by_ref().map_while(Result::ok).any(|line| line.contains("ready to serve"));
+        assert!(ready, "etcd ended before it was ready");
+        // The pipe must be emptied, or etcd would stop at its next line.
+        std::thread::spawn(move || log.for_each(drop));
+        Self(child)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -54,6 +54,8 @@ enum Entry {
 
 #[derive(Debug, Default)]
 pub(super) struct Image {
+    /// No file can be extended.
+    is_full: bool,
     inodes: Vec<Inode>,
     visible_names: BTreeMap<String, Entry>,
     durable_names: BTreeMap<String, Entry>,
@@ -152,6 +154,10 @@ impl Image {
         Image { inodes, visible_names: names.clone(), durable_names: names, ..Image::default() }
     }
 
+    pub(super) fn set_full(&mut self, is_full: bool) {
+        self.is_full = is_full;
+    }
+
     pub(super) fn content(&self, name: &str) -> Option<Vec<u8>> {
         let file = &self.inodes[self.inode_named(name).ok()?].visible;
         Some(file.read(0, usize::try_from(file.len()).ok()?))
@@ -226,6 +232,9 @@ impl Image {
                 self.sync_count += u64::from(durable);
                 Ok(FileOutput::Written(data))
             }
+            FileOp::Allocate { .. } | FileOp::ZeroFill { .. } if self.is_full => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
             FileOp::ZeroFill { file, len_bytes } => {
                 let inode = self.inode_open(file)?;
                 if self.inodes[inode].visible.len() < len_bytes {
@@ -239,7 +248,7 @@ impl Image {
                 self.harden(inode);
                 Ok(FileOutput::Done)
             }
-            FileOp::SetLen { file, len_bytes } => {
+            FileOp::SetLen { file, len_bytes } | FileOp::Allocate { file, len_bytes } => {
                 let inode = self.inode_open(file)?;
                 self.change(inode, Change::Len(len_bytes), Fate::Open);
                 Ok(FileOutput::Done)
@@ -272,7 +281,9 @@ impl Image {
                     self.change(inode, change, fate);
                 }
             }
-            FileOp::ZeroFill { file, len_bytes } | FileOp::SetLen { file, len_bytes } => {
+            FileOp::ZeroFill { file, len_bytes }
+            | FileOp::SetLen { file, len_bytes }
+            | FileOp::Allocate { file, len_bytes } => {
                 if let Ok(inode) = self.inode_open(file) {
                     self.change(inode, Change::Len(len_bytes), fate);
                 }
@@ -411,6 +422,7 @@ pub(super) fn file_of(op: &FileOp) -> Option<FileId> {
         | FileOp::Write { file, .. }
         | FileOp::ZeroFill { file, .. }
         | FileOp::Sync { file }
+        | FileOp::Allocate { file, .. }
         | FileOp::SetLen { file, .. } => Some(*file),
         _ => None,
     }

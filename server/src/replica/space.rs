@@ -1,0 +1,109 @@
+//! A file system that fills up: what may still be written, and the way back.
+//!
+//! Space is taken ahead: a spare log segment, and a reserve behind the page file. When one of them
+//! cannot be had, requests that take space are refused with etcd's error while deletions and
+//! compactions go on within what is left; raft cannot take an entry back, so the refusal comes
+//! before the proposal. Nothing here may be asked while applying.
+
+use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message;
+
+use super::Replica;
+use crate::background::Task;
+use crate::{limits, quota, wire};
+
+/// What the page file's writer has said.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    /// The reserve is not full.
+    pub(super) tight: bool,
+    /// A checkpoint waits for room.
+    pub(super) stalled: bool,
+    /// Bytes that checkpoints may write within what the page file has already.
+    pub(super) spare_bytes: u64,
+    /// Bytes of proposals that were not applied yet.
+    pub(super) proposed_bytes: u64,
+    /// The operator was told.
+    pub(super) reported: bool,
+}
+
+impl Replica {
+    /// True if requests that take space are refused.
+    pub(super) fn is_short_of_space(&self) -> bool {
+        self.space.tight || self.space.stalled || self.log.writer.spare_failure().is_some()
+    }
+
+    /// True if a checkpoint could need more than the page file has: the next one must end first,
+    /// and find out whether the disk gives more. What is in the log can always be saved then.
+    pub(super) fn must_wait_for_space(&mut self) -> bool {
+        let unsaved_bytes = self.store.row_bytes() as u64 + self.space.proposed_bytes;
+        let wait = unsaved_bytes / 4 * 5 + limits::CHECKPOINT_SLACK_BYTES > self.space.spare_bytes;
+        if wait {
+            self.store.checkpoint_now();
+        }
+        wait
+    }
+
+    /// Tries again what found no room, and tells when that changes. For a timer.
+    pub(super) fn look_for_space(&mut self) {
+        if self.space.stalled {
+            // Full only if the background is busy, and then it will be asked again.
+            let _ = self.background.submit(Task::Retry);
+        } else if self.space.tight {
+            // The next checkpoint finds out.
+            self.store.checkpoint_soon();
+        }
+        let short = self.is_short_of_space();
+        if short && !self.space.reported {
+            tracing::error!(
+                data_dir = %self.shared.config.data_dir,
+                log = self.log.writer.spare_failure().unwrap_or("has a spare segment"),
+                page_file = if self.space.stalled {
+                    "cannot be extended"
+                } else if self.space.tight {
+                    "has no full reserve"
+                } else {
+                    "has its reserve"
+                },
+                "the disk is full: writes that take space are refused until there is room; \
+                 reads, deletions and compactions go on"
+            );
+        }
+        if !short && self.space.reported {
+            tracing::info!("there is room on the disk again: writes are accepted");
+        }
+        self.space.reported = short;
+    }
+}
+
+/// True if the entry may make the store larger.
+pub(super) fn grows(entry: &[u8]) -> bool {
+    if wire::wrapped_put(entry).is_some() {
+        return true;
+    }
+    let Ok(request) = pb::InternalRaftRequest::decode(entry) else { return false };
+    request.put.is_some()
+        || request.lease_grant.is_some()
+        || request.txn.as_ref().is_some_and(|txn| quota::txn_cost_bytes(txn) > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_adds_keys_or_leases_grows() {
+        let put = pb::PutRequest { key: "k".into(), ..Default::default() };
+        let entry = |request: pb::InternalRaftRequest| request.encode_to_vec();
+        let none = pb::InternalRaftRequest::default;
+        assert!(grows(&wire::wrap_request(4, &put.encode_to_vec(), 1)));
+        assert!(grows(&entry(pb::InternalRaftRequest { put: Some(put), ..none() })));
+        let grant = Some(pb::LeaseGrantRequest::default());
+        assert!(grows(&entry(pb::InternalRaftRequest { lease_grant: grant, ..none() })));
+        let delete = Some(pb::DeleteRangeRequest::default());
+        assert!(!grows(&entry(pb::InternalRaftRequest { delete_range: delete, ..none() })));
+        let txn = Some(pb::TxnRequest::default());
+        assert!(!grows(&entry(pb::InternalRaftRequest { txn, ..none() })));
+        assert!(!grows(b"\xff"), "apply will tell what is wrong with it");
+    }
+}

@@ -1,0 +1,164 @@
+//! Delivering a batch: each watcher's events in as few responses as its window takes, or a note of
+//! where it goes on.
+//!
+//! Part of the hub, the same for live and catch-up cursors. It must never hold bytes back: what a
+//! stream does not take now is read again later.
+
+use etcore_proto::error::EtcdError;
+
+use super::batch::Batch;
+use super::reply::Head;
+use super::watchers::{NONE, State};
+use super::{Hub, Turn};
+use crate::limits;
+
+/// Events of one watcher that go into one response.
+struct Portion {
+    /// The hit behind the last.
+    end: u32,
+    events: u64,
+    len_bytes: usize,
+    /// The last event's revision.
+    revision: i64,
+    /// The first revision is too much to be buffered: the watcher must read it for itself.
+    too_much: bool,
+}
+
+impl Hub {
+    pub(super) fn deliver(&mut self, turn: &mut Turn<'_>, batch: &mut Batch, cursor: usize) {
+        batch.group(&mut self.watchers);
+        for index in 0..batch.touched.len() {
+            let slot = batch.touched[index];
+            let watcher = self.watchers.get_mut(slot);
+            let hit = std::mem::replace(&mut watcher.first_hit, NONE);
+            self.deliver_to(turn, batch, slot, hit, cursor);
+        }
+    }
+
+    fn deliver_to(
+        &mut self,
+        turn: &mut Turn<'_>,
+        batch: &Batch,
+        slot: u32,
+        mut hit: u32,
+        cursor: usize,
+    ) {
+        let stream_slot = self.watchers.get(slot).stream;
+        while hit != NONE {
+            let Some(stream) = self.streams[stream_slot as usize].as_ref() else { return };
+            let place = stream.place;
+            let capacity = if stream.alone.is_some() { 0 } else { turn.outlet.capacity(place) };
+            if capacity == 0 {
+                return self.park(slot, batch.revision(hit));
+            }
+            let portion = portion(batch, hit, capacity);
+            if portion.too_much {
+                let told = if cursor == 0 { portion.revision } else { turn.view.revision.0 };
+                return self.go_alone(slot, portion.revision, told);
+            }
+            let mut header = turn.header;
+            header.revision = if cursor == 0 { portion.revision } else { turn.view.revision.0 };
+            let watcher = self.watchers.get_mut(slot);
+            watcher.is_quiet = false;
+            self.head.clear();
+            Head::new(header, watcher.id).write(&mut self.head);
+            let head = &self.head;
+            let sent = turn.outlet.send(place, head.len() + portion.len_bytes, &mut |out| {
+                out.extend_from_slice(head);
+                let mut at = hit;
+                while at != portion.end {
+                    out.extend_from_slice(batch.element(at));
+                    at = batch.after(at);
+                }
+            });
+            if sent.is_err() {
+                self.failed.push(stream_slot);
+                return;
+            }
+            self.events += portion.events;
+            hit = portion.end;
+        }
+    }
+
+    /// Tells a watcher that what it wants was compacted; its id stays taken.
+    pub(super) fn cancel_compacted(&mut self, turn: &mut Turn<'_>, slot: u32, compacted: i64) {
+        self.detach(slot);
+        let watcher = self.watchers.get_mut(slot);
+        watcher.state = State::Dead;
+        let (id, stream, target) = (watcher.id, watcher.stream, watcher.target);
+        watcher.target = NONE;
+        self.targets.release(target);
+        self.dead += 1;
+        // As etcd does: the header of this response has no revision.
+        let mut header = turn.header;
+        header.revision = 0;
+        let head = Head { canceled: true, compact_revision: compacted, ..Head::new(header, id) };
+        self.answer(turn, stream, &head);
+    }
+
+    /// Ends a stream whose data cannot be read.
+    pub(super) fn lose_stream(&mut self, turn: &mut Turn<'_>, slot: u32) {
+        if let Some(stream) = self.streams[slot as usize].as_ref() {
+            turn.outlet.end(stream.place, &EtcdError::Corrupt.into());
+            self.failed.push(slot);
+        }
+    }
+
+    /// Sends a response without events, at once whatever the window, but not into the middle of a
+    /// message.
+    pub(super) fn answer(&mut self, turn: &mut Turn<'_>, slot: u32, head: &Head<'_>) {
+        let mut message = Vec::new();
+        head.write(&mut message);
+        let Some(stream) = self.streams[slot as usize].as_mut() else { return };
+        if stream.alone.is_none() {
+            self.send_answer(turn, slot, &message);
+        } else if stream.held.len() < limits::WATCH_HELD_ANSWERS {
+            stream.held.push_back(message);
+        } else {
+            turn.outlet.end(stream.place, &EtcdError::TooManyRequests.into());
+            self.failed.push(slot);
+        }
+    }
+
+    pub(super) fn send_answer(&mut self, turn: &mut Turn<'_>, slot: u32, message: &[u8]) {
+        let Some(stream) = self.streams[slot as usize].as_ref() else { return };
+        let place = stream.place;
+        let sent = turn.outlet.send(place, message.len(), &mut |out| {
+            out.extend_from_slice(message);
+        });
+        if sent.is_err() {
+            self.failed.push(slot);
+        }
+    }
+}
+
+/// Whole revisions from `hit` on, until the capacity is used up: the one that exceeds it is the
+/// last, unless that is too much to be buffered.
+fn portion(batch: &Batch, hit: u32, capacity: usize) -> Portion {
+    let mut taken = Portion { end: hit, events: 0, len_bytes: 0, revision: 0, too_much: false };
+    while taken.end != NONE && taken.len_bytes < capacity {
+        let revision = batch.revision(taken.end);
+        let (mut at, mut events, mut len_bytes) = (taken.end, 0, 0);
+        while at != NONE && batch.revision(at) == revision {
+            len_bytes += batch.element(at).len();
+            events += 1;
+            at = batch.after(at);
+        }
+        let too_much =
+            len_bytes > limits::WATCH_BUFFERED_BYTES && taken.len_bytes + len_bytes > capacity;
+        if too_much {
+            if taken.events == 0 {
+                (taken.revision, taken.too_much) = (revision, true);
+            }
+            break;
+        }
+        taken = Portion {
+            end: at,
+            events: taken.events + events,
+            len_bytes: taken.len_bytes + len_bytes,
+            revision,
+            too_much: false,
+        };
+    }
+    taken
+}
