@@ -9,6 +9,7 @@ mod compactor;
 mod conn;
 mod pacer;
 mod requests;
+pub(crate) mod watching;
 mod worker;
 
 use std::net::TcpStream;

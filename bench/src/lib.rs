@@ -29,7 +29,7 @@ use std::net::TcpStream;
 
 use crate::engine::{Crew, EngineError};
 use crate::leader::LeaderError;
-use crate::options::{Choice, Endpoint, Options};
+use crate::options::{Choice, Endpoint, Options, WatchOptions};
 use crate::process::{ProcessError, Usage};
 use crate::report::Report;
 
@@ -90,6 +90,7 @@ fn run_command(
             out.write_all(text.as_bytes())?;
             return Ok(EXIT_OK);
         }
+        Choice::Watch(options) => return run_watch(&options, out, err),
         Choice::Run(options) => *options,
     };
     let before = usages(&options.server_pids)?;
@@ -122,6 +123,28 @@ fn run_command(
     }
     let fine = outcome.cut_short.is_none() && outcome.tally.count() > 0;
     Ok(if fine { EXIT_OK } else { EXIT_FAILED })
+}
+
+/// `watch-latency`: the connections that watch, and one that puts.
+fn run_watch(
+    options: &WatchOptions,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<u8, RunError> {
+    let endpoints = options.endpoints.iter().cycle().take(options.conns + 1);
+    let sockets = endpoints
+        .map(|endpoint| Ok((endpoint.clone(), dial::connect(endpoint, options.dial_timeout)?)))
+        .collect::<Result<Vec<_>, dial::DialError>>()?;
+    let before = usages(&options.server_pids)?;
+    let outcome = engine::watching::run(options, sockets)?;
+    let after = usages(&options.server_pids)?;
+    let servers = process::differences(&options.server_pids, &before, &after);
+    report::write_watch(options, &outcome, &servers, out)?;
+    if let Some(failure) = &outcome.failure {
+        writeln!(err, "Error: {failure}")?;
+        return Ok(EXIT_FAILED);
+    }
+    Ok(EXIT_OK)
 }
 
 fn usages(pids: &[u32]) -> Result<Vec<Usage>, ProcessError> {

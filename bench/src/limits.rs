@@ -49,6 +49,10 @@ pub const LATENCY_DIGITS: u8 = 3;
 pub const SAMPLE_SECONDS_MAX: usize = 604_800;
 /// Keys of a page of `range --paginate`, as kube-apiserver's watch cache asks for.
 pub const PAGE_KEYS: i64 = 10_000;
+/// Time to wait for the events of the last put; then the run fails.
+pub const EVENT_PATIENCE: Duration = Duration::from_secs(60);
+/// Watch streams, and watchers of one stream, at most; more are refused as bad usage.
+pub const WATCHERS_MAX: u64 = 1 << 20;
 /// Time between two looks at the connections' deadlines, in nanoseconds.
 pub const TICK_NS: u64 = 1_000_000_000;
 /// Time between two drawings of the progress bar.

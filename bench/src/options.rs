@@ -15,6 +15,7 @@ use crate::{gotext, limits};
 pub(crate) enum Choice {
     Help(String),
     Run(Box<Options>),
+    Watch(Box<WatchOptions>),
 }
 
 /// A server's address.
@@ -74,6 +75,28 @@ pub(crate) struct RangeOptions {
     pub(crate) paginate: bool,
 }
 
+/// Everything that `watch-latency` needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct WatchOptions {
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) conns: usize,
+    pub(crate) json: bool,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) server_pids: Vec<u32>,
+    pub(crate) streams: u64,
+    pub(crate) watchers_per_stream: u64,
+    pub(crate) prev_kv: bool,
+    pub(crate) put_total: u64,
+    /// A second.
+    pub(crate) put_rate: u64,
+    pub(crate) key_bytes: usize,
+    pub(crate) value_bytes: usize,
+    /// Different keys; stream n watches key n modulo so many.
+    pub(crate) keys: u64,
+    /// Every watcher watches all keys.
+    pub(crate) prefix: bool,
+}
+
 impl Load {
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -107,6 +130,7 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Choice, FlagError> {
         return Ok(Choice::Help(flags::help(GLOBALS, COMMANDS, parsed.command)));
     }
     let load = match parsed.command.ok_or(FlagError::NoCommand)?.name {
+        "watch-latency" => return Ok(Choice::Watch(Box::new(watch(&parsed)?))),
         "put" => Load::Put(put(&parsed)?),
         _ => Load::Range(range(&parsed)?),
     };
@@ -121,15 +145,44 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Choice, FlagError> {
         precise: parsed.switch("precise")?,
         sample: parsed.switch("sample")?,
         json: parsed.switch("json")?,
-        dial_timeout: match duration(&parsed, "dial-timeout")? {
-            Duration::ZERO => limits::DIAL_TIMEOUT,
-            timeout => timeout,
-        },
+        dial_timeout: dial_timeout(&parsed)?,
         server_pids: server_pids(&parsed)?,
         total: parsed.integer("total", 10_000, 1, limits::TOTAL_MAX)?,
         rate: parsed.integer("rate", 0, 0, limits::RATE_MAX)?,
         load,
     })))
+}
+
+fn dial_timeout(parsed: &Parsed) -> Result<Duration, FlagError> {
+    match duration(parsed, "dial-timeout")? {
+        Duration::ZERO => Ok(limits::DIAL_TIMEOUT),
+        timeout => Ok(timeout),
+    }
+}
+
+fn watch(parsed: &Parsed) -> Result<WatchOptions, FlagError> {
+    if let Some(argument) = parsed.arguments.first() {
+        return Err(FlagError::Contradiction(format!(
+            "watch-latency takes no argument, got {argument:?}"
+        )));
+    }
+    let many = limits::WATCHERS_MAX;
+    Ok(WatchOptions {
+        endpoints: endpoints(parsed)?,
+        conns: parsed.integer("conns", 1, 1, limits::CONNS_MAX)? as usize,
+        json: parsed.switch("json")?,
+        dial_timeout: dial_timeout(parsed)?,
+        server_pids: server_pids(parsed)?,
+        streams: parsed.integer("streams", 10, 1, many)?,
+        watchers_per_stream: parsed.integer("watchers-per-stream", 10, 1, many)?,
+        prev_kv: parsed.switch("prevkv")?,
+        put_total: parsed.integer("put-total", 1_000, 1, 1 << 32)?,
+        put_rate: parsed.integer("put-rate", 100, 1, limits::RATE_MAX)?,
+        key_bytes: parsed.integer("key-size", 32, 9, limits::KEY_BYTES_MAX)? as usize,
+        value_bytes: parsed.integer("val-size", 32, 8, limits::VALUE_BYTES_MAX)? as usize,
+        keys: parsed.integer("key-space-size", 1, 1, i64::MAX as u64)?,
+        prefix: parsed.switch("prefix")?,
+    })
 }
 
 fn put(parsed: &Parsed) -> Result<PutOptions, FlagError> {
@@ -306,6 +359,22 @@ const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "watch-latency",
+        arguments: "",
+        help: "Puts keys at a fixed rate and measures when watchers get the events.",
+        flags: &[
+            value("streams", "count", "watch streams (default 10)"),
+            value("watchers-per-stream", "count", "watchers of each (default 10)"),
+            switch("prevkv", "ask for previous values"),
+            value("put-total", "count", "puts (default 1000)"),
+            value("put-rate", "count", "puts a second, on a fixed schedule (default 100)"),
+            value("key-size", "bytes", "size of keys (default 32)"),
+            value("val-size", "bytes", "size of values, the put's number included (default 32)"),
+            value("key-space-size", "count", "different keys, shared out to streams (default 1)"),
+            switch("prefix", "every watcher watches all keys"),
+        ],
+    },
+    Command {
         name: "range",
         arguments: "key [end]",
         help: "Ranges over a key or an interval.",
@@ -331,6 +400,7 @@ mod tests {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         match parse(&words) {
             Ok(Choice::Run(options)) => Ok(*options),
+            Ok(Choice::Watch(_)) => Err("watches".to_owned()),
             Ok(Choice::Help(text)) => Err(text),
             Err(error) => Err(error.to_string()),
         }

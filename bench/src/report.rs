@@ -9,9 +9,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::engine::Outcome;
+use crate::engine::watching::WatchOutcome;
 use crate::gotext;
 use crate::json::{Object, quote};
-use crate::options::Options;
+use crate::options::{Options, WatchOptions};
 use crate::process::Usage;
 
 /// Everything there is to tell.
@@ -244,6 +245,65 @@ impl Report<'_> {
             false => format!("{value:4.4}"),
         }
     }
+}
+
+/// Tells what came of `watch-latency`.
+pub(crate) fn write_watch(
+    options: &WatchOptions,
+    outcome: &WatchOutcome,
+    servers: &[(u32, Usage)],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let rows = [
+        ("put", "Put", &outcome.puts),
+        ("event_from_put", "Event after its put was due", &outcome.from_put),
+        ("event_from_commit", "Event after its put was answered", &outcome.from_commit),
+    ];
+    let percents = [50.0, 90.0, 99.0, 99.9, 100.0];
+    if options.json {
+        let mut object = Object::new();
+        object.boolean("complete", outcome.failure.is_none());
+        object.number("seconds", outcome.elapsed.as_secs_f64());
+        for (name, _, tally) in rows {
+            let mut row = Object::new();
+            row.integer("count", tally.count());
+            for percent in percents {
+                let name = format!("p{percent}").replace('.', "_");
+                row.number(&name, tally.percentile_ns(percent) as f64 / 1e3);
+            }
+            object.object(&format!("{name}_us"), row);
+        }
+        let servers = servers.iter().map(|(pid, usage)| {
+            let mut server = Object::new();
+            server
+                .integer("pid", u64::from(*pid))
+                .integer("cpu_us", usage.cpu_us())
+                .integer("rss_bytes", usage.rss_bytes)
+                .integer("rss_anon_bytes", usage.rss_anon_bytes);
+            server.finish()
+        });
+        object.array("servers", servers);
+        return writeln!(out, "{}", object.finish());
+    }
+    for (_, name, tally) in rows {
+        write!(out, "{name}:\t{} in all", tally.count())?;
+        for percent in percents {
+            let us = tally.percentile_ns(percent) as f64 / 1e3;
+            write!(out, ", p{percent} {us:.1} us")?;
+        }
+        writeln!(out, ".")?;
+    }
+    for (pid, usage) in servers {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        writeln!(
+            out,
+            "Server {pid}:\t{:.3} s CPU, RSS {:.1} MiB (anonymous {:.1}).",
+            usage.cpu_us() as f64 / 1e6,
+            mib(usage.rss_bytes),
+            mib(usage.rss_anon_bytes),
+        )?;
+    }
+    out.flush()
 }
 
 fn seconds(ns: f64) -> f64 {

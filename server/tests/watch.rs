@@ -244,13 +244,15 @@ fn long() -> bool {
 #[test]
 fn a_reader_that_stops_costs_writers_and_other_watchers_nothing_and_loses_nothing() {
     let puts: i64 = if long() { 50_000 } else { 6_000 };
+    // More than the windows hold that this client opens.
+    let value = "v".repeat(2_000);
     each_driver(&[], async |setup, client| {
         let (mut slow, mut quick) = (Watch::connect(setup).await, Watch::connect(setup).await);
         for watch in [&mut slow, &mut quick] {
             watch.create(prefix("k")).await;
             assert!(watch.next().await.unwrap().created);
         }
-        let value = "v".repeat(256);
+        let value = &value;
         let mut tasks = tokio::task::JoinSet::new();
         for worker in 0..64 {
             let (client, value) = (client.clone(), value.clone());
@@ -387,43 +389,49 @@ fn history_is_read_from_the_page_file_after_a_restart() {
 
 #[test]
 fn a_revision_of_many_megabytes_reaches_its_watchers_whole() {
-    each_driver(&["--max-request-bytes=33554432"], async |setup, client| {
+    each_driver(&[], async |setup, client| {
         let mut whole = Watch::connect(setup).await;
         whole.create(pb::WatchCreateRequest { prev_kv: true, ..prefix("k") }).await;
         let mut parts = Watch::connect(setup).await;
-        parts.create(pb::WatchCreateRequest { fragment: true, ..prefix("k") }).await;
-        let mut small = Watch::connect(setup).await;
-        small.create(prefix("small")).await;
-        for watch in [&mut whole, &mut parts, &mut small] {
+        let fragment = true;
+        parts.create(pb::WatchCreateRequest { prev_kv: true, fragment, ..prefix("k") }).await;
+        let mut one = Watch::connect(setup).await;
+        one.create(pb::WatchCreateRequest { key: "k07".into(), ..Default::default() }).await;
+        for watch in [&mut whole, &mut parts, &mut one] {
             assert!(watch.next().await.unwrap().created);
         }
-        let put = |key: String, bytes: usize| pb::RequestOp {
-            request: Some(pb::request_op::Request::RequestPut(pb::PutRequest {
-                key: key.into(),
-                value: vec![7; bytes].into(),
-                ..Default::default()
-            })),
-        };
-        for _ in 0..2 {
-            let mut success: Vec<_> = (0..100).map(|n| put(format!("k{n}"), 150_000)).collect();
-            success.push(put("small".to_owned(), 5));
-            client.txn(pb::TxnRequest { success, ..Default::default() }).await.unwrap();
+        for number in 0..50 {
+            client.put_kv(&format!("k{number:02}"), &"v".repeat(120_000)).await;
         }
+        // Six megabytes of previous values in one revision.
+        let all =
+            pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+        assert_eq!(client.delete_range(all).await.unwrap().deleted, 50);
         client.put_kv("k", "after").await;
-        for revision in [2, 3] {
-            let response = whole.next().await.unwrap();
-            assert_eq!(response.events.len(), 100);
-            assert!(response.events.iter().all(|event| {
-                let kv = event.kv.as_ref().unwrap();
-                kv.mod_revision == revision
-                    && kv.value.len() == 150_000
-                    && event.prev_kv.is_some() == (revision == 3)
-            }));
-            assert_eq!(revisions(&mut parts, 100).await, [revision; 100]);
+        for watch in [&mut whole, &mut parts] {
+            assert_eq!(revisions(watch, 50).await, (2..52).collect::<Vec<_>>());
         }
-        assert_eq!(revisions(&mut small, 2).await, [2, 3]);
-        assert_eq!(revisions(&mut whole, 1).await, [4]);
-        assert_eq!(revisions(&mut parts, 1).await, [4]);
+        let response = whole.next().await.unwrap();
+        assert_eq!(response.events.len(), 50);
+        let (mut fragments, mut events) = (0, Vec::new());
+        loop {
+            let part = parts.next().await.unwrap();
+            fragments += 1;
+            events.extend(part.events);
+            if !part.fragment {
+                break;
+            }
+        }
+        assert_eq!((fragments, &events), (3, &response.events));
+        for (number, event) in events.iter().enumerate() {
+            let (kv, before) = (event.kv.as_ref().unwrap(), event.prev_kv.as_ref().unwrap());
+            assert_eq!((event.r#type, kv.mod_revision), (1, 52));
+            assert_eq!(kv.key, format!("k{number:02}"));
+            assert_eq!((&kv.key, before.value.len()), (&before.key, 120_000));
+        }
+        assert_eq!(revisions(&mut one, 2).await, [9, 52]);
+        assert_eq!(revisions(&mut whole, 1).await, [53]);
+        assert_eq!(revisions(&mut parts, 1).await, [53]);
     });
 }
 

@@ -276,6 +276,10 @@ impl Hub {
                         at = row.at;
                         break Step::Page;
                     };
+                    if copied == 0 {
+                        // Its previous value, of which a part was sent, has been compacted since.
+                        return Err(Trouble::Compacted(turn.view.compact_revision));
+                    }
                     skip += copied;
                     at = row.at;
                     if skip == row.shape.encoded_len() {

@@ -290,7 +290,8 @@ impl Rig {
     /// Turns until nothing moves any more.
     fn settle(&mut self) {
         self.turn();
-        for _ in 0..100_000 {
+        for round in 0..100_000 {
+            assert!(round < 99_999, "the hub never comes to rest");
             if !self.hub.has_work(self.view.revision) && self.peers.writable.is_empty() {
                 let waits = self.hub.cursors.iter().any(|cursor| cursor.at_page)
                     || self
@@ -305,7 +306,6 @@ impl Rig {
             }
             self.turn();
         }
-        panic!("the hub never comes to rest");
     }
 
     fn ask(&mut self, stream: usize, union: RequestUnion) {
