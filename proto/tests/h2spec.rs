@@ -16,15 +16,18 @@ use etcore_proto::h2::Budget;
 /// The program, if it can be had; says loudly if not.
 fn h2spec() -> Option<PathBuf> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/oracle/h2spec");
-    let found =
-        std::env::var_os("H2SPEC_BIN").map(PathBuf::from).or_else(|| built.exists().then_some(built));
+    let found = std::env::var_os("H2SPEC_BIN")
+        .map(PathBuf::from)
+        .or_else(|| built.exists().then_some(built));
     let found = found.or_else(|| {
         std::env::split_paths(&std::env::var_os("PATH")?)
             .map(|dir| dir.join("h2spec"))
             .find(|path| path.exists())
     });
     if found.is_none() {
-        eprintln!("SKIPPED: h2spec is not here; build bench/oracle/h2spec with Go to run this test");
+        eprintln!(
+            "SKIPPED: h2spec is not here; build bench/oracle/h2spec with Go to run this test"
+        );
     }
     found
 }

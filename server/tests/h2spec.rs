@@ -73,9 +73,8 @@ fn a_member_conforms_to_http2_with_listed_exceptions() {
             .arg(&report)
             .output()
             .expect("h2spec runs");
-        let report = std::fs::read_to_string(&report).unwrap_or_else(|error| {
-            panic!("{error}: {}", String::from_utf8_lossy(&output.stdout))
-        });
+        let report = std::fs::read_to_string(&report)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)));
         let outcomes = outcomes(&report);
         let count = |wanted| outcomes.values().filter(|outcome| **outcome == wanted).count();
         eprintln!(

@@ -219,7 +219,8 @@ fn a_cut_or_unasked_response_is_an_error() {
 #[test]
 fn a_client_that_ends_its_side_gets_the_answers_to_what_was_complete() {
     let mut server = Server::new(100);
-    server.receive(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\nGET /c HT");
+    server
+        .receive(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\n\r\nGET /c HT");
     server.receive_end();
     for target in ["/a", "/b"] {
         let Some(ServerEvent::Request { head, .. }) = server.next_event() else { panic!() };
@@ -238,7 +239,9 @@ fn a_client_that_ends_its_side_gets_the_answers_to_what_was_complete() {
 
 #[test]
 fn a_client_that_ends_its_side_in_the_middle_of_a_request_gets_none() {
-    for begun in [&b""[..], b"GET / HT", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nx"] {
+    for begun in
+        [&b""[..], b"GET / HT", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nx"]
+    {
         let mut server = Server::new(100);
         server.receive(begun);
         server.receive_end();

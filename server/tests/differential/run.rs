@@ -19,7 +19,7 @@ use super::answer::{
 };
 use super::client::{CallId, Item};
 use super::generate::STREAMS;
-use super::program::{Family, Known, Op};
+use super::program::{Known, Op};
 use super::server::{Kind, Server};
 use super::versions::Differences;
 
@@ -97,7 +97,6 @@ pub(crate) struct Pair {
     /// Streams whose progress was asked for by the program since the last comparison.
     progress_counts: [bool; STREAMS],
     hashes: bool,
-    lacking: Vec<Family>,
     differences: Differences,
 }
 
@@ -118,53 +117,17 @@ impl Pair {
             [first.join().expect("the first server"), second]
         });
         let differences = Differences::between(&sides[0].server.version);
-        let mut pair = Self {
+        Self {
             sides,
             watches: Default::default(),
             progress_counts: [false; STREAMS],
             hashes,
-            lacking: Vec::new(),
             differences,
-        };
-        pair.probe();
-        pair
-    }
-
-    pub(crate) fn lacking(&self) -> &[Family] {
-        &self.lacking
+        }
     }
 
     pub(crate) fn versions(&self) -> [&str; 2] {
         [&self.sides[0].server.version, &self.sides[1].server.version]
-    }
-
-    /// Which families the second server does not know at all.
-    fn probe(&mut self) {
-        let families = [
-            (Family::Stream, RANGE_STREAM),
-            (Family::Lease, LEASES),
-            (Family::Hash, HASH_KV),
-            (Family::Alarm, ALARM),
-            (Family::Member, MEMBERS),
-        ];
-        for (family, path) in families {
-            let answers = self.both(path, |_| Vec::new());
-            if answers.iter().any(|answer| answer.code == 12) {
-                self.lacking.push(family);
-            }
-        }
-        let lacks_watch = self.sides.iter_mut().any(|side| {
-            let client = &mut side.server.client;
-            let call = client.open(WATCH);
-            client.send(call, &Self::request(RequestUnion::CreateRequest(Default::default())));
-            client.wait(call, WAIT, |items| !items.is_empty());
-            let lacks = matches!(client.items(call).front(), Some(Item::End(12, _)));
-            client.forget(call);
-            lacks
-        });
-        if lacks_watch {
-            self.lacking.push(Family::Watch);
-        }
     }
 
     /// Runs a whole program.
@@ -174,7 +137,7 @@ impl Pair {
     pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Failure> {
         let mut script = Vec::new();
         for (index, op) in ops.iter().enumerate() {
-            if self.lacking.contains(&op.family()) || self.differences.skips(op) {
+            if self.differences.skips(op) {
                 continue;
             }
             script.push(self.sides[0].known.resolve(op).to_string());
@@ -195,9 +158,7 @@ impl Pair {
         };
         self.step(&Op::Range(all))?;
         for op in [Op::HashKv(0), Op::Leases, Op::Status] {
-            if !self.lacking.contains(&op.family()) {
-                self.step(&op)?;
-            }
+            self.step(&op)?;
         }
         for stream in 0..STREAMS {
             self.end_stream(stream)?;
@@ -378,9 +339,7 @@ impl Pair {
     fn no_space(&mut self, ops: &[Op]) -> Step {
         self.alarm(pb::alarm_request::AlarmAction::Activate)?;
         for op in ops {
-            if !self.lacking.contains(&op.family()) {
-                self.call(op)?;
-            }
+            self.call(op)?;
         }
         self.alarm(pb::alarm_request::AlarmAction::Deactivate)
     }
