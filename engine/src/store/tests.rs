@@ -158,3 +158,22 @@ fn what_a_transaction_wrote_itself_is_no_previous_value() {
     ];
     assert_eq!(seen, expected);
 }
+
+#[test]
+fn a_key_deleted_and_put_in_one_transaction_survives_a_compaction_at_its_revision() {
+    let mut store = store();
+    put(&mut store, "k", "1");
+    let mut txn = store.begin(LogIndex(2), Term(1));
+    txn.delete(b"k");
+    txn.put(b"k", b"2", LeaseId(0));
+    txn.commit();
+    let before = store.publish();
+    store.compact(Revision(3)).unwrap();
+    while store.maintain() {}
+    let view = store.publish();
+    for at in [0, 3] {
+        let hits = view.range(b"k", b"", Revision(at), 0).unwrap();
+        assert_eq!(value_of(&view, hits.hits()[0].modified), b"2");
+    }
+    drop(before);
+}
