@@ -159,3 +159,50 @@ fn events_come_in_order_with_the_previous_revision_of_their_key() {
     ];
     assert_eq!(seen, expected);
 }
+
+#[test]
+fn what_a_transaction_wrote_itself_is_no_previous_value() {
+    let mut store = store();
+    put(&mut store, "old", "1");
+    let mut txn = store.begin(LogIndex(2), Term(1));
+    txn.put(b"old", b"2", LeaseId(0));
+    txn.put(b"new", b"1", LeaseId(0));
+    txn.delete(b"old");
+    txn.delete(b"new");
+    txn.put(b"old", b"3", LeaseId(0));
+    txn.commit();
+    let view = store.publish();
+    let mut events = view.events(Revision(2), Revision(3), None).unwrap();
+    let mut seen = Vec::new();
+    while let Fetch::Ready(Some(event)) = events.next(&mut NoPages).unwrap() {
+        let key = KvRef::parse(event.kv).unwrap().key.to_vec();
+        seen.push((key, event.tombstone, event.previous.map(|at| at.main.0)));
+    }
+    let expected = vec![
+        (b"old".to_vec(), false, Some(2)),
+        (b"new".to_vec(), false, None),
+        (b"old".to_vec(), true, Some(2)),
+        (b"new".to_vec(), true, None),
+        (b"old".to_vec(), false, None),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_key_deleted_and_put_in_one_transaction_survives_a_compaction_at_its_revision() {
+    let mut store = store();
+    put(&mut store, "k", "1");
+    let mut txn = store.begin(LogIndex(2), Term(1));
+    txn.delete(b"k");
+    txn.put(b"k", b"2", LeaseId(0));
+    txn.commit();
+    let before = store.publish();
+    store.compact(Revision(3)).unwrap();
+    while store.maintain() {}
+    let view = store.publish();
+    for at in [0, 3] {
+        let hits = view.range(b"k", b"", Revision(at), 0).unwrap();
+        assert_eq!(value_of(&view, hits.hits()[0].modified), b"2");
+    }
+    drop(before);
+}

@@ -17,7 +17,9 @@ pub struct Event<'a> {
     pub at: RevKey,
     /// A deletion; its KeyValue has a key and nothing else.
     pub tombstone: bool,
-    /// The revision of the key's value before, if there was one and compaction has left it.
+    /// The revision of the value that the key had before this main revision, if it had one and
+    /// compaction has left it. What the same transaction wrote earlier does not count, and a change
+    /// that creates the key has none, as in etcd.
     pub previous: Option<RevKey>,
     /// The KeyValue in wire form, as stored.
     pub kv: &'a [u8],
@@ -69,9 +71,13 @@ impl<'v> Events<'v> {
             return Ok(Fetch::Ready(None));
         }
         self.next = after(row.at());
-        let previous = row.previous().filter(|_| self.with_previous).filter(|previous| {
+        let previous = row.previous().filter(|_| self.with_previous).and_then(|previous| {
             let key = KvRef::parse(kv).map_or(&[][..], |kv| kv.key);
-            previous.main > self.view.removed || self.view.is_left(key, *previous)
+            if previous.main == row.at().main {
+                return self.view.previous(key, RevKey::first(previous.main));
+            }
+            let is_left = previous.main > self.view.removed || self.view.is_left(key, previous);
+            is_left.then_some(previous)
         });
         let tombstone = row.is_tombstone();
         Ok(Fetch::Ready(Some(Event { at: row.at(), tombstone, previous, kv })))
@@ -93,9 +99,14 @@ impl<'v> Events<'v> {
         if at.main > self.to || oldest_in_memory.is_some_and(|oldest| at.main >= oldest) {
             return Ok(Fetch::Ready(None));
         }
-        let user_key = KvRef::parse(kv).map_err(|_| root.corrupt("a row is no KeyValue"))?.key;
+        let stored = KvRef::parse(kv).map_err(|_| root.corrupt("a row is no KeyValue"))?;
         self.next = after(at);
-        let previous = if self.with_previous { self.view.previous(user_key, at) } else { None };
+        let creates = !tombstone && stored.create_revision == at.main;
+        let previous = if self.with_previous && !creates {
+            self.view.previous(stored.key, RevKey::first(at.main))
+        } else {
+            None
+        };
         Ok(Fetch::Ready(Some(Event { at, tombstone, previous, kv })))
     }
 }

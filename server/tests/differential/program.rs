@@ -148,37 +148,6 @@ impl Known {
     }
 }
 
-/// Groups of operations that a server may lack as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    Kv,
-    Stream,
-    Lease,
-    Watch,
-    Status,
-    Hash,
-    Alarm,
-    Member,
-}
-
-impl Op {
-    pub(crate) fn family(&self) -> Family {
-        match self {
-            Op::Range(_) | Op::Put(_) | Op::Delete(_) | Op::Txn(_) | Op::Compact(_) => Family::Kv,
-            Op::Raw(..) => Family::Kv,
-            Op::RangeStream(_) => Family::Stream,
-            Op::Grant(..) | Op::GrantShort(_) | Op::Revoke(_) | Op::TimeToLive(_) => Family::Lease,
-            Op::Leases | Op::KeepAlive(_) | Op::Expire(_) => Family::Lease,
-            Op::Watch(..) | Op::CancelWatch(..) | Op::Progress(_) => Family::Watch,
-            Op::EndStream(_) => Family::Watch,
-            Op::Status => Family::Status,
-            Op::HashKv(_) => Family::Hash,
-            Op::Alarms | Op::NoSpace(_) => Family::Alarm,
-            Op::Members(_) => Family::Member,
-        }
-    }
-}
-
 /// One line of a script: fields that have their default are left out, long values are cut.
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -181,8 +181,15 @@ const STABLE_MAX: i64 = 12;
 /// Puts keys that are equal by what they are sorted by into key order. Those of a last such run
 /// that the limit has cut may be different ones, so they lose all but what they are sorted by.
 fn settle_ties(request: &pb::RangeRequest, response: &mut pb::RangeResponse, stable_max: i64) {
-    // Without an order the limit comes first, and only what is left is sorted.
-    let few = request.sort_order == 0 && (1..stable_max).contains(&request.limit);
+    // Without an order and filters the limit comes first, and only what is left is sorted.
+    let is_filtered = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ] != [0; 4];
+    let is_cut_first = request.sort_order == 0 && !is_filtered;
+    let few = is_cut_first && (1..stable_max).contains(&request.limit);
     if response.count <= stable_max || request.sort_target == 0 || few {
         return;
     }

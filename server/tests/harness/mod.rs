@@ -71,7 +71,10 @@ impl Setup {
     pub fn command(&self) -> Command {
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_etcore"));
+        // Another build of the server can be tested in place of the one made for the tests.
+        let binary = std::env::var_os("ETCORE_BIN");
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_etcore").into());
+        let mut command = Command::new(binary);
         command
             .arg("--data-dir")
             .arg(&self.data_dir)
