@@ -30,6 +30,8 @@ pub struct Plan {
     pub lost: u64,
     /// Watches, of random ranges.
     pub watches: usize,
+    /// Reads, writes and removals of one key, nothing else.
+    pub registers: bool,
 }
 
 /// Random numbers from a seed (splitmix64).
@@ -194,7 +196,13 @@ impl World {
 
     fn request(&mut self) -> Request {
         let revision = self.model.revision();
-        match self.random.below(1_000) {
+        let draw = match (self.random.below(1_000), self.plan.registers) {
+            (draw, false) => draw,
+            (draw, true) if draw < 450 => 0,
+            (draw, true) if draw < 850 => 480,
+            (_, true) => 780,
+        };
+        match draw {
             0..250 => Request::Get(Get { range: KeyRange::one(self.key()), ..Get::default() }),
             250..330 => {
                 let limit = i64::try_from(self.random.below(4)).unwrap_or(0);
