@@ -215,7 +215,7 @@ impl Model {
             let (expected_at, expected_key, change) = expected.next().unwrap();
             assert_eq!((at, &key), (expected_at, expected_key));
             assert_eq!(tombstone, change.value.is_none());
-            let before = self.keys[&key].iter().rev().find(|change| change.at < at);
+            let before = self.keys[&key].iter().rev().find(|change| change.at.main < at.main);
             let before = before.filter(|change| change.value.is_some()).map(|change| change.at);
             // Compaction may have taken the previous value, but only below its revision, and
             // what is named must be there.
