@@ -207,8 +207,8 @@ async fn script(leases: &Leases) -> Vec<String> {
     for (key, lease) in [("c", 1), ("a", 1), ("b", 1), ("other", -5), ("x", 77)] {
         tell(told(&format!("put {key} {lease}"), leases.put(key, lease).await));
     }
-    tell(told("keys", Ok(leases.time_to_live(1, true).await).map(sorted)));
-    tell(told("no keys", Ok(leases.time_to_live(1, false).await).map(sorted)));
+    tell(told("keys", Ok(sorted(leases.time_to_live(1, true).await))));
+    tell(told("no keys", Ok(sorted(leases.time_to_live(1, false).await))));
     tell(told("unknown", Ok(leases.time_to_live(99, true).await)));
     tell(told("move", leases.put("b", -5).await));
     tell(told(
@@ -216,7 +216,7 @@ async fn script(leases: &Leases) -> Vec<String> {
         kv.put(pb::PutRequest { prev_kv: true, ..put("b", 1) }).await,
     ));
     tell(told("detach", leases.put("c", 0).await));
-    tell(told("keys", Ok(leases.time_to_live(1, true).await).map(sorted)));
+    tell(told("keys", Ok(sorted(leases.time_to_live(1, true).await))));
     let ignore_lease = pb::PutRequest { ignore_lease: true, ..put("a", 0) };
     tell(told("ignore lease", kv.put(ignore_lease.clone()).await));
     let both = pb::PutRequest { ignore_lease: true, ..put("a", 1) };
@@ -225,11 +225,11 @@ async fn script(leases: &Leases) -> Vec<String> {
     tell(told("ignore the lease of nothing", kv.put(missing).await));
     let value = pb::PutRequest { ignore_value: true, value: "".into(), ..put("a", -5) };
     tell(told("ignore value", kv.put(value).await));
-    tell(told("keys", Ok(leases.time_to_live(-5, true).await).map(sorted)));
+    tell(told("keys", Ok(sorted(leases.time_to_live(-5, true).await))));
     tell(told("back", leases.put("a", 1).await));
     tell(told("delete", kv.delete_range(delete("a")).await));
     tell(told("again without", leases.put("a", 0).await));
-    tell(told("keys", Ok(leases.time_to_live(1, true).await).map(sorted)));
+    tell(told("keys", Ok(sorted(leases.time_to_live(1, true).await))));
     // Transactions: what is chosen is attached, what is refused is not.
     let compare = |lease: i64| pb::Compare {
         result: CompareResult::Equal as i32,
@@ -252,8 +252,8 @@ async fn script(leases: &Leases) -> Vec<String> {
             failure: vec![op(Request::RequestPut(put("t3", -5)))],
         };
         tell(told(&format!("txn if {lease}"), kv.txn(txn).await));
-        tell(told("keys of 1", Ok(leases.time_to_live(1, true).await).map(sorted)));
-        tell(told("keys of -5", Ok(leases.time_to_live(-5, true).await).map(sorted)));
+        tell(told("keys of 1", Ok(sorted(leases.time_to_live(1, true).await))));
+        tell(told("keys of -5", Ok(sorted(leases.time_to_live(-5, true).await))));
     }
     let refused = pb::TxnRequest {
         success: vec![
@@ -275,7 +275,7 @@ async fn script(leases: &Leases) -> Vec<String> {
         ..Default::default()
     };
     tell(told("txn with a revision to come", kv.txn(late).await));
-    tell(told("keys of 1", Ok(leases.time_to_live(1, true).await).map(sorted)));
+    tell(told("keys of 1", Ok(sorted(leases.time_to_live(1, true).await))));
     // Renewals.
     let mut stream = leases.keep_alive().await;
     for id in [1, -5, 99, 2, 4] {

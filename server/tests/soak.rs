@@ -1,10 +1,10 @@
 //! A member under mixed load for long: memory, descriptors, file size and latency must not creep.
 //!
 //! Puts, conditional puts, deletes, short and long lists, watches that come and go, leases that are
-//! kept alive and leases that end, on connections that are made anew now and then, with a compaction
-//! every minute. In CI half a minute with a compaction every two seconds; `ETCORE_LONG=1` takes an
-//! hour (`ETCORE_SOAK_S` another time) and prints the curve. It must never be judged by single
-//! values: machines have moments.
+//! kept alive and leases that end, on connections that are made anew now and then, with a
+//! compaction every minute. In CI half a minute with a compaction every two seconds;
+//! `ETCORE_LONG=1` takes an hour (`ETCORE_SOAK_S` another time) and prints the curve. It must never
+//! be judged by single values: machines have moments.
 
 use std::fmt::Write as _;
 use std::path::Path;

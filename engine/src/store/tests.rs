@@ -106,6 +106,35 @@ fn compaction_bounds_reads_and_pins_keep_what_they_name() {
 }
 
 #[test]
+fn events_above_a_pin_and_their_previous_values_survive_compaction() {
+    let mut store = store();
+    for value in ["1", "2", "3", "4"] {
+        put(&mut store, "a", value);
+    }
+    let pin = store.revision_pins().pin(Revision(3)).unwrap();
+    store.compact(Revision(5)).unwrap();
+    while store.maintain() {}
+    let view = store.publish();
+    let mut events = view.events_since(RevKey::first(Revision(4)), Revision(9)).unwrap();
+    let mut seen = Vec::new();
+    while let Fetch::Ready(Some(event)) = events.next(&mut NoPages).unwrap() {
+        let previous = event.previous.expect("kept");
+        seen.push((event.at.main.0, value_of(&view, previous)));
+    }
+    assert_eq!(seen, [(4, b"2".to_vec()), (5, b"3".to_vec())]);
+    drop(pin);
+    while store.maintain() {}
+    let view = store.publish();
+    let compacted = RangeError::Compacted { requested: Revision(4), compacted: Revision(5) };
+    let lost = view.events_since(RevKey::first(Revision(4)), Revision(9));
+    assert_eq!(lost.map(drop).unwrap_err(), compacted);
+    let mut events = view.events_since(RevKey::first(Revision(5)), Revision(9)).unwrap();
+    let mut pages = NoPages;
+    let Fetch::Ready(Some(event)) = events.next(&mut pages).unwrap() else { panic!("an event") };
+    assert_eq!((event.at.main, event.previous), (Revision(5), None));
+}
+
+#[test]
 fn events_come_in_order_with_the_previous_revision_of_their_key() {
     let mut store = store();
     put(&mut store, "a", "1");
