@@ -98,8 +98,8 @@ impl KvHasher {
         Self { kind, revision, compact_revision, crc, next, started: false, keep, pin }
     }
 
-    /// False if a compaction has removed some of what is to be hashed because the pin came too late:
-    /// then the hash must be begun anew.
+    /// False if a compaction has removed some of what is to be hashed because the pin came too
+    /// late: then the hash must be begun anew.
     pub fn is_sound(&self, view: &View) -> bool {
         view.has_all_of(&self.pin)
     }
