@@ -138,7 +138,7 @@ impl Pair {
     ///
     /// # Errors
     /// The first disagreement.
-    pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Failure> {
+    pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Box<Failure>> {
         let mut script = Vec::new();
         for (index, op) in ops.iter().enumerate() {
             if self.differences.skips(op) {
@@ -146,11 +146,11 @@ impl Pair {
             }
             script.push(self.sides[0].known.resolve(op).to_string());
             if let Err(mismatch) = self.step(op) {
-                return Err(Failure { script, begun: index + 1, mismatch });
+                return Err(Box::new(Failure { script, begun: index + 1, mismatch }));
             }
         }
         script.push("the end: what is left of the watches, everything stored".to_owned());
-        self.end().map_err(|mismatch| Failure { script, begun: ops.len(), mismatch })
+        self.end().map_err(|mismatch| Box::new(Failure { script, begun: ops.len(), mismatch }))
     }
 
     fn end(&mut self) -> Step {
@@ -223,10 +223,8 @@ impl Pair {
                 (Op::Grant(slot, _), Some(Message::Grant(response))) => {
                     side.known.leases.push((*slot, response.id));
                 }
-                (Op::Txn(request), Some(Message::Txn(response))) => {
-                    if may_write_twice(request) {
-                        self.twice.extend(response.header.map(|header| header.revision));
-                    }
+                (Op::Txn(request), Some(Message::Txn(response))) if may_write_twice(request) => {
+                    self.twice.extend(response.header.map(|header| header.revision));
                 }
                 (Op::Compact(_), Some(_)) => {
                     if let Op::Compact(request) = &resolved[0] {
