@@ -84,12 +84,19 @@ impl Setup {
             .arg(format!("--initial-advertise-peer-urls={peer}"))
             .arg(format!("--initial-cluster=default={peer}"))
             .arg(format!("--io-driver={}", self.driver))
-            .arg(format!("--wal-segment-bytes={SEGMENT_BYTES}"))
+            .args(self.segment_flag())
             .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
+    }
+
+    /// The usual segment length, unless the test has chosen one.
+    fn segment_flag(&self) -> Option<String> {
+        let flag = "--wal-segment-bytes=";
+        let chosen = self.extra.iter().any(|extra| extra.starts_with(flag));
+        (!chosen).then(|| format!("{flag}{SEGMENT_BYTES}"))
     }
 
     /// Starts the member and waits until it is ready.
