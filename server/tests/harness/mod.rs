@@ -152,6 +152,26 @@ impl Member {
         }
     }
 
+    /// Waits until the member is ready, or until it has ended: then with its status.
+    pub fn wait_for_ready(&mut self, limit: Duration) -> Result<Option<ExitStatus>, String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) => {
+                    self.seen.push(line);
+                    if self.seen.last().is_some_and(|line| line.contains("ready to serve client")) {
+                        return Ok(None);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(Some(self.wait())),
+                Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
+                    return Err(format!("neither ready nor ended:\n{}", self.seen.join("\n")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
     pub fn kill(mut self) {
         self.child.kill().expect("SIGKILL");
         self.child.wait().expect("reaped");
