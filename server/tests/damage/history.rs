@@ -44,13 +44,18 @@ pub struct Served {
 }
 
 impl Served {
-    /// True if every answer is that of `truth`, or an error.
-    pub fn agrees_with(&self, truth: &Self) -> bool {
-        self.revision == truth.revision
-            && self.answers.len() == truth.answers.len()
-            && self.answers.iter().zip(&truth.answers).all(|(found, known)| {
-                found.0 == known.0 && (found.1.is_none() || found.1 == known.1)
-            })
+    /// What is neither as `truth` says nor an error; empty if nothing is.
+    pub fn differences(&self, truth: &Self) -> Vec<String> {
+        let mut different = Vec::new();
+        if (self.revision, self.answers.len()) != (truth.revision, truth.answers.len()) {
+            different.push(format!("revision {} instead of {}", self.revision, truth.revision));
+        }
+        for (found, known) in self.answers.iter().zip(&truth.answers) {
+            if found.0 != known.0 || found.1.is_some() && found.1 != known.1 {
+                different.push(format!("{found:.300?} instead of {known:.300?}"));
+            }
+        }
+        different
     }
 
     pub fn errors(&self) -> usize {

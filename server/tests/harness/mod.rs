@@ -172,6 +172,18 @@ impl Member {
         }
     }
 
+    /// The status, if the member ends by itself within `limit`.
+    pub fn has_ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait().expect("our child").is_none() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(self.wait())
+    }
+
     pub fn kill(mut self) {
         self.child.kill().expect("SIGKILL");
         self.child.wait().expect("reaped");
