@@ -15,7 +15,7 @@ use super::harness::{Client, Setup, block_on};
 use super::image::Image;
 
 /// Short enough for several segments, long enough for the largest value.
-const SEGMENT: &str = "--wal-segment-bytes=262144";
+const SEGMENT: &str = "--wal-segment-bytes=131072";
 
 /// How the member's last life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub fn make(dir: &Path, driver: &'static str, end: End, seed: u64) -> History {
     let older = Image::load(&member_dir(&setup));
     let mut member = setup.start();
     let served = block_on(async {
-        live(&setup, &mut prng, 1, 140).await;
+        live(&setup, &mut prng, 1, 240).await;
         let client = Client::connect(&setup).await;
         let alarm = pb::AlarmRequest { action: 1, member_id: 7, alarm: 1 };
         client.alarm(alarm).await.expect("raised");

@@ -172,6 +172,12 @@ impl Member {
         }
     }
 
+    /// Everything it has logged.
+    pub fn lines_so_far(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
+    }
+
     /// The status, if the member ends by itself within `limit`.
     pub fn has_ended(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
