@@ -2,8 +2,8 @@
 //! a port that also speaks HTTP/1.1 must make, each with its reason.
 //!
 //! h2spec's requests are not gRPC, so the member answers them 415 as soon as it has their head;
-//! what h2spec does to the stream afterwards reaches a stream that is closed. The same cases against
-//! the same transport without gRPC's impatience, where all of them pass, are in
+//! what h2spec does to the stream afterwards reaches a stream that is closed. The same cases
+//! against the same transport without gRPC's impatience, where all of them pass, are in
 //! `proto/tests/h2spec.rs`.
 
 mod harness;
