@@ -31,7 +31,7 @@ use crate::page::{PagePtr, UNIT_BYTES};
 use crate::pins::VersionPins;
 use crate::store::BucketChanges;
 use crate::table::{Row, TablesView};
-use crate::types::{LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
+use crate::types::{Identity, LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
 use crate::wire::KvRef;
 
 /// What the store froze: everything the next meta page is to contain.
@@ -44,6 +44,7 @@ pub struct CheckpointInput {
     pub(crate) term: Term,
     pub(crate) revision: Revision,
     pub(crate) conf_state: Vec<u8>,
+    pub(crate) identity: Identity,
     pub(crate) compact_scheduled: Revision,
     /// What may be removed now.
     pub(crate) removable: Revision,
@@ -242,6 +243,7 @@ impl Checkpointer {
         meta.term = input.term;
         meta.revision = input.revision;
         meta.conf_state.clone_from(&input.conf_state);
+        meta.identity = input.identity;
         meta.compact_scheduled = input.compact_scheduled;
         if input.defragment {
             self.relocation.ask();

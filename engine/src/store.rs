@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::pins::{RevisionPins, VersionPins};
 use crate::table::Tables;
-use crate::types::{LogIndex, Revision, Term};
+use crate::types::{Identity, LogIndex, Revision, Term};
 use crate::view::{TreeVersion, View};
 
 /// What can be chosen when a store is opened.
@@ -66,6 +66,7 @@ pub struct Store {
     term: Term,
     durable_applied: LogIndex,
     conf_state: Arc<[u8]>,
+    identity: Identity,
     tree: Arc<TreeVersion>,
     version_pins: VersionPins,
     revision_pins: RevisionPins,
@@ -119,6 +120,7 @@ impl Store {
             term: Term(0),
             durable_applied: LogIndex(0),
             conf_state: Arc::from([]),
+            identity: Identity::default(),
             tree: Arc::new(tree),
             version_pins,
             revision_pins: RevisionPins::default(),
@@ -202,6 +204,19 @@ impl Store {
     /// What [`Store::set_conf_state`] set.
     pub fn conf_state(&self) -> &[u8] {
         &self.conf_state
+    }
+
+    /// Whose page file this is; all zero in one that no checkpoint has named yet.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Names the member whose page file this is, from the next checkpoint on.
+    pub fn set_identity(&mut self, identity: Identity) {
+        if self.identity != identity {
+            self.identity = identity;
+            self.checkpoint.other = true;
+        }
     }
 
     /// The last entry applied.
@@ -291,6 +306,7 @@ impl Store {
             term: self.term,
             revision: self.revision,
             conf_state: self.conf_state.to_vec(),
+            identity: self.identity,
             compact_scheduled: self.compact_revision,
             removable: self.removable(),
             index: self.index.clone(),

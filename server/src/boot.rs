@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use etcore_engine::bucket::Bucket;
-use etcore_engine::file::{Disk, StdDisk};
+use etcore_engine::checkpoint::Checkpointer;
+use etcore_engine::file::{Disk, FileOp, FileOutput, StdDisk, run};
 use etcore_engine::store::{EngineConfig, Store};
+use etcore_engine::types::Identity;
 use etcore_engine::wire::KvRef;
 use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
 use etcore_raftlog::log::{Applied, Log};
 use etcore_raftlog::node::NodeConfig;
-use etcore_raftlog::wal::{self, NewLog, WriterConfig};
+use etcore_raftlog::wal::{self, NewLog, SegmentName, WriterConfig};
 use prost::Message;
 
 use crate::clock::Clock;
@@ -37,6 +39,8 @@ pub use threads::Running;
 
 /// The log's directory below the member's.
 const WAL_DIR: &str = "wal";
+/// The page file.
+const DB_FILE: &str = "etcore.db";
 /// Held as long as the member runs.
 const LOCK_FILE: &str = "lock";
 
@@ -76,16 +80,27 @@ struct DataDir {
     lock: File,
 }
 
+/// What a member's files hold, ready to go on.
+pub struct Stored {
+    /// The store, at the page file's newest checkpoint.
+    pub store: Store,
+    /// The leases in it.
+    pub lessor: Lessor,
+    /// The page file's writing side.
+    pub checkpointer: Checkpointer,
+    /// Raft and the log: what the store has not applied comes out of it as committed.
+    pub log: Log,
+    /// This member.
+    pub member_id: u64,
+    /// Its cluster.
+    pub cluster_id: u64,
+}
+
 /// Everything that was recovered, before any thread runs.
 struct Recovered {
-    store: Store,
-    lessor: Lessor,
-    checkpointer: etcore_engine::checkpoint::Checkpointer,
+    stored: Stored,
     page_disk: StdDisk,
-    log: Log,
     log_disk: StdDisk,
-    member_id: u64,
-    cluster_id: u64,
 }
 
 /// Starts a member; it serves when this returns, or soon after.
@@ -159,16 +174,33 @@ fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::
 }
 
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
-    let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
     let mut page_disk = StdDisk::with_locks(member_dir);
+    let mut log_disk = StdDisk::with_locks(member_dir);
+    let stored = open_stored(config, member_dir, &mut page_disk, &mut log_disk)?;
+    Ok(Recovered { stored, page_disk, log_disk })
+}
+
+/// Reads the page file and the log below `member_dir`, which both disks have as their root, and
+/// ties them together: what a start does before any thread runs. A new member's files are made.
+///
+/// # Errors
+/// [`BootError::Stored`]: damaged files, or files that do not belong together.
+pub fn open_stored(
+    config: &Config,
+    member_dir: &Path,
+    page_disk: &mut dyn Disk,
+    log_disk: &mut dyn Disk,
+) -> Result<Stored, BootError> {
+    let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
+    let segments = segments(log_disk)?;
+    refuse_lost_page_file(page_disk, &segments)?;
     let mut attachments = Attachments::default();
     let mut visit = |row: &KvRef<'_>| attachments.visit(row);
-    let (store, checkpointer) =
-        Store::open_visiting(&mut page_disk, EngineConfig::default(), &mut visit)
+    let (mut store, checkpointer) =
+        Store::open_visiting(page_disk, EngineConfig::default(), &mut visit)
             .map_err(|error| stored(&error))?;
     let lessor = recover_leases(config, &store, attachments)?;
-    let mut log_disk = StdDisk::with_locks(member_dir);
-    let is_new = !wal::exists(&mut log_disk, WAL_DIR).map_err(|error| stored(&error))?;
+    let is_new = segments.is_empty();
     if is_new {
         if store.applied().0.0 > 0 {
             return Err(BootError::Stored(format!(
@@ -178,12 +210,24 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
                 store.applied().0
             )));
         }
-        create_log(config, &mut log_disk)?;
+        create_log(config, log_disk)?;
     }
     let (index, term) = store.applied();
     let conf_state = raftpb::ConfState::decode(store.conf_state())
         .map_err(|error| BootError::Stored(format!("page file: configuration: {error}")))?;
     let own_id = own_member_id(config);
+    let foreign = |what: String, id: u64| {
+        BootError::Stored(format!(
+            "{what} belongs to member {id:x}, but --initial-advertise-peer-urls and \
+             --initial-cluster-token make this member {own_id:x}; use the flags it was created \
+             with"
+        ))
+    };
+    let known = store.identity();
+    if known != Identity::default() && known.member_id != own_id {
+        // Before the log is opened, which may have to cut its tail.
+        return Err(foreign(format!("{}/{DB_FILE}", member_dir.display()), known.member_id));
+    }
     let writer = WriterConfig {
         segment_bytes: config.wal_segment_bytes,
         catchup_entries: config.snapshot_catchup_entries,
@@ -191,7 +235,7 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let applied = Applied { index, term, conf_state };
     let node = node_config(config, own_id);
     let (log, found) =
-        Log::open(&mut log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
+        Log::open(log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
     if let Some(cut) = &found.cut {
         tracing::warn!(
             file = %cut.file,
@@ -203,13 +247,18 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let (member_id, cluster_id) =
         (found.metadata.node_id.unwrap_or(0), found.metadata.cluster_id.unwrap_or(0));
     if member_id != own_id {
+        return Err(foreign(member_dir.display().to_string(), member_id));
+    }
+    let identity = Identity { cluster_id, member_id };
+    if known != Identity::default() && known != identity {
         return Err(BootError::Stored(format!(
-            "{} belongs to member {member_id:x}, but --initial-advertise-peer-urls and \
-             --initial-cluster-token make this member {own_id:x}; use the flags it was created \
-             with",
-            member_dir.display()
+            "{}/{DB_FILE} belongs to cluster {:x}, but the log beside it to cluster \
+             {cluster_id:x}; restore both from the same copy",
+            member_dir.display(),
+            known.cluster_id
         )));
     }
+    store.set_identity(identity);
     tracing::info!(
         local_member_id = %format_args!("{member_id:x}"),
         cluster_id = %format_args!("{cluster_id:x}"),
@@ -219,7 +268,36 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
         revision = store.revision().0,
         "recovered the member's data"
     );
-    Ok(Recovered { store, lessor, checkpointer, page_disk, log, log_disk, member_id, cluster_id })
+    Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id })
+}
+
+/// The log's segments, oldest first.
+fn segments(disk: &mut dyn Disk) -> Result<Vec<SegmentName>, BootError> {
+    let mut names: Vec<SegmentName> =
+        list(disk, WAL_DIR)?.iter().filter_map(|name| SegmentName::parse(name)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Without its page file a member can start only from a log that has every entry. It must not be
+/// given an empty page file otherwise: the refusal would have changed the directory.
+fn refuse_lost_page_file(disk: &mut dyn Disk, segments: &[SegmentName]) -> Result<(), BootError> {
+    let Some(first) = segments.first().filter(|first| first.sequence > 0) else { return Ok(()) };
+    if list(disk, "")?.iter().any(|name| name == DB_FILE) {
+        return Ok(());
+    }
+    Err(BootError::Stored(format!(
+        "{DB_FILE} is gone, and the log begins only at segment {first}; restore this member from \
+         a snapshot"
+    )))
+}
+
+fn list(disk: &mut dyn Disk, name: &str) -> Result<Vec<String>, BootError> {
+    match run(disk, FileOp::List { name: name.to_owned() }) {
+        Ok(FileOutput::Names(names)) => Ok(names),
+        Ok(_) => Err(BootError::Stored(format!("{name}: the disk answered another operation"))),
+        Err(error) => Err(BootError::Stored(format!("{name}: list: {error}"))),
+    }
 }
 
 /// The leases of the page file; entries of the log that are applied later change them.

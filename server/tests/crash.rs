@@ -334,6 +334,14 @@ fn live(disk: &MemDisk, told: &mut Told, seed: u64, steps: u64) -> Fallible<Seen
 }
 
 fn go_on(member: &mut Member, told: &mut Told, seed: u64, steps: u64) -> Fallible<()> {
+    let result = write_on(member, told, seed, steps);
+    if let Err(error) = &result {
+        assert_latched(member, told, error);
+    }
+    result
+}
+
+fn write_on(member: &mut Member, told: &mut Told, seed: u64, steps: u64) -> Fallible<()> {
     let mut prng = Prng::new(seed);
     member.turn(told)?;
     assert_eq!(member.log.node.status().soft_state.role, Role::Leader);
@@ -342,11 +350,7 @@ fn go_on(member: &mut Member, told: &mut Told, seed: u64, steps: u64) -> Fallibl
         let count = (1 + prng.below(3)).min(left);
         left -= count;
         let batch = (0..count).map(|_| next_entry(&mut prng, told)).collect();
-        let result = member.propose(batch, told);
-        if result.is_err() {
-            assert_latched(member, told);
-        }
-        result?;
+        member.propose(batch, told)?;
         for _ in 0..2 + prng.below(5) {
             member.turn(told)?;
         }
@@ -354,14 +358,23 @@ fn go_on(member: &mut Member, told: &mut Told, seed: u64, steps: u64) -> Fallibl
     Ok(())
 }
 
-/// After an error of the log nothing is acknowledged any more, however often it is asked.
-fn assert_latched(member: &mut Member, told: &Told) {
-    let Some(_) = member.log.writer.failure() else { return };
+/// After an error of the log nothing is acknowledged any more, however often it is asked; after one
+/// of the page file it is not touched again, for a sync that failed must not be tried once more.
+fn assert_latched(member: &mut Member, told: &Told, error: &str) {
     let mut later = told.clone();
-    for _ in 0..3 {
-        assert!(member.turn(&mut later).is_err(), "the log goes on after an error");
+    if member.log.writer.failure().is_some() {
+        for _ in 0..3 {
+            assert!(member.turn(&mut later).is_err(), "the log goes on after an error");
+        }
+        assert_eq!(later.acknowledged, told.acknowledged, "acknowledged after an error");
+    } else if error.starts_with("etcore.db") && member.checkpoint_runs {
+        let before = member.page_disk.change_count();
+        for _ in 0..3 {
+            let again = member.take_checkpoint().expect_err("the page file goes on after an error");
+            assert!(again.contains("etcore.db"), "{again}");
+        }
+        assert_eq!(member.page_disk.change_count(), before, "tried again after {error}");
     }
-    assert_eq!(later.acknowledged, told.acknowledged, "acknowledged after an error");
 }
 
 /// Opens what the crash left, compares everything, writes on, opens and compares again.
@@ -483,20 +496,24 @@ fn a_second_power_cut_after_the_first_loses_nothing_either() {
 
 #[test]
 fn an_error_of_any_change_stops_the_member_and_loses_nothing_acknowledged() {
+    use std::io::ErrorKind;
     let whole = MemDisk::new();
     live(&whole, &mut Told::default(), 4, STEPS).unwrap();
-    let mut stopped = 0;
-    for change in 0..whole.change_count() {
-        let disk = MemDisk::new();
-        disk.fail_at(change, std::io::ErrorKind::Other);
-        let mut told = Told::default();
-        stopped += u64::from(live(&disk, &mut told, 4, STEPS).is_err());
-        for cut in 0..long(4, 30) {
-            let label = format!("failure {change}, cut {cut}");
-            check(&disk.crash(cut), &told, change + cut, &label);
+    // A device that fails, a disk that is full, a write that ends early.
+    for kind in [ErrorKind::Other, ErrorKind::StorageFull, ErrorKind::WriteZero] {
+        let mut stopped = 0;
+        for change in 0..whole.change_count() {
+            let disk = MemDisk::new();
+            disk.fail_at(change, kind);
+            let mut told = Told::default();
+            stopped += u64::from(live(&disk, &mut told, 4, STEPS).is_err());
+            for cut in 0..long(if kind == ErrorKind::Other { 4 } else { 2 }, 30) {
+                let label = format!("{kind:?} at {change}, cut {cut}");
+                check(&disk.crash(cut), &told, change + cut, &label);
+            }
         }
+        assert!(stopped > whole.change_count() / 2, "{stopped} of {}", whole.change_count());
     }
-    assert!(stopped > whole.change_count() / 2, "{stopped} of {}", whole.change_count());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use super::{PAGE_PTR_BYTES, PagePtr, UNIT_BYTES};
 use crate::bucket::BUCKET_COUNT;
 use crate::limits::CONF_STATE_BYTES_MAX;
-use crate::types::{LogIndex, Revision, Term};
+use crate::types::{Identity, LogIndex, Revision, Term};
 
 /// The newest format version that is understood.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -46,6 +46,8 @@ pub(crate) struct Meta {
     pub(crate) compact_finished: Revision,
     /// No unit at or above it is in use.
     pub(crate) end_unit: u64,
+    /// All zero until the member is known.
+    pub(crate) identity: Identity,
     pub(crate) space: Option<PagePtr>,
     pub(crate) roots: [Option<PagePtr>; BUCKET_COUNT],
     pub(crate) conf_state: Vec<u8>,
@@ -71,6 +73,7 @@ impl Meta {
             compact_scheduled: Revision(-1),
             compact_finished: Revision(-1),
             end_unit: 2,
+            identity: Identity::default(),
             space: None,
             roots: [None; BUCKET_COUNT],
             conf_state: Vec::new(),
@@ -94,6 +97,8 @@ impl Meta {
         put(COMPACT_SCHEDULED, &self.compact_scheduled.0.to_le_bytes());
         put(COMPACT_FINISHED, &self.compact_finished.0.to_le_bytes());
         put(END_UNIT, &self.end_unit.to_le_bytes());
+        put(CLUSTER_AND_MEMBER, &self.identity.cluster_id.to_le_bytes());
+        put(CLUSTER_AND_MEMBER + 8, &self.identity.member_id.to_le_bytes());
         let mut put_ptr = |at: usize, ptr: Option<PagePtr>| {
             let mut bytes = Vec::with_capacity(PAGE_PTR_BYTES);
             if let Some(ptr) = ptr {
@@ -151,6 +156,10 @@ impl Meta {
             compact_scheduled: revision(COMPACT_SCHEDULED),
             compact_finished: revision(COMPACT_FINISHED),
             end_unit: long(END_UNIT),
+            identity: Identity {
+                cluster_id: long(CLUSTER_AND_MEMBER),
+                member_id: long(CLUSTER_AND_MEMBER + 8),
+            },
             space: ptr(SPACE)?,
             roots,
             conf_state: page[CONF_STATE..CONF_STATE + conf_len].to_vec(),
@@ -166,6 +175,7 @@ mod tests {
     fn a_meta_page_comes_back_and_every_flipped_bit_is_noticed() {
         let mut meta = Meta::empty(7);
         meta.conf_state = vec![1, 2, 3];
+        meta.identity = Identity { cluster_id: u64::MAX, member_id: 3 };
         meta.roots[3] =
             Some(PagePtr { first_unit: 5, units: 1, len_bytes: 100, crc: 9, codec: 0, level: 2 });
         let page = meta.encode();

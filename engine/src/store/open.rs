@@ -95,6 +95,7 @@ impl Store {
             term: meta.term,
             durable_applied: older.unwrap_or(meta.applied),
             conf_state: meta.conf_state.clone().into(),
+            identity: meta.identity,
             tree: Arc::new(tree),
             version_pins: version_pins.clone(),
             revision_pins: RevisionPins::default(),

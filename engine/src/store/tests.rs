@@ -206,3 +206,24 @@ fn a_key_deleted_and_put_in_one_transaction_survives_a_compaction_at_its_revisio
     }
     drop(before);
 }
+
+#[test]
+fn a_pin_that_comes_too_late_is_told_by_the_view() {
+    let mut store = Store::in_memory(EngineConfig::default());
+    for index in 1..=3 {
+        let mut txn = store.begin(LogIndex(index), Term(1));
+        txn.put(b"a", &[u8::try_from(index).unwrap()], LeaseId(0));
+        txn.commit();
+    }
+    let before = store.publish();
+    // Applied and begun, and not to be seen by anybody yet.
+    store.compact(Revision(4)).unwrap();
+    while store.maintain() {}
+    let pin = store.revision_pins().pin(Revision(2)).unwrap();
+    assert!(before.has_all_of(&pin), "the older view has everything still");
+    let view = store.publish();
+    assert!(!view.has_all_of(&pin));
+    assert!(matches!(view.range_pinned(b"a", b"", &pin, 0), Err(RangeError::Compacted { .. })));
+    let pin = store.revision_pins().pin(Revision(4)).unwrap();
+    assert!(view.has_all_of(&pin));
+}

@@ -20,7 +20,10 @@ pub enum NodeError {
         last: LogIndex,
     },
     /// The page file and the log disagree about an entry.
-    #[error("entry {applied} was applied with term {applied_term}, the log has {log_term}")]
+    #[error(
+        "the page file has applied entry {applied} with term {applied_term}, but the log has it \
+         with term {log_term}; they do not belong together: restore both from the same copy"
+    )]
     AppliedTerm {
         /// The page file's applied index.
         applied: LogIndex,

@@ -137,8 +137,16 @@ pub fn recover(
             what: what.to_owned(),
             row,
         };
+        let what = match position.checked_sub(1) {
+            // Which of the two is to blame cannot be seen from here.
+            Some(before) if offset == 0 && row.action() == Action::Refuse => {
+                let before = segments[before];
+                format!("{what}, or one that does not continue {dir}/{before} as it ends now")
+            }
+            _ => what.to_owned(),
+        };
         match row.action() {
-            Action::Refuse => return Err(refused(row, what)),
+            Action::Refuse => return Err(refused(row, &what)),
             Action::Continue => {
                 run(disk, FileOp::Close { file }).map_err(|e| WalError::io("close", &path, &e))?;
                 continue;

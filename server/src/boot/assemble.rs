@@ -16,7 +16,7 @@ use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
 
 use super::threads::{self, Helpers, Plan, Running};
-use super::{DataDir, Recovered, boot_nonce};
+use super::{DataDir, Recovered, Stored, boot_nonce};
 use crate::background::{Background, Setup};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -68,12 +68,12 @@ pub(super) fn run(
     let (pool, pool_threads) = Pool::start()?;
     let page_file = recovered
         .page_disk
-        .handle(recovered.checkpointer.file())
+        .handle(recovered.stored.checkpointer.file())
         .ok_or_else(|| io::Error::other("the page file is not open"))?;
     let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
     let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
     let shared = shared(config, clock, &mut recovered, fronts);
-    let pins = recovered.store.revision_pins().clone();
+    let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
     let wiring = Wiring {
         shared,
@@ -88,7 +88,7 @@ pub(super) fn run(
     let mut wakers = wiring.front_wakers.clone();
     wakers.push(wiring.replica_waker.clone());
     let _ = wiring.shared.wakers.set(wakers);
-    let (fronts, links) = wiring.fronts(recovered.store.revision_pins(), listeners);
+    let (fronts, links) = wiring.fronts(recovered.stored.store.revision_pins(), listeners);
     let replica = wiring.replica(recovered, links, choice.kind)?;
     // The threads' own handles are all that is left of the others.
     let Wiring { shared, front_wakers, replica_waker, .. } = wiring;
@@ -105,18 +105,18 @@ pub(super) fn run(
 
 fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize) -> Arc<Shared> {
     let shared = Arc::new(Shared {
-        member_id: recovered.member_id,
-        cluster_id: recovered.cluster_id,
+        member_id: recovered.stored.member_id,
+        cluster_id: recovered.stored.cluster_id,
         clock,
         view: ArcSwap::from_pointee(MemberView {
-            store: recovered.store.publish(),
+            store: recovered.stored.store.publish(),
             members: Arc::default(),
             cluster_version: None,
             alarms: Arc::default(),
             file_cuts: 0,
         }),
         status: StatusCell::default(),
-        metrics: Metrics::new(recovered.member_id),
+        metrics: Metrics::new(recovered.stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
         stopping: AtomicBool::new(false),
@@ -125,7 +125,7 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
         failure: std::sync::OnceLock::new(),
         config,
     });
-    let (file_bytes, free_bytes) = recovered.checkpointer.size_bytes();
+    let (file_bytes, free_bytes) = recovered.stored.checkpointer.size_bytes();
     shared.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
     shared.status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
     shared.metrics.db_size_bytes.set(file_bytes);
@@ -193,7 +193,8 @@ impl Wiring {
         fronts: Vec<FrontLink>,
         driver: probe::DriverKind,
     ) -> io::Result<Replica> {
-        let Recovered { store, lessor, checkpointer, page_disk, log, log_disk, .. } = recovered;
+        let Recovered { stored, page_disk, log_disk } = recovered;
+        let Stored { store, lessor, checkpointer, log, .. } = stored;
         let spare_bytes = checkpointer.spare_bytes();
         let background = Background::start(Setup {
             checkpointer,

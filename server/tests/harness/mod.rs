@@ -84,12 +84,19 @@ impl Setup {
             .arg(format!("--initial-advertise-peer-urls={peer}"))
             .arg(format!("--initial-cluster=default={peer}"))
             .arg(format!("--io-driver={}", self.driver))
-            .arg(format!("--wal-segment-bytes={SEGMENT_BYTES}"))
+            .args(self.segment_flag())
             .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
+    }
+
+    /// The usual segment length, unless the test has chosen one.
+    fn segment_flag(&self) -> Option<String> {
+        let flag = "--wal-segment-bytes=";
+        let chosen = self.extra.iter().any(|extra| extra.starts_with(flag));
+        (!chosen).then(|| format!("{flag}{SEGMENT_BYTES}"))
     }
 
     /// Starts the member and waits until it is ready.
@@ -143,6 +150,44 @@ impl Member {
                 }
             }
         }
+    }
+
+    /// Waits until the member is ready, or until it has ended: then with its status.
+    pub fn wait_for_ready(&mut self, limit: Duration) -> Result<Option<ExitStatus>, String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) => {
+                    self.seen.push(line);
+                    if self.seen.last().is_some_and(|line| line.contains("ready to serve client")) {
+                        return Ok(None);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(Some(self.wait())),
+                Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
+                    return Err(format!("neither ready nor ended:\n{}", self.seen.join("\n")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Everything it has logged.
+    pub fn lines_so_far(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
+    }
+
+    /// The status, if the member ends by itself within `limit`.
+    pub fn has_ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait().expect("our child").is_none() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(self.wait())
     }
 
     pub fn kill(mut self) {
