@@ -274,7 +274,9 @@ impl Model {
             if !get.count_only && limit.is_none_or(|limit| kvs.len() < limit) {
                 let mut kv = entry.kv(key);
                 if get.keys_only {
+                    // etcd answers from its index then, which knows no leases either.
                     kv.value = Data::default();
+                    kv.lease = 0;
                 }
                 kvs.push(kv);
             }

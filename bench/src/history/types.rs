@@ -36,7 +36,7 @@ pub struct Get {
     pub limit: i64,
     /// May be answered from what a member has, without asking the others.
     pub serializable: bool,
-    /// Leave out values.
+    /// Leave out values and leases.
     pub keys_only: bool,
     /// Leave out pairs.
     pub count_only: bool,

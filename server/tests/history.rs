@@ -1,0 +1,412 @@
+//! A real member under clients that do everything at once, killed and started again; then all that
+//! they were told is judged by `etcore_bench::history`. etcd itself, where its binary is at hand,
+//! must pass the same judges under the same load: otherwise they would be wrong.
+//!
+//! Two rounds each, 50 with `ETCORE_LONG=1`. A history that fails is kept as a file, which the
+//! message names.
+
+use std::io::BufWriter;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use etcore_bench::history::testing::simulate::Random;
+use etcore_bench::history::types::{
+    Answer, Compare, Delete, Get, Hash, Operation, Outcome, Put, Relation, Request, Target, Txn,
+    Watch as WatchRecord,
+};
+use etcore_bench::history::{Data, History, KeyRange, judge, lines, wire};
+use etcore_proto::pb::etcdserverpb as pb;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::tokio_stream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+
+mod harness;
+
+use harness::watch::Watch;
+use harness::{Client, DRIVERS, Etcd, Member, Setup, block_on, is_available, oracle};
+
+const CLIENTS: u64 = 12;
+const KEYS: u64 = 24;
+/// Time for a call, after which nobody knows.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Writes down what clients are told.
+struct Recorder {
+    origin: Instant,
+    history: Mutex<History>,
+    /// The highest revision told so far.
+    told: AtomicI64,
+    values: AtomicU64,
+    leases: AtomicI64,
+    stop: AtomicBool,
+}
+
+impl Recorder {
+    fn new() -> Self {
+        Recorder {
+            origin: Instant::now(),
+            history: Mutex::default(),
+            told: AtomicI64::new(1),
+            values: AtomicU64::new(0),
+            leases: AtomicI64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap()
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap()
+    }
+
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// One client of one run of a member.
+struct Caller {
+    recorder: Arc<Recorder>,
+    client: Client,
+    channel: Channel,
+    number: u64,
+    member: u64,
+    random: Random,
+}
+
+impl Caller {
+    /// Asks, and writes down what came of it; false if nobody knows.
+    async fn call(&self, request: Request) -> bool {
+        let invoke = self.recorder.now();
+        let result = tokio::time::timeout(PATIENCE, self.ask(&request)).await;
+        let ret = self.recorder.now();
+        let outcome = match result {
+            Ok(Ok(answer)) => {
+                self.recorder.told.fetch_max(answer.revision(), Ordering::Relaxed);
+                Outcome::Known(answer)
+            }
+            Ok(Err(status)) if is_refusal(&status) => Outcome::Refused(status.message().to_owned()),
+            _ => Outcome::Unknown,
+        };
+        let known = outcome != Outcome::Unknown;
+        let (client, member) = (self.number, self.member);
+        let operation = Operation { client, member, invoke, ret, request, outcome };
+        self.recorder.history().operations.push(operation);
+        known
+    }
+
+    async fn ask(&self, request: &Request) -> Result<Answer, Status> {
+        Ok(match request {
+            Request::Get(get) => self.client.range(get.into()).await?.into(),
+            Request::Put(put) => self.client.put(put.into()).await?.into(),
+            Request::Delete(delete) => self.client.delete_range(delete.into()).await?.into(),
+            Request::Txn(txn) => self.client.txn(txn.into()).await?.into(),
+            Request::Grant { id, ttl } => {
+                let request = pb::LeaseGrantRequest { id: *id, ttl: *ttl };
+                self.client.lease_grant(request).await?.into()
+            }
+            Request::Revoke { id } => {
+                let request = pb::LeaseRevokeRequest { id: *id };
+                let path = "/etcdserverpb.Lease/LeaseRevoke";
+                let answer: pb::LeaseRevokeResponse = self.client.unary(path, request).await?;
+                answer.into()
+            }
+            Request::KeepAlive { id } => self.keep_alive(*id).await?.into(),
+            Request::Compact { revision } => {
+                let physical = revision % 2 == 0;
+                let request = pb::CompactionRequest { revision: *revision, physical };
+                self.client.compact(request).await?.into()
+            }
+        })
+    }
+
+    async fn keep_alive(&self, id: i64) -> Result<pb::LeaseKeepAliveResponse, Status> {
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let codec = ProstCodec::default();
+        let path = PathAndQuery::from_static("/etcdserverpb.Lease/LeaseKeepAlive");
+        let once = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
+        let response = grpc.streaming(tonic::Request::new(once), path, codec).await?;
+        let answer = response.into_inner().message().await?;
+        answer.ok_or_else(|| Status::unavailable("the stream ended"))
+    }
+
+    /// Until it is stopped, or the member is gone.
+    async fn load(mut self) {
+        while !self.recorder.stops() {
+            let request = self.choose();
+            if !self.call(request).await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_micros(self.random.below(4_000))).await;
+        }
+    }
+
+    fn key(&mut self) -> Data {
+        format!("key{:02}", self.random.below(KEYS)).into()
+    }
+
+    fn range(&mut self) -> KeyRange {
+        let first = self.random.below(KEYS);
+        KeyRange::new(format!("key{first:02}"), format!("key{:02}", first + 6))
+    }
+
+    fn value(&self) -> Data {
+        format!("value{}", self.recorder.values.fetch_add(1, Ordering::Relaxed)).into()
+    }
+
+    fn lease(&mut self) -> i64 {
+        let back = i64::try_from(self.random.below(6)).unwrap();
+        (self.recorder.leases.load(Ordering::Relaxed) - back).max(1)
+    }
+
+    fn put(&mut self) -> Put {
+        let prev_kv = self.random.happens(300);
+        Put { key: self.key(), value: self.value(), lease: 0, prev_kv }
+    }
+
+    fn choose(&mut self) -> Request {
+        let told = self.recorder.told.load(Ordering::Relaxed);
+        match self.random.below(1_000) {
+            0..180 => Request::Get(Get { range: KeyRange::one(self.key()), ..Get::default() }),
+            180..280 => {
+                let limit = i64::try_from(self.random.below(4)).unwrap();
+                let (keys_only, count_only) = (self.random.happens(100), self.random.happens(100));
+                let range = self.range();
+                Request::Get(Get { range, limit, keys_only, count_only, ..Get::default() })
+            }
+            280..380 => {
+                Request::Get(Get { range: self.range(), serializable: true, ..Get::default() })
+            }
+            380..440 => {
+                let back = i64::try_from(self.random.below(300)).unwrap();
+                let (range, revision) = (self.range(), (told - back).max(1));
+                let serializable = self.random.happens(300);
+                Request::Get(Get { range, revision, serializable, ..Get::default() })
+            }
+            440..740 => Request::Put(self.put()),
+            740..790 => {
+                let prev_kv = self.random.happens(500);
+                Request::Delete(Delete { range: KeyRange::one(self.key()), prev_kv })
+            }
+            790..800 => Request::Delete(Delete { range: self.range(), prev_kv: true }),
+            800..930 => Request::Txn(self.txn()),
+            930..945 => {
+                let id = self.recorder.leases.fetch_add(1, Ordering::Relaxed) + 1;
+                Request::Grant { id, ttl: 2 }
+            }
+            945..975 => {
+                let lease = self.lease();
+                Request::Put(Put { lease, ..self.put() })
+            }
+            975..985 => Request::KeepAlive { id: self.lease() },
+            985..995 => Request::Revoke { id: self.lease() },
+            _ => Request::Compact { revision: told - 150 },
+        }
+    }
+
+    fn txn(&mut self) -> Txn {
+        let key = self.key();
+        let range = KeyRange::one(key.clone());
+        let told = self.recorder.told.load(Ordering::Relaxed);
+        let (relation, target) = match self.random.below(4) {
+            0 => (Relation::Equal, Target::Create(0)),
+            1 => (Relation::Less, Target::Modified(told - 20)),
+            2 => (Relation::Greater, Target::Version(2)),
+            _ => (Relation::NotEqual, Target::Value(self.value())),
+        };
+        let get = |range: &KeyRange| Request::Get(Get { range: range.clone(), ..Get::default() });
+        let mut success = vec![get(&range), Request::Put(Put { key, ..self.put() }), get(&range)];
+        let other = self.put();
+        if !range.contains(&other.key) {
+            success.push(Request::Put(other));
+            success.push(get(&KeyRange::all()));
+        }
+        let inner = Txn {
+            compares: vec![Compare {
+                range: self.range(),
+                relation: Relation::Less,
+                target: Target::Version(5),
+            }],
+            success: vec![get(&range)],
+            failure: vec![Request::Delete(Delete { range: range.clone(), prev_kv: true })],
+        };
+        let failure = match self.random.below(3) {
+            0 => vec![Request::Delete(Delete { range: range.clone(), prev_kv: true })],
+            1 => vec![get(&self.range()), Request::Txn(inner)],
+            _ => Vec::new(),
+        };
+        Txn { compares: vec![Compare { range, relation, target }], success, failure }
+    }
+}
+
+/// Errors that say for certain that nothing was done.
+fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument | Code::OutOfRange | Code::NotFound | Code::FailedPrecondition
+    )
+}
+
+/// Watches and writes down what comes, until the stream breaks.
+async fn watch(recorder: Arc<Recorder>, setup: Setup, member: u64, range: KeyRange, start: i64) {
+    let mut stream = Watch::connect(&setup).await;
+    let prev_kv = start % 2 == 0;
+    stream.create(wire::watch(&range, start, prev_kv)).await;
+    let Ok(created) = stream.next().await else { return };
+    assert!(created.created && !created.canceled, "{created:?}");
+    let created = created.header.unwrap().revision;
+    let index = {
+        let mut history = recorder.history();
+        let client = 1_000 + u64::try_from(history.watches.len()).unwrap();
+        history.watches.push(WatchRecord {
+            client,
+            member,
+            range,
+            start,
+            created,
+            prev_kv,
+            fragment: false,
+            batches: Vec::new(),
+        });
+        history.watches.len() - 1
+    };
+    while let Ok(response) = stream.next().await {
+        let batch = wire::batch(response, recorder.now()).expect("it is not cancelled");
+        recorder.history().watches[index].batches.push(batch);
+    }
+}
+
+/// What is run.
+enum Kind<'a> {
+    Etcore(&'static str),
+    Etcd(&'a Path),
+}
+
+/// A run of a member; dropping it kills it.
+#[allow(dead_code, reason = "held for its end")]
+enum Run {
+    Etcore(Member),
+    Etcd(Etcd),
+}
+
+async fn hash(recorder: &Recorder, client: &Client, member: u64, revision: i64) {
+    let Ok(answer) = client.hash_kv(pb::HashKvRequest { revision }).await else { return };
+    assert_eq!(answer.hash_revision, revision);
+    let (compacted, hash) = (answer.compact_revision, answer.hash);
+    recorder.history().hashes.push(Hash { member, revision, compacted, hash });
+}
+
+async fn round(recorder: &Arc<Recorder>, setup: &Setup, member: u64, run: Run, seed: u64) {
+    let client = Client::connect(setup).await;
+    let channel = Endpoint::from_shared(setup.endpoint()).unwrap().connect().await.unwrap();
+    let hashed = recorder.history().hashes.last().map(|hash| hash.revision);
+    if let Some(revision) = hashed {
+        hash(recorder, &client, member, revision).await;
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    // From the last event that was seen: nothing in between may be missing.
+    let seen = recorder.history().watches.iter().flat_map(|watch| &watch.batches).last().cloned();
+    let next = seen.and_then(|batch| batch.events.last().map(|event| event.kv.modified + 1));
+    let all = match next {
+        // What was seen may be compacted by now.
+        Some(next) if next > recorder.told.load(Ordering::Relaxed) - 100 => next,
+        _ if member == 0 => 2,
+        _ => 0,
+    };
+    for (range, start) in
+        [(KeyRange::new("key10", "key15"), 0), (KeyRange::one("key01"), 0), (KeyRange::all(), all)]
+    {
+        tasks.spawn(watch(recorder.clone(), setup.clone(), member, range, start));
+    }
+    recorder.stop.store(false, Ordering::Relaxed);
+    let mut random = Random::new(seed);
+    for number in 0..CLIENTS {
+        let (client, channel) = (client.clone(), channel.clone());
+        let random = Random::new(random.next());
+        let recorder = recorder.clone();
+        tasks.spawn(Caller { recorder, client, channel, number, member, random }.load());
+    }
+    tokio::time::sleep(Duration::from_millis(1_500 + random.below(2_500))).await;
+    hash(recorder, &client, member, recorder.told.load(Ordering::Relaxed)).await;
+    // In the middle of it all.
+    drop(run);
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+/// Runs, kills and starts a member under load, and judges all that was told.
+fn judge_rounds(kind: &Kind<'_>) {
+    let rounds = if std::env::var_os("ETCORE_LONG").is_some() { 50 } else { 2 };
+    let (name, driver) = match kind {
+        Kind::Etcore(driver) => (*driver, *driver),
+        Kind::Etcd(_) => ("etcd", "portable"),
+    };
+    let seed = u64::from(std::process::id());
+    eprintln!("{name}: seed {seed}, {rounds} rounds");
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), driver);
+    let start = || match kind {
+        Kind::Etcore(_) => Run::Etcore(setup.start()),
+        Kind::Etcd(binary) => Run::Etcd(Etcd::start(binary, &setup)),
+    };
+    let recorder = Arc::new(Recorder::new());
+    for member in 0..rounds {
+        let run = start();
+        block_on(round(&recorder, &setup, member, run, seed ^ (member << 32)));
+    }
+    let run = start();
+    block_on(async {
+        let client = Client::connect(&setup).await;
+        let channel = Endpoint::from_shared(setup.endpoint()).unwrap().connect().await.unwrap();
+        let (number, member, random) = (0, rounds, Random::new(0));
+        let recorder = recorder.clone();
+        let caller = Caller { recorder, client, channel, number, member, random };
+        let all = Request::Get(Get { range: KeyRange::all(), ..Get::default() });
+        assert!(caller.call(all).await, "the member does not answer");
+    });
+    drop(run);
+    let history = recorder.history();
+    let start = Instant::now();
+    match judge(&history) {
+        Ok(witness) => eprintln!(
+            "{name}: {} operations, {} unknown, {} revisions, {} watch responses; judged in {:?}",
+            history.operations.len(),
+            history.operations.iter().filter(|o| o.outcome == Outcome::Unknown).count(),
+            witness.writers.len(),
+            history.watches.iter().map(|watch| watch.batches.len()).sum::<usize>(),
+            start.elapsed(),
+        ),
+        Err(violation) => {
+            let path =
+                Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{name}-{seed}.jsonl"));
+            let file = std::fs::File::create(&path).unwrap();
+            lines::write(&history, &mut BufWriter::new(file)).unwrap();
+            panic!("{name}: {violation}\nThe history is in {}", path.display());
+        }
+    }
+    let events = history.watches.iter().flat_map(|watch| &watch.batches).count();
+    assert!(history.operations.len() > 500 && events > 50, "the load was too small to show much");
+}
+
+#[test]
+fn what_clients_are_told_can_be_explained_though_the_member_is_killed() {
+    for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
+        judge_rounds(&Kind::Etcore(driver));
+    }
+}
+
+#[test]
+fn the_judges_accept_etcd() {
+    if let Some(etcd) = oracle("etcd") {
+        judge_rounds(&Kind::Etcd(&etcd));
+    }
+}
