@@ -16,7 +16,7 @@ use etcore_bench::history::types::{
     Answer, Compare, Delete, Get, Hash, Operation, Outcome, Put, Relation, Request, Target, Txn,
     Watch as WatchRecord,
 };
-use etcore_bench::history::{Data, History, KeyRange, judge, lines, wire};
+use etcore_bench::history::{Data, History, KeyRange, judge, linear, lines, wire};
 use etcore_proto::pb::etcdserverpb as pb;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -330,7 +330,7 @@ async fn round(recorder: &Arc<Recorder>, setup: &Setup, member: u64, run: Run, s
     let mut random = Random::new(seed);
     for number in 0..CLIENTS {
         let (client, channel) = (client.clone(), channel.clone());
-        let random = Random::new(random.next());
+        let random = Random::new(random.draw());
         let recorder = recorder.clone();
         tasks.spawn(Caller { recorder, client, channel, number, member, random }.load());
     }
@@ -393,6 +393,20 @@ fn judge_rounds(kind: &Kind<'_>) {
             panic!("{name}: {violation}\nThe history is in {}", path.display());
         }
     }
+    // The judges can do without watches, and can say no.
+    let mut blind = History { watches: Vec::new(), ..history.clone() };
+    let start = Instant::now();
+    match judge(&blind) {
+        Ok(_) => eprintln!("{name}: judged without watches in {:?}", start.elapsed()),
+        Err(violation) if violation.property == linear::UNDECIDED => eprintln!("{violation}"),
+        Err(violation) => panic!("{name}: without watches {violation}"),
+    }
+    let put = blind.operations.iter_mut().rev().find(|operation| {
+        let plain = matches!(&operation.request, Request::Put(put) if put.lease == 0);
+        plain && operation.answer().is_some()
+    });
+    put.expect("a write").outcome = Outcome::Refused("as if it had not been done".to_owned());
+    assert!(judge(&blind).is_err(), "{name}: a write that nobody asked for is accepted");
     let events = history.watches.iter().flat_map(|watch| &watch.batches).count();
     assert!(history.operations.len() > 500 && events > 50, "the load was too small to show much");
 }
