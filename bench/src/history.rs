@@ -7,12 +7,12 @@
 //! choice open, the choice is made in the store's favour, and a search that is given up says so.
 //!
 //! Reading order: [`data`] and [`types`] (what a history is), [`lines`] (as a file), [`wire`] (from
-//! and to messages of the API), [`model`] (the reference: a multi-version store in a hundred lines),
-//! then the judges, one property each:
+//! and to messages of the API), [`model`] (the reference: a multi-version store in a hundred
+//! lines), then the judges, one property each:
 //!
 //! | judge | property |
 //! |---|---|
-//! | [`linear`] | there is one order of all writes, by revision, in which every answer is right, field by field, and which real time agrees with ([`realtime`]) |
+//! | [`linear`] | in one order of writes every answer is true, and real time agrees ([`realtime`]) |
 //! | [`durable`] | nothing acknowledged is lost |
 //! | [`compaction`] | an acknowledged compaction is not undone, and no read is refused without cause |
 //! | [`lease`] | a lease never ends early, and never comes back |
@@ -34,6 +34,7 @@ pub mod lease;
 pub mod linear;
 pub mod lines;
 pub mod model;
+mod origin;
 pub mod realtime;
 pub mod registers;
 pub mod testing;

@@ -7,8 +7,8 @@
 //! itself.
 //!
 //! Reading order: [`limits`], `options` (the command line, parsed by `flags`), `workload` (what is
-//! asked), `engine` (who asks, when), `tally` (what came back), `report` (how it is told). They
-//! use `leader`, `process`, `progress`, `dial`, `json` and `gotext`. Apart from all that, [`history`]
+//! asked), `engine` (who asks, when), `tally` (what came back), `report` (how it is told). They use
+//! `leader`, `process`, `progress`, `dial`, `json` and `gotext`. Apart from all that, [`history`]
 //! judges whether what clients were told can be right.
 
 mod dial;

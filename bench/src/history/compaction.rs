@@ -1,9 +1,9 @@
 //! Compaction: what was forgotten stays forgotten, and nothing else is called so.
 //!
-//! Used by [`super::judge`]. Judges reads that name a revision, alone or inside of transactions that
-//! were answered. A serializable read is judged against compactions that its own member run has
-//! answered; any other against all that were answered before it began. Must never require that a
-//! compaction without an answer took place.
+//! Used by [`super::judge`]. Judges reads that name a revision, alone or inside of transactions
+//! that were answered. A serializable read is judged against compactions that its own member run
+//! has answered; any other against all that were answered before it began. Must never require that
+//! a compaction without an answer took place.
 
 use std::collections::BTreeMap;
 

@@ -110,6 +110,12 @@ impl Evidence {
         self.written.get(&revision).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// All pairs that were shown, by the revision that wrote them.
+    pub(crate) fn all_written(&self) -> impl Iterator<Item = (i64, &Seen)> {
+        let revisions = self.written.iter();
+        revisions.flat_map(|(revision, keys)| keys.values().map(|seen| (*revision, seen)))
+    }
+
     /// What the revision removed, as far as it was shown.
     pub(crate) fn removed(&self, revision: i64) -> impl Iterator<Item = &Data> {
         self.removed.get(&revision).into_iter().flatten()

@@ -3,10 +3,10 @@
 //! Used by [`super::judge`]. A grant or renewal that was answered was done after its call, so the
 //! lease lives for its time after that call at least, unless somebody revokes it. That is judged
 //! where a member says that there is no such lease, and where its keys went without a call
-//! ([`judge_ends`], by the order that [`super::linear`] found; a revision that somebody's revocation
-//! may have made is never held against the clock). That all its keys go in one revision is judged
-//! by the replay, and told with [`TOGETHER`]. The clock of the history and the members' must run
-//! alike. Must never judge a lease that was granted twice, nor one whose grant is unknown.
+//! ([`judge_ends`], by the order that [`super::linear`] found; a revision that somebody's
+//! revocation may have made is never held against the clock). That all its keys go in one revision
+//! is judged by the replay, and told with [`TOGETHER`]. The clock of the history and the members'
+//! must run alike. Must never judge a lease that was granted twice, nor one whose grant is unknown.
 
 use std::collections::BTreeMap;
 

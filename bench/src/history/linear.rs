@@ -4,15 +4,15 @@
 //! that was answered names the revision that it made, so the order of those is given; every other
 //! answer names the revision at which it was true. So there is no search but for revisions that no
 //! answered write claims: those are given to operations whose outcome is unknown, to revocations,
-//! and to leases that may have ended, newest call first, as evidence allows; a wrong choice is taken
-//! back when an answer disagrees, the nearest one first that has to do with the keys of that answer.
-//! Everything else is one replay against [`super::model`].
+//! and to leases that may have ended, newest call first, as evidence allows; a wrong choice is
+//! taken back when an answer disagrees, the nearest one first that has to do with the keys of that
+//! answer. Everything else is one replay against [`super::model`].
 //!
-//! Judged: every field of every answer at its revision, inner answers of transactions included; each
-//! revision has one writer, each operation one effect at most, within its time, a refused one none;
-//! real time ([`super::realtime`]); a serializable read shows a state that was there, whole. What a
-//! member may refuse is judged by `compaction` and `lease`. Revisions of KeepAlive headers are not
-//! judged (the member that answers may be behind), nor is it whether a lease existed.
+//! Judged: every field of every answer at its revision, inner answers of transactions included;
+//! each revision has one writer, each operation one effect at most, within its time, a refused one
+//! none; real time ([`super::realtime`]); a serializable read shows a state that was there, whole.
+//! What a member may refuse is judged by `compaction` and `lease`. Revisions of KeepAlive headers
+//! are not judged (the member that answers may be behind), nor is it whether a lease existed.
 //!
 //! Must never call a history wrong because the search was given up: that is [`UNDECIDED`].
 
@@ -23,6 +23,7 @@ use super::data::{Data, KeyRange};
 use super::evidence::{Evidence, Seen};
 use super::lease;
 use super::model::Model;
+use super::origin;
 use super::realtime::{self, Floors, Place, tell};
 use super::types::{Answer, History, Kv, Outcome, Request};
 
@@ -132,8 +133,10 @@ pub fn judge(history: &History) -> Result<Witness, Violation> {
     realtime::judge_members(history)?;
     let places = |index: usize| known_place(history, index);
     let floors = realtime::judge(history, places)?;
+    let evidence = Evidence::of(history);
+    origin::judge(history, &evidence, |revision| claimed.contains_key(&revision))?;
     let search = Search {
-        evidence: Evidence::of(history),
+        evidence,
         floors,
         claimed,
         answered,
@@ -466,7 +469,10 @@ impl Search<'_> {
         self.note(revision, &conflict.violation);
         loop {
             if self.tries > TRIES_MAX {
-                let detail = format!("gave up after {TRIES_MAX} tries");
+                let reached = self.deepest.take().map_or(String::new(), |(at, violation)| {
+                    format!("; the furthest try ended at revision {at}: {violation}")
+                });
+                let detail = format!("gave up after {TRIES_MAX} tries{reached}");
                 return Err(Violation::new(UNDECIDED, detail));
             }
             let Some(choice) = self.choices.last_mut() else {

@@ -3,10 +3,10 @@
 //! Used by [`super::linear`]. Every answered operation stands at a place in the order of revisions:
 //! the write that made revision R at R, and what was answered at R, without a write, after it and
 //! before R + 1. The orders agree exactly if no operation stands before one that had returned when
-//! it began: two operations at one place change nothing, so that their order is free. A serializable
-//! read may be old, so nothing has to come before it but what its own member has told already; but
-//! it must not be ahead of its time, nor may later linearizable reads be behind it. Must never judge
-//! an operation whose outcome is unknown, but by where a search has put it.
+//! it began: two operations at one place change nothing, so that their order is free. A
+//! serializable read may be old, so nothing has to come before it but what its own member has told
+//! already; but it must not be ahead of its time, nor may later linearizable reads be behind it.
+//! Must never judge an operation whose outcome is unknown, but by where a search has put it.
 
 use std::collections::BTreeMap;
 

@@ -3,8 +3,8 @@
 //!
 //! Used to hold [`super::linear`] against something that works in another way, and for histories of
 //! stores that have no revisions. Judges values of single keys: reads that are not serializable,
-//! writes and removals of one key. [`registers`] leaves out what else is in a history, and keys that
-//! anything else may write. Must never be used on long histories with many calls at once: the
+//! writes and removals of one key. [`registers`] leaves out what else is in a history, and keys
+//! that anything else may write. Must never be used on long histories with many calls at once: the
 //! search is exponential in those, and given up ([`Verdict::Undecided`]).
 
 use std::collections::{BTreeMap, BTreeSet};

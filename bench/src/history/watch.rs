@@ -1,10 +1,10 @@
 //! Watches: every event once, in order, whole, as written.
 //!
-//! Used by [`super::judge`]. [`judge_order`] needs nothing but the watch; [`judge`] holds it against
-//! the order of writes that [`super::linear`] found: between its first revision and the last one it
-//! told, or called done by a response without events, nothing is missing and nothing is added.
-//! Events after the last response are not asked for. A pair before may be missing if its revision
-//! may have been compacted. Must never expect more from a watch than it has had time for.
+//! Used by [`super::judge`]. [`judge_order`] needs nothing but the watch; [`judge`] holds it
+//! against the order of writes that [`super::linear`] found: between its first revision and the
+//! last one it told, or called done by a response without events, nothing is missing and nothing is
+//! added. Events after the last response are not asked for. A pair before may be missing if its
+//! revision may have been compacted. Must never expect more from a watch than it has had time for.
 
 use super::Violation;
 use super::linear::Witness;
