@@ -12,9 +12,9 @@
 //!
 //! | judge | property |
 //! |---|---|
-//! | [`linear`] | in one order of writes every answer is true, and real time agrees ([`realtime`]) |
+//! | [`linear`] | in one order of writes all answers are true, as is real time ([`realtime`]) |
 //! | [`durable`] | nothing acknowledged is lost |
-//! | [`compaction`] | an acknowledged compaction is not undone, and no read is refused without cause |
+//! | [`compaction`] | an acknowledged compaction holds, and no read is refused without cause |
 //! | [`lease`] | a lease never ends early, and never comes back |
 //! | [`watch`] | events are complete, ordered, unique and whole, and none is too old |
 //! | [`hash`] | members hold the same at the same revision |
