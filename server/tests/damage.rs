@@ -176,7 +176,7 @@ fn run(end: End, driver: &'static str, seed: u64, cases: u64, processes: u64) ->
             );
             let outcome = dog.watch(&label, || {
                 let verdict = truth.judge(&patch, &sources, &patched)?;
-                if case % (cases / processes) == 0 || only.is_some() {
+                if case.is_multiple_of(cases / processes) || only.is_some() {
                     let all = DRIVERS.into_iter().filter(|driver| is_available(driver));
                     let all: Vec<_> = all.collect();
                     let driver = all[usize::try_from(case / 7).unwrap() % all.len()];

@@ -110,7 +110,7 @@ async fn load(setup: &Setup, told: &mut Told, prng: &mut Prng) {
                     ..Default::default()
                 };
                 let put = tokio::time::timeout(Duration::from_secs(15), client.put(request));
-                (key, value, put.await.map_or(false, |answer| answer.is_ok()))
+                (key, value, put.await.is_ok_and(|answer| answer.is_ok()))
             });
         }
         let mut failed = false;
