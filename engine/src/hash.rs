@@ -56,7 +56,7 @@ pub struct KvHasher {
     next: RevKey,
     started: bool,
     keep: Keep,
-    _pin: RevisionPin,
+    pin: RevisionPin,
 }
 
 /// etcd's buckets in the order of their names.
@@ -95,7 +95,13 @@ impl KvHasher {
         let keep =
             if kind == HashKind::Everything { Keep::LeftByCompaction } else { Keep::Unknown };
         let next = RevKey::default();
-        Self { kind, revision, compact_revision, crc, next, started: false, keep, _pin: pin }
+        Self { kind, revision, compact_revision, crc, next, started: false, keep, pin }
+    }
+
+    /// False if a compaction has removed some of what is to be hashed because the pin came too
+    /// late: then the hash must be begun anew.
+    pub fn is_sound(&self, view: &View) -> bool {
+        view.has_all_of(&self.pin)
     }
 
     /// Looks at up to `rows` further rows; the hash once there are none. After `Pending` the same

@@ -81,7 +81,7 @@ impl View {
     }
 
     /// Like [`View::range`] at a pinned revision, which stays readable while the pin lives, even
-    /// below the compact revision.
+    /// below the compact revision; compacted if the pin came too late ([`View::has_all_of`]).
     pub fn range_pinned(
         &self,
         key: &[u8],
@@ -90,9 +90,20 @@ impl View {
         limit: usize,
     ) -> Result<RangeHits, RangeError> {
         let at = check_revision(pin.revision(), self.revision, Revision(-1))?;
+        if !self.has_all_of(pin) {
+            let compacted = self.compact_revision;
+            return Err(RangeError::Compacted { requested: at, compacted });
+        }
         let mut hits = RangeHits::default();
         hits.fill(&self.index, bounds_of(key, end), key, at, limit);
         Ok(hits)
+    }
+
+    /// True if the pin came before any compaction removed what it was to keep. Whoever pins a
+    /// revision asks each view that is read under it: a compaction may have begun, unseen, while
+    /// the pin was taken.
+    pub fn has_all_of(&self, pin: &RevisionPin) -> bool {
+        self.removed <= pin.revision()
     }
 
     /// How many keys [`View::range`] would find without a limit.

@@ -117,7 +117,7 @@ impl Worker {
         for job in inbox {
             match job {
                 Job::Compaction(hasher) => {
-                    if let Ok(hash) = self.compute(*hasher) {
+                    if let Ok(Some(hash)) = self.compute(*hasher) {
                         self.remember(hash);
                     }
                 }
@@ -158,15 +158,22 @@ impl Worker {
         if revision > newest.0 {
             return Err(EtcdError::FutureRev.into());
         }
+        let asked = revision;
         let revision = if revision == 0 { newest } else { Revision(revision) };
         let hasher = KvHasher::new(HashKind::ByRevision, revision, compacted, pin);
-        Ok((self.compute(hasher)?, newest.0))
+        match self.compute(hasher)? {
+            Some(hash) => Ok((hash, newest.0)),
+            None => self.by_revision(asked),
+        }
     }
 
     fn everything(&mut self) -> Outcome {
         let (newest, compacted, pin) = self.pin()?;
         let hasher = KvHasher::new(HashKind::Everything, newest, compacted, pin);
-        Ok((self.compute(hasher)?, newest.0))
+        match self.compute(hasher)? {
+            Some(hash) => Ok((hash, newest.0)),
+            None => self.everything(),
+        }
     }
 
     /// The newest revision, the compact revision, and a pin that came in time for it.
@@ -184,14 +191,18 @@ impl Worker {
         }
     }
 
-    fn compute(&mut self, mut hasher: KvHasher) -> Result<KvHash, Status> {
+    /// `None` if a compaction came between the pin and the first look.
+    fn compute(&mut self, mut hasher: KvHasher) -> Result<Option<KvHash>, Status> {
         loop {
             if self.shared.is_stopping() {
                 return Err(EtcdError::Stopped.into());
             }
             let view = self.shared.view.load_full();
+            if !hasher.is_sound(&view.store) {
+                return Ok(None);
+            }
             match hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {
-                Ok(Fetch::Ready(Some(hash))) => return Ok(hash),
+                Ok(Fetch::Ready(Some(hash))) => return Ok(Some(hash)),
                 Ok(Fetch::Ready(None)) => {}
                 // These pages are read with blocking calls: there is nothing to wait for.
                 Ok(Fetch::Pending(_)) => {}

@@ -195,6 +195,11 @@ pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
     out
 }
 
+/// Bytes of [`wrap_request`]'s result for a request of `request_bytes`.
+pub fn wrapped_len(field: u32, request_bytes: usize, id: u64) -> usize {
+    field_len(field, request_bytes) + field_len(RAFT_HEADER, int_len(1, id))
+}
+
 /// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else,
 /// which prost then decodes.
 pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {

@@ -36,6 +36,9 @@
 //! * storage version in the first seconds: etcd's monitor decides it later
 //! * a put that keeps the value or lease of a key deleted by its own transaction: never made: etcd
 //!   dies of it
+//! * a compaction at, and a hash of, just the revision of a transaction that deletes and puts one
+//!   key, which etcd lets through if the delete has no end: they are made one revision earlier,
+//!   since etcd removes the row of the put there, and dies when the key is read
 //!
 //! With an etcd before 3.7 as the oracle, also: no RangeStream; sort options that do not exist,
 //! progress, watches from negative revisions, compactions at no revision and hashes of the past are

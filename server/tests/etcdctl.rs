@@ -2,19 +2,23 @@
 //! names are what they show.
 //!
 //! A line `$ …` is a command, the lines `< …` behind it are its standard input, everything else is
-//! what it prints: standard output, then standard error, then `status N` if it is not 0. etcd
+//! what it prints: standard output, then standard error, then `status N` if it is not 0. A line
+//! `& …` is a command that goes on in the background, until the next or the end; `= N` shows the
+//! next N lines that it prints. etcd
 //! itself writes the transcripts (`REWRITE=1`), and where its binary is at hand it is held to them
 //! like every driver, so a transcript cannot claim what etcd does not do. It must never judge by
 //! anything but what the client prints.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
 
 mod harness;
 
-use harness::{DRIVERS, Etcd, Setup, is_available, oracle};
+use harness::{DRIVERS, Etcd, Setup, http_get, is_available, oracle};
 
 /// Runs the transcript against every driver, and against etcd where it is at hand.
 fn holds(name: &str) {
@@ -83,11 +87,21 @@ fn squeeze_tables(text: &str) -> String {
 /// The transcript with what the commands print now.
 fn play(transcript: &str, etcdctl: &Path, setup: &Setup) -> String {
     let mut out = String::new();
+    let mut background: Option<Background> = None;
     // What LEASE stands for: the lease granted last.
     let mut lease = String::new();
     let mut lines = transcript.lines().peekable();
     while let Some(line) = lines.next() {
-        let Some(command) = line.strip_prefix("$ ") else { continue };
+        if let Some(count) = line.strip_prefix("= ") {
+            let _ = writeln!(out, "{line}");
+            let running = background.as_mut().expect("a command in the background");
+            let count = count.parse().expect("a number of lines");
+            let lines: String = (0..count).map(|_| running.next_line() + "\n").collect();
+            out.push_str(&masked(&lines, setup));
+            continue;
+        }
+        let in_background = line.strip_prefix("& ");
+        let Some(command) = line.strip_prefix("$ ").or(in_background) else { continue };
         let _ = writeln!(out, "{line}");
         let mut input = String::new();
         while let Some(line) = lines.next_if(|line| line.starts_with('<')) {
@@ -96,6 +110,11 @@ fn play(transcript: &str, etcdctl: &Path, setup: &Setup) -> String {
         }
         let command = command.replace("LEASE", &lease);
         let input = input.replace("LEASE", &lease);
+        if in_background.is_some() {
+            drop(background.take());
+            background = Some(Background::start(etcdctl, setup, &command, &input));
+            continue;
+        }
         let text = print(etcdctl, setup, &command, &input);
         if let Some(granted) = text.strip_prefix("lease ").filter(|text| text.contains("granted")) {
             lease = granted.split(' ').next().unwrap_or_default().to_owned();
@@ -103,6 +122,70 @@ fn play(transcript: &str, etcdctl: &Path, setup: &Setup) -> String {
         out.push_str(&masked(&text, setup));
     }
     out
+}
+
+/// A watch that goes on; killed when dropped.
+struct Background {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Background {
+    /// Starts a watch and waits until the member has its watchers: one, or one for each `watch` of
+    /// its input.
+    fn start(etcdctl: &Path, setup: &Setup, command: &str, input: &str) -> Self {
+        // Those of the one before are forgotten when the member notices its end.
+        wait_for_watchers(setup, command, |count| count == 0);
+        let mut child = Command::new(etcdctl)
+            .arg(format!("--endpoints={}", setup.endpoint()))
+            .args(words(command))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcdctl starts");
+        let (sender, lines) = sync_channel(1000);
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+        });
+        let mut wanted = u64::from(input.is_empty());
+        for line in input.lines() {
+            let stdin = child.stdin.as_mut().expect("piped");
+            writeln!(stdin, "{line}").expect("it reads");
+            wanted += u64::from(line.starts_with("watch"));
+            // One after the other, so that their ids are known.
+            wait_for_watchers(setup, command, |count| count == wanted);
+        }
+        wait_for_watchers(setup, command, |count| count == wanted);
+        Self { child, lines }
+    }
+
+    fn next_line(&self) -> String {
+        self.lines.recv_timeout(Duration::from_secs(20)).expect("a line within 20 s")
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn watchers(setup: &Setup) -> u64 {
+    let (_, text) = http_get(setup.client_port, "/metrics");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+    line.expect("the metric").parse().expect("a number")
+}
+
+fn wait_for_watchers(setup: &Setup, command: &str, enough: impl Fn(u64) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !enough(watchers(setup)) {
+        assert!(Instant::now() < deadline, "{command}: {} watchers", watchers(setup));
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn print(etcdctl: &Path, setup: &Setup, command: &str, input: &str) -> String {
@@ -219,6 +302,11 @@ fn results_are_sorted_filtered_and_counted() {
 #[test]
 fn transactions_take_one_branch() {
     holds("transactions_take_one_branch");
+}
+
+#[test]
+fn watches_print_what_happens() {
+    holds("watches_print_what_happens");
 }
 
 #[test]

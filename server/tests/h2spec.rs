@@ -1,9 +1,10 @@
 //! h2spec against a member: everything it asks of HTTP/2, with the exceptions that a gRPC server on
 //! a port that also speaks HTTP/1.1 must make, each with its reason.
 //!
-//! h2spec's requests are not gRPC, so the member answers them 415 as soon as it has their head; what
-//! h2spec does to the stream afterwards reaches a stream that is closed. The same cases against the
-//! same transport without gRPC's impatience, where all of them pass, are in `proto/tests/h2spec.rs`.
+//! h2spec's requests are not gRPC, so the member answers them 415 as soon as it has their head;
+//! what h2spec does to the stream afterwards reaches a stream that is closed. The same cases
+//! against the same transport without gRPC's impatience, where all of them pass, are in
+//! `proto/tests/h2spec.rs`.
 
 mod harness;
 

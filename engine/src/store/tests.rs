@@ -106,6 +106,35 @@ fn compaction_bounds_reads_and_pins_keep_what_they_name() {
 }
 
 #[test]
+fn events_above_a_pin_and_their_previous_values_survive_compaction() {
+    let mut store = store();
+    for value in ["1", "2", "3", "4"] {
+        put(&mut store, "a", value);
+    }
+    let pin = store.revision_pins().pin(Revision(3)).unwrap();
+    store.compact(Revision(5)).unwrap();
+    while store.maintain() {}
+    let view = store.publish();
+    let mut events = view.events_since(RevKey::first(Revision(4)), Revision(9)).unwrap();
+    let mut seen = Vec::new();
+    while let Fetch::Ready(Some(event)) = events.next(&mut NoPages).unwrap() {
+        let previous = event.previous.expect("kept");
+        seen.push((event.at.main.0, value_of(&view, previous)));
+    }
+    assert_eq!(seen, [(4, b"2".to_vec()), (5, b"3".to_vec())]);
+    drop(pin);
+    while store.maintain() {}
+    let view = store.publish();
+    let compacted = RangeError::Compacted { requested: Revision(4), compacted: Revision(5) };
+    let lost = view.events_since(RevKey::first(Revision(4)), Revision(9));
+    assert_eq!(lost.map(drop).unwrap_err(), compacted);
+    let mut events = view.events_since(RevKey::first(Revision(5)), Revision(9)).unwrap();
+    let mut pages = NoPages;
+    let Fetch::Ready(Some(event)) = events.next(&mut pages).unwrap() else { panic!("an event") };
+    assert_eq!((event.at.main, event.previous), (Revision(5), None));
+}
+
+#[test]
 fn events_come_in_order_with_the_previous_revision_of_their_key() {
     let mut store = store();
     put(&mut store, "a", "1");
@@ -157,4 +186,44 @@ fn what_a_transaction_wrote_itself_is_no_previous_value() {
         (b"old".to_vec(), false, None),
     ];
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_key_deleted_and_put_in_one_transaction_survives_a_compaction_at_its_revision() {
+    let mut store = store();
+    put(&mut store, "k", "1");
+    let mut txn = store.begin(LogIndex(2), Term(1));
+    txn.delete(b"k");
+    txn.put(b"k", b"2", LeaseId(0));
+    txn.commit();
+    let before = store.publish();
+    store.compact(Revision(3)).unwrap();
+    while store.maintain() {}
+    let view = store.publish();
+    for at in [0, 3] {
+        let hits = view.range(b"k", b"", Revision(at), 0).unwrap();
+        assert_eq!(value_of(&view, hits.hits()[0].modified), b"2");
+    }
+    drop(before);
+}
+
+#[test]
+fn a_pin_that_comes_too_late_is_told_by_the_view() {
+    let mut store = Store::in_memory(EngineConfig::default());
+    for index in 1..=3 {
+        let mut txn = store.begin(LogIndex(index), Term(1));
+        txn.put(b"a", &[u8::try_from(index).unwrap()], LeaseId(0));
+        txn.commit();
+    }
+    let before = store.publish();
+    // Applied and begun, and not to be seen by anybody yet.
+    store.compact(Revision(4)).unwrap();
+    while store.maintain() {}
+    let pin = store.revision_pins().pin(Revision(2)).unwrap();
+    assert!(before.has_all_of(&pin), "the older view has everything still");
+    let view = store.publish();
+    assert!(!view.has_all_of(&pin));
+    assert!(matches!(view.range_pinned(b"a", b"", &pin, 0), Err(RangeError::Compacted { .. })));
+    let pin = store.revision_pins().pin(Revision(4)).unwrap();
+    assert!(view.has_all_of(&pin));
 }

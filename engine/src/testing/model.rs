@@ -215,8 +215,11 @@ impl Model {
             let (expected_at, expected_key, change) = expected.next().unwrap();
             assert_eq!((at, &key), (expected_at, expected_key));
             assert_eq!(tombstone, change.value.is_none());
-            let before = self.keys[&key].iter().rev().find(|change| change.at < at);
-            let before = before.filter(|change| change.value.is_some()).map(|change| change.at);
+            let before = self.keys[&key].iter().rev().find(|change| change.at.main < at.main);
+            // As in etcd: what the key had before the transaction, and nothing for a new key.
+            let creates = change.value.as_ref().is_some_and(|value| value.create == at.main);
+            let before =
+                before.filter(|change| change.value.is_some() && !creates).map(|change| change.at);
             // Compaction may have taken the previous value, but only below its revision, and
             // what is named must be there.
             if previous.is_some() || before.is_some_and(|at| at.main.0 >= self.compacted) {

@@ -72,9 +72,13 @@ impl<'v> Events<'v> {
         }
         self.next = after(row.at());
         let previous = row.previous().filter(|_| self.with_previous).and_then(|previous| {
-            let key = KvRef::parse(kv).map_or(&[][..], |kv| kv.key);
+            let stored = KvRef::parse(kv).unwrap_or_default();
+            let key = stored.key;
             if previous.main == row.at().main {
-                return self.view.previous(key, RevKey::first(previous.main));
+                // A key that the transaction made has none, whatever was there before it.
+                let creates = !row.is_tombstone() && stored.create_revision == previous.main;
+                let before = RevKey::first(previous.main);
+                return if creates { None } else { self.view.previous(key, before) };
             }
             let is_left = previous.main > self.view.removed || self.view.is_left(key, previous);
             is_left.then_some(previous)

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use self::head::HeadScratch;
 use self::receive::Call;
 use self::reply::Slots;
+pub use self::reply::frame_message;
 pub(super) use self::reply::prefix;
 use super::assembler::Chunk;
 use super::calls::Calls;

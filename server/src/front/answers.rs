@@ -48,6 +48,7 @@ impl Front {
                 ToFront::Serve => self.serve = true,
             }
         }
+        self.send_ready_renewals();
         self.tasks.view_advanced(self.view.store.applied);
     }
 

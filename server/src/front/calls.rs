@@ -207,6 +207,11 @@ impl Front {
             return self.out_of_space(call);
         }
         check::put(&put)?;
+        // A request that is too large is told so even if there were no space for it either.
+        let entry_bytes = wire::wrapped_len(RAFT_PUT, message.len(), self.next_request_id);
+        if entry_bytes > self.shared.config.max_request_bytes {
+            return Err(EtcdError::RequestTooLarge.into());
+        }
         self.view.alarms.admit_growth()?;
         self.propose(call, RAFT_PUT, message)
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use etcore_proto::error::{EtcdError, Status};
-use etcore_proto::grpc::{RequestMeta, StreamId};
+use etcore_proto::grpc::{RequestMeta, StreamId, frame_message};
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
@@ -35,16 +35,22 @@ const LEADERLESS_ELECTIONS: u64 = 3;
 pub(super) struct KeepAlives {
     streams: BTreeMap<(SocketId, StreamId), KeepAlive>,
     unanswered: usize,
+    /// Streams with answers to be sent at the end of the turn, so that they leave together.
+    ready: Vec<(SocketId, StreamId)>,
 }
 
 /// One stream.
 struct KeepAlive {
     /// Renewals in the order they came.
     renewals: VecDeque<Renewal>,
+    /// The number of the first of them.
+    first: u64,
     half_closed: bool,
     held: bool,
     needs_leader: bool,
     deadline_ms: u64,
+    /// Among the ready ones.
+    ready: bool,
 }
 
 struct Renewal {
@@ -146,11 +152,11 @@ impl Front {
         let Task { socket, to, kind: Kind::Lease(lease_call), .. } = task else { return };
         let mut out = Vec::new();
         match (lease_call, answer) {
-            (LeaseCall::KeepAlive, LeaseAnswer::Renewed { ttl_s }) => {
+            (LeaseCall::KeepAlive { number }, LeaseAnswer::Renewed { ttl_s }) => {
                 let To::Call(stream) = to else { return };
-                return self.renewed((socket, stream), slot, ttl_s);
+                return self.renewed((socket, stream), number, ttl_s);
             }
-            (LeaseCall::KeepAlive, LeaseAnswer::Refused(status)) => {
+            (LeaseCall::KeepAlive { .. }, LeaseAnswer::Refused(status)) => {
                 let To::Call(stream) = to else { return };
                 return self.end_keep_alive((socket, stream), &status);
             }
@@ -197,10 +203,12 @@ impl Front {
         }
         let stream = KeepAlive {
             renewals: VecDeque::new(),
+            first: 0,
             half_closed: false,
             held: false,
             needs_leader: meta.has_leader,
             deadline_ms: meta.deadline_ms.unwrap_or(u64::MAX),
+            ready: false,
         };
         self.keep_alives.streams.insert(key, stream);
     }
@@ -210,6 +218,7 @@ impl Front {
         let Some(stream) = self.keep_alives.streams.get(&key) else { return false };
         let (socket, stream_id) = key;
         let call = Call { socket, stream: stream_id, deadline_ms: Some(stream.deadline_ms) };
+        let number = stream.first + stream.renewals.len() as u64;
         let request: Result<pb::LeaseKeepAliveRequest, Refusal> = decode(message.clone());
         let id = match request {
             Ok(request) => request.id,
@@ -220,7 +229,7 @@ impl Front {
             Err(Refusal::Waiting) => return true,
         };
         let header = self.shared.header(self.view.store.revision.0);
-        let task = self.task(call, Kind::Lease(LeaseCall::KeepAlive));
+        let task = self.task(call, Kind::Lease(LeaseCall::KeepAlive { number }));
         let asked = if self.keep_alives.unanswered < limits::KEEP_ALIVES {
             self.ask_lessor(task, LeaseQuestion::Renew { id })
         } else {
@@ -253,14 +262,24 @@ impl Front {
         true
     }
 
-    fn renewed(&mut self, key: (SocketId, StreamId), slot: Slot, ttl_s: i64) {
+    fn renewed(&mut self, key: (SocketId, StreamId), number: u64, ttl_s: i64) {
         let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return };
-        // Mostly the first one.
-        let waits = |renewal: &&mut Renewal| renewal.slot == slot && renewal.ttl_s.is_none();
-        if let Some(renewal) = stream.renewals.iter_mut().find(waits) {
+        let at = usize::try_from(number - stream.first).unwrap_or(usize::MAX);
+        if let Some(renewal) = stream.renewals.get_mut(at) {
             renewal.ttl_s = Some(ttl_s);
+            if !std::mem::replace(&mut stream.ready, true) {
+                self.keep_alives.ready.push(key);
+            }
+        }
+    }
+
+    /// Sends the renewals of this turn.
+    pub(super) fn send_ready_renewals(&mut self) {
+        let mut ready = std::mem::take(&mut self.keep_alives.ready);
+        for key in ready.drain(..) {
             self.send_renewals(key);
         }
+        self.keep_alives.ready = ready;
     }
 
     /// Sends the answers that are ready, in order, as far as the client's window goes; then ends
@@ -270,22 +289,31 @@ impl Front {
         let Some(mut stream) = self.keep_alives.streams.remove(&key) else { return false };
         let before = stream.renewals.len();
         let draining = self.draining;
-        let mut out = std::mem::take(&mut self.answer);
+        let mut message = std::mem::take(&mut self.answer);
         let mut gone = true;
+        stream.ready = false;
         if let Some(server) = self.conn(socket).and_then(Conn::grpc) {
             gone = false;
-            while let Some(Renewal { id, header, ttl_s: Some(ttl_s), .. }) = stream.renewals.front()
-                && server.capacity(stream_id) > 0
-            {
+            let mut out = Vec::new();
+            while !gone && matches!(stream.renewals.front(), Some(first) if first.ttl_s.is_some()) {
+                let room = server.capacity(stream_id);
                 out.clear();
-                header.write(&mut out);
-                write_int64(&mut out, 2, *id);
-                write_int64(&mut out, 3, *ttl_s);
-                stream.renewals.pop_front();
-                if server.send_message(stream_id, &out).is_err() {
-                    gone = true;
+                while let Some(Renewal { id, header, ttl_s: Some(ttl_s), .. }) =
+                    stream.renewals.front()
+                    && out.len() < room
+                {
+                    message.clear();
+                    header.write(&mut message);
+                    write_int64(&mut message, 2, *id);
+                    write_int64(&mut message, 3, *ttl_s);
+                    frame_message(&message, &mut out);
+                    stream.renewals.pop_front();
+                    stream.first += 1;
+                }
+                if out.is_empty() {
                     break;
                 }
+                gone = server.send_framed(stream_id, &out).is_err();
             }
             if stream.held && stream.renewals.len() <= limits::KEEP_ALIVES_PER_STREAM / 2 {
                 stream.held = false;
@@ -302,7 +330,7 @@ impl Front {
                 };
             }
         }
-        self.answer = out;
+        self.answer = message;
         self.keep_alives.unanswered -= before - stream.renewals.len();
         if gone {
             self.keep_alives.unanswered -= stream.renewals.len();
@@ -379,7 +407,7 @@ impl Front {
         let no_leader = error == EtcdError::Timeout && !self.shared.has_leader();
         let status = if no_leader { EtcdError::NoLeader } else { error }.into();
         match (lease_call, task.to) {
-            (LeaseCall::KeepAlive, To::Call(stream)) => {
+            (LeaseCall::KeepAlive { .. }, To::Call(stream)) => {
                 self.end_keep_alive((task.socket, stream), &status);
             }
             _ => self.reply_status(task.socket, task.to, &status),

@@ -79,8 +79,8 @@ pub(super) enum LeaseCall {
     TimeToLive { id: i64 },
     /// LeaseLeases.
     Leases,
-    /// One renewal of a LeaseKeepAlive stream.
-    KeepAlive,
+    /// A renewal of a LeaseKeepAlive stream: its number there, from 0.
+    KeepAlive { number: u64 },
 }
 
 impl Kind {

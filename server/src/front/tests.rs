@@ -24,6 +24,7 @@ use crate::shared::StatusCell;
 
 mod leases;
 mod silence;
+mod watching;
 
 /// What a front told its driver.
 #[derive(Default)]

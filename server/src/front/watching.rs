@@ -195,10 +195,9 @@ impl Front {
 
     /// Notifications that are due, and streams that wait for a leader in vain.
     pub(super) fn tick_watches(&mut self) {
-        if self.watching.hub.is_empty() {
-            return;
+        if !self.watching.hub.is_empty() {
+            self.with_hub(Hub::tick);
         }
-        self.with_hub(Hub::tick);
         if self.shared.has_leader() {
             self.watching.leaderless_ms = None;
             return;

@@ -43,7 +43,8 @@ pub(super) struct Alone {
 enum Phase {
     /// Adding up the next message, which starts at `from`.
     Measure { from: RevKey, at: RevKey, events: u64, bytes: u64 },
-    /// Writing it, up to the row `until`, which the next message starts with; it lacks `left` bytes.
+    /// Writing it, up to the row `until`, which the next message starts with. It lacks `left`
+    /// bytes.
     Write { at: RevKey, skip: usize, until: Option<RevKey>, left: u64 },
 }
 

@@ -761,6 +761,45 @@ fn a_revision_larger_than_a_window_reaches_a_slow_reader_piece_by_piece() {
 }
 
 #[test]
+fn watchers_beyond_the_bound_of_a_stream_are_refused() {
+    let mut rig = Rig::new(1, 1);
+    rig.peers.open_window(rig.places[0], 1 << 20);
+    // As if the client had created them all.
+    let taken = 1..limits::STREAM_WATCHERS as i64;
+    let ids = |rig: &mut Rig| std::mem::take(&mut rig.hub.stream(0).unwrap().watchers);
+    rig.hub.stream(0).unwrap().watchers = taken.map(|id| (id, watchers::NONE)).collect();
+    assert!(!rig.create(0, create("k", "")).canceled);
+    let refused = rig.create(0, create("k", ""));
+    assert!(refused.canceled && refused.watch_id == -1);
+    assert_eq!(refused.cancel_reason, "etcdserver: too many requests");
+    let own: BTreeMap<_, _> = ids(&mut rig).into_iter().filter(|w| w.1 != watchers::NONE).collect();
+    assert_eq!(own.len(), 1);
+    rig.hub.stream(0).unwrap().watchers = own;
+    rig.put("k", "v");
+    rig.settle();
+    rig.assert_complete();
+}
+
+#[test]
+fn answers_beyond_the_bound_during_a_large_message_end_the_stream() {
+    let mut rig = Rig::new(1, 1);
+    rig.turn();
+    rig.create(0, create("k", ""));
+    rig.write(&[(b"k".to_vec(), Some(vec![7; 300_000]))]);
+    rig.peers.open_window(rig.places[0], 1_000);
+    rig.turn();
+    rig.turn();
+    assert!(rig.hub.streams[0].as_ref().unwrap().alone.is_some());
+    for _ in 0..limits::WATCH_HELD_ANSWERS {
+        rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
+    }
+    assert!(rig.peers.peer(rig.places[0]).ended.is_none());
+    rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
+    assert!(rig.peers.peer(rig.places[0]).ended.is_some());
+    assert!(rig.hub.is_empty());
+}
+
+#[test]
 fn notifications_of_progress_come_when_nothing_else_did() {
     let mut rig = Rig::new(1, 1);
     rig.peers.open_window(rig.places[0], 1 << 20);

@@ -1,6 +1,6 @@
 //! What a server answered, decoded, with everything that may differ between two correct servers
-//! replaced by what it stands for: cluster, member, term, URLs, ids of leases that the server chose,
-//! sizes and log indexes. What is left must be equal to the last field.
+//! replaced by what it stands for: cluster, member, term, URLs, ids of leases that the server
+//! chose, sizes and log indexes. What is left must be equal to the last field.
 //!
 //! Used by the runner. It must never hide a difference that is not in the table of the test's head.
 

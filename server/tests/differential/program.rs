@@ -128,13 +128,13 @@ impl Known {
 
     fn txn(&self, request: &mut pb::TxnRequest) {
         for compare in &mut request.compare {
-            match &mut compare.target_union {
-                Some(
-                    TargetUnion::CreateRevision(number)
-                    | TargetUnion::ModRevision(number)
-                    | TargetUnion::Lease(number),
-                ) => self.number(number),
-                _ => {}
+            if let Some(
+                TargetUnion::CreateRevision(number)
+                | TargetUnion::ModRevision(number)
+                | TargetUnion::Lease(number),
+            ) = &mut compare.target_union
+            {
+                self.number(number);
             }
         }
         for op in request.success.iter_mut().chain(&mut request.failure) {

@@ -6,10 +6,11 @@
 //! complete and can be compared watch by watch. The order between watches of one stream means
 //! nothing, not even to etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
+use pb::request_op::Request;
 use pb::watch_request::RequestUnion;
 use prost::Message as _;
 
@@ -98,6 +99,8 @@ pub(crate) struct Pair {
     progress_counts: [bool; STREAMS],
     hashes: bool,
     differences: Differences,
+    /// Revisions that may have written a key twice.
+    twice: BTreeSet<i64>,
 }
 
 type Step = Result<(), Mismatch>;
@@ -123,6 +126,7 @@ impl Pair {
             progress_counts: [false; STREAMS],
             hashes,
             differences,
+            twice: BTreeSet::new(),
         }
     }
 
@@ -134,7 +138,7 @@ impl Pair {
     ///
     /// # Errors
     /// The first disagreement.
-    pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Failure> {
+    pub(crate) fn run(&mut self, ops: &[Op]) -> Result<(), Box<Failure>> {
         let mut script = Vec::new();
         for (index, op) in ops.iter().enumerate() {
             if self.differences.skips(op) {
@@ -142,11 +146,11 @@ impl Pair {
             }
             script.push(self.sides[0].known.resolve(op).to_string());
             if let Err(mismatch) = self.step(op) {
-                return Err(Failure { script, begun: index + 1, mismatch });
+                return Err(Box::new(Failure { script, begun: index + 1, mismatch }));
             }
         }
         script.push("the end: what is left of the watches, everything stored".to_owned());
-        self.end().map_err(|mismatch| Failure { script, begun: ops.len(), mismatch })
+        self.end().map_err(|mismatch| Box::new(Failure { script, begun: ops.len(), mismatch }))
     }
 
     fn end(&mut self) -> Step {
@@ -187,7 +191,18 @@ impl Pair {
 
     /// An operation of one request.
     fn call(&mut self, op: &Op) -> Step {
-        let resolved = self.resolve(op);
+        let mut resolved = self.resolve(op);
+        for op in &mut resolved {
+            let current = self.sides[0].known.current;
+            if matches!(op, Op::HashKv(0)) && self.twice.contains(&current) {
+                *op = Op::HashKv(current);
+            }
+            if let Op::Compact(pb::CompactionRequest { revision, .. }) | Op::HashKv(revision) = op {
+                while self.twice.contains(revision) {
+                    *revision -= 1;
+                }
+            }
+        }
         let Some(path) = path(op) else { return Ok(()) };
         let raw = self.both(path, |side| encode(&resolved[side]));
         let is_ok = raw[0].is_ok() && raw[1].is_ok();
@@ -207,6 +222,9 @@ impl Pair {
             match (op, answer.messages.first()) {
                 (Op::Grant(slot, _), Some(Message::Grant(response))) => {
                     side.known.leases.push((*slot, response.id));
+                }
+                (Op::Txn(request), Some(Message::Txn(response))) if may_write_twice(request) => {
+                    self.twice.extend(response.header.map(|header| header.revision));
                 }
                 (Op::Compact(_), Some(_)) => {
                     if let Op::Compact(request) = &resolved[0] {
@@ -656,6 +674,28 @@ fn brings(response: &pb::WatchResponse, id: i64, revision: i64) -> bool {
         && response.events.iter().any(|event| {
             event.kv.as_ref().is_some_and(|kv| kv.mod_revision == revision && kv.key == BARRIER_KEY)
         })
+}
+
+/// True for a transaction with a put and a delete without an end: etcd overlooks that they overlap
+/// (an end of `\0` is taken literally by its check). A compaction at just that revision keeps only
+/// the key's first tombstone, so etcd forgets an event, or the value itself; a hash of the revision
+/// forgets the same.
+fn may_write_twice(request: &pb::TxnRequest) -> bool {
+    let (mut puts, mut open_deletes) = (false, false);
+    let mut look = vec![request];
+    while let Some(txn) = look.pop() {
+        for op in txn.success.iter().chain(&txn.failure) {
+            match &op.request {
+                Some(Request::RequestPut(_)) => puts = true,
+                Some(Request::RequestDeleteRange(delete)) => {
+                    open_deletes |= delete.range_end == b"\0"[..];
+                }
+                Some(Request::RequestTxn(nested)) => look.push(nested),
+                Some(Request::RequestRange(_)) | None => {}
+            }
+        }
+    }
+    puts && open_deletes
 }
 
 /// The method of an operation of one request.

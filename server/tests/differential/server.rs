@@ -71,7 +71,7 @@ impl Server {
         let (client_url, peer_url) =
             (setup.endpoint(), format!("http://127.0.0.1:{}", setup.peer_port));
         let mut command = match kind {
-            Kind::Etcore(_) => etcore(&setup),
+            Kind::Etcore(_) => setup.command(),
             Kind::Etcd(program) => etcd(program, &setup),
         };
         command
@@ -104,19 +104,6 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-/// The program under test, or the one that `ETCORE_BIN` names.
-fn etcore(setup: &Setup) -> Command {
-    let own = setup.command();
-    match std::env::var_os("ETCORE_BIN") {
-        Some(program) => {
-            let mut command = Command::new(program);
-            command.args(own.get_args());
-            command
-        }
-        None => own,
     }
 }
 

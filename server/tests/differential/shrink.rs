@@ -14,10 +14,10 @@ use super::run::Failure;
 /// The shortest failing program found, with its failure.
 pub(crate) fn shrink(
     ops: Vec<Op>,
-    failure: Failure,
+    failure: Box<Failure>,
     limit: Duration,
-    attempt: impl Fn(&[Op]) -> Option<Failure>,
-) -> (Vec<Op>, Failure) {
+    attempt: impl Fn(&[Op]) -> Option<Box<Failure>>,
+) -> (Vec<Op>, Box<Failure>) {
     let mut search = Search { ops, failure, deadline: Instant::now() + limit, attempt: &attempt };
     let begun = search.failure.begun;
     search.ops.truncate(begun);
@@ -34,9 +34,9 @@ pub(crate) fn shrink(
 
 struct Search<'a> {
     ops: Vec<Op>,
-    failure: Failure,
+    failure: Box<Failure>,
     deadline: Instant,
-    attempt: &'a dyn Fn(&[Op]) -> Option<Failure>,
+    attempt: &'a dyn Fn(&[Op]) -> Option<Box<Failure>>,
 }
 
 impl Search<'_> {

@@ -44,6 +44,7 @@ func main() {
 		{"deletes", deletes},
 		{"errors", errorsAreMapped},
 		{"compaction", compaction},
+		{"watches", watches},
 		{"leases", leases},
 		{"cluster", cluster},
 		{"many at once", manyAtOnce},
@@ -216,6 +217,61 @@ func compaction(ctx context.Context, c *clientv3.Client) error {
 	return errors.Join(
 		want("read", gone, rpctypes.ErrCompacted),
 		want("again", again, rpctypes.ErrCompacted),
+	)
+}
+
+// A watch from the past, one that lives, progress, and one that was compacted.
+func watches(ctx context.Context, c *clientv3.Client) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	first, err := c.Put(ctx, "watched/1", "a")
+	if err != nil {
+		return err
+	}
+	start := first.Header.Revision
+	past := c.Watch(ctx, "watched/", clientv3.WithPrefix(), clientv3.WithRev(start))
+	live := c.Watch(ctx, "watched/1", clientv3.WithPrevKV(), clientv3.WithFilterPut(),
+		clientv3.WithCreatedNotify())
+	if created := <-live; !created.Created {
+		return fmt.Errorf("not created: %v", created)
+	}
+	if _, err := c.Put(ctx, "watched/2", "b"); err != nil {
+		return err
+	}
+	if _, err := c.Delete(ctx, "watched/1"); err != nil {
+		return err
+	}
+	var seen []string
+	for len(seen) < 3 {
+		response := <-past
+		if err := response.Err(); err != nil {
+			return err
+		}
+		for _, event := range response.Events {
+			seen = append(seen, fmt.Sprint(event.Type, string(event.Kv.Key), event.Kv.ModRevision-start))
+		}
+	}
+	deleted := <-live
+	if err := c.RequestProgress(ctx); err != nil {
+		return err
+	}
+	progress := <-past
+	now, err := c.Put(ctx, "watched/1", "c")
+	if err != nil {
+		return err
+	}
+	if _, err := c.Compact(ctx, now.Header.Revision); err != nil {
+		return err
+	}
+	gone := <-c.Watch(ctx, "watched/1", clientv3.WithRev(start))
+	return errors.Join(
+		want("past", seen, "[PUTwatched/10 PUTwatched/21 DELETEwatched/12]"),
+		want("deleted", deleted.Events[0].Type, "DELETE"),
+		want("previous", string(deleted.Events[0].PrevKv.Value), "a"),
+		want("progress", progress.IsProgressNotify(), true),
+		want("progress revision", progress.Header.Revision, start+2),
+		want("compacted", gone.CompactRevision, now.Header.Revision),
+		want("compacted", gone.Err(), rpctypes.ErrCompacted),
 	)
 }
 

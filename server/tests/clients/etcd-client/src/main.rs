@@ -2,8 +2,9 @@
 //! does against etcd. Run by `../run` with the endpoint as its argument; prints "ok" at the end.
 
 use etcd_client::{
-    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions,
+    Client, CompactionOptions, Compare, CompareOp, DeleteOptions, Error, EventType, GetOptions,
     LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    WatchOptions,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,6 +15,7 @@ async fn main() -> Result<(), Error> {
     ranges(&mut client).await?;
     transactions(&mut client).await?;
     errors(&mut client).await?;
+    watches(&mut client).await?;
     leases(&mut client).await?;
     let status = client.status().await?;
     assert_eq!(status.version(), "3.7.1");
@@ -53,6 +55,38 @@ async fn ranges(client: &mut Client) -> Result<(), Error> {
     let options = DeleteOptions::new().with_prefix().with_prev_key();
     let deleted = client.delete("range/", Some(options)).await?;
     assert_eq!((deleted.deleted(), deleted.prev_kvs().len()), (20, 20));
+    Ok(())
+}
+
+async fn watches(client: &mut Client) -> Result<(), Error> {
+    let first = client.put("watched/1", "a", None).await?;
+    let start = first.header().expect("a header").revision();
+    let options =
+        WatchOptions::new().with_prefix().with_start_revision(start).with_prev_key();
+    let mut stream = client.watch("watched/", Some(options)).await?;
+    client.put("watched/2", "b", None).await?;
+    client.delete("watched/1", None).await?;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let response = stream.message().await?.expect("the stream is open");
+        for event in response.events() {
+            let kv = event.kv().expect("a key");
+            let before = event.prev_kv().map(|kv| kv.value().to_vec());
+            seen.push((event.event_type(), kv.mod_revision() - start, before));
+        }
+    }
+    let expected = [
+        (EventType::Put, 0, None),
+        (EventType::Put, 1, None),
+        (EventType::Delete, 2, Some(b"a".to_vec())),
+    ];
+    assert_eq!(seen, expected);
+    stream.request_progress().await?;
+    let progress = stream.message().await?.expect("progress");
+    assert_eq!(progress.header().expect("a header").revision(), start + 2);
+    stream.cancel(0).await?;
+    assert!(stream.message().await?.expect("an answer").canceled());
+    client.delete("watched/", Some(DeleteOptions::new().with_prefix())).await?;
     Ok(())
 }
 
