@@ -55,8 +55,8 @@ const EXCEPTIONS: [(&str, &str, &str); 11] = [
     ),
 ];
 
-/// Cases that h2spec leaves out of itself: four because no answer has a body, one because the member
-/// limits no streams.
+/// Cases that h2spec leaves out of itself: four because no answer has a body, one because the
+/// member limits no streams.
 const LEFT_OUT_MAX: usize = 5;
 
 #[test]
