@@ -143,7 +143,7 @@ pub struct Front {
     watching: Watching,
     /// Proposals that found the ring full; while any wait, sockets are not read.
     overflow: VecDeque<ToReplica>,
-    reading_paused: bool,
+    paused: Paused,
     next_ticket: u64,
     asked_ticket: u64,
     next_request_id: u64,
@@ -160,6 +160,15 @@ pub struct Front {
     draining: bool,
     drain_until_ms: u64,
     stopped: bool,
+}
+
+/// Which sockets are not read because too much waits for the replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paused {
+    None,
+    /// Those with large proposals outstanding.
+    Large,
+    All,
 }
 
 /// Connections are given time at least this often.
@@ -219,7 +228,7 @@ impl Front {
             leader_seen_ms: 0,
             watching,
             overflow: VecDeque::new(),
-            reading_paused: false,
+            paused: Paused::None,
             next_ticket: 0,
             asked_ticket: 0,
             next_request_id: boot_id,
@@ -426,7 +435,7 @@ impl Front {
         let settings = self.settings.clone();
         self.conns[slot] = Some(Conn::new(socket, handoff.side, protocol, settings));
         self.open += 1;
-        if self.reading_paused
+        if self.paused == Paused::All
             && let Some(conn) = self.conn(socket)
         {
             conn.reading = false;
@@ -449,7 +458,7 @@ impl Front {
 
     fn flush_conn(&mut self, driver: &mut dyn Driver, socket: SocketId) {
         let mut buf = self.spare_bufs.pop().unwrap_or_default();
-        let paused = self.reading_paused;
+        let paused = self.paused;
         let Some(conn) = self.conn(socket) else { return };
         conn.dirty = false;
         let mut more = false;
@@ -461,6 +470,11 @@ impl Front {
         }
         let (sending, gone) = (conn.sending, conn.gone);
         let over = gone || (!sending && !more && conn.is_over());
+        let paused = match paused {
+            Paused::None => false,
+            Paused::Large => conn.proposal_bytes > limits::CONNECTION_PROPOSAL_BYTES,
+            Paused::All => true,
+        };
         let wants_read = conn.wants_read() && !paused && !conn.failed;
         let toggle = wants_read != conn.reading;
         conn.reading = wants_read;
@@ -534,10 +548,16 @@ impl Front {
                 break;
             }
         }
-        let pause = !self.overflow.is_empty()
-            || self.tasks.proposal_bytes() > limits::PENDING_PROPOSAL_BYTES;
-        if pause != self.reading_paused {
-            self.reading_paused = pause;
+        let bytes = self.tasks.proposal_bytes();
+        let pause = if !self.overflow.is_empty() || bytes > 2 * limits::PENDING_PROPOSAL_BYTES {
+            Paused::All
+        } else if bytes > limits::PENDING_PROPOSAL_BYTES {
+            Paused::Large
+        } else {
+            Paused::None
+        };
+        if pause != self.paused {
+            self.paused = pause;
             let sockets: Vec<SocketId> =
                 self.conns.iter().flatten().map(|conn| conn.socket).collect();
             sockets.into_iter().for_each(|socket| self.mark_dirty(socket));

@@ -24,8 +24,12 @@ pub const RING_TO_REPLICA: usize = 16 << 10;
 pub const RING_TO_FRONT: usize = RING_TO_REPLICA + RING_LEASES + 1024;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
-/// Bytes of proposals that one front may have outstanding; more stops reading its sockets.
-pub const PENDING_PROPOSAL_BYTES: usize = 64 << 20;
+/// Bytes of proposals that one front may have outstanding; with more it reads no socket whose own
+/// proposals exceed [`CONNECTION_PROPOSAL_BYTES`], with twice as many none at all.
+pub const PENDING_PROPOSAL_BYTES: usize = 16 << 20;
+/// What a connection may always have outstanding, so that clients with small requests do not wait
+/// behind those with large ones.
+pub const CONNECTION_PROPOSAL_BYTES: usize = 128 << 10;
 /// Proposals of one front that timed out before the replica took them; from so many on, and above
 /// [`PENDING_PROPOSAL_BYTES`] of them, further proposals answer `too many requests`.
 pub const ABANDONED_PROPOSALS: usize = 4096;

@@ -176,7 +176,7 @@ fn run(end: End, driver: &'static str, seed: u64, cases: u64, processes: u64) ->
             );
             let outcome = dog.watch(&label, || {
                 let verdict = truth.judge(&patch, &sources, &patched)?;
-                if case % (cases / processes) == 0 || only.is_some() {
+                if case.is_multiple_of(cases / processes) || only.is_some() {
                     let all = DRIVERS.into_iter().filter(|driver| is_available(driver));
                     let all: Vec<_> = all.collect();
                     let driver = all[usize::try_from(case / 7).unwrap() % all.len()];
@@ -188,6 +188,11 @@ fn run(end: End, driver: &'static str, seed: u64, cases: u64, processes: u64) ->
                 Ok(verdict) => tally.count(patch.kind, &verdict),
                 Err(what) => {
                     let what: String = what;
+                    // Timing is part of the history: the directory itself is what repeats the case.
+                    let kept = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+                    let kept = kept.join(format!("damage-{seed}-{case}"));
+                    patched.store(&kept.join("member"));
+                    let what = format!("{what}; kept in {}", kept.display());
                     failures.lock().unwrap().push(format!("{label}\n    {what}"));
                 }
             }
@@ -212,7 +217,7 @@ fn no_patch_of_a_killed_members_files_is_ever_served_as_something_else() {
     let tally = run(End::Killed, "portable", seed(), long(1_000, 50_000), long(20, 500));
     if from_environment("ETCORE_CASE").is_none() {
         assert!(tally.total("refused") > 300 && tally.total("whole") > 100);
-        assert!(tally.total("cut") > 0, "some torn tails");
+        assert!(tally.total("cut") > 5, "torn tails are among them");
     }
 }
 

@@ -110,7 +110,7 @@ async fn load(setup: &Setup, told: &mut Told, prng: &mut Prng) {
                     ..Default::default()
                 };
                 let put = tokio::time::timeout(Duration::from_secs(15), client.put(request));
-                (key, value, put.await.map_or(false, |answer| answer.is_ok()))
+                (key, value, put.await.is_ok_and(|answer| answer.is_ok()))
             });
         }
         let mut failed = false;
@@ -211,7 +211,8 @@ fn one(call: &Call, error: &str, when: u64) -> &'static str {
         let log = member.lines_so_far().join("\n");
         let reports = log.lines().any(|line| reported.iter().any(|text| line.contains(text)));
         member.kill();
-        if reports { "reported, went on" } else { "went on without a word" }
+        assert!(reports, "{label}: it goes on without a word:\n{log}");
+        "reported, went on"
     } else {
         member.kill();
         "did not happen"

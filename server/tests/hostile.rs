@@ -33,6 +33,11 @@ const SETTINGS_INITIAL_WINDOW: u8 = 4;
 /// memory tables, what the allocator keeps.
 const MOVING_KIB: u64 = 160 << 10;
 
+/// How long a request may wait behind the attackers': the front handles what has arrived in order,
+/// up to all of its driver's receive buffers, and 2 MiB of the smallest frames take a while. The
+/// attackers also share the machine's two cores with the member.
+const BEHIND_ATTACKERS: Duration = Duration::from_millis(250);
+
 fn is_long() -> bool {
     std::env::var_os("ETCORE_LONG").is_some()
 }
@@ -90,8 +95,8 @@ struct Harm {
 }
 
 impl Harm {
-    /// Memory grew by less, and others waited at most twice as long as on an idle member. Small
-    /// machines run the attackers beside the member, so some scheduling is allowed for.
+    /// Memory grew by less, and others waited at most twice as long as on an idle member, and
+    /// [`BEHIND_ATTACKERS`].
     fn assert_within(&self, what: &str, grown_kib_max: u64) {
         let grown_kib = self.peak_kib.saturating_sub(self.before_kib);
         eprintln!(
@@ -99,9 +104,8 @@ impl Harm {
             self.p99, self.idle_p99, self.peak_kib
         );
         assert!(grown_kib <= grown_kib_max, "{what}: {grown_kib} KiB more");
-        let scheduling = sized(Duration::from_millis(250), Duration::from_millis(25));
         assert!(
-            self.p99 <= 2 * self.idle_p99 + scheduling,
+            self.p99 <= 2 * self.idle_p99 + BEHIND_ATTACKERS,
             "{what}: {:?}, {:?} when idle",
             self.p99,
             self.idle_p99
@@ -109,8 +113,16 @@ impl Harm {
     }
 }
 
+/// This thread and those it starts leave the processor to others: an attacker has a machine of its
+/// own, and must not take the member's.
+fn as_if_elsewhere() {
+    // SAFETY: a plain system call on the calling thread.
+    let outcome = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// Runs an attack while somebody else works and memory is watched.
-fn under_attack(setup: &Setup, member: &Member, attack: impl FnOnce()) -> Harm {
+fn under_attack(setup: &Setup, member: &Member, attack: impl FnOnce() + Send) -> Harm {
     let (port, pid) = (setup.client_port, member.pid());
     let watched = |stop: &AtomicBool| {
         let mut peak_kib = 0;
@@ -131,7 +143,11 @@ fn under_attack(setup: &Setup, member: &Member, attack: impl FnOnce()) -> Harm {
     std::thread::scope(|scope| {
         let bystander = scope.spawn(|| puts_until(port, &over));
         let watcher = scope.spawn(|| watched(&over));
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attack));
+        let attacker = scope.spawn(|| {
+            as_if_elsewhere();
+            attack();
+        });
+        let outcome = attacker.join();
         over.store(true, Ordering::Relaxed);
         let (took, peak_kib) = (bystander.join().unwrap(), watcher.join().unwrap());
         if let Err(panic) = outcome {
@@ -422,10 +438,11 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
                 }
             });
         });
-        // Requests coming in: so much a connection, and so much for all of them; proposals; then
-        // what is on its way to the log and to the page file.
+        // Requests coming in: so much a connection, and so much for all of them, and what the
+        // allocator loses between them; proposals; then what is on its way to the log and to the
+        // page file.
         let incoming_kib = (connections as u64 * (64 << 10)).min(1 << 20);
-        let most = incoming_kib + (64 << 10) + MOVING_KIB + (96 << 10);
+        let most = incoming_kib * 9 / 8 + (64 << 10) + MOVING_KIB + (96 << 10);
         let what = format!("{driver}: {connections} x {streams} streams of 1.4 MB");
         let grown_kib = harm.peak_kib.saturating_sub(harm.before_kib);
         eprintln!("{what}: p99 {:?}, {:?} idle, {grown_kib} KiB more", harm.p99, harm.idle_p99);

@@ -4,7 +4,7 @@
 //! head; it must not know what the records mean to raft.
 
 use super::record::{FRAME_BYTES, Frame, Record, RecordKind, decode};
-use super::tail::{Stop, has_lost_sector, is_zero, zero_length};
+use super::tail::{SECTOR_BYTES, Stop, has_lost_sector, is_zero, zero_length};
 
 /// A cursor over one segment.
 ///
@@ -16,6 +16,8 @@ pub(crate) struct Scan<'a> {
     /// `None` before the first segment of the log: its head says where the checksum stands.
     crc: Option<u32>,
     records_seen: u64,
+    /// The last record closed a batch.
+    batch_closed: bool,
 }
 
 /// One step of a scan.
@@ -30,14 +32,15 @@ pub(crate) enum Step {
 impl<'a> Scan<'a> {
     /// Starts at the head of a segment; `crc` is where the previous segment ended.
     pub(crate) fn new(bytes: &'a [u8], crc: Option<u32>) -> Self {
-        Self { bytes, offset: 0, crc, records_seen: 0 }
+        Self { bytes, offset: 0, crc, records_seen: 0, batch_closed: false }
     }
 
     /// Starts in the middle of a segment, or `at_head` at its start. The first record's stored
     /// checksum is believed, and those behind it are checked against it.
     pub(crate) fn resume(bytes: &'a [u8], at_head: bool) -> Self {
         const PAST_THE_HEAD: u64 = 2;
-        Self { bytes, offset: 0, crc: None, records_seen: if at_head { 0 } else { PAST_THE_HEAD } }
+        let records_seen = if at_head { 0 } else { PAST_THE_HEAD };
+        Self { bytes, offset: 0, crc: None, records_seen, batch_closed: false }
     }
 
     /// The first byte not yet read.
@@ -67,7 +70,16 @@ impl<'a> Scan<'a> {
         };
         let word = u64::from_le_bytes(*word);
         if word == 0 {
-            return Step::Stop(zero_length(self.bytes, self.offset), "a zero length");
+            return match zero_length(self.bytes, self.offset) {
+                // The sector holds the batch's bytes up to here, so it did reach the device.
+                Stop::ZeroLength
+                    if !self.batch_closed && !self.offset.is_multiple_of(SECTOR_BYTES) =>
+                {
+                    let stop = Stop::ZeroLengthInDirtySector;
+                    Step::Stop(stop, "a zero length in the middle of a batch")
+                }
+                stop => Step::Stop(stop, "a zero length"),
+            };
         }
         let frame = Frame::from_word(word);
         if !frame.is_canonical(word) {
@@ -84,6 +96,7 @@ impl<'a> Scan<'a> {
                 let offset = self.offset;
                 self.offset = end;
                 self.records_seen += 1;
+                self.batch_closed = record.kind == RecordKind::State;
                 Step::Record(offset, record)
             }
             Err((Stop::BadRecord, _)) if has_lost_sector(self.bytes, self.offset, end) => {

@@ -17,7 +17,8 @@ pub enum Stop {
     Clean,
     /// The length word and the rest of its sector are zero, but bytes follow in later sectors.
     ZeroLength,
-    /// The length word is zero, but its sector goes on with other bytes: no torn write does that.
+    /// The length word is zero, but its sector goes on with other bytes, or holds the beginning of
+    /// the same batch: no torn write does that.
     ZeroLengthInDirtySector,
     /// The length word is one no encoder writes, or reaches past the end of the file.
     BadLength,

@@ -60,8 +60,18 @@ impl Front {
         }
     }
 
+    /// A connection's proposal is answered: it may be read again.
+    fn proposal_ended(&mut self, socket: SocketId, bytes: usize) {
+        if let Some(conn) = self.conn(socket) {
+            conn.proposal_bytes = conn.proposal_bytes.saturating_sub(bytes);
+        }
+    }
+
     fn finish_proposal(&mut self, slot: Slot, reply: Reply) {
         let Some(task) = self.tasks.remove(slot) else { return };
+        if !matches!(task.kind, Kind::Abandoned) {
+            self.proposal_ended(task.socket, task.bytes);
+        }
         match task.kind {
             Kind::Abandoned => return,
             Kind::QuotaAlarm => {
@@ -310,7 +320,8 @@ impl Front {
             return;
         }
         for slot in overdue {
-            if let Some((socket, to, client_deadline)) = self.tasks.abandon(slot) {
+            if let Some((socket, to, client_deadline, bytes)) = self.tasks.abandon(slot) {
+                self.proposal_ended(socket, bytes);
                 self.reply_status(socket, to, &timed_out(client_deadline).into());
                 continue;
             }

@@ -258,7 +258,11 @@ impl Front {
         }
         let mut task = self.task(call, kind);
         task.bytes = data.len();
+        let bytes = task.bytes;
         let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
+        if let Some(conn) = self.conn(call.socket) {
+            conn.proposal_bytes += bytes;
+        }
         self.push_replica(ToReplica::Propose { slot, data: data.into() });
         Err(Refusal::Waiting)
     }

@@ -52,6 +52,8 @@ pub(super) struct Conn {
     pub(super) gone: bool,
     /// The driver is receiving for it.
     pub(super) reading: bool,
+    /// Bytes of its proposals that were not answered yet.
+    pub(super) proposal_bytes: usize,
     draining: bool,
     /// The request that is incomplete, and since when.
     incomplete: Option<(u64, u64)>,
@@ -86,6 +88,7 @@ impl Conn {
             failed_ms: None,
             gone: false,
             reading: true,
+            proposal_bytes: 0,
             draining: false,
             incomplete: None,
             ended_ms: None,

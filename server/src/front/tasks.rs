@@ -139,11 +139,12 @@ impl Tasks {
     }
 
     /// A proposal's time is up: it is to be answered now, and stays until its reply comes.
-    pub(super) fn abandon(&mut self, slot: Slot) -> Option<(SocketId, To, bool)> {
+    pub(super) fn abandon(&mut self, slot: Slot) -> Option<(SocketId, To, bool, usize)> {
         let task = self.get_mut(slot).filter(|task| task.kind.is_proposal())?;
         task.kind = Kind::Abandoned;
         task.deadline_ms = u64::MAX;
-        let (bytes, whom) = (task.bytes, (task.socket, task.to, task.client_deadline));
+        let bytes = task.bytes;
+        let whom = (task.socket, task.to, task.client_deadline, bytes);
         self.abandoned += 1;
         self.abandoned_bytes += bytes;
         Some(whom)

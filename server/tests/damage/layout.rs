@@ -237,43 +237,38 @@ fn walk(image: &Image, ptr: &[u8], newest: bool, pages: &mut Vec<Page>) {
 }
 
 /// True if `patched`, the last segment, may end where it does although acknowledged entries are
-/// missing: every difference is a sector that reads as zeros, or the log is cut at a record's end
-/// and nothing follows; and behind it no batch is left that had another one after it. FORMAT.md,
-/// "What no rule can tell apart".
+/// missing: from the first damaged record on it looks like a write that was torn, or like a log
+/// that ends there, and no batch behind it is followed by another one. FORMAT.md, "Why a torn write
+/// is recognised" and "What no rule can tell apart", in terms of the undamaged segment.
 pub fn may_have_lost(segment: &Segment, original: &[u8], patched: &[u8]) -> bool {
     let len = original.len().max(patched.len());
     let at = |bytes: &[u8], at: usize| bytes.get(at).copied().unwrap_or(0);
-    let mut first = None;
-    for start in (0..len).step_by(SECTOR) {
-        let sector = start..(start + SECTOR).min(len);
-        if sector.clone().all(|byte| at(original, byte) == at(patched, byte)) {
-            continue;
-        }
-        let differs =
-            sector.clone().find(|byte| at(original, *byte) != at(patched, *byte)).expect("one");
-        first.get_or_insert(differs);
-        if sector.clone().all(|byte| at(patched, byte) == 0) {
-            continue;
-        }
-        let zeros_from = (0..sector.end).rev().find(|byte| at(patched, *byte) != 0);
-        let zeros_from = zeros_from.map_or(0, |byte| byte + 1);
-        // A record ends up to seven bytes of padding and zero data behind its last other byte.
-        let cut = segment.records.iter().any(|record| {
-            sector.contains(&record.end) && zeros_from <= record.end && record.end <= differs
-        });
-        if !cut || (sector.end..patched.len()).any(|byte| patched[byte] != 0) {
-            return false;
-        }
+    let zero = |from: usize, to: usize| (from..to).all(|byte| at(patched, byte) == 0);
+    let Some(first) = (0..len).find(|byte| at(original, *byte) != at(patched, *byte)) else {
+        return false;
+    };
+    let Some(number) = segment.records.iter().position(|record| record.end > first) else {
+        return false;
+    };
+    let start = segment.records[number].start;
+    if zero(start, len) {
+        return true;
     }
-    let Some(first) = first else { return false };
+    let sector_end = (start + 1).next_multiple_of(SECTOR);
+    let begins_batch = segment.batches.iter().any(|(batch, _)| *batch == start);
+    let word = (0..8).rev().fold(0, |word, byte| word << 8 | u64::from(at(patched, start + byte)));
+    let torn = if word == 0 {
+        zero(start, sector_end) && (begins_batch || start.is_multiple_of(SECTOR))
+    } else {
+        // The record reaches as far as its length word says.
+        let bytes = usize::try_from(word & 0x00ff_ffff_ffff_ffff).expect("a 64-bit machine");
+        let end = start + 8 + bytes + usize::try_from(word >> 56 & 7).expect("three bits");
+        (sector_end..end.min(len)).step_by(SECTOR).any(|sector| zero(sector, sector + SECTOR))
+    };
     let intact = |record: &Record| {
         (record.start..record.end).all(|byte| at(original, byte) == at(patched, byte))
     };
-    let followed =
-        |record: &Record| (record.end..record.end + 8).any(|byte| at(patched, byte) != 0);
-    !segment
-        .records
-        .iter()
-        .filter(|record| record.start >= first && record.kind == KIND_STATE)
-        .any(|record| intact(record) && followed(record))
+    let followed = |record: &&Record| !zero(record.end, record.end + 8);
+    let mut states = segment.records[number..].iter().filter(|record| record.kind == KIND_STATE);
+    torn && !states.any(|record| intact(record) && followed(&record))
 }
