@@ -237,11 +237,11 @@ fn curve(samples: &[Sample]) -> String {
     text
 }
 
-/// The median of a measure over a part of the samples.
-fn median(samples: &[Sample], measure: impl Fn(&Sample) -> u64) -> u64 {
+/// The value below which lies this share of the samples, in hundredths.
+fn quantile(samples: &[Sample], hundredths: usize, measure: impl Fn(&Sample) -> u64) -> u64 {
     let mut values: Vec<u64> = samples.iter().map(measure).collect();
     values.sort_unstable();
-    values.get(values.len() / 2).copied().unwrap_or(0)
+    values.get(values.len() * hundredths / 100).copied().unwrap_or(0)
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn an_hour_of_mixed_load_leaves_everything_flat() {
     let third = samples.len() / 3;
     let (second, last) = (&samples[third..2 * third], &samples[2 * third..]);
     let flat = |what: &str, slack: u64, measure: &dyn Fn(&Sample) -> u64| {
-        let (before, after) = (median(second, measure), median(last, measure));
+        let (before, after) = (quantile(second, 50, measure), quantile(last, 50, measure));
         assert!(
             after <= before + before / 10 + slack,
             "{what} grew from {before} to {after}\n{curve}"
@@ -312,7 +312,13 @@ fn an_hour_of_mixed_load_leaves_everything_flat() {
     flat("the page file (KiB)", 8 << 10, &|sample| sample.file_kib);
     flat("what is in use of it (KiB)", 8 << 10, &|sample| sample.in_use_kib);
     flat("log segments", 2, &|sample| sample.wal_files as u64);
-    flat("put p50 (µs)", 2_000, &|sample| u64::from(sample.put_us.0));
-    flat("range p50 (µs)", 2_000, &|sample| u64::from(sample.range_us.0));
+    // What else runs on the machine only adds to latencies: their good moments are compared.
+    let quick = |what: &str, measure: &dyn Fn(&Sample) -> u64| {
+        let (before, after) = (quantile(second, 10, measure), quantile(last, 10, measure));
+        assert!(after <= 2 * before + 1_000, "{what} grew from {before} to {after} µs\n{curve}");
+    };
+    quick("put p50", &|sample| u64::from(sample.put_us.0));
+    quick("put p99", &|sample| u64::from(sample.put_us.1));
+    quick("range p50", &|sample| u64::from(sample.range_us.0));
     drop(member);
 }
