@@ -439,9 +439,10 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
                 }
             });
         });
-        // Requests coming in: so much a connection, and so much for all of them; proposals; then what
-        // is on its way to the log and to the page file. The budget counts payload: at its limit up
-        // to 1.7 times as much was seen, which is more than copies and the allocator explain.
+        // Requests coming in: so much a connection, and so much for all of them; proposals; then
+        // what is on its way to the log and to the page file. The budget counts payload: at its
+        // limit up to 1.7 times as much was seen, which is more than copies and the allocator
+        // explain.
         let incoming_kib = (connections as u64 * (64 << 10)).min(1 << 20);
         let most = incoming_kib * 15 / 8 + (64 << 10) + MOVING_KIB + (96 << 10);
         let what = format!("{driver}: {connections} x {streams} streams of 1.4 MB");
