@@ -5,8 +5,6 @@
 //! together instead of a few thousand, and measures etcd beside etcore.
 
 use std::ops::Range;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
@@ -22,7 +20,7 @@ use tonic_prost::ProstCodec;
 
 mod harness;
 
-use harness::{Client, DRIVERS, Setup, block_on, http_get, is_available, oracle};
+use harness::{Client, DRIVERS, Etcd, Setup, block_on, http_get, is_available, oracle};
 
 /// A client of the Lease service.
 #[derive(Clone)]
@@ -122,41 +120,6 @@ fn op(request: Request) -> pb::RequestOp {
 
 fn delete(key: &str) -> pb::DeleteRangeRequest {
     pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() }
-}
-
-/// A stock etcd with the flags that a member gets; killed when dropped.
-struct Etcd(Child);
-
-impl Etcd {
-    fn start(binary: &Path, setup: &Setup) -> Self {
-        use std::io::{BufRead, BufReader};
-        let ours = ["--io-driver", "--wal-segment-bytes"];
-        let command = setup.command();
-        let args = command.get_args().filter(|arg| {
-            let arg = arg.to_string_lossy();
-            !ours.iter().any(|flag| arg.starts_with(flag))
-        });
-        let mut child = Command::new(binary)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("etcd starts");
-        let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let ready = log.by_ref().map_while(Result::ok).any(|line| line.contains("ready to serve"));
-        assert!(ready, "etcd ended before it was ready");
-        // The pipe must be emptied, or etcd would stop at its next line.
-        std::thread::spawn(move || log.for_each(drop));
-        Self(child)
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Runs a test against a fresh member on each driver.
@@ -698,7 +661,7 @@ fn leases_that_end_together_are_gone_soon_and_hold_up_nobody() {
         let etcd = Etcd::start(&binary, &setup);
         // It revokes a thousand a second at most, so it gets fewer.
         let count = count / 5;
-        let ended = runtime().block_on(end_together(&setup, etcd.0.id(), count, ttl_s));
+        let ended = runtime().block_on(end_together(&setup, etcd.pid(), count, ttl_s));
         eprintln!("etcd: {count} leases: {ended:.2?}");
     }
 }

@@ -159,18 +159,23 @@ impl Front {
         if self.is_long(&request) {
             return self.start_listing(call, &request);
         }
+        let result = self.evaluate_range(&request);
+        self.finish_read(call, result, || Kind::Range(request), resume)
+    }
+
+    /// Puts the answer to a Range, from the view of this turn, into `self.answer`.
+    fn evaluate_range(&mut self, request: &pb::RangeRequest) -> Result<(), Stop> {
         let view = self.view.clone();
         let shared = self.shared.clone();
         self.answer.clear();
-        let result = range::respond(
+        range::respond(
             &*view.store,
-            &request,
+            request,
             self.pages.source(),
             |revision| shared.header(revision.0),
             &mut self.scratch,
             &mut self.answer,
-        );
-        self.finish_read(call, result, || Kind::Range(request), resume)
+        )
     }
 
     /// A RangeStream whose only message is a sorted Range answer.
@@ -180,17 +185,7 @@ impl Front {
         request: Box<pb::RangeRequest>,
         resume: Option<(u64, bool)>,
     ) -> Result<(), Refusal> {
-        let view = self.view.clone();
-        let shared = self.shared.clone();
-        self.answer.clear();
-        let result = range::respond(
-            &*view.store,
-            &request,
-            self.pages.source(),
-            |revision| shared.header(revision.0),
-            &mut self.scratch,
-            &mut self.answer,
-        );
+        let result = self.evaluate_range(&request);
         if result.is_ok() {
             self.answer = in_stream_response(&self.answer);
         }
@@ -322,6 +317,8 @@ impl Front {
         for slot in overdue {
             if let Some((socket, to, client_deadline, bytes)) = self.tasks.abandon(slot) {
                 self.proposal_ended(socket, bytes);
+                // If this was to raise the alarm, the next request without space tries again.
+                self.raising_alarm = false;
                 self.reply_status(socket, to, &timed_out(client_deadline).into());
                 continue;
             }

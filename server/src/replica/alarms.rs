@@ -102,8 +102,8 @@ impl Replica {
 
     /// Proposes a request of this member's own, whose outcome nobody waits for.
     fn propose_own(&mut self, mut request: pb::InternalRaftRequest) {
-        self.next_request_id += 1;
-        request.header = Some(pb::RequestHeader { id: self.next_request_id, ..Default::default() });
+        let id = self.new_request_id();
+        request.header = Some(pb::RequestHeader { id, ..Default::default() });
         self.propose(vec![request.encode_to_vec().into()], vec![None]);
     }
 }

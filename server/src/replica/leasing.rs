@@ -273,7 +273,7 @@ impl Replica {
         entry.encode_to_vec().into()
     }
 
-    fn new_request_id(&mut self) -> u64 {
+    pub(super) fn new_request_id(&mut self) -> u64 {
         self.next_request_id += 1;
         self.next_request_id
     }

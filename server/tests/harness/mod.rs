@@ -228,6 +228,10 @@ impl Drop for Member {
 pub struct Etcd(Child);
 
 impl Etcd {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn start(binary: &Path, setup: &Setup) -> Self {
         let ours = ["--io-driver", "--wal-segment-bytes"];
         let command = setup.command();
