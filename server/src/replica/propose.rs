@@ -15,6 +15,37 @@ const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as us
 
 pub(super) type Origin = Option<(usize, Slot)>;
 
+/// What one step of raft proposes.
+struct Batch {
+    data: Vec<Bytes>,
+    origins: Vec<Origin>,
+    bytes: usize,
+    /// What the log takes.
+    room: usize,
+    /// There is no spare segment: the room is what is left of the current one.
+    scarce: bool,
+}
+
+impl Batch {
+    fn new(room: usize, scarce: bool) -> Self {
+        Self { data: Vec::new(), origins: Vec::new(), bytes: 0, room, scarce }
+    }
+
+    fn is_full(&self) -> bool {
+        self.data.len() >= limits::PROPOSE_ENTRIES || self.bytes >= self.room && !self.scarce
+    }
+
+    fn fits(&self, data: &Bytes) -> bool {
+        !self.scarce || self.bytes + data.len() + ENTRY_OVERHEAD <= self.room
+    }
+
+    fn add(&mut self, origin: Origin, data: Bytes) {
+        self.bytes += data.len() + if self.scarce { ENTRY_OVERHEAD } else { 0 };
+        self.origins.push(origin);
+        self.data.push(data);
+    }
+}
+
 impl Replica {
     /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step. Without a
     /// leader everything stays in the rings; the fronts time it out.
@@ -23,7 +54,7 @@ impl Replica {
         if !self.is_leader() {
             return;
         }
-        if !self.is_short_of_space() && self.must_wait_for_space() {
+        if !self.is_short_of_space() && self.must_wait_for_space(0) {
             self.log_is_busy = true;
             return self.take_reads();
         }
@@ -44,36 +75,71 @@ impl Replica {
             }
             Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
         };
-        let mut origins: Vec<Origin> = Vec::new();
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
-        let tight = self.is_short_of_space();
+        let mut batch = Batch::new(room, scarce);
         for front in 0..self.fronts.len() {
-            while batch.len() < limits::PROPOSE_ENTRIES && (bytes < room || scarce) {
-                let Some(message) = self.fronts[front].inbox.pop() else { break };
+            while !batch.is_full()
+                && let Some(message) = self.fronts[front].inbox.pop()
+            {
                 match message {
                     ToReplica::Read { up_to } => self.take_read(front, up_to),
                     ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
                     ToReplica::Propose { slot, data }
-                        if tight && space::grows(&data)
-                            || scarce && bytes + data.len() + ENTRY_OVERHEAD > room =>
+                        if data.len() > limits::LARGE_PROPOSAL_BYTES =>
                     {
-                        self.refuse(Some((front, slot)), EtcdError::NoSpace);
+                        self.fronts[front].large.push_back((slot, data));
                     }
                     ToReplica::Propose { slot, data } => {
-                        bytes += data.len() + if scarce { ENTRY_OVERHEAD } else { 0 };
-                        origins.push(Some((front, slot)));
-                        batch.push(data);
+                        self.take_proposal(front, slot, data, &mut batch);
                     }
                 }
             }
         }
+        self.take_large(&mut batch);
+        let Batch { mut data, mut origins, bytes, .. } = batch;
         // Revocations give space back; they are small, and this is room for all of a turn.
         if !scarce || room - bytes.min(room) > limits::LEASE_TURN_BYTES {
-            self.propose_leases(&mut batch, &mut origins);
+            self.propose_leases(&mut data, &mut origins);
         }
-        if !batch.is_empty() {
-            self.propose(batch, origins);
+        if !data.is_empty() {
+            self.propose(data, origins);
+        }
+    }
+
+    /// Puts a proposal into the batch, unless the disk has no room for it.
+    fn take_proposal(&mut self, front: usize, slot: Slot, data: Bytes, batch: &mut Batch) {
+        let refused = self.is_short_of_space() && space::grows(&data);
+        if refused || !batch.fits(&data) {
+            self.refuse(Some((front, slot)), EtcdError::NoSpace);
+        } else {
+            batch.add(Some((front, slot)), data);
+        }
+    }
+
+    /// Adds large proposals, one of each front in turn, while the log's next write is short and
+    /// the page file has room beyond what is kept for small ones.
+    fn take_large(&mut self, batch: &mut Batch) {
+        self.large_wait = false;
+        if self.fronts.iter().all(|front| front.large.is_empty()) {
+            return;
+        }
+        let spared_bytes = limits::SMALL_PROPOSALS_SPARE_BYTES;
+        if !self.is_short_of_space() && self.must_wait_for_space(spared_bytes) {
+            self.large_wait = true;
+            return;
+        }
+        let mut any = true;
+        while std::mem::take(&mut any) {
+            for front in 0..self.fronts.len() {
+                let write_bytes = self.log.writer.staged_bytes() + batch.bytes as u64;
+                if write_bytes >= limits::LARGE_BATCH_BYTES || batch.is_full() {
+                    self.large_wait = write_bytes >= limits::LARGE_BATCH_BYTES;
+                    return;
+                }
+                if let Some((slot, data)) = self.fronts[front].large.pop_front() {
+                    self.take_proposal(front, slot, data, batch);
+                    any = true;
+                }
+            }
         }
     }
 
