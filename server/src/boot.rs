@@ -32,7 +32,7 @@ use crate::member::Member;
 use crate::net::{self, BindOptions};
 use crate::replica::lessor::{self, Attachments, Lessor};
 
-mod assemble;
+pub(crate) mod assemble;
 mod threads;
 
 pub use threads::Running;
@@ -99,6 +99,8 @@ pub struct Stored {
 /// Everything that was recovered, before any thread runs.
 struct Recovered {
     stored: Stored,
+    /// See [`boot_nonce`].
+    nonce: u64,
     page_disk: StdDisk,
     log_disk: StdDisk,
 }
@@ -123,7 +125,7 @@ pub fn start(config: Config) -> Result<Running, BootError> {
         .into_iter()
         .map(|socket| (socket, Side::Client))
         .chain(peer.into_iter().map(|socket| (socket, Side::Peer)))
-        .map(|(socket, side)| Listener { socket: Arc::new(socket), side })
+        .map(|(socket, side)| Listener { socket: Arc::new(socket).into(), side })
         .collect();
     assemble::run(config, clock, dir, &choice, recovered, listeners)
         .map_err(|error| BootError::Machine(error.to_string()))
@@ -176,17 +178,20 @@ fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let mut page_disk = StdDisk::with_locks(member_dir);
     let mut log_disk = StdDisk::with_locks(member_dir);
-    let stored = open_stored(config, member_dir, &mut page_disk, &mut log_disk)?;
-    Ok(Recovered { stored, page_disk, log_disk })
+    let nonce = boot_nonce();
+    let stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
+    Ok(Recovered { stored, nonce, page_disk, log_disk })
 }
 
 /// Reads the page file and the log below `member_dir`, which both disks have as their root, and
 /// ties them together: what a start does before any thread runs. A new member's files are made.
+/// `nonce` differs between starts.
 ///
 /// # Errors
 /// [`BootError::Stored`]: damaged files, or files that do not belong together.
 pub fn open_stored(
     config: &Config,
+    nonce: u64,
     member_dir: &Path,
     page_disk: &mut dyn Disk,
     log_disk: &mut dyn Disk,
@@ -233,7 +238,7 @@ pub fn open_stored(
         catchup_entries: config.snapshot_catchup_entries,
     };
     let applied = Applied { index, term, conf_state };
-    let node = node_config(config, own_id);
+    let node = node_config(config, own_id, nonce);
     let (log, found) =
         Log::open(log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
     if let Some(cut) = &found.cut {
@@ -320,8 +325,8 @@ fn own_member_id(config: &Config) -> u64 {
     identity::member_id(&config.advertise_peer_urls, &config.initial_cluster_token)
 }
 
-fn node_config(config: &Config, id: u64) -> NodeConfig {
-    let mut node = NodeConfig::new(id, id, boot_nonce());
+fn node_config(config: &Config, id: u64, nonce: u64) -> NodeConfig {
+    let mut node = NodeConfig::new(id, id, nonce);
     node.election_ticks = config.election_ticks();
     node.pre_vote = config.pre_vote;
     node.window_bytes = limits::LOG_WINDOW_BYTES;

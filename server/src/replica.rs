@@ -41,8 +41,7 @@ mod space;
 
 use leasing::LeaseDesk;
 use lessor::Lessor;
-pub use log_files::{DurableWrite, LogFiles};
-use log_files::{Lane, Started};
+pub use log_files::{DurableWrite, Finished, Lane, LogFiles, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use space::Space;
 

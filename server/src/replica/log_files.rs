@@ -1,7 +1,8 @@
 //! The log's files: which thread carries out which operation.
 //!
 //! Durable writes go to the shard's driver; operations that may wait for the device otherwise go to
-//! the blocking pool; opening and closing is done in place. Used by the replica only.
+//! the blocking pool; opening and closing is done in place. In a simulated member the simulator
+//! decides. Used by the replica only.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::{AlignedBuf, FileOp, FileOutput, StdDisk, run, zero_fill};
 
-use crate::driver::Waker;
+use crate::driver::{LogFile, Waker};
 use crate::pool::Pool;
 
 /// Which of the writer's two lanes an operation belongs to.
@@ -25,7 +26,7 @@ pub enum Lane {
 /// A write for the driver.
 pub struct DurableWrite {
     /// The segment.
-    pub file: Arc<File>,
+    pub file: LogFile,
     /// Where.
     pub offset_bytes: u64,
     /// What.
@@ -42,41 +43,64 @@ pub enum Started {
     Later,
 }
 
-type Finished = (Lane, io::Result<FileOutput>);
+/// An operation that ended later than it was started.
+pub type Finished = (Lane, io::Result<FileOutput>);
+
+/// How a simulated disk starts an operation.
+pub type StartOp = Box<dyn FnMut(Lane, FileOp) -> Started + Send>;
 
 /// See the module text.
 pub struct LogFiles {
-    disk: StdDisk,
-    pool: Pool,
+    hands: Hands,
     finished: Arc<ArrayQueue<Finished>>,
-    waker: Waker,
 }
+
+/// Who carries out operations.
+enum Hands {
+    Threads { disk: StdDisk, pool: Pool, waker: Waker },
+    Simulated(StartOp),
+}
+
+/// One operation per lane is outstanding at most.
+const FINISHED: usize = 4;
 
 impl LogFiles {
     /// Goes on with the disk that recovery opened the files in.
     pub fn new(disk: StdDisk, pool: Pool, waker: Waker) -> Self {
-        // One operation per lane is outstanding at most.
-        Self { disk, pool, finished: Arc::new(ArrayQueue::new(4)), waker }
+        let hands = Hands::Threads { disk, pool, waker };
+        Self { hands, finished: Arc::new(ArrayQueue::new(FINISHED)) }
+    }
+
+    /// Files of a simulated disk; what ends later is put into the queue that is returned.
+    pub fn simulated(start: StartOp) -> (Self, Arc<ArrayQueue<Finished>>) {
+        let finished = Arc::new(ArrayQueue::new(FINISHED));
+        (Self { hands: Hands::Simulated(start), finished: finished.clone() }, finished)
     }
 
     /// Starts an operation.
     pub fn start(&mut self, lane: Lane, op: FileOp) -> Started {
+        let (disk, pool, waker) = match &mut self.hands {
+            Hands::Threads { disk, pool, waker } => (disk, pool, waker),
+            Hands::Simulated(start) => return start(lane, op),
+        };
         let handle = |disk: &StdDisk, file| {
             disk.handle(file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         };
-        let root = self.disk.root().to_owned();
+        let root = disk.root().to_owned();
         let work: Box<dyn FnOnce() -> io::Result<()> + Send> = match op {
             FileOp::Write { file, offset_bytes, data, durable: true } => {
-                return match handle(&self.disk, file) {
-                    Ok(file) => Started::Write(DurableWrite { file, offset_bytes, buf: data }),
+                return match handle(disk, file) {
+                    Ok(file) => {
+                        Started::Write(DurableWrite { file: file.into(), offset_bytes, buf: data })
+                    }
                     Err(error) => Started::Done(Err(error)),
                 };
             }
-            FileOp::ZeroFill { file, len_bytes } => match handle(&self.disk, file) {
+            FileOp::ZeroFill { file, len_bytes } => match handle(disk, file) {
                 Ok(file) => Box::new(move || zero_fill(&file, len_bytes)),
                 Err(error) => return Started::Done(Err(error)),
             },
-            FileOp::Sync { file } => match handle(&self.disk, file) {
+            FileOp::Sync { file } => match handle(disk, file) {
                 Ok(file) => Box::new(move || file.sync_data()),
                 Err(error) => return Started::Done(Err(error)),
             },
@@ -85,16 +109,16 @@ impl LogFiles {
             }
             FileOp::Remove { name } => Box::new(move || std::fs::remove_file(root.join(name))),
             FileOp::SyncDir { name } => Box::new(move || File::open(root.join(name))?.sync_all()),
-            other => return Started::Done(run(&mut self.disk, other)),
+            other => return Started::Done(run(disk, other)),
         };
-        let (finished, waker) = (self.finished.clone(), self.waker.clone());
+        let (finished, waker) = (self.finished.clone(), waker.clone());
         let job = Box::new(move || {
             let result = work().map(|()| FileOutput::Done);
             // Never full: see `new`.
             let _ = finished.push((lane, result));
             waker.wake();
         });
-        match self.pool.run(job) {
+        match pool.run(job) {
             Ok(()) => Started::Later,
             Err(job) => {
                 // The pool is busy with page reads; the log must not wait for them.
