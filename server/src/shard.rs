@@ -139,6 +139,8 @@ impl Completions for Roles {
         }
     }
 
+    fn connected(&mut self, _: SocketId, _: io::Result<()>) {}
+
     fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         if let Some(front) = &mut self.front {
             front.received(socket, bytes);
