@@ -24,6 +24,7 @@ use crate::driver::Waker;
 use crate::driver::probe::{self, Choice};
 use crate::front::{self, Door, Front, Listener};
 use crate::hasher::Hasher;
+use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
@@ -108,6 +109,7 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
         member_id: recovered.stored.member_id,
         cluster_id: recovered.stored.cluster_id,
         clock,
+        ids: RequestIds::new(recovered.stored.member_id, boot_nonce()),
         view: ArcSwap::from_pointee(MemberView {
             store: recovered.stored.store.publish(),
             members: Arc::default(),
@@ -119,6 +121,8 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
         metrics: Metrics::new(recovered.stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
+        handing_over: AtomicBool::new(false),
+        handed_over: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
@@ -181,7 +185,7 @@ impl Wiring {
                 hasher: self.hasher.clone(),
                 waker: waker.clone(),
             };
-            // Ids of requests: a start's nonce above, the front below, a counter in between.
+            // Leases and watches number what they make from here.
             fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));
         }
         (fronts, links)
@@ -214,7 +218,7 @@ impl Wiring {
             hasher: self.hasher.clone(),
             fronts,
         };
-        Ok(Replica::new(parts, self.nonce))
+        Ok(Replica::new(parts))
     }
 }
 

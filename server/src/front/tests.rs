@@ -93,6 +93,7 @@ impl Rig {
             member_id: 1,
             cluster_id: 2,
             clock: Clock::start(),
+            ids: crate::ids::RequestIds::new(1, 0),
             view: ArcSwap::from_pointee(MemberView {
                 store: store.publish(),
                 members: Arc::default(),
@@ -104,6 +105,8 @@ impl Rig {
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
+            handing_over: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
@@ -423,7 +426,7 @@ fn a_client_with_small_requests_is_read_while_one_with_large_requests_must_wait(
     assert_eq!(rig.driver.paused, [true, false]);
     let mut sizes = Vec::new();
     while let Some(message) = rig.replica.pop() {
-        if let ToReplica::Propose { slot, data } = message {
+        if let ToReplica::Propose { slot, data, .. } = message {
             sizes.push(data.len());
             let reply = crate::replica::Reply::Put { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());

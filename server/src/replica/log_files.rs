@@ -5,9 +5,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::wal::ReadPlan;
 use etcore_engine::file::{AlignedBuf, FileOp, FileOutput, StdDisk, run, zero_fill};
 
 use crate::driver::Waker;
@@ -49,6 +52,7 @@ pub struct LogFiles {
     disk: StdDisk,
     pool: Pool,
     finished: Arc<ArrayQueue<Finished>>,
+    fetched: Arc<ArrayQueue<(u64, Vec<LogEntry>)>>,
     waker: Waker,
 }
 
@@ -56,7 +60,10 @@ impl LogFiles {
     /// Goes on with the disk that recovery opened the files in.
     pub fn new(disk: StdDisk, pool: Pool, waker: Waker) -> Self {
         // One operation per lane is outstanding at most.
-        Self { disk, pool, finished: Arc::new(ArrayQueue::new(4)), waker }
+        let finished = Arc::new(ArrayQueue::new(4));
+        // raft asks for what it misses again, should this be full.
+        let fetched = Arc::new(ArrayQueue::new(etcore_raftlog::limits::FETCHES_MAX));
+        Self { disk, pool, finished, fetched, waker }
     }
 
     /// Starts an operation.
@@ -104,6 +111,32 @@ impl LogFiles {
         }
     }
 
+    /// Reads older entries back for a peer; [`LogFiles::poll_fetched`] returns them.
+    pub fn fetch(&mut self, id: u64, plan: ReadPlan) {
+        let (fetched, waker) = (self.fetched.clone(), self.waker.clone());
+        let path = self.disk.root().join(&plan.name);
+        let job = Box::new(move || {
+            let entries = match read_at(&path, plan.offset_bytes, plan.len_bytes) {
+                Ok(bytes) => plan.decode(&bytes),
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), error = %error, "cannot read the log");
+                    Vec::new()
+                }
+            };
+            let _ = fetched.push((id, entries));
+            waker.wake();
+        });
+        if let Err(job) = self.pool.run(job) {
+            job();
+        }
+    }
+
+    /// The next entries that were read back, with the ID they were asked for by; none if reading
+    /// failed.
+    pub fn poll_fetched(&self) -> Option<(u64, Vec<LogEntry>)> {
+        self.fetched.pop()
+    }
+
     /// The next operation that ended on the pool.
     pub fn poll(&self) -> Option<Finished> {
         self.finished.pop()
@@ -111,6 +144,24 @@ impl LogFiles {
 
     /// True if one waits.
     pub fn has_finished(&self) -> bool {
-        !self.finished.is_empty()
+        !self.finished.is_empty() || !self.fetched.is_empty()
     }
+}
+
+/// Up to so many bytes of a file.
+fn read_at(path: &std::path::Path, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = vec![0; len_bytes];
+    let mut read_bytes = 0;
+    while read_bytes < len_bytes {
+        let at = offset_bytes + read_bytes as u64;
+        match file.read_at(&mut bytes[read_bytes..], at) {
+            Ok(0) => break,
+            Ok(count) => read_bytes += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(read_bytes);
+    Ok(bytes)
 }
