@@ -32,7 +32,7 @@ use crate::member::Member;
 use crate::net::{self, BindOptions};
 use crate::replica::lessor::{self, Attachments, Lessor};
 
-mod assemble;
+pub(crate) mod assemble;
 mod remote;
 mod threads;
 
@@ -98,11 +98,15 @@ pub struct Stored {
     pub member_id: u64,
     /// Its cluster.
     pub cluster_id: u64,
+    /// Of this start: nanoseconds since 1970, or as many of a simulated clock.
+    pub nonce: u64,
 }
 
 /// Everything that was recovered, before any thread runs.
 struct Recovered {
     stored: Stored,
+    /// See [`boot_nonce`].
+    nonce: u64,
     page_disk: StdDisk,
     log_disk: StdDisk,
 }
@@ -127,7 +131,7 @@ pub fn start(config: Config) -> Result<Running, BootError> {
         .into_iter()
         .map(|socket| (socket, Side::Client))
         .chain(peer.into_iter().map(|socket| (socket, Side::Peer)))
-        .map(|(socket, side)| Listener { socket: Arc::new(socket), side })
+        .map(|(socket, side)| Listener { socket: Arc::new(socket).into(), side })
         .collect();
     assemble::run(config, clock, dir, &choice, recovered, listeners)
         .map_err(|error| BootError::Machine(error.to_string()))
@@ -180,17 +184,23 @@ fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let mut page_disk = StdDisk::with_locks(member_dir);
     let mut log_disk = StdDisk::with_locks(member_dir);
-    let stored = open_stored(config, member_dir, &mut page_disk, &mut log_disk)?;
-    Ok(Recovered { stored, page_disk, log_disk })
+    let nonce = boot_nonce();
+    if segments(&mut log_disk)?.is_empty() {
+        check_founding(config)?;
+    }
+    let stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
+    Ok(Recovered { stored, nonce, page_disk, log_disk })
 }
 
 /// Reads the page file and the log below `member_dir`, which both disks have as their root, and
 /// ties them together: what a start does before any thread runs. A new member's files are made.
+/// `nonce` differs between starts.
 ///
 /// # Errors
 /// [`BootError::Stored`]: damaged files, or files that do not belong together.
 pub fn open_stored(
     config: &Config,
+    nonce: u64,
     member_dir: &Path,
     page_disk: &mut dyn Disk,
     log_disk: &mut dyn Disk,
@@ -214,7 +224,7 @@ pub fn open_stored(
                 store.applied().0
             )));
         }
-        found_cluster(config, log_disk)?;
+        create_log(config, own_member_id(config), log_disk)?;
     }
     let (index, term) = store.applied();
     let conf_state = raftpb::ConfState::decode(store.conf_state())
@@ -237,7 +247,7 @@ pub fn open_stored(
         catchup_entries: config.snapshot_catchup_entries,
     };
     let applied = Applied { index, term, conf_state };
-    let node = node_config(config, own_id);
+    let node = node_config(config, own_id, nonce);
     let (log, found) =
         Log::open(log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
     if let Some(cut) = &found.cut {
@@ -269,7 +279,7 @@ pub fn open_stored(
         revision = store.revision().0,
         "recovered the member's data"
     );
-    Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id })
+    Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id, nonce })
 }
 
 /// The log's segments, oldest first.
@@ -323,8 +333,8 @@ fn own_member_id(config: &Config) -> u64 {
     identity::member_id(urls, &config.initial_cluster_token)
 }
 
-fn node_config(config: &Config, id: u64) -> NodeConfig {
-    let mut node = NodeConfig::new(id, id, boot_nonce());
+fn node_config(config: &Config, id: u64, nonce: u64) -> NodeConfig {
+    let mut node = NodeConfig::new(id, id, nonce);
     node.election_ticks = config.election_ticks();
     node.pre_vote = config.pre_vote;
     node.window_bytes = limits::LOG_WINDOW_BYTES;
@@ -338,8 +348,8 @@ fn boot_nonce() -> u64 {
         .map_or(1, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Begins a new cluster, or this member's part of it.
-fn found_cluster(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
+/// Whether this member, which has no log, may found a new cluster, or its part of it.
+fn check_founding(config: &Config) -> Result<(), BootError> {
     if config.joins_existing {
         return Err(BootError::Cluster(
             "--initial-cluster-state=existing: joining a running cluster is not there yet; start \
@@ -352,7 +362,7 @@ fn found_cluster(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> 
     if remote::is_bootstrapped(config, own_id) {
         return Err(BootError::Cluster(format!("member {own_id:x} has already been bootstrapped")));
     }
-    create_log(config, own_id, disk)
+    Ok(())
 }
 
 /// The log of a new cluster: metadata, and the entries that add its members, the same for all.
@@ -370,10 +380,8 @@ fn create_log(config: &Config, own_id: u64, disk: &mut dyn Disk) -> Result<(), B
     peers.sort_by_key(|peer| peer.id);
     let ids: Vec<u64> = peers.iter().map(|peer| peer.id).collect();
     let (entries, hard_state) = bootstrap(&peers);
-    let metadata = raftpb::Metadata {
-        node_id: Some(own_id),
-        cluster_id: Some(identity::cluster_id(&ids)),
-    };
+    let metadata =
+        raftpb::Metadata { node_id: Some(own_id), cluster_id: Some(identity::cluster_id(&ids)) };
     let log =
         NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
     wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))

@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +17,7 @@ use etcore_proto::grpc::{Routes, ServerConfig};
 use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
-use crate::driver::{Driver, SocketId, Waker};
+use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::hasher::{self, Hasher};
 use crate::ids::IdBlock;
 use crate::limits;
@@ -58,7 +57,7 @@ pub enum Side {
 /// A socket on its way to the front that shall serve it.
 pub struct Handoff {
     /// The socket.
-    pub socket: OwnedFd,
+    pub socket: AnySocket,
     /// Where it was accepted.
     pub side: Side,
 }
@@ -75,7 +74,7 @@ pub struct Door {
 /// A listening socket with its side.
 pub struct Listener {
     /// Bound and listening.
-    pub socket: Arc<OwnedFd>,
+    pub socket: AnyListener,
     /// Client or peer.
     pub side: Side,
 }
@@ -275,7 +274,7 @@ impl Front {
     }
 
     /// A connection was accepted: the front with the fewest gets it.
-    pub fn accepted(&mut self, listener: u32, socket: OwnedFd) {
+    pub fn accepted(&mut self, listener: u32, socket: AnySocket) {
         let Some(side) = self.listeners.get(listener as usize).map(|listener| listener.side) else {
             return;
         };
@@ -419,7 +418,9 @@ impl Front {
             self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        crate::net::set_nodelay(&handoff.socket);
+        if let AnySocket::Kernel(fd) = &handoff.socket {
+            crate::net::set_nodelay(fd);
+        }
         let socket = match driver.attach(handoff.socket) {
             Ok(socket) => socket,
             Err(error) => {

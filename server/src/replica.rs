@@ -49,8 +49,7 @@ mod waiting;
 
 use leasing::LeaseDesk;
 use lessor::Lessor;
-pub use log_files::{DurableWrite, LogFiles};
-use log_files::{Lane, Started};
+pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;
@@ -565,7 +564,8 @@ impl Replica {
 
     fn change_soft_state(&mut self, soft_state: SoftState) {
         let status = &self.shared.status;
-        if soft_state.leader != self.soft_state.leader {
+        let leader_changed = soft_state.leader != self.soft_state.leader;
+        if leader_changed {
             tracing::info!(
                 local_member_id = %format_args!("{:x}", self.shared.member_id),
                 leader = %format_args!("{:x}", soft_state.leader),
@@ -590,6 +590,9 @@ impl Replica {
         self.shared.metrics.has_leader.set(u64::from(soft_state.leader != 0));
         self.shared.metrics.is_leader.set(u64::from(self.is_leader()));
         self.leader_changed();
+        if leader_changed {
+            self.take_back_lease_asks();
+        }
     }
 
     fn finish_reads(&mut self, ticket: u64, index: LogIndex) {

@@ -4,13 +4,12 @@
 //! a turn and passes on what they want done. It must never block anywhere but in the driver's wait.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
 
-use crate::driver::{Completions, Driver, SocketId, Waker, WriteToken};
+use crate::driver::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken};
 use crate::front::Front;
 use crate::replica::{DurableWrite, Replica};
 use crate::shared::Shared;
@@ -51,23 +50,43 @@ impl Shard {
     /// # Errors
     /// When the driver itself breaks.
     pub fn run(&mut self) -> io::Result<()> {
-        loop {
-            let now_ms = self.shared.clock.now_ms();
-            let stopped = self.turn(now_ms)?;
-            if stopped {
-                return Ok(());
-            }
-            self.waker.announce_sleep();
-            let timeout = if self.roles.has_input() {
-                Duration::ZERO
-            } else {
-                let deadline_ms = self.roles.deadline_ms().min(now_ms + SLEEP_MS_MAX);
-                Duration::from_millis(deadline_ms.saturating_sub(now_ms))
-            };
-            self.roles.begin(now_ms);
-            self.driver.wait(Some(timeout), &mut self.roles)?;
-            self.waker.announce_awake();
+        while let Some(timeout) = self.work()? {
+            self.wait(timeout)?;
         }
+        Ok(())
+    }
+
+    /// The first half of a round: a turn for both roles. Says how long to wait for completions at
+    /// most, or `None` once both have stopped. [`Shard::run`] and the simulator alternate it with
+    /// [`Shard::wait`].
+    ///
+    /// # Errors
+    /// When the driver itself breaks.
+    pub fn work(&mut self) -> io::Result<Option<Duration>> {
+        let now_ms = self.shared.clock.now_ms();
+        let stopped = self.turn(now_ms)?;
+        if stopped {
+            return Ok(None);
+        }
+        self.waker.announce_sleep();
+        let timeout = if self.roles.has_input() {
+            Duration::ZERO
+        } else {
+            let deadline_ms = self.roles.deadline_ms().min(now_ms + SLEEP_MS_MAX);
+            Duration::from_millis(deadline_ms.saturating_sub(now_ms))
+        };
+        self.roles.begin(now_ms);
+        Ok(Some(timeout))
+    }
+
+    /// The second half: waits, and hands what happened to its owners.
+    ///
+    /// # Errors
+    /// When the driver itself breaks.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.driver.wait(Some(timeout), &mut self.roles)?;
+        self.waker.announce_awake();
+        Ok(())
     }
 
     /// One round; true when nothing is left to do. The front goes first, so that what it proposes
@@ -114,7 +133,7 @@ impl Roles {
 }
 
 impl Completions for Roles {
-    fn accepted(&mut self, listener: u32, socket: OwnedFd) {
+    fn accepted(&mut self, listener: u32, socket: AnySocket) {
         if let Some(front) = &mut self.front {
             front.accepted(listener, socket);
         }

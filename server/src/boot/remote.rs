@@ -32,7 +32,8 @@ pub(super) fn resolved(text: &str) -> Result<String, String> {
     match ListenUrl::parse(text)? {
         ListenUrl::Unix { .. } => Ok(text.to_owned()),
         ListenUrl::Tcp { host, port } => {
-            let failed = |why: &dyn std::fmt::Display| format!("failed to resolve {text:?} ({why})");
+            let failed =
+                |why: &dyn std::fmt::Display| format!("failed to resolve {text:?} ({why})");
             let mut found =
                 (host.as_str(), port).to_socket_addrs().map_err(|error| failed(&error))?;
             let first = found.next().ok_or_else(|| failed(&"no address"))?;

@@ -30,9 +30,9 @@ pub fn parse(text: &str) -> Result<InitialCluster, String> {
 
 /// As the flag has it, sorted.
 pub fn text(cluster: &InitialCluster) -> String {
-    let pairs = cluster.iter().flat_map(|(name, urls)| {
-        urls.iter().map(move |peer_url| format!("{name}={peer_url}"))
-    });
+    let pairs = cluster
+        .iter()
+        .flat_map(|(name, urls)| urls.iter().map(move |peer_url| format!("{name}={peer_url}")));
     let mut pairs: Vec<String> = pairs.collect();
     pairs.sort();
     pairs.join(",")

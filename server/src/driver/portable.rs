@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use etcore_engine::file::AlignedBuf;
 
 use super::reserve::Reserve;
-use super::{Completions, Driver, SocketId, Waker, WriteToken};
+use super::{AnyListener, AnySocket, Completions, Driver, LogFile, SocketId, Waker, WriteToken};
 use crate::limits;
 
 /// See the module text.
@@ -187,7 +187,8 @@ impl Portable {
         };
         if fd >= 0 {
             // SAFETY: a successful accept returns a fresh descriptor that belongs to us alone.
-            completions.accepted(listener, unsafe { OwnedFd::from_raw_fd(fd) });
+            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+            completions.accepted(listener, socket.into());
         } else {
             self.reserve.on_accept_error(socket.as_raw_fd(), &io::Error::last_os_error());
         }
@@ -324,7 +325,8 @@ impl Driver for Portable {
         "portable"
     }
 
-    fn listen(&mut self, listener: u32, socket: Arc<OwnedFd>) -> io::Result<()> {
+    fn listen(&mut self, listener: u32, socket: AnyListener) -> io::Result<()> {
+        let socket = socket.into_kernel();
         self.control(
             libc::EPOLL_CTL_ADD,
             socket.as_raw_fd(),
@@ -341,7 +343,8 @@ impl Driver for Portable {
         }
     }
 
-    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+    fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId> {
+        let socket = socket.into_kernel();
         let fd = socket.as_raw_fd();
         // SAFETY: fcntl with these commands takes no pointers; the descriptor is open.
         unsafe {
@@ -414,10 +417,11 @@ impl Driver for Portable {
     fn write_durable(
         &mut self,
         token: WriteToken,
-        file: Arc<File>,
+        file: LogFile,
         offset_bytes: u64,
         buf: AlignedBuf,
     ) {
+        let file = file.into_kernel();
         let jobs = self.log.jobs.as_ref().expect("taken only by drop");
         let job = LogJob { token, file, offset_bytes, buf };
         assert!(jobs.try_send(job).is_ok(), "more than {} log writes", limits::LOG_WRITES);

@@ -1,6 +1,7 @@
 //! What every driver must do, run on each of them.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -24,8 +25,8 @@ struct Seen {
 }
 
 impl Completions for Seen {
-    fn accepted(&mut self, listener: u32, socket: OwnedFd) {
-        self.accepted.push((listener, socket));
+    fn accepted(&mut self, listener: u32, socket: AnySocket) {
+        self.accepted.push((listener, socket.into_kernel()));
     }
     fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         assert!(!bytes.is_empty() && bytes.len() <= limits::RECEIVE_BUFFER_BYTES);
@@ -81,7 +82,7 @@ impl Rig {
 
     fn attach(&mut self) -> (SocketId, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (self.driver.attach(ours.into()).unwrap(), theirs)
+        (self.driver.attach(OwnedFd::from(ours).into()).unwrap(), theirs)
     }
 }
 
@@ -110,8 +111,8 @@ fn tcp_and_unix_connections_are_accepted_until_listening_ends() {
         tcp.set_nonblocking(true).unwrap();
         unix.set_nonblocking(true).unwrap();
         let addr = tcp.local_addr().unwrap();
-        rig.driver.listen(0, Arc::new(tcp.into())).unwrap();
-        rig.driver.listen(1, Arc::new(unix.into())).unwrap();
+        rig.driver.listen(0, Arc::new(OwnedFd::from(tcp)).into()).unwrap();
+        rig.driver.listen(1, Arc::new(OwnedFd::from(unix)).into()).unwrap();
         let mut clients = Vec::new();
         for _ in 0..20 {
             clients.push(TcpStream::connect(addr).unwrap());
@@ -122,7 +123,7 @@ fn tcp_and_unix_connections_are_accepted_until_listening_ends() {
         assert_eq!((of(0), of(1)), (20, 1));
         let at = rig.seen.accepted.iter().position(|(listener, _)| *listener == 1).unwrap();
         let (_, socket) = rig.seen.accepted.swap_remove(at);
-        let id = rig.driver.attach(socket).unwrap();
+        let id = rig.driver.attach(socket.into()).unwrap();
         by_path.write_all(b"hello").unwrap();
         rig.until("received", |seen| seen.bytes(id) == 5);
         rig.driver.unlisten(0);
@@ -345,7 +346,7 @@ fn durable_writes_land_in_plain_and_in_direct_files() {
                 let mut buf = AlignedBuf::zeroed(blocks * 4096);
                 buf.copy_from_slice(&pattern(blocks * 4096));
                 let offset_bytes = token * 4096 * 8;
-                rig.driver.write_durable(WriteToken(token), file.clone(), offset_bytes, buf);
+                rig.driver.write_durable(WriteToken(token), file.clone().into(), offset_bytes, buf);
                 rig.until("written", |seen| seen.written.len() == 1);
                 let (done, result) = rig.seen.written.pop().unwrap();
                 result.unwrap();
@@ -365,7 +366,7 @@ fn as_many_log_writes_as_the_bound_allows_may_be_outstanding() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         for token in 0..limits::LOG_WRITES as u64 {
             let buf = AlignedBuf::zeroed(4096);
-            rig.driver.write_durable(WriteToken(token), file.clone(), token * 4096, buf);
+            rig.driver.write_durable(WriteToken(token), file.clone().into(), token * 4096, buf);
         }
         rig.until("written", |seen| seen.written.len() == limits::LOG_WRITES);
         assert!(rig.seen.written.iter().all(|(_, result)| result.is_ok()));
@@ -380,11 +381,11 @@ fn a_failed_durable_write_is_reported_and_not_tried_again() {
         let path = dir.path().join("file");
         std::fs::write(&path, b"kept").unwrap();
         let read_only = Arc::new(File::open(&path).unwrap());
-        rig.driver.write_durable(WriteToken(1), read_only, 0, AlignedBuf::zeroed(4096));
+        rig.driver.write_durable(WriteToken(1), read_only.into(), 0, AlignedBuf::zeroed(4096));
         rig.until("reported", |seen| !seen.written.is_empty());
         // Writes to this device always find it full.
         let full = Arc::new(File::options().write(true).open("/dev/full").unwrap());
-        rig.driver.write_durable(WriteToken(2), full, 0, AlignedBuf::zeroed(4096));
+        rig.driver.write_durable(WriteToken(2), full.into(), 0, AlignedBuf::zeroed(4096));
         rig.until("reported", |seen| seen.written.len() == 2);
         rig.settle();
         let codes: Vec<_> = rig
@@ -421,7 +422,7 @@ fn a_log_write_that_ends_between_two_waits_is_not_slept_over() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         for token in 0..20 {
             let buf = AlignedBuf::zeroed(4096);
-            rig.driver.write_durable(WriteToken(token), file.clone(), 0, buf);
+            rig.driver.write_durable(WriteToken(token), file.clone().into(), 0, buf);
             // A turn that takes longer than the write: nobody is asleep when it ends.
             rig.driver.wait(Some(Duration::ZERO), &mut rig.seen).unwrap();
             std::thread::sleep(Duration::from_millis(15));

@@ -20,7 +20,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::reserve::Reserve;
-use super::{Completions, Driver, SocketId, Waker, WriteToken};
+use super::{AnyListener, AnySocket, Completions, Driver, LogFile, SocketId, Waker, WriteToken};
 use crate::limits;
 
 mod buffers;
@@ -256,7 +256,7 @@ impl Uring {
         if cqe.result() >= 0 {
             // SAFETY: a successful accept returns a fresh descriptor that belongs to us alone.
             let socket = unsafe { OwnedFd::from_raw_fd(cqe.result()) };
-            completions.accepted(listener, socket);
+            completions.accepted(listener, socket.into());
         }
         if cqueue::more(cqe.flags()) {
             return;
@@ -394,7 +394,8 @@ impl Driver for Uring {
         "uring"
     }
 
-    fn listen(&mut self, listener: u32, socket: Arc<OwnedFd>) -> io::Result<()> {
+    fn listen(&mut self, listener: u32, socket: AnyListener) -> io::Result<()> {
+        let socket = socket.into_kernel();
         self.listeners.insert(listener, Listener { socket, open: true });
         self.push_accept(listener);
         Ok(())
@@ -408,7 +409,8 @@ impl Driver for Uring {
         }
     }
 
-    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+    fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId> {
+        let socket = socket.into_kernel();
         let slot = self.free_sockets.pop().unwrap_or_else(|| {
             self.sockets.push(Slot::default());
             self.sockets.len() as u32 - 1
@@ -471,10 +473,11 @@ impl Driver for Uring {
     fn write_durable(
         &mut self,
         token: WriteToken,
-        file: Arc<File>,
+        file: LogFile,
         offset_bytes: u64,
         buf: AlignedBuf,
     ) {
+        let file = file.into_kernel();
         let write = Some(LogWrite { token, file, buf, offset_bytes, written: 0, failed: None });
         let index = match self.writes.iter().position(Option::is_none) {
             Some(index) => {

@@ -1,5 +1,6 @@
 //! A front on a driver that only remembers: its bounds, and when it reads and when it does not.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
-use crate::driver::{Completions, WriteToken};
+use crate::driver::{Completions, LogFile, WriteToken};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::ring::ring;
@@ -29,7 +30,7 @@ mod watching;
 /// What a front told its driver.
 #[derive(Default)]
 struct Remembering {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<AnySocket>,
     paused: Vec<bool>,
     closed: Vec<SocketId>,
     sends: Vec<(SocketId, Vec<u8>)>,
@@ -39,11 +40,11 @@ impl Driver for Remembering {
     fn name(&self) -> &'static str {
         "remembering"
     }
-    fn listen(&mut self, _: u32, _: Arc<OwnedFd>) -> io::Result<()> {
+    fn listen(&mut self, _: u32, _: AnyListener) -> io::Result<()> {
         Ok(())
     }
     fn unlisten(&mut self, _: u32) {}
-    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+    fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId> {
         self.sockets.push(socket);
         self.paused.push(false);
         Ok(SocketId { slot: self.sockets.len() as u32 - 1, generation: 0 })
@@ -61,7 +62,7 @@ impl Driver for Remembering {
     fn close(&mut self, socket: SocketId) {
         self.closed.push(socket);
     }
-    fn write_durable(&mut self, _: WriteToken, _: Arc<std::fs::File>, _: u64, _: AlignedBuf) {
+    fn write_durable(&mut self, _: WriteToken, _: LogFile, _: u64, _: AlignedBuf) {
         panic!("a front writes no log");
     }
     fn wait(&mut self, _: Option<Duration>, _: &mut dyn Completions) -> io::Result<()> {
@@ -135,7 +136,10 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker.clone()),
             }],
-            listeners: vec![Listener { socket: Arc::new(listener.into()), side: Side::Client }],
+            listeners: vec![Listener {
+                socket: Arc::new(OwnedFd::from(listener)).into(),
+                side: Side::Client,
+            }],
             hasher,
             waker,
         };
@@ -151,7 +155,7 @@ impl Rig {
 
     fn accept(&mut self) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.front.accepted(0, ours.into());
+        self.front.accepted(0, OwnedFd::from(ours).into());
         theirs
     }
 
@@ -271,7 +275,7 @@ fn sockets_beyond_those_waiting_for_their_front_are_closed() {
     let mut rig = Rig::new();
     let (shared_end, _peer) = UnixStream::pair().unwrap();
     for _ in 0..limits::HANDOFFS {
-        rig.front.accepted(0, shared_end.try_clone().unwrap().into());
+        rig.front.accepted(0, OwnedFd::from(shared_end.try_clone().unwrap()).into());
     }
     assert_eq!(rig.connections(), limits::HANDOFFS);
     let refused = rig.accept();

@@ -206,8 +206,12 @@ impl Replica {
             txn.commit();
             self.refresh_cluster();
             match known {
-                None => tracing::info!(cluster_version = %version.ver, "set initial cluster version"),
-                Some(from) => tracing::info!(from = %from, to = %version.ver, "updated cluster version"),
+                None => {
+                    tracing::info!(cluster_version = %version.ver, "set initial cluster version")
+                }
+                Some(from) => {
+                    tracing::info!(from = %from, to = %version.ver, "updated cluster version")
+                }
             }
             return Ok(None);
         }

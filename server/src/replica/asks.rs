@@ -148,6 +148,17 @@ impl Replica {
         }
     }
 
+    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer finds
+    /// nobody.
+    pub(super) fn take_back_lease_asks(&mut self) {
+        let is_lease = |_: &u64, purpose: &mut Purpose| matches!(purpose, Purpose::Lease(_));
+        for (_, purpose) in self.asks.out.extract_if(.., is_lease) {
+            if let Purpose::Lease(waiting) = purpose {
+                self.desk.queued.push_back(waiting);
+            }
+        }
+    }
+
     /// Asks a member for its version.
     pub(super) fn ask_version(&mut self, member: u64) {
         let ask = PeerAsk {

@@ -16,11 +16,11 @@ use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::LogEntry;
 use prost::Message;
 
+use super::Replica;
 use super::lessor::pace::Pace;
 use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
-use super::Replica;
 use crate::{limits, wire};
 
 /// Field number of `lease_revoke` in InternalRaftRequest.
@@ -192,9 +192,7 @@ impl Replica {
         if !self.is_leader() {
             return self.pass_on_lease_asks();
         }
-        if !self.desk.lessor.is_primary()
-            || self.desk.leadership != Leadership::Sure
-        {
+        if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }
         let behind = !self.to_apply.is_empty();
@@ -256,7 +254,11 @@ impl Replica {
     }
 
     /// Adds to a batch of proposals what this leader has to say about leases.
-    pub(super) fn propose_leases(&mut self, batch: &mut Vec<Bytes>, origins: &mut Vec<Option<Origin>>) {
+    pub(super) fn propose_leases(
+        &mut self,
+        batch: &mut Vec<Bytes>,
+        origins: &mut Vec<Option<Origin>>,
+    ) {
         if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }

@@ -88,7 +88,8 @@ impl Replica {
         let tight = self.is_short_of_space();
         // Every other turn other members' clients come first.
         self.peers_first = !self.peers_first;
-        let from_peers = if self.peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
+        let from_peers =
+            if self.peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
         let room = room.saturating_sub(from_peers);
         let mut origins: Vec<Option<Origin>> = Vec::new();
         let mut batch: Vec<Bytes> = Vec::new();
