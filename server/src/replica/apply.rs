@@ -207,10 +207,10 @@ impl Replica {
             self.refresh_cluster();
             match known {
                 None => {
-                    tracing::info!(cluster_version = %version.ver, "set initial cluster version")
+                    tracing::info!(cluster_version = %version.ver, "set initial cluster version");
                 }
                 Some(from) => {
-                    tracing::info!(from = %from, to = %version.ver, "updated cluster version")
+                    tracing::info!(from = %from, to = %version.ver, "updated cluster version");
                 }
             }
             return Ok(None);

@@ -223,6 +223,7 @@ impl Member {
 }
 
 /// Something on its way.
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
 enum Parcel {
     Message(raftpb::Message),
     /// Who asked, with the question.
