@@ -19,6 +19,7 @@ use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 use crate::api::range::Scratch;
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::hasher::{self, Hasher};
+use crate::ids::IdBlock;
 use crate::limits;
 use crate::pages::Pages;
 use crate::quota::Quota;
@@ -145,7 +146,7 @@ pub struct Front {
     paused: Paused,
     next_ticket: u64,
     asked_ticket: u64,
-    next_request_id: u64,
+    ids: IdBlock,
     quota: Quota,
     hasher: Hasher,
     hash_answers: hasher::Answers,
@@ -230,7 +231,7 @@ impl Front {
             paused: Paused::None,
             next_ticket: 0,
             asked_ticket: 0,
-            next_request_id: boot_id,
+            ids: IdBlock::default(),
             quota,
             hasher,
             hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),

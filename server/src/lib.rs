@@ -12,6 +12,7 @@ pub mod front;
 pub mod hasher;
 pub mod http;
 pub mod identity;
+pub mod ids;
 pub mod limits;
 pub mod log;
 pub mod member;

@@ -24,6 +24,7 @@ use crate::driver::Waker;
 use crate::driver::probe::{self, Choice};
 use crate::front::{self, Door, Front, Listener};
 use crate::hasher::Hasher;
+use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
@@ -122,6 +123,7 @@ pub(crate) fn shared(
         member_id: stored.member_id,
         cluster_id: stored.cluster_id,
         clock,
+        ids: RequestIds::new(stored.member_id, stored.nonce),
         view: ArcSwap::from_pointee(MemberView {
             store: stored.store.publish(),
             members: Arc::default(),
@@ -133,6 +135,8 @@ pub(crate) fn shared(
         metrics: Metrics::new(stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
+        handing_over: AtomicBool::new(false),
+        handed_over: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
@@ -190,7 +194,7 @@ impl Wiring {
                 hasher: self.hasher.clone(),
                 waker: waker.clone(),
             };
-            // Ids of requests: a start's nonce above, the front below, a counter in between.
+            // Leases and watches number what they make from here.
             fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));
         }
         (fronts, links)
@@ -219,7 +223,7 @@ impl Wiring {
             hasher: self.hasher.clone(),
             fronts,
         };
-        Ok(Replica::new(parts, self.nonce))
+        Ok(Replica::new(parts))
     }
 }
 

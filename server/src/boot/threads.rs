@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::driver::Waker;
 use crate::driver::probe::DriverKind;
@@ -56,6 +58,7 @@ impl Running {
     /// # Errors
     /// The reason of the first failure, if there was one.
     pub fn stop(self) -> Result<(), String> {
+        self.hand_over();
         self.shared.stop();
         for shard in self.shards {
             // A shard that panicked has aborted the process already.
@@ -65,6 +68,25 @@ impl Running {
         self.helpers.hasher.join();
         drop(self.lock);
         self.shared.failure.get().map_or(Ok(()), |reason| Err(reason.clone()))
+    }
+}
+
+impl Running {
+    /// Lets the replica give its leadership away, so that clients find a leader when this member
+    /// no longer serves them. Not for longer than two elections take.
+    fn hand_over(&self) {
+        const STEP: Duration = Duration::from_millis(1);
+        if self.shared.is_stopping() {
+            return;
+        }
+        self.shared.hand_over();
+        let steps = 2 * self.shared.config.election.as_millis();
+        for _ in 0..steps {
+            if self.shared.handed_over.load(Ordering::Acquire) || !self.is_running() {
+                return;
+            }
+            std::thread::sleep(STEP);
+        }
     }
 }
 

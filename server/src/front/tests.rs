@@ -97,6 +97,7 @@ impl Rig {
             member_id: 1,
             cluster_id: 2,
             clock: Clock::start(),
+            ids: crate::ids::RequestIds::new(1, 0),
             view: ArcSwap::from_pointee(MemberView {
                 store: store.publish(),
                 members: Arc::default(),
@@ -108,6 +109,8 @@ impl Rig {
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
+            handing_over: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
@@ -345,7 +348,7 @@ fn proposals_without_a_leader_time_out_and_neither_pile_up_nor_stop_other_reques
     assert!(!rig.driver.paused[0], "their clients were answered");
     let before = caller.answers.len();
     assert!(before > 15);
-    assert!(caller.answers.iter().any(|(_, text)| text == "etcdserver: request timed out"));
+    assert!(caller.answers.iter().any(|(_, text)| text == "context deadline exceeded"));
     // What the ring holds is still there: no more is taken in.
     caller.start_put(1000, &value);
     caller.exchange(&mut rig);
@@ -430,7 +433,7 @@ fn a_client_with_small_requests_is_read_while_one_with_large_requests_must_wait(
     assert_eq!(rig.driver.paused, [true, false]);
     let mut sizes = Vec::new();
     while let Some(message) = rig.replica.pop() {
-        if let ToReplica::Propose { slot, data } = message {
+        if let ToReplica::Propose { slot, data, .. } = message {
             sizes.push(data.len());
             let reply = crate::replica::Reply::Put { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
