@@ -164,9 +164,11 @@ impl Peers {
         listener >= LISTENERS
     }
 
-    /// True if something waits that a turn or a flush would take.
-    pub fn has_input(&self) -> bool {
-        !self.accepted.is_empty()
+    /// True if something waits that a turn or a flush would take; received messages count only if
+    /// the replica takes them.
+    pub fn has_input(&self, wants_messages: bool) -> bool {
+        (wants_messages && self.transport.has_received())
+            || !self.accepted.is_empty()
             || !self.asked.is_empty()
             || self.resolver.has_answers()
             || self.transport.has_input()

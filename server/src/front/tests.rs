@@ -139,10 +139,7 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker.clone()),
             }],
-            listeners: vec![Listener {
-                socket: Arc::new(OwnedFd::from(listener)).into(),
-                side: Side::Client,
-            }],
+            listeners: vec![Arc::new(OwnedFd::from(listener)).into()],
             hasher,
             waker,
         };

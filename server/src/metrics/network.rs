@@ -9,8 +9,7 @@ use super::{Level, MethodLabels, family};
 
 /// A counter for each label.
 pub type Counters = Family<MethodLabels, Counter>;
-/// A histogram for each label.
-pub type Histograms = Family<MethodLabels, Histogram, fn() -> Histogram>;
+type Histograms = Family<MethodLabels, Histogram, fn() -> Histogram>;
 
 /// See the module text.
 pub struct Network {
@@ -27,7 +26,7 @@ pub struct Network {
     /// `etcd_network_disconnected_peers_total{Local,Remote}`.
     pub disconnected: Counters,
     /// `etcd_network_peer_round_trip_time_seconds{To}`.
-    pub round_trip: Histograms,
+    pub round_trip: Family<MethodLabels, Histogram, fn() -> Histogram>,
 }
 
 impl Network {

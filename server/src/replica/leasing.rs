@@ -13,6 +13,7 @@ use etcore_engine::bucket::Bucket;
 use etcore_engine::types::Term;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
+use etcore_raftlog::peer::ConnId;
 use etcore_raftlog::types::LogEntry;
 use prost::Message;
 
@@ -47,7 +48,7 @@ pub(super) struct Waiting {
 pub(super) enum Asker {
     Front(usize),
     /// Another member, by this question of the transport's.
-    Peer(u64),
+    Peer(ConnId),
 }
 
 /// Whether this leader knows that it still leads.
