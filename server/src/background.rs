@@ -22,7 +22,7 @@ pub mod worker;
 
 pub use worker::{Answer, Task};
 
-/// The replica's handle.
+/// The replica's handle. Without a thread, the simulator does the work.
 pub struct Background {
     tasks: Arc<Mailbox>,
     answers: Arc<ArrayQueue<Answer>>,
@@ -36,7 +36,33 @@ pub struct Mailbox {
     thread: std::sync::OnceLock<std::thread::Thread>,
 }
 
+/// The other end of a handle without a thread.
+pub struct Desk {
+    tasks: Arc<Mailbox>,
+    answers: Arc<ArrayQueue<Answer>>,
+}
+
+impl Desk {
+    /// The next task.
+    pub fn take(&self) -> Option<Task> {
+        self.tasks.pop()
+    }
+
+    /// Answers one. At most one answer a task, and the rings are equally long.
+    pub fn answer(&self, answer: Answer) {
+        let _ = self.answers.push(answer);
+    }
+}
+
 impl Mailbox {
+    fn new() -> Self {
+        Self {
+            tasks: ArrayQueue::new(limits::BACKGROUND_TASKS),
+            waker: atomic_waker::AtomicWaker::new(),
+            thread: std::sync::OnceLock::new(),
+        }
+    }
+
     fn pop(&self) -> Option<Task> {
         self.tasks.pop()
     }
@@ -68,11 +94,7 @@ impl Background {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(setup: Setup) -> io::Result<Self> {
-        let tasks = Arc::new(Mailbox {
-            tasks: ArrayQueue::new(limits::BACKGROUND_TASKS),
-            waker: atomic_waker::AtomicWaker::new(),
-            thread: std::sync::OnceLock::new(),
-        });
+        let tasks = Arc::new(Mailbox::new());
         let answers = Arc::new(ArrayQueue::new(limits::BACKGROUND_TASKS));
         let with_glommio = setup.driver == DriverKind::Uring && probe::memlock_suffices();
         let (inbox, outbox) = (tasks.clone(), answers.clone());
@@ -103,6 +125,14 @@ impl Background {
         Ok(Self { tasks, answers, thread: Some(thread) })
     }
 
+    /// A handle whose tasks the simulator takes from the returned desk.
+    pub fn simulated() -> (Self, Desk) {
+        let tasks = Arc::new(Mailbox::new());
+        let answers = Arc::new(ArrayQueue::new(limits::BACKGROUND_TASKS));
+        let desk = Desk { tasks: tasks.clone(), answers: answers.clone() };
+        (Self { tasks, answers, thread: None }, desk)
+    }
+
     /// Hands over a task; false if the mailbox is full (the caller tries again in a later turn).
     pub fn submit(&self, task: Task) -> Result<(), Task> {
         self.tasks.tasks.push(task)?;
@@ -123,13 +153,12 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         while self.tasks.tasks.push(Task::Stop).is_err() {
             self.tasks.notify();
             std::thread::yield_now();
         }
         self.tasks.notify();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let _ = thread.join();
     }
 }

@@ -2,17 +2,16 @@
 //!
 //! A shard's loop owns one [`Driver`] and calls [`Driver::wait`] once per turn; everything that
 //! happened arrives through [`Completions`]. `uring` and `portable` implement it for a running
-//! member. A driver never interprets bytes, never retries a failed write, and reports a durable
-//! write only after the device has acknowledged it.
+//! member, `sim` for a simulated one. A driver never interprets bytes, never retries a failed
+//! write, and reports a durable write only after the device has acknowledged it.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
 
+mod connect;
+mod handles;
 pub mod portable;
 pub mod probe;
 mod reserve;
@@ -21,6 +20,8 @@ mod tests;
 pub mod uring;
 pub mod wake;
 
+pub use connect::PeerAddress;
+pub use handles::{AnyListener, AnySocket, LogFile};
 pub use wake::Waker;
 
 /// A connected socket of one driver. The generation tells a reused slot from its predecessor.
@@ -39,7 +40,9 @@ pub struct WriteToken(pub u64);
 /// Receives what happened during [`Driver::wait`].
 pub trait Completions {
     /// A listener accepted a connection.
-    fn accepted(&mut self, listener: u32, socket: OwnedFd);
+    fn accepted(&mut self, listener: u32, socket: AnySocket);
+    /// How a [`Driver::connect`] went. After an error the socket is to be closed like any other.
+    fn connected(&mut self, socket: SocketId, result: io::Result<()>);
     /// Bytes arrived; they are valid only during the call.
     fn received(&mut self, socket: SocketId, bytes: &[u8]);
     /// The peer closed its side (`None`) or the connection failed. Sent at most once.
@@ -53,20 +56,26 @@ pub trait Completions {
 
 /// Submit/complete access to sockets and to the log's segments, for one thread.
 pub trait Driver {
-    /// `uring` or `portable`.
+    /// `uring`, `portable` or `sim`.
     fn name(&self) -> &'static str;
     /// Starts accepting on a bound, listening, non-blocking socket.
     ///
     /// # Errors
     /// When the kernel refuses to watch the socket.
-    fn listen(&mut self, listener: u32, socket: Arc<OwnedFd>) -> io::Result<()>;
+    fn listen(&mut self, listener: u32, socket: AnyListener) -> io::Result<()>;
     /// Stops accepting. Connections already accepted may still be reported once.
     fn unlisten(&mut self, listener: u32);
     /// Takes over a connected socket and starts receiving.
     ///
     /// # Errors
     /// When the kernel refuses to watch the socket.
-    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId>;
+    fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId>;
+    /// Begins to connect; [`Completions::connected`] says how it went, and receiving starts with
+    /// it. Nothing may be sent before.
+    ///
+    /// # Errors
+    /// When it is known at once that there will be no connection.
+    fn connect(&mut self, address: &PeerAddress) -> io::Result<SocketId>;
     /// Stops receiving; what is already on its way may still be reported.
     fn pause(&mut self, socket: SocketId);
     /// Receives again.
@@ -82,7 +91,7 @@ pub trait Driver {
     fn write_durable(
         &mut self,
         token: WriteToken,
-        file: Arc<File>,
+        file: LogFile,
         offset_bytes: u64,
         buf: AlignedBuf,
     );

@@ -2,7 +2,8 @@
 //!
 //! Fronts and the replica hand it jobs; it reads the newest view in short steps, with a revision
 //! pinned, so that neither requests nor compaction wait for it, and leaves the outcome in the
-//! asking front's queue. It must never keep a view between two steps.
+//! asking front's queue. The simulator takes the same steps without a thread. It must never keep a
+//! view between two steps.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +13,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::hash::{HashKind, KvHash, KvHasher};
-use etcore_engine::page::Fetch;
+use etcore_engine::page::{Fetch, PageSource};
 use etcore_engine::pins::{RevisionPin, RevisionPins};
 use etcore_engine::read::BlockingPages;
 use etcore_engine::types::Revision;
@@ -78,13 +79,21 @@ impl Hasher {
         page_file: Arc<File>,
         pins: RevisionPins,
     ) -> io::Result<(Self, HasherThread)> {
+        let (hasher, worker) = Self::with(shared, BlockingPages::new(page_file), pins);
+        let thread =
+            std::thread::Builder::new().name("etcore-hasher".into()).spawn(move || worker.run())?;
+        Ok((hasher, HasherThread { thread }))
+    }
+
+    /// A handle whose jobs are done by calls of [`Worker::step`]. Reads from `pages` must never be
+    /// pending.
+    pub fn with<P: PageSource>(
+        shared: Arc<Shared>,
+        pages: P,
+        pins: RevisionPins,
+    ) -> (Self, Worker<P>) {
         let (jobs, inbox) = bounded(limits::HASH_JOBS);
-        let worker =
-            Worker { shared, pins, pages: BlockingPages::new(page_file), compactions: Vec::new() };
-        let thread = std::thread::Builder::new()
-            .name("etcore-hasher".into())
-            .spawn(move || worker.run(&inbox))?;
-        Ok((Self { jobs }, HasherThread { thread }))
+        (Self { jobs }, Worker { shared, pins, pages, compactions: Vec::new(), inbox, job: None })
     }
 
     /// Queues a job.
@@ -104,32 +113,59 @@ impl HasherThread {
     }
 }
 
-struct Worker {
+/// What the thread does, one step at a time.
+pub struct Worker<P> {
     shared: Arc<Shared>,
     pins: RevisionPins,
-    pages: BlockingPages,
+    pages: P,
     /// Of the last compactions, ascending by revision (etcd: hashStorage).
     compactions: Vec<KvHash>,
+    inbox: Receiver<Job>,
+    job: Option<Started>,
 }
 
-impl Worker {
-    fn run(mut self, inbox: &Receiver<Job>) {
-        for job in inbox {
-            match job {
-                Job::Compaction(hasher) => {
-                    if let Ok(Some(hash)) = self.compute(*hasher) {
-                        self.remember(hash);
-                    }
-                }
-                Job::ByRevision { revision, reply } => {
-                    let outcome = self.by_revision(revision);
-                    answer(reply, outcome);
-                }
-                Job::Everything { reply } => {
-                    let outcome = self.everything();
-                    answer(reply, outcome);
-                }
+/// A job under way.
+struct Started {
+    hasher: KvHasher,
+    asker: Asker,
+}
+
+/// Who wants a hash.
+enum Asker {
+    Compaction,
+    ByRevision { asked: i64, newest: i64, reply: ReplyTo },
+    Everything { newest: i64, reply: ReplyTo },
+}
+
+impl<P: PageSource> Worker<P> {
+    fn run(mut self) {
+        while let Ok(job) = self.inbox.recv() {
+            self.begin(job);
+            while self.job.is_some() {
+                self.advance();
+                // Requests go first where cores are few.
+                std::thread::yield_now();
             }
+        }
+    }
+
+    /// Takes a job if none is under way, and does a part of it; false if there is nothing to do.
+    pub fn step(&mut self) -> bool {
+        if self.job.is_none() {
+            let Ok(job) = self.inbox.try_recv() else { return false };
+            self.begin(job);
+        }
+        self.advance();
+        true
+    }
+
+    fn begin(&mut self, job: Job) {
+        match job {
+            Job::Compaction(hasher) => {
+                self.job = Some(Started { hasher: *hasher, asker: Asker::Compaction });
+            }
+            Job::ByRevision { revision, reply } => self.begin_by_revision(revision, reply),
+            Job::Everything { reply } => self.begin_everything(reply),
         }
     }
 
@@ -147,33 +183,34 @@ impl Worker {
         }
     }
 
-    fn by_revision(&mut self, revision: i64) -> Outcome {
-        if let Some(hash) = self.compactions.iter().find(|hash| hash.revision.0 == revision) {
-            return Ok((*hash, self.shared.view.load().store.revision.0));
+    fn begin_by_revision(&mut self, asked: i64, reply: ReplyTo) {
+        if let Some(hash) = self.compactions.iter().find(|hash| hash.revision.0 == asked) {
+            let outcome = Ok((*hash, self.shared.view.load().store.revision.0));
+            return answer(reply, outcome);
         }
-        let (newest, compacted, pin) = self.pin()?;
-        if revision > 0 && revision < compacted.0 {
-            return Err(EtcdError::Compacted.into());
+        let (newest, compacted, pin) = match self.pin() {
+            Ok(pinned) => pinned,
+            Err(refused) => return answer(reply, Err(refused)),
+        };
+        if asked > 0 && asked < compacted.0 {
+            return answer(reply, Err(EtcdError::Compacted.into()));
         }
-        if revision > newest.0 {
-            return Err(EtcdError::FutureRev.into());
+        if asked > newest.0 {
+            return answer(reply, Err(EtcdError::FutureRev.into()));
         }
-        let asked = revision;
-        let revision = if revision == 0 { newest } else { Revision(revision) };
+        let revision = if asked == 0 { newest } else { Revision(asked) };
         let hasher = KvHasher::new(HashKind::ByRevision, revision, compacted, pin);
-        match self.compute(hasher)? {
-            Some(hash) => Ok((hash, newest.0)),
-            None => self.by_revision(asked),
-        }
+        let asker = Asker::ByRevision { asked, newest: newest.0, reply };
+        self.job = Some(Started { hasher, asker });
     }
 
-    fn everything(&mut self) -> Outcome {
-        let (newest, compacted, pin) = self.pin()?;
+    fn begin_everything(&mut self, reply: ReplyTo) {
+        let (newest, compacted, pin) = match self.pin() {
+            Ok(pinned) => pinned,
+            Err(refused) => return answer(reply, Err(refused)),
+        };
         let hasher = KvHasher::new(HashKind::Everything, newest, compacted, pin);
-        match self.compute(hasher)? {
-            Some(hash) => Ok((hash, newest.0)),
-            None => self.everything(),
-        }
+        self.job = Some(Started { hasher, asker: Asker::Everything { newest: newest.0, reply } });
     }
 
     /// The newest revision, the compact revision, and a pin that came in time for it.
@@ -191,29 +228,42 @@ impl Worker {
         }
     }
 
-    /// `None` if a compaction came between the pin and the first look.
-    fn compute(&mut self, mut hasher: KvHasher) -> Result<Option<KvHash>, Status> {
-        loop {
-            if self.shared.is_stopping() {
-                return Err(EtcdError::Stopped.into());
+    /// Does a part of the job under way.
+    fn advance(&mut self) {
+        let Some(mut job) = self.job.take() else { return };
+        if self.shared.is_stopping() {
+            return self.end(job.asker, Err(EtcdError::Stopped.into()));
+        }
+        let view = self.shared.view.load_full();
+        if !job.hasher.is_sound(&view.store) {
+            // A compaction came between the pin and the first look.
+            return match job.asker {
+                Asker::Compaction => {}
+                Asker::ByRevision { asked, reply, .. } => self.begin_by_revision(asked, reply),
+                Asker::Everything { reply, .. } => self.begin_everything(reply),
+            };
+        }
+        match job.hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {
+            Ok(Fetch::Ready(Some(hash))) => self.end(job.asker, Ok(hash)),
+            // These pages are read with blocking calls: there is nothing to wait for.
+            Ok(Fetch::Ready(None) | Fetch::Pending(_)) => self.job = Some(job),
+            Err(error) => {
+                tracing::error!(error = %error, "hashing met damaged data");
+                self.end(job.asker, Err(EtcdError::Corrupt.into()));
             }
-            let view = self.shared.view.load_full();
-            if !hasher.is_sound(&view.store) {
-                return Ok(None);
-            }
-            match hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {
-                Ok(Fetch::Ready(Some(hash))) => return Ok(Some(hash)),
-                Ok(Fetch::Ready(None)) => {}
-                // These pages are read with blocking calls: there is nothing to wait for.
-                Ok(Fetch::Pending(_)) => {}
-                Err(error) => {
-                    tracing::error!(error = %error, "hashing met damaged data");
-                    return Err(EtcdError::Corrupt.into());
+        }
+    }
+
+    fn end(&mut self, asker: Asker, result: Result<KvHash, Status>) {
+        match asker {
+            Asker::Compaction => {
+                if let Ok(hash) = result {
+                    self.remember(hash);
                 }
             }
-            drop(view);
-            // Requests go first where cores are few.
-            std::thread::yield_now();
+            Asker::ByRevision { newest, reply, .. } | Asker::Everything { newest, reply } => {
+                answer(reply, result.map(|hash| (hash, newest)));
+            }
         }
     }
 }

@@ -141,6 +141,28 @@ const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 /// above them, pages being moved, the list of free extents. Proposals wait before they are touched.
 pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
 
+/// Messages from peers that the replica has not stepped; above it the peers are not read.
+pub const PEER_INBOX_MESSAGES: usize = 16 << 10;
+/// Bytes of these; a single message may go past it.
+pub const PEER_INBOX_BYTES: usize = 64 << 20;
+/// Committed entries that were not applied; above it a follower takes no appends.
+pub const APPLY_BACKLOG: usize = 64 << 10;
+/// Entries committed and not applied above which new proposals answer `too many requests` (etcd:
+/// maxGapBetweenApplyAndCommitIndex).
+pub const APPLY_GAP: u64 = 5000;
+/// Bytes of proposals that a follower forwards in one message; more go in further ones.
+pub const FORWARD_BYTES: usize = 1 << 20;
+/// Questions about leases that wait for the leader's answer; more wait their turn.
+pub const LEASE_FORWARDS: usize = 1024;
+/// How long a leader waits for a member's version, in milliseconds.
+pub const VERSION_MS: u64 = 2000;
+/// How long after its start a member's election clock may be put forward, in milliseconds (etcd:
+/// the same).
+pub const ELECTION_ADVANCE_MS: u64 = 5000;
+/// How long an entry may take to be applied before a warning, in milliseconds (etcd's default for
+/// `--warning-apply-duration`).
+pub const SLOW_APPLY_MS: u64 = 100;
+
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;
 /// Bytes of applied log entries kept in memory for peers that lag.
@@ -203,3 +225,11 @@ pub const WATCH_PIN_MS: u64 = 60_000;
 const _: () = assert!(WATCH_SLICE_BYTES < GRPC_OVERHEAD_BYTES, "no batch is ever fragmented");
 const _: () = assert!(WATCH_BUFFERED_BYTES <= WATCH_REVISION_BYTES);
 const _: () = assert!(WATCH_CURSORS <= u8::MAX as usize);
+
+/// Time for a connection to a peer to come about, besides one election, in milliseconds (etcd:
+/// PeerDialTimeout).
+pub const PEER_DIAL_MS: u64 = 1000;
+/// Connections accepted on the peer port in one wait; more are closed.
+pub const PEER_ACCEPTED: usize = 64;
+/// Peers' names being resolved: each member's streams and exchanges, with room to spare.
+pub const PEER_NAMES: usize = 256;

@@ -2,7 +2,7 @@
 //!
 //! Owned by a front or by the replica. A read that meets a page which is not in memory leaves a
 //! request here; [`Pages::fetch_wanted`] sends it to the pool, and when it is done whoever waits
-//! reads again. Nothing here blocks.
+//! reads again. Nothing here blocks. A simulated member reads from a simulated disk instead.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +17,34 @@ use crate::pool::Pool;
 
 /// See the module text.
 pub struct Pages {
+    source: Source,
+}
+
+/// Where pages come from.
+#[expect(clippy::large_enum_variant, reason = "one a thread, and the large one is the usual one")]
+enum Source {
+    Map(Mapped),
+    Simulated(Box<dyn SimulatedPages + Send>),
+}
+
+/// The simulator's pages: the functions of [`Pages`], which see.
+pub trait SimulatedPages {
+    /// What evaluations read from.
+    fn source(&mut self) -> &mut dyn PageSource;
+    /// The file was cut.
+    fn forget(&mut self, file_cuts: u64);
+    /// Starts what reads have asked for.
+    fn fetch_wanted(&mut self);
+    /// Takes what has come.
+    fn take_finished(&mut self);
+    /// Something has come since the last call.
+    fn take_arrived(&mut self) -> bool;
+    /// Something waits to be taken.
+    fn has_finished(&self) -> bool;
+}
+
+/// The map, and what is on its way into it.
+struct Mapped {
     map: PageMap,
     pool: Pool,
     finished: Arc<ArrayQueue<Populated>>,
@@ -33,6 +61,65 @@ pub struct Pages {
 impl Pages {
     /// Pages of `map`, fetched by `pool`, which wakes this thread through `waker`.
     pub fn new(map: PageMap, pool: Pool, waker: Waker) -> Self {
+        Self { source: Source::Map(Mapped::new(map, pool, waker)) }
+    }
+
+    /// Pages of a simulated disk.
+    pub fn simulated(pages: Box<dyn SimulatedPages + Send>) -> Self {
+        Self { source: Source::Simulated(pages) }
+    }
+
+    /// What evaluations read from.
+    pub fn source(&mut self) -> &mut dyn PageSource {
+        match &mut self.source {
+            Source::Map(mapped) => &mut mapped.map,
+            Source::Simulated(pages) => pages.source(),
+        }
+    }
+
+    /// Must be called with each newer view before it is read.
+    pub fn forget(&mut self, file_cuts: u64) {
+        match &mut self.source {
+            Source::Map(mapped) => mapped.map.forget(file_cuts),
+            Source::Simulated(pages) => pages.forget(file_cuts),
+        }
+    }
+
+    /// Sends the requests that reads have left to the pool.
+    pub fn fetch_wanted(&mut self) {
+        match &mut self.source {
+            Source::Map(mapped) => mapped.fetch_wanted(),
+            Source::Simulated(pages) => pages.fetch_wanted(),
+        }
+    }
+
+    /// Takes what the pool has done.
+    pub fn take_finished(&mut self) {
+        match &mut self.source {
+            Source::Map(mapped) => mapped.take_finished(),
+            Source::Simulated(pages) => pages.take_finished(),
+        }
+    }
+
+    /// True if pages have arrived since the last call.
+    pub fn take_arrived(&mut self) -> bool {
+        match &mut self.source {
+            Source::Map(mapped) => std::mem::take(&mut mapped.arrived),
+            Source::Simulated(pages) => pages.take_arrived(),
+        }
+    }
+
+    /// True if [`Pages::take_finished`] would take something.
+    pub fn has_finished(&self) -> bool {
+        match &self.source {
+            Source::Map(mapped) => !mapped.finished.is_empty(),
+            Source::Simulated(pages) => pages.has_finished(),
+        }
+    }
+}
+
+impl Mapped {
+    fn new(map: PageMap, pool: Pool, waker: Waker) -> Self {
         let finished = Arc::new(ArrayQueue::new(limits::PAGE_FETCHES));
         Self {
             map,
@@ -46,18 +133,7 @@ impl Pages {
         }
     }
 
-    /// What evaluations read from.
-    pub fn source(&mut self) -> &mut dyn PageSource {
-        &mut self.map
-    }
-
-    /// Must be called with each newer view before it is read.
-    pub fn forget(&mut self, file_cuts: u64) {
-        self.map.forget(file_cuts);
-    }
-
-    /// Sends the requests that reads have left to the pool.
-    pub fn fetch_wanted(&mut self) {
+    fn fetch_wanted(&mut self) {
         self.map.take_requests(&mut self.requests);
         self.waiting.extend(self.requests.drain(..));
         while self.in_flight < limits::PAGE_FETCHES {
@@ -78,24 +154,13 @@ impl Pages {
         }
     }
 
-    /// Takes what the pool has done.
-    pub fn take_finished(&mut self) {
+    fn take_finished(&mut self) {
         while let Some(done) = self.finished.pop() {
             self.map.on_populated(done);
             self.in_flight -= 1;
             self.arrived = true;
         }
         self.fetch_wanted();
-    }
-
-    /// True if pages have arrived since the last call.
-    pub fn take_arrived(&mut self) -> bool {
-        std::mem::take(&mut self.arrived)
-    }
-
-    /// True if [`Pages::take_finished`] would take something.
-    pub fn has_finished(&self) -> bool {
-        !self.finished.is_empty()
     }
 }
 
@@ -128,21 +193,21 @@ mod tests {
         file.set_len(WANTED * (WINDOW_UNITS * 4096)).unwrap();
         let map = PageMap::new(Arc::new(file), limits::PAGE_WINDOW_BYTES);
         let (pool, threads) = Pool::start().unwrap();
-        let mut pages = Pages::new(map, pool, Waker::new().unwrap());
+        let mut pages = Mapped::new(map, pool, Waker::new().unwrap());
         for at in 0..WANTED {
-            assert!(matches!(pages.source().get(page(at)), Ok(Fetch::Pending(_))));
+            assert!(matches!(pages.map.get(page(at)), Ok(Fetch::Pending(_))));
         }
         pages.fetch_wanted();
         let deadline = Instant::now() + Duration::from_secs(60);
         while pages.in_flight > 0 || !pages.waiting.is_empty() {
             assert!(pages.in_flight <= limits::PAGE_FETCHES);
             assert!(Instant::now() < deadline, "{} fetches never ended", pages.waiting.len());
-            if !pages.has_finished() {
+            if pages.finished.is_empty() {
                 std::thread::yield_now();
             }
             pages.take_finished();
         }
-        assert!(pages.take_arrived());
+        assert!(pages.arrived);
         drop(pages);
         threads.join();
     }
@@ -161,12 +226,12 @@ mod tests {
                 break;
             }
         }
-        let mut pages = Pages::new(map, pool, Waker::new().unwrap());
+        let mut pages = Mapped::new(map, pool, Waker::new().unwrap());
         for at in 0..WANTED {
-            assert!(matches!(pages.source().get(page(at)), Ok(Fetch::Pending(_))));
+            assert!(matches!(pages.map.get(page(at)), Ok(Fetch::Pending(_))));
         }
         pages.fetch_wanted();
-        while pages.has_finished() {
+        while !pages.finished.is_empty() {
             pages.take_finished();
         }
         // A thread that took its first job late has left room for one of ours.

@@ -1,32 +1,34 @@
 //! Putting the recovered parts together: what all shards see, the rings between them, and who gets
 //! which thread.
 //!
-//! Called by boot once everything was recovered. Nothing here can be wrong with the operator's data
-//! any more; only the machine can refuse.
+//! Called by boot, and by the simulator, once everything was recovered. Nothing here can be wrong
+//! with the operator's data any more; only the machine can refuse.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
+use etcore_engine::checkpoint::Checkpointer;
 use etcore_engine::map::PageMap;
 use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
 
 use super::threads::{self, Helpers, Plan, Running};
-use super::{DataDir, Recovered, Stored, boot_nonce};
+use super::{DataDir, Listeners, Recovered, Stored};
 use crate::background::{Background, Setup};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::driver::Waker;
 use crate::driver::probe::{self, Choice};
-use crate::front::{self, Door, Front, Listener};
+use crate::driver::{AnyListener, Waker};
+use crate::front::{self, Door, Front};
 use crate::hasher::Hasher;
+use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
+use crate::peers::{self, Peers};
 use crate::pool::Pool;
 use crate::replica::{self, FrontLink, LogFiles, Replica};
 use crate::ring;
@@ -34,16 +36,18 @@ use crate::shard::Shard;
 use crate::shared::{MemberView, Shared, StatusCell};
 
 /// What every shard is wired with.
-struct Wiring {
-    shared: Arc<Shared>,
-    page_file: Arc<File>,
-    hasher: Hasher,
-    pool: Pool,
-    front_wakers: Vec<Waker>,
-    replica_waker: Waker,
+pub(crate) struct Wiring {
+    /// What all shards see.
+    pub(crate) shared: Arc<Shared>,
+    /// Makes one thread's way to the page file.
+    pub(crate) pages: Box<dyn Fn(&Waker) -> Pages>,
+    pub(crate) hasher: Hasher,
+    pub(crate) front_wakers: Vec<Waker>,
+    pub(crate) replica_waker: Waker,
     /// The replica lives on front 0's thread: its crossing is a call and needs no wake-up.
-    shares_thread: bool,
-    nonce: u64,
+    pub(crate) shares_thread: bool,
+    /// Differs between starts.
+    pub(crate) nonce: u64,
 }
 
 /// Fronts, and whether the replica shares front 0's thread. On one or two cores a thread of its own
@@ -60,7 +64,7 @@ pub(super) fn run(
     dir: DataDir,
     choice: &Choice,
     mut recovered: Recovered,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
 ) -> io::Result<Running> {
     let cores = threads::cores();
     let (fronts, shares_thread) = layout(&config, cores);
@@ -72,30 +76,42 @@ pub(super) fn run(
         .ok_or_else(|| io::Error::other("the page file is not open"))?;
     let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
     let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
-    let shared = shared(config, clock, &mut recovered, fronts);
+    let shared = shared(config, clock, &mut recovered.stored, fronts);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
-    let wiring = Wiring {
-        shared,
-        page_file,
-        hasher,
-        pool,
-        front_wakers,
-        replica_waker,
-        shares_thread,
-        nonce: boot_nonce(),
-    };
+    let Recovered { stored, nonce, page_disk, log_disk } = recovered;
+    let map_pool = pool.clone();
+    let pages = Box::new(move |waker: &Waker| {
+        let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
+        Pages::new(map, map_pool.clone(), waker.clone())
+    });
+    let wiring =
+        Wiring { shared, pages, hasher, front_wakers, replica_waker, shares_thread, nonce };
     let mut wakers = wiring.front_wakers.clone();
     wakers.push(wiring.replica_waker.clone());
     let _ = wiring.shared.wakers.set(wakers);
-    let (fronts, links) = wiring.fronts(recovered.stored.store.revision_pins(), listeners);
-    let replica = wiring.replica(recovered, links, choice.kind)?;
+    let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners.client);
+    let files = LogFiles::new(log_disk, pool.clone(), wiring.replica_waker.clone());
+    let replica = wiring.replica(stored, files, links, |checkpointer| {
+        Background::start(Setup {
+            checkpointer,
+            disk: page_disk,
+            driver: choice.kind,
+            replica: wiring.replica_waker.clone(),
+        })
+    })?;
+    let peers = Peers::new(peers::Parts {
+        shared: wiring.shared.clone(),
+        listeners: listeners.peer,
+        pool: Some(pool),
+        waker: wiring.replica_waker.clone(),
+    });
     // The threads' own handles are all that is left of the others.
     let Wiring { shared, front_wakers, replica_waker, .. } = wiring;
     let plan = Plan {
         driver: choice.kind,
         fronts: fronts.into_iter().zip(front_wakers).collect(),
-        replica: (replica, replica_waker),
+        replica: (replica, peers, replica_waker),
         shares_thread,
         pin: cores > 2,
     };
@@ -103,29 +119,38 @@ pub(super) fn run(
     threads::start(shared, plan, helpers, dir.lock)
 }
 
-fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize) -> Arc<Shared> {
+/// What all shards of a recovered member see.
+pub(crate) fn shared(
+    config: Config,
+    clock: Clock,
+    stored: &mut Stored,
+    fronts: usize,
+) -> Arc<Shared> {
     let shared = Arc::new(Shared {
-        member_id: recovered.stored.member_id,
-        cluster_id: recovered.stored.cluster_id,
+        member_id: stored.member_id,
+        cluster_id: stored.cluster_id,
         clock,
+        ids: RequestIds::new(stored.member_id, stored.nonce),
         view: ArcSwap::from_pointee(MemberView {
-            store: recovered.stored.store.publish(),
+            store: stored.store.publish(),
             members: Arc::default(),
             cluster_version: None,
             alarms: Arc::default(),
             file_cuts: 0,
         }),
         status: StatusCell::default(),
-        metrics: Metrics::new(recovered.stored.member_id),
+        metrics: Metrics::new(stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
+        handing_over: AtomicBool::new(false),
+        handed_over: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
         failure: std::sync::OnceLock::new(),
         config,
     });
-    let (file_bytes, free_bytes) = recovered.stored.checkpointer.size_bytes();
+    let (file_bytes, free_bytes) = stored.checkpointer.size_bytes();
     shared.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
     shared.status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
     shared.metrics.db_size_bytes.set(file_bytes);
@@ -134,16 +159,11 @@ fn shared(config: Config, clock: Clock, recovered: &mut Recovered, fronts: usize
 }
 
 impl Wiring {
-    fn pages(&self, waker: &Waker) -> Pages {
-        let map = PageMap::new(self.page_file.clone(), limits::PAGE_WINDOW_BYTES);
-        Pages::new(map, self.pool.clone(), waker.clone())
-    }
-
     /// The fronts, and the replica's ends of their rings.
-    fn fronts(
+    pub(crate) fn fronts(
         &self,
         pins: &RevisionPins,
-        listeners: Vec<Listener>,
+        listeners: Vec<AnyListener>,
     ) -> (Vec<Front>, Vec<FrontLink>) {
         let doors: Vec<Door> = self
             .front_wakers
@@ -172,7 +192,7 @@ impl Wiring {
                 to_replica,
                 to_lessor,
                 from_replica,
-                pages: self.pages(waker),
+                pages: (self.pages)(waker),
                 pins: pins.clone(),
                 budget: budget.clone(),
                 routes: routes.clone(),
@@ -181,40 +201,36 @@ impl Wiring {
                 hasher: self.hasher.clone(),
                 waker: waker.clone(),
             };
-            // Ids of requests: a start's nonce above, the front below, a counter in between.
+            // Leases and watches number what they make from here.
             fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));
         }
         (fronts, links)
     }
 
-    fn replica(
+    /// The replica; `background` is what makes its checkpoints.
+    pub(crate) fn replica(
         &self,
-        recovered: Recovered,
+        stored: Stored,
+        files: LogFiles,
         fronts: Vec<FrontLink>,
-        driver: probe::DriverKind,
+        background: impl FnOnce(Checkpointer) -> io::Result<Background>,
     ) -> io::Result<Replica> {
-        let Recovered { stored, page_disk, log_disk } = recovered;
         let Stored { store, lessor, checkpointer, log, .. } = stored;
         let spare_bytes = checkpointer.spare_bytes();
-        let background = Background::start(Setup {
-            checkpointer,
-            disk: page_disk,
-            driver,
-            replica: self.replica_waker.clone(),
-        })?;
+        let background = background(checkpointer)?;
         let parts = replica::Parts {
             shared: self.shared.clone(),
             log,
-            files: LogFiles::new(log_disk, self.pool.clone(), self.replica_waker.clone()),
+            files,
             store,
             lessor,
-            pages: self.pages(&self.replica_waker),
+            pages: (self.pages)(&self.replica_waker),
             background,
             spare_bytes,
             hasher: self.hasher.clone(),
             fronts,
         };
-        Ok(Replica::new(parts, self.nonce))
+        Ok(Replica::new(parts))
     }
 }
 
@@ -224,8 +240,9 @@ pub(super) fn shard(
     kind: probe::DriverKind,
     waker: &Waker,
     front: Option<Front>,
-    replica: Option<Replica>,
+    replica: Option<(Replica, Peers)>,
 ) -> io::Result<Shard> {
     let driver = probe::create(kind, waker.clone())?;
-    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica))
+    let (replica, peers) = replica.unzip();
+    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers))
 }

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::uring::Uring;
-use super::{Completions, Driver, SocketId, Waker, WriteToken, portable::Portable};
+use super::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken, portable::Portable};
 use etcore_engine::file::AlignedBuf;
 
 /// Which driver the shards use.
@@ -82,7 +82,9 @@ fn probe_uring() -> Result<(), String> {
         Waker::new().and_then(Uring::new).map_err(|error| format!("setup failed: {error}"))?;
     let (ours, mut theirs) =
         std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
-    let socket = driver.attach(ours.into()).map_err(|error| error.to_string())?;
+    let socket = driver
+        .attach(std::os::fd::OwnedFd::from(ours).into())
+        .map_err(|error| error.to_string())?;
     io::Write::write_all(&mut theirs, b"x").map_err(|error| error.to_string())?;
     let mut seen = Seen::default();
     for _ in 0..10 {
@@ -107,7 +109,8 @@ struct Seen {
 }
 
 impl Completions for Seen {
-    fn accepted(&mut self, _: u32, _: std::os::fd::OwnedFd) {}
+    fn accepted(&mut self, _: u32, _: AnySocket) {}
+    fn connected(&mut self, _: SocketId, _: io::Result<()>) {}
     fn received(&mut self, _: SocketId, bytes: &[u8]) {
         self.received |= bytes == b"x";
     }

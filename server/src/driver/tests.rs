@@ -1,6 +1,7 @@
 //! What every driver must do, run on each of them.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,7 @@ use crate::limits;
 #[derive(Default)]
 struct Seen {
     accepted: Vec<(u32, OwnedFd)>,
+    connected: Vec<(SocketId, Result<(), io::ErrorKind>)>,
     received: HashMap<SocketId, Vec<u8>>,
     disconnected: Vec<(SocketId, Option<io::Error>)>,
     sent: Vec<(SocketId, io::Result<()>)>,
@@ -24,8 +26,11 @@ struct Seen {
 }
 
 impl Completions for Seen {
-    fn accepted(&mut self, listener: u32, socket: OwnedFd) {
-        self.accepted.push((listener, socket));
+    fn accepted(&mut self, listener: u32, socket: AnySocket) {
+        self.accepted.push((listener, socket.into_kernel()));
+    }
+    fn connected(&mut self, socket: SocketId, result: io::Result<()>) {
+        self.connected.push((socket, result.map_err(|error| error.kind())));
     }
     fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         assert!(!bytes.is_empty() && bytes.len() <= limits::RECEIVE_BUFFER_BYTES);
@@ -81,7 +86,7 @@ impl Rig {
 
     fn attach(&mut self) -> (SocketId, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (self.driver.attach(ours.into()).unwrap(), theirs)
+        (self.driver.attach(OwnedFd::from(ours).into()).unwrap(), theirs)
     }
 }
 
@@ -110,8 +115,8 @@ fn tcp_and_unix_connections_are_accepted_until_listening_ends() {
         tcp.set_nonblocking(true).unwrap();
         unix.set_nonblocking(true).unwrap();
         let addr = tcp.local_addr().unwrap();
-        rig.driver.listen(0, Arc::new(tcp.into())).unwrap();
-        rig.driver.listen(1, Arc::new(unix.into())).unwrap();
+        rig.driver.listen(0, Arc::new(OwnedFd::from(tcp)).into()).unwrap();
+        rig.driver.listen(1, Arc::new(OwnedFd::from(unix)).into()).unwrap();
         let mut clients = Vec::new();
         for _ in 0..20 {
             clients.push(TcpStream::connect(addr).unwrap());
@@ -122,7 +127,7 @@ fn tcp_and_unix_connections_are_accepted_until_listening_ends() {
         assert_eq!((of(0), of(1)), (20, 1));
         let at = rig.seen.accepted.iter().position(|(listener, _)| *listener == 1).unwrap();
         let (_, socket) = rig.seen.accepted.swap_remove(at);
-        let id = rig.driver.attach(socket).unwrap();
+        let id = rig.driver.attach(socket.into()).unwrap();
         by_path.write_all(b"hello").unwrap();
         rig.until("received", |seen| seen.bytes(id) == 5);
         rig.driver.unlisten(0);
@@ -345,7 +350,7 @@ fn durable_writes_land_in_plain_and_in_direct_files() {
                 let mut buf = AlignedBuf::zeroed(blocks * 4096);
                 buf.copy_from_slice(&pattern(blocks * 4096));
                 let offset_bytes = token * 4096 * 8;
-                rig.driver.write_durable(WriteToken(token), file.clone(), offset_bytes, buf);
+                rig.driver.write_durable(WriteToken(token), file.clone().into(), offset_bytes, buf);
                 rig.until("written", |seen| seen.written.len() == 1);
                 let (done, result) = rig.seen.written.pop().unwrap();
                 result.unwrap();
@@ -365,7 +370,7 @@ fn as_many_log_writes_as_the_bound_allows_may_be_outstanding() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         for token in 0..limits::LOG_WRITES as u64 {
             let buf = AlignedBuf::zeroed(4096);
-            rig.driver.write_durable(WriteToken(token), file.clone(), token * 4096, buf);
+            rig.driver.write_durable(WriteToken(token), file.clone().into(), token * 4096, buf);
         }
         rig.until("written", |seen| seen.written.len() == limits::LOG_WRITES);
         assert!(rig.seen.written.iter().all(|(_, result)| result.is_ok()));
@@ -380,11 +385,11 @@ fn a_failed_durable_write_is_reported_and_not_tried_again() {
         let path = dir.path().join("file");
         std::fs::write(&path, b"kept").unwrap();
         let read_only = Arc::new(File::open(&path).unwrap());
-        rig.driver.write_durable(WriteToken(1), read_only, 0, AlignedBuf::zeroed(4096));
+        rig.driver.write_durable(WriteToken(1), read_only.into(), 0, AlignedBuf::zeroed(4096));
         rig.until("reported", |seen| !seen.written.is_empty());
         // Writes to this device always find it full.
         let full = Arc::new(File::options().write(true).open("/dev/full").unwrap());
-        rig.driver.write_durable(WriteToken(2), full, 0, AlignedBuf::zeroed(4096));
+        rig.driver.write_durable(WriteToken(2), full.into(), 0, AlignedBuf::zeroed(4096));
         rig.until("reported", |seen| seen.written.len() == 2);
         rig.settle();
         let codes: Vec<_> = rig
@@ -421,7 +426,7 @@ fn a_log_write_that_ends_between_two_waits_is_not_slept_over() {
         let file = Arc::new(tempfile::tempfile().unwrap());
         for token in 0..20 {
             let buf = AlignedBuf::zeroed(4096);
-            rig.driver.write_durable(WriteToken(token), file.clone(), 0, buf);
+            rig.driver.write_durable(WriteToken(token), file.clone().into(), 0, buf);
             // A turn that takes longer than the write: nobody is asleep when it ends.
             rig.driver.wait(Some(Duration::ZERO), &mut rig.seen).unwrap();
             std::thread::sleep(Duration::from_millis(15));
@@ -500,5 +505,80 @@ fn more_operations_than_the_queue_holds_are_all_submitted() {
         }
         theirs.write_all(b"still here").unwrap();
         rig.until("received", |seen| seen.bytes(id) == 10);
+    });
+}
+
+#[test]
+fn connections_are_made_and_carry_bytes_both_ways() {
+    on_each(|rig| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let unix = UnixListener::bind(&path).unwrap();
+        let by_tcp = rig.driver.connect(&PeerAddress::Tcp(tcp.local_addr().unwrap())).unwrap();
+        let by_path = rig.driver.connect(&PeerAddress::Unix(path)).unwrap();
+        let both = |seen: &Seen| seen.connected.len() == 2;
+        rig.until("both connected", both);
+        assert!(rig.seen.connected.iter().all(|(_, result)| result.is_ok()));
+        let (mut over_tcp, _) = tcp.accept().unwrap();
+        let (mut over_path, _) = unix.accept().unwrap();
+        for (id, theirs) in
+            [(by_tcp, &mut over_tcp as &mut dyn ReadWrite), (by_path, &mut over_path)]
+        {
+            rig.driver.send(id, b"to them".to_vec());
+            rig.until("sent", |seen| seen.sent.iter().any(|(sent, _)| *sent == id));
+            let mut got = [0; 7];
+            theirs.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"to them");
+            theirs.write_all(b"to us").unwrap();
+            rig.until("received", |seen| seen.bytes(id) == 5);
+        }
+        drop(over_tcp);
+        rig.until("ended", |seen| seen.disconnected.iter().any(|(id, _)| *id == by_tcp));
+        rig.driver.close(by_tcp);
+        rig.driver.close(by_path);
+    });
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+#[test]
+fn a_refused_connection_is_reported_once_and_its_place_is_used_again() {
+    on_each(|rig| {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for round in 0..50 {
+            let id = rig.driver.connect(&PeerAddress::Tcp(gone)).unwrap();
+            assert!(id.slot < 4, "slot {} in round {round}", id.slot);
+            rig.until("refused", |seen| seen.connected.len() == 1);
+            let (refused, result) = rig.seen.connected.pop().unwrap();
+            assert_eq!((refused, result), (id, Err(io::ErrorKind::ConnectionRefused)));
+            rig.driver.close(id);
+            rig.wait(Duration::ZERO);
+        }
+        rig.settle();
+        assert!(rig.seen.connected.is_empty() && rig.seen.disconnected.is_empty());
+    });
+}
+
+#[test]
+fn a_connection_that_is_given_up_while_it_is_made_is_never_heard_of_again() {
+    on_each(|rig| {
+        // Nobody accepts, and the queue is full: the kernel goes on trying.
+        let full =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        full.bind(&any.into()).unwrap();
+        full.listen(0).unwrap();
+        let address = PeerAddress::Tcp(full.local_addr().unwrap().as_socket().unwrap());
+        let ids: Vec<SocketId> = (0..8).map(|_| rig.driver.connect(&address).unwrap()).collect();
+        rig.settle();
+        assert!(rig.seen.connected.len() < 8, "all were connected");
+        let before = rig.seen.connected.len();
+        ids.into_iter().for_each(|id| rig.driver.close(id));
+        rig.settle();
+        assert_eq!(rig.seen.connected.len(), before);
+        let again = rig.driver.connect(&address).unwrap();
+        assert!(again.slot < 8, "slot {}", again.slot);
     });
 }

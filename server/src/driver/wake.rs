@@ -16,8 +16,16 @@ pub struct Waker {
 }
 
 struct Shared {
-    event: File,
+    event: Event,
     asleep: AtomicBool,
+}
+
+/// What a sleeping shard waits for.
+enum Event {
+    /// An eventfd.
+    Kernel(File),
+    /// A flag that the simulator looks at.
+    Simulated(AtomicBool),
 }
 
 impl Waker {
@@ -33,12 +41,32 @@ impl Waker {
         }
         // SAFETY: `fd` is a fresh descriptor that nobody else owns.
         let event = unsafe { File::from_raw_fd(fd) };
-        Ok(Self { shared: Arc::new(Shared { event, asleep: AtomicBool::new(false) }) })
+        Ok(Self::with(Event::Kernel(event)))
     }
 
-    /// The descriptor to watch for readability.
+    /// A waker whose shard is run by the simulator.
+    pub fn simulated() -> Self {
+        Self::with(Event::Simulated(AtomicBool::new(false)))
+    }
+
+    fn with(event: Event) -> Self {
+        Self { shared: Arc::new(Shared { event, asleep: AtomicBool::new(false) }) }
+    }
+
+    /// True if the sleeping shard of the simulator was woken since the last call.
+    pub fn take_woken(&self) -> bool {
+        match &self.shared.event {
+            Event::Kernel(_) => false,
+            Event::Simulated(woken) => woken.swap(false, Ordering::Relaxed),
+        }
+    }
+
+    /// The descriptor to watch for readability; -1 for a simulated one.
     pub fn fd(&self) -> RawFd {
-        self.shared.event.as_raw_fd()
+        match &self.shared.event {
+            Event::Kernel(event) => event.as_raw_fd(),
+            Event::Simulated(_) => -1,
+        }
     }
 
     /// Called by a producer after it has put something into a ring.
@@ -48,8 +76,11 @@ impl Waker {
         if self.shared.asleep.load(Ordering::Relaxed)
             && self.shared.asleep.swap(false, Ordering::AcqRel)
         {
-            // A full counter means that a wake-up is pending anyway.
-            let _ = (&self.shared.event).write(&1u64.to_ne_bytes());
+            match &self.shared.event {
+                // A full counter means that a wake-up is pending anyway.
+                Event::Kernel(event) => drop((&*event).write(&1u64.to_ne_bytes())),
+                Event::Simulated(woken) => woken.store(true, Ordering::Relaxed),
+            }
         }
     }
 
@@ -68,7 +99,9 @@ impl Waker {
     pub fn drain(&self) {
         let mut counter = [0u8; 8];
         // Nothing to read means that somebody drained it already.
-        let _ = (&self.shared.event).read(&mut counter);
+        if let Event::Kernel(event) = &self.shared.event {
+            drop((&*event).read(&mut counter));
+        }
     }
 }
 
@@ -80,12 +113,13 @@ mod tests {
     fn only_a_sleeping_shard_costs_a_system_call() {
         let waker = Waker::new().unwrap();
         waker.wake();
+        let Event::Kernel(event) = &waker.shared.event else { panic!("made by `new`") };
         let mut counter = [0u8; 8];
-        assert!((&waker.shared.event).read(&mut counter).is_err(), "nobody slept");
+        assert!((&*event).read(&mut counter).is_err(), "nobody slept");
         waker.announce_sleep();
         waker.wake();
         waker.wake();
-        assert_eq!((&waker.shared.event).read(&mut counter).unwrap(), 8);
+        assert_eq!((&*event).read(&mut counter).unwrap(), 8);
         assert_eq!(u64::from_ne_bytes(counter), 1, "one write for two wakes");
     }
 }

@@ -1,5 +1,6 @@
 //! A front on a driver that only remembers: its bounds, and when it reads and when it does not.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
-use crate::driver::{Completions, WriteToken};
+use crate::driver::{Completions, LogFile, PeerAddress, WriteToken};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::ring::ring;
@@ -29,7 +30,7 @@ mod watching;
 /// What a front told its driver.
 #[derive(Default)]
 struct Remembering {
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<AnySocket>,
     paused: Vec<bool>,
     closed: Vec<SocketId>,
     sends: Vec<(SocketId, Vec<u8>)>,
@@ -39,14 +40,17 @@ impl Driver for Remembering {
     fn name(&self) -> &'static str {
         "remembering"
     }
-    fn listen(&mut self, _: u32, _: Arc<OwnedFd>) -> io::Result<()> {
+    fn listen(&mut self, _: u32, _: AnyListener) -> io::Result<()> {
         Ok(())
     }
     fn unlisten(&mut self, _: u32) {}
-    fn attach(&mut self, socket: OwnedFd) -> io::Result<SocketId> {
+    fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId> {
         self.sockets.push(socket);
         self.paused.push(false);
         Ok(SocketId { slot: self.sockets.len() as u32 - 1, generation: 0 })
+    }
+    fn connect(&mut self, _: &PeerAddress) -> io::Result<SocketId> {
+        panic!("a front dials nobody");
     }
     fn pause(&mut self, socket: SocketId) {
         self.paused[socket.slot as usize] = true;
@@ -61,7 +65,7 @@ impl Driver for Remembering {
     fn close(&mut self, socket: SocketId) {
         self.closed.push(socket);
     }
-    fn write_durable(&mut self, _: WriteToken, _: Arc<std::fs::File>, _: u64, _: AlignedBuf) {
+    fn write_durable(&mut self, _: WriteToken, _: LogFile, _: u64, _: AlignedBuf) {
         panic!("a front writes no log");
     }
     fn wait(&mut self, _: Option<Duration>, _: &mut dyn Completions) -> io::Result<()> {
@@ -93,6 +97,7 @@ impl Rig {
             member_id: 1,
             cluster_id: 2,
             clock: Clock::start(),
+            ids: crate::ids::RequestIds::new(1, 0),
             view: ArcSwap::from_pointee(MemberView {
                 store: store.publish(),
                 members: Arc::default(),
@@ -104,6 +109,8 @@ impl Rig {
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
+            handing_over: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
@@ -132,7 +139,7 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker.clone()),
             }],
-            listeners: vec![Listener { socket: Arc::new(listener.into()), side: Side::Client }],
+            listeners: vec![Arc::new(OwnedFd::from(listener)).into()],
             hasher,
             waker,
         };
@@ -148,7 +155,7 @@ impl Rig {
 
     fn accept(&mut self) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.front.accepted(0, ours.into());
+        self.front.accepted(0, OwnedFd::from(ours).into());
         theirs
     }
 
@@ -268,7 +275,7 @@ fn sockets_beyond_those_waiting_for_their_front_are_closed() {
     let mut rig = Rig::new();
     let (shared_end, _peer) = UnixStream::pair().unwrap();
     for _ in 0..limits::HANDOFFS {
-        rig.front.accepted(0, shared_end.try_clone().unwrap().into());
+        rig.front.accepted(0, OwnedFd::from(shared_end.try_clone().unwrap()).into());
     }
     assert_eq!(rig.connections(), limits::HANDOFFS);
     let refused = rig.accept();
@@ -338,7 +345,7 @@ fn proposals_without_a_leader_time_out_and_neither_pile_up_nor_stop_other_reques
     assert!(!rig.driver.paused[0], "their clients were answered");
     let before = caller.answers.len();
     assert!(before > 15);
-    assert!(caller.answers.iter().any(|(_, text)| text == "etcdserver: request timed out"));
+    assert!(caller.answers.iter().any(|(_, text)| text == "context deadline exceeded"));
     // What the ring holds is still there: no more is taken in.
     caller.start_put(1000, &value);
     caller.exchange(&mut rig);
@@ -423,7 +430,7 @@ fn a_client_with_small_requests_is_read_while_one_with_large_requests_must_wait(
     assert_eq!(rig.driver.paused, [true, false]);
     let mut sizes = Vec::new();
     while let Some(message) = rig.replica.pop() {
-        if let ToReplica::Propose { slot, data } = message {
+        if let ToReplica::Propose { slot, data, .. } = message {
             sizes.push(data.len());
             let reply = crate::replica::Reply::Put { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());

@@ -119,7 +119,7 @@ pub struct Opened {
 pub fn open(config: &Config, image: &Image) -> Result<Opened, String> {
     let (mut page_disk, mut log_disk) = (image.clone(), image.clone());
     let dir = Path::new("member");
-    let mut stored = boot::open_stored(config, dir, &mut page_disk, &mut log_disk)
+    let mut stored = boot::open_stored(config, 1, dir, &mut page_disk, &mut log_disk)
         .map_err(|error| error.to_string())?;
     let state = page_state(&mut stored, &page_disk)?;
     let last_index = stored.log.node.status().last_index.0;
