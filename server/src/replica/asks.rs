@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
+use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
 use prost::Message;
 
 use super::Replica;
@@ -28,52 +29,11 @@ const NOT_APPLIED: &str = "waiting for node to catch up its applied index has ti
 /// The pause before a question is asked again (etcd: the same).
 const RETRY_MS: u64 = 50;
 
-/// A question to a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAsk {
-    /// The member.
-    pub to: u64,
-    /// GET or POST.
-    pub method: &'static str,
-    /// The path.
-    pub target: String,
-    /// Of the body; empty without one.
-    pub content_type: &'static str,
-    /// The body.
-    pub body: Bytes,
-    /// How long the answer is waited for.
-    pub timeout_ms: u64,
-    /// Names the question in its answer.
-    pub token: u64,
-}
-
-/// The answer to a [`PeerAsk`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAnswered {
-    /// As asked.
-    pub token: u64,
-    /// Status and body; `None` if there was no answer.
-    pub answer: Option<(u16, Bytes)>,
-}
-
-/// A question of a peer to this member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAsked {
-    /// Names the question in its answer; the transport's.
-    pub conn: u64,
-    /// The method.
-    pub method: String,
-    /// The path.
-    pub target: String,
-    /// The body.
-    pub body: Bytes,
-}
-
 /// The answer to a [`PeerAsked`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerReply {
     /// Who asked.
-    pub conn: u64,
+    pub conn: ConnId,
     /// HTTP status.
     pub status: u16,
     /// Of the body.
@@ -148,8 +108,8 @@ impl Replica {
         }
     }
 
-    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer finds
-    /// nobody.
+    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer
+    /// finds nobody.
     pub(super) fn take_back_lease_asks(&mut self) {
         let is_lease = |_: &u64, purpose: &mut Purpose| matches!(purpose, Purpose::Lease(_));
         for (_, purpose) in self.asks.out.extract_if(.., is_lease) {
@@ -174,16 +134,17 @@ impl Replica {
     }
 
     /// A peer has answered, or will not.
-    pub(super) fn peer_answered(&mut self, answered: PeerAnswered) {
-        let PeerAnswered { token, answer } = answered;
+    pub(super) fn peer_answered(&mut self, token: u64, answer: Result<PeerAnswer, AskError>) {
+        let answer = answer.ok();
         match self.asks.out.remove(&token) {
             None => {}
             Some(Purpose::Version(member)) => {
-                let body = answer.filter(|(status, _)| *status == 200).map(|(_, body)| body);
+                let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
                 self.versions.learned(member, body.as_deref());
             }
             Some(Purpose::Lease(mut waiting)) => {
-                match answer.and_then(|(status, body)| read(waiting.ask.question, status, &body)) {
+                let question = waiting.ask.question;
+                match answer.and_then(|answer| read(question, answer.status, &answer.body)) {
                     Some(answer) => self.answer_lease(&waiting, answer),
                     None => {
                         waiting.not_before_ms = self.now_ms + RETRY_MS;
@@ -232,7 +193,7 @@ impl Replica {
     }
 
     /// The answer to a peer, in etcd's form.
-    pub(super) fn answer_peer(&mut self, conn: u64, ask: &LeaseAsk, answer: LeaseAnswer) {
+    pub(super) fn answer_peer(&mut self, conn: ConnId, ask: &LeaseAsk, answer: LeaseAnswer) {
         let id = match ask.question {
             LeaseQuestion::Renew { id } | LeaseQuestion::TimeToLive { id, .. } => id,
             LeaseQuestion::List => 0,
@@ -265,12 +226,12 @@ impl Replica {
     }
 
     /// This member does not lead, or does not know.
-    pub(super) fn refuse_peer(&mut self, conn: u64, question: LeaseQuestion) {
+    pub(super) fn refuse_peer(&mut self, conn: ConnId, question: LeaseQuestion) {
         let status = if matches!(question, LeaseQuestion::Renew { .. }) { 400 } else { 500 };
         self.reply_peer(conn, status, TEXT, format!("{NOT_PRIMARY}\n").into_bytes());
     }
 
-    fn reply_peer(&mut self, conn: u64, status: u16, content_type: &'static str, body: Vec<u8>) {
+    fn reply_peer(&mut self, conn: ConnId, status: u16, content_type: &'static str, body: Vec<u8>) {
         self.peering.replies.push(PeerReply { conn, status, content_type, body });
     }
 }

@@ -13,6 +13,7 @@ use etcore_engine::bucket::Bucket;
 use etcore_engine::types::Term;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
+use etcore_raftlog::peer::ConnId;
 use etcore_raftlog::types::LogEntry;
 use prost::Message;
 
@@ -46,8 +47,8 @@ pub(super) struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
     Front(usize),
-    /// Another member, by this question of the transport's.
-    Peer(u64),
+    /// Another member, over this connection.
+    Peer(ConnId),
 }
 
 /// Whether this leader knows that it still leads.

@@ -9,33 +9,12 @@ use std::sync::atomic::Ordering;
 
 use etcore_proto::raftpb::{self, MessageType};
 use etcore_raftlog::node::{Role, StepError};
+use etcore_raftlog::peer::{PeerAsk, PeerReport};
 
 use super::Replica;
-use super::asks::{PeerAnswered, PeerAsk, PeerReply};
+use super::asks::PeerReply;
 use super::space;
 use crate::limits;
-
-/// What the transport has to tell about a peer.
-#[derive(Debug)]
-pub enum PeerReport {
-    /// A message to it was lost.
-    Unreachable(u64),
-    /// The transfer of a snapshot to it has ended.
-    SnapshotSent {
-        /// To whom.
-        to: u64,
-        /// Whether it arrived.
-        ok: bool,
-    },
-    /// Its streams are up.
-    Active(u64),
-    /// They are not any more.
-    Inactive(u64),
-    /// A peer said that this member was removed from the cluster.
-    Removed,
-    /// It answered a [`PeerAsk`].
-    Answered(PeerAnswered),
-}
 
 /// See the module text.
 #[derive(Default)]
@@ -133,7 +112,7 @@ impl Replica {
             PeerReport::Removed => {
                 self.fail("the member has been permanently removed from the cluster".to_owned());
             }
-            PeerReport::Answered(answered) => self.peer_answered(answered),
+            PeerReport::Answered { token, answer } => self.peer_answered(token, answer),
         }
     }
 

@@ -13,10 +13,9 @@ use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::raftpb::{self, MessageType};
+use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
 use prost::Message as _;
 
-use super::asks::{PeerAnswered, PeerAsk, PeerAsked};
-use super::peering::PeerReport;
 use super::*;
 use crate::background::{Desk, worker};
 use crate::boot::{self, assemble};
@@ -228,7 +227,8 @@ enum Parcel {
     Message(raftpb::Message),
     /// Who asked, with the question.
     Ask(u64, PeerAsk),
-    Answer(u64, PeerAnswered),
+    /// Who answers, the question's token, status and body.
+    Answer(u64, u64, PeerAnswer),
     Report(PeerReport),
 }
 
@@ -247,7 +247,7 @@ struct Cluster {
     /// Pairs, both ways, between which nothing goes.
     cut: BTreeSet<(u64, u64)>,
     /// Questions passed on to a member: by its number there, who asked and its token.
-    asked: BTreeMap<u64, (u64, u64)>,
+    asked: BTreeMap<ConnId, (u64, u64)>,
     next_slot: u64,
     next_ticket: u64,
 }
@@ -349,9 +349,9 @@ impl Cluster {
                     self.members[at].replica.step(message);
                 }
                 Parcel::Ask(from, ask) => self.ask(from, ask),
-                Parcel::Answer(from, answered) => {
+                Parcel::Answer(from, token, answer) => {
                     if self.connected(from, to) {
-                        let report = PeerReport::Answered(answered);
+                        let report = PeerReport::Answered { token, answer: Ok(answer) };
                         self.members[at].replica.peer_report(report);
                     }
                 }
@@ -363,15 +363,17 @@ impl Cluster {
     /// A question arrives at the member it is for.
     fn ask(&mut self, from: u64, ask: PeerAsk) {
         if !self.connected(from, ask.to) {
-            let answered = PeerAnswered { token: ask.token, answer: None };
-            return self.post(from, Parcel::Report(PeerReport::Answered(answered)));
+            let answer = Err(AskError::Unreachable);
+            let report = PeerReport::Answered { token: ask.token, answer };
+            return self.post(from, Parcel::Report(report));
         }
         if ask.target == "/version" {
             let body = Bytes::from_static(br#"{"etcdserver":"3.7.1","etcdcluster":"not_decided"}"#);
-            let answered = PeerAnswered { token: ask.token, answer: Some((200, body)) };
-            return self.post(from, Parcel::Answer(ask.to, answered));
+            let answer = PeerAnswer { status: 200, body };
+            return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
         }
-        let conn = self.posted;
+        self.posted += 1;
+        let conn = ConnId { slot: self.posted as u32, generation: 0 };
         self.asked.insert(conn, (from, ask.token));
         let at = self.at(ask.to);
         let PeerAsk { method, target, body, .. } = ask;
@@ -427,8 +429,8 @@ impl Cluster {
         }
         for reply in replies {
             let Some((asker, token)) = self.asked.remove(&reply.conn) else { continue };
-            let answer = Some((reply.status, Bytes::from(reply.body)));
-            self.post(asker, Parcel::Answer(from, PeerAnswered { token, answer }));
+            let answer = PeerAnswer { status: reply.status, body: reply.body.into() };
+            self.post(asker, Parcel::Answer(from, token, answer));
         }
     }
 
