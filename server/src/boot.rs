@@ -24,8 +24,7 @@ use prost::Message;
 
 use crate::clock::Clock;
 use crate::config::{Config, ListenUrl, cluster};
-use crate::driver::probe;
-use crate::front::{Listener, Side};
+use crate::driver::{AnyListener, probe};
 use crate::identity;
 use crate::limits;
 use crate::member::Member;
@@ -84,6 +83,14 @@ struct DataDir {
     lock: File,
 }
 
+/// Bound sockets.
+struct Listeners {
+    /// The client URLs'.
+    client: Vec<AnyListener>,
+    /// The peer URLs'.
+    peer: Vec<AnyListener>,
+}
+
 /// What a member's files hold, ready to go on.
 pub struct Stored {
     /// The store, at the page file's newest checkpoint.
@@ -127,12 +134,10 @@ pub fn start(config: Config) -> Result<Running, BootError> {
         "io driver chosen"
     );
     let recovered = recover(&config, &dir.member)?;
-    let listeners = client
-        .into_iter()
-        .map(|socket| (socket, Side::Client))
-        .chain(peer.into_iter().map(|socket| (socket, Side::Peer)))
-        .map(|(socket, side)| Listener { socket: Arc::new(socket).into(), side })
-        .collect();
+    let any = |sockets: Vec<std::os::fd::OwnedFd>| -> Vec<AnyListener> {
+        sockets.into_iter().map(|socket| Arc::new(socket).into()).collect()
+    };
+    let listeners = Listeners { client: any(client), peer: any(peer) };
     assemble::run(config, clock, dir, &choice, recovered, listeners)
         .map_err(|error| BootError::Machine(error.to_string()))
 }

@@ -19,6 +19,7 @@ pub mod member;
 pub mod metrics;
 pub mod net;
 pub mod pages;
+pub mod peers;
 pub mod pool;
 pub mod quota;
 pub mod replica;

@@ -209,3 +209,11 @@ pub const WATCH_PIN_MS: u64 = 60_000;
 const _: () = assert!(WATCH_SLICE_BYTES < GRPC_OVERHEAD_BYTES, "no batch is ever fragmented");
 const _: () = assert!(WATCH_BUFFERED_BYTES <= WATCH_REVISION_BYTES);
 const _: () = assert!(WATCH_CURSORS <= u8::MAX as usize);
+
+/// Time for a connection to a peer to come about, besides one election, in milliseconds (etcd:
+/// PeerDialTimeout).
+pub const PEER_DIAL_MS: u64 = 1000;
+/// Connections accepted on the peer port in one wait; more are closed.
+pub const PEER_ACCEPTED: usize = 64;
+/// Peers' names being resolved: each member's streams and exchanges, with room to spare.
+pub const PEER_NAMES: usize = 256;

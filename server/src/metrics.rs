@@ -16,6 +16,10 @@ use prometheus_client::registry::Registry;
 
 use crate::version;
 
+mod network;
+
+pub use network::{Counters, Network};
+
 /// A gauge of unsigned integers.
 pub type Level = Gauge<u64, AtomicU64>;
 
@@ -99,6 +103,8 @@ pub struct Metrics {
     pub lease_ttl: Histogram,
     /// `etcd_debugging_server_lease_expired_total`.
     pub lease_expired: Counter,
+    /// The links to peers.
+    pub network: Network,
     process: Process,
 }
 
@@ -217,6 +223,7 @@ impl Metrics {
                 "etcd_debugging_server_lease_expired",
                 "Leases revoked because they had expired",
             ),
+            network: Network::register(&mut r),
             process: Process::register(&mut r),
             registry: r,
         };

@@ -249,10 +249,14 @@ impl Transport {
         }
     }
 
-    /// True if a turn would find something to do.
-    pub fn has_input(&self) -> bool {
+    /// True if messages were received and not taken.
+    pub fn has_received(&self) -> bool {
         !self.received.is_empty()
-            || !self.reports.is_empty()
+    }
+
+    /// True if a turn would find something else to do.
+    pub fn has_input(&self) -> bool {
+        !self.reports.is_empty()
             || !self.asked.is_empty()
             || !self.effects.is_empty()
             || !self.dirty.is_empty()

@@ -16,18 +16,19 @@ use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
 
 use super::threads::{self, Helpers, Plan, Running};
-use super::{DataDir, Recovered, Stored};
+use super::{DataDir, Listeners, Recovered, Stored};
 use crate::background::{Background, Setup};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::driver::Waker;
 use crate::driver::probe::{self, Choice};
-use crate::front::{self, Door, Front, Listener};
+use crate::driver::{AnyListener, Waker};
+use crate::front::{self, Door, Front};
 use crate::hasher::Hasher;
 use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
+use crate::peers::{self, Peers};
 use crate::pool::Pool;
 use crate::replica::{self, FrontLink, LogFiles, Replica};
 use crate::ring;
@@ -63,7 +64,7 @@ pub(super) fn run(
     dir: DataDir,
     choice: &Choice,
     mut recovered: Recovered,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
 ) -> io::Result<Running> {
     let cores = threads::cores();
     let (fronts, shares_thread) = layout(&config, cores);
@@ -89,8 +90,8 @@ pub(super) fn run(
     let mut wakers = wiring.front_wakers.clone();
     wakers.push(wiring.replica_waker.clone());
     let _ = wiring.shared.wakers.set(wakers);
-    let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners);
-    let files = LogFiles::new(log_disk, pool, wiring.replica_waker.clone());
+    let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners.client);
+    let files = LogFiles::new(log_disk, pool.clone(), wiring.replica_waker.clone());
     let replica = wiring.replica(stored, files, links, |checkpointer| {
         Background::start(Setup {
             checkpointer,
@@ -99,12 +100,18 @@ pub(super) fn run(
             replica: wiring.replica_waker.clone(),
         })
     })?;
+    let peers = Peers::new(peers::Parts {
+        shared: wiring.shared.clone(),
+        listeners: listeners.peer,
+        pool: Some(pool),
+        waker: wiring.replica_waker.clone(),
+    });
     // The threads' own handles are all that is left of the others.
     let Wiring { shared, front_wakers, replica_waker, .. } = wiring;
     let plan = Plan {
         driver: choice.kind,
         fronts: fronts.into_iter().zip(front_wakers).collect(),
-        replica: (replica, replica_waker),
+        replica: (replica, peers, replica_waker),
         shares_thread,
         pin: cores > 2,
     };
@@ -156,7 +163,7 @@ impl Wiring {
     pub(crate) fn fronts(
         &self,
         pins: &RevisionPins,
-        listeners: Vec<Listener>,
+        listeners: Vec<AnyListener>,
     ) -> (Vec<Front>, Vec<FrontLink>) {
         let doors: Vec<Door> = self
             .front_wakers
@@ -233,8 +240,9 @@ pub(super) fn shard(
     kind: probe::DriverKind,
     waker: &Waker,
     front: Option<Front>,
-    replica: Option<Replica>,
+    replica: Option<(Replica, Peers)>,
 ) -> io::Result<Shard> {
     let driver = probe::create(kind, waker.clone())?;
-    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica))
+    let (replica, peers) = replica.unzip();
+    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers))
 }

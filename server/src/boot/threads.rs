@@ -14,6 +14,7 @@ use crate::driver::Waker;
 use crate::driver::probe::DriverKind;
 use crate::front::Front;
 use crate::hasher::HasherThread;
+use crate::peers::Peers;
 use crate::pool::PoolThreads;
 use crate::replica::Replica;
 use crate::shared::Shared;
@@ -22,7 +23,7 @@ use crate::shared::Shared;
 pub(super) struct Plan {
     pub(super) driver: DriverKind,
     pub(super) fronts: Vec<(Front, Waker)>,
-    pub(super) replica: (Replica, Waker),
+    pub(super) replica: (Replica, Peers, Waker),
     pub(super) shares_thread: bool,
     /// One core a shard.
     pub(super) pin: bool,
@@ -97,8 +98,8 @@ pub(super) fn start(
     lock: File,
 ) -> io::Result<Running> {
     let Plan { driver, fronts, replica, shares_thread, pin } = plan;
-    let (replica, replica_waker) = replica;
-    let mut replica = Some(replica);
+    let (replica, peers, replica_waker) = replica;
+    let mut replica = Some((replica, peers));
     let mut shards = Vec::new();
     let mut core = 0;
     let mut spawn = |name: String, front, replica, waker: Waker| -> io::Result<()> {

@@ -17,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
-use crate::driver::{Completions, LogFile, WriteToken};
+use crate::driver::{Completions, LogFile, PeerAddress, WriteToken};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::ring::ring;
@@ -48,6 +48,9 @@ impl Driver for Remembering {
         self.sockets.push(socket);
         self.paused.push(false);
         Ok(SocketId { slot: self.sockets.len() as u32 - 1, generation: 0 })
+    }
+    fn connect(&mut self, _: &PeerAddress) -> io::Result<SocketId> {
+        panic!("a front dials nobody");
     }
     fn pause(&mut self, socket: SocketId) {
         self.paused[socket.slot as usize] = true;
@@ -136,10 +139,7 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker.clone()),
             }],
-            listeners: vec![Listener {
-                socket: Arc::new(OwnedFd::from(listener)).into(),
-                side: Side::Client,
-            }],
+            listeners: vec![Arc::new(OwnedFd::from(listener)).into()],
             hasher,
             waker,
         };
