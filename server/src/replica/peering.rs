@@ -112,7 +112,7 @@ impl Replica {
             PeerReport::Removed => {
                 self.fail("the member has been permanently removed from the cluster".to_owned());
             }
-            PeerReport::Answered { token, answer } => self.peer_answered(token, answer.ok()),
+            PeerReport::Answered { token, answer } => self.peer_answered(token, answer),
         }
     }
 
