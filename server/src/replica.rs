@@ -41,6 +41,7 @@ mod messages;
 pub mod peering;
 mod propose;
 mod publish;
+mod snapshots;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,8 @@ pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Sta
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;
+pub use snapshots::PART_PATH;
+use snapshots::Snapshots;
 use space::Space;
 use transfer::Transfer;
 use versions::Versions;
@@ -175,6 +178,7 @@ pub struct Replica {
     reads: VecDeque<(u64, usize, u64)>,
     next_read: u64,
     soft_state: SoftState,
+    snapshots: Snapshots,
     /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
     /// that wakes the shard, so what waits in the rings is no reason to stay awake.
     proposals_wait: bool,
@@ -262,6 +266,7 @@ impl Replica {
             reads: VecDeque::new(),
             next_read: 0,
             soft_state,
+            snapshots: Snapshots::default(),
             proposals_wait: false,
             large_wait: false,
             members: publish::members(&store),
@@ -302,10 +307,11 @@ impl Replica {
     /// When the next turn is due at the latest.
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
+        let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
         if !self.is_leader() || self.proposals_wait {
-            return self.next_tick_ms;
+            return due_ms;
         }
-        self.next_tick_ms.min(self.desk.deadline_ms(self.now_ms))
+        due_ms.min(self.desk.deadline_ms(self.now_ms))
     }
 
     /// True if something waits that a turn would take.
@@ -356,6 +362,8 @@ impl Replica {
         }
         self.answer_lease_asks();
         self.watch_transfers();
+        self.move_snapshots();
+        self.end_install();
         self.maybe_checkpoint(now_ms);
         for front in &mut self.fronts {
             front.flush();
@@ -392,6 +400,7 @@ impl Replica {
             self.look_for_space();
         }
         self.clear_alarm(now_ms);
+        self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
         self.refresh_gauges();
@@ -459,6 +468,9 @@ impl Replica {
                     self.finish_checkpoint(*output);
                 }
                 Answer::Stalled => self.space.stalled = true,
+                Answer::SnapshotHeld(mark) => self.snapshot_held(mark),
+                Answer::SnapshotRead { ticket, part } => self.part_read(ticket, part),
+                Answer::SnapshotReceived(received) => self.snapshot_received(received),
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
@@ -481,7 +493,9 @@ impl Replica {
             self.end_defragment();
         }
         self.unpublished = true;
-        if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
+        if self.snapshots.installing.is_none()
+            && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
+        {
             self.fail(format!("write-ahead log: {error}"));
         }
         let finished = output.compact_finished.0;
@@ -521,7 +535,9 @@ impl Replica {
             self.unpublished = true;
         }
         let resting = now_ms < self.checkpoint_rest_until_ms;
-        if self.checkpoint_started_ms.is_some()
+        // What would be saved is about to be replaced.
+        if self.snapshots.installing.is_some()
+            || self.checkpoint_started_ms.is_some()
             || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
         {
             return;
@@ -564,7 +580,15 @@ impl Replica {
                     None => self.log.node.on_fetched(fetch.id, Vec::new()),
                 }
             }
-            self.to_apply.extend(effects.committed.drain(..));
+            if let Some(mark) = effects.snapshot.take() {
+                self.begin_install(mark);
+            }
+            if let Some(to) = effects.snapshot_wanted.take() {
+                self.snapshot_wanted(to);
+            }
+            if self.snapshots.installing.is_none() {
+                self.to_apply.extend(effects.committed.drain(..));
+            }
             for read in effects.reads.drain(..) {
                 self.finish_reads(read.ticket, read.index);
             }

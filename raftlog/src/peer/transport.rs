@@ -148,15 +148,11 @@ impl Transport {
     }
 
     /// Sends messages, each to the member it names; those to nobody known are dropped, as etcd
-    /// does. A snapshot is not carried here and is reported as failed.
+    /// does. Of a snapshot only its name goes here: the receiver asks for the rest.
     pub fn send(&mut self, messages: &mut Vec<Message>) {
         for message in messages.drain(..) {
             let to = message.to.unwrap_or(0);
             if self.link(to).is_none() {
-                continue;
-            }
-            if message.r#type == Some(MessageType::MsgSnap as i32) {
-                self.reports.push(PeerReport::SnapshotSent { to, ok: false });
                 continue;
             }
             self.send_to(to, message);
@@ -186,6 +182,9 @@ impl Transport {
 
     fn drop_message(&mut self, peer: u64, message: i32, channel: Channel) {
         self.report_unreachable(peer);
+        if message == MessageType::MsgSnap as i32 {
+            self.reports.push(PeerReport::SnapshotSent { to: peer, ok: false });
+        }
         let Some(link) = self.link(peer) else { return };
         link.counters.sent_failures += 1;
         let active = link.is_active;
