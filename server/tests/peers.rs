@@ -114,9 +114,15 @@ impl Follower {
             self.step(message);
         }
         while let Some(asked) = self.transport.next_asked() {
-            assert_eq!(asked.target, "/raft/probing");
-            let body = br#"{"OK":true,"Now":"2026-11-21T12:00:00.5Z"}"#;
-            self.transport.answer(asked.conn, 200, &[], body);
+            let (status, body): (u16, &[u8]) = match asked.target.as_str() {
+                "/raft/probing" => (200, br#"{"OK":true,"Now":"2026-11-21T12:00:00.5Z"}"#),
+                "/version" => (200, br#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0"}"#),
+                // Asked at its start: whether the cluster is there already.
+                "/members" => (404, b"not yet"),
+                "/downgrade/enabled" => (200, b"false"),
+                other => panic!("etcd asks for {other}"),
+            };
+            self.transport.answer(asked.conn, status, &[], body);
         }
         self.flush();
         while let Some(event) = self.transport.next_event() {
@@ -416,4 +422,94 @@ fn etcd_takes_us_back_after_every_loss_of_our_connections() {
     for word in protocol {
         assert_eq!(etcd.count(word), 0, "{word} in {:#?}", etcd.log());
     }
+}
+
+/// What members of a mixed cluster are started with: the first of etcd's make, two of ours.
+fn mixed(dir: &std::path::Path, driver: &'static str) -> Vec<Setup> {
+    let mut setups: Vec<Setup> = (0..3)
+        .map(|at| {
+            let mut setup = Setup::new(dir, driver);
+            setup.data_dir = dir.join(format!("m{at}"));
+            setup
+        })
+        .collect();
+    let url = |(at, setup): (usize, &Setup)| format!("m{at}=http://127.0.0.1:{}", setup.peer_port);
+    let cluster = setups.iter().enumerate().map(url).collect::<Vec<_>>().join(",");
+    for (at, setup) in setups.iter_mut().enumerate() {
+        setup.extra = vec![format!("--name=m{at}"), format!("--initial-cluster={cluster}")];
+    }
+    setups
+}
+
+#[test]
+fn an_etcd_and_two_of_ours_are_one_cluster_whoever_leads() {
+    let Some(binary) = oracle("etcd") else { return };
+    for driver in harness::DRIVERS {
+        if !harness::is_available(driver) {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let setups = mixed(dir.path(), driver);
+        let mut ours: Vec<harness::Member> = setups[1..].iter().map(Setup::spawn).collect();
+        let etcd = harness::Etcd::start(&binary, &setups[0]);
+        ours.iter_mut().for_each(|member| drop(member.wait_for_line("ready to serve client")));
+        let puts = if std::env::var_os("ETCORE_LONG").is_some() { 5000 } else { 100 };
+        block_on(async {
+            let mut clients = Vec::new();
+            for setup in &setups {
+                clients.push(Client::connect(setup).await);
+            }
+            for leader in [0, 1, 2, 0] {
+                let id = member_id(&clients[leader]).await;
+                lead(&clients, id).await;
+                for number in 0..puts {
+                    clients[number % 3].put_kv(&format!("k{}", number % 40), "v").await;
+                }
+                let mut hashes = Vec::new();
+                for client in &clients {
+                    // A linearizable read waits until this member has applied everything.
+                    assert_eq!(client.get("k0").await.as_deref(), Some("v"));
+                    let hash = client.hash_kv(pb::HashKvRequest::default()).await.unwrap();
+                    hashes.push((hash.hash, hash.header.unwrap().revision));
+                }
+                assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{driver}: {hashes:?}");
+            }
+        });
+        let told = |member: &mut harness::Member| {
+            let lost = |line: &&String| line.contains("lost TCP") || line.contains("inactive");
+            member.lines_so_far().iter().filter(lost).cloned().collect::<Vec<_>>()
+        };
+        for member in &mut ours {
+            assert_eq!(told(member), Vec::<String>::new(), "{driver}");
+        }
+        drop(etcd);
+        for member in &mut ours {
+            member.wait_for_line("lost TCP streaming connection with remote peer");
+        }
+    }
+}
+
+async fn member_id(client: &Client) -> u64 {
+    let status = client.status(pb::StatusRequest::default()).await.expect("status");
+    status.header.expect("header").member_id
+}
+
+/// Makes a member the leader, if it is not.
+async fn lead(clients: &[Client], id: u64) {
+    for _ in 0..50 {
+        for client in clients {
+            let status = client.status(pb::StatusRequest::default()).await.unwrap();
+            let own = status.header.unwrap().member_id;
+            if status.leader == id && own == id {
+                return;
+            }
+            if status.leader == own {
+                let request = pb::MoveLeaderRequest { target_id: id };
+                let path = "/etcdserverpb.Maintenance/MoveLeader";
+                let _: Result<pb::MoveLeaderResponse, _> = client.unary(path, request).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{id:x} does not become leader");
 }
