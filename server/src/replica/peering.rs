@@ -134,7 +134,7 @@ impl Replica {
         if !self.peering.bulk.is_empty() {
             let behind = self.log.is_congested()
                 || self.to_apply.len() > limits::APPLY_BACKLOG
-                || self.must_wait_for_space();
+                || self.must_wait_for_space(0);
             self.peering.choked = behind;
         }
         let mut stepped_bytes = 0;
