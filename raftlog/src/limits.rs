@@ -49,6 +49,14 @@ pub const POOLED_BUFFER_BYTES_MAX: usize = 4 << 20;
 /// Default bytes of entries kept in memory behind the applied index.
 pub const WINDOW_BYTES: u64 = 8 << 20;
 
+/// What an entry in memory costs besides its data: raft-rs' struct and the allocation.
+pub const ENTRY_MEMORY_BYTES: u64 = 160;
+
+/// Entries of released segments that leave memory with one eviction, besides those that do not fit
+/// the window: a segment of small entries has a million, and freeing them would take a turn of 100
+/// ms.
+pub const RELEASED_PER_EVICTION: usize = 64;
+
 /// Default bytes of proposed and uncommitted entries at which the leader drops proposals.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 

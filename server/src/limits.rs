@@ -61,9 +61,9 @@ pub const REQUEST_MS: u64 = 120_000;
 /// check may wait. Past it the connection is closed.
 pub const HALF_CLOSED_MS: u64 = 15_000;
 /// Bytes received and not yet handled, of all connections together.
-pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
+pub const PROCESS_RECEIVE_BYTES: usize = 256 << 20;
 /// The same for one connection.
-pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 20;
+pub const CONNECTION_RECEIVE_BYTES: usize = 32 << 20;
 /// Sockets waiting to be taken over by a front; more are closed.
 pub const HANDOFFS: usize = 4096;
 /// Bytes of the page file mapped by one thread.
@@ -75,6 +75,14 @@ pub const PAGE_FETCHES: usize = 256;
 pub const PROPOSE_ENTRIES: usize = 4096;
 /// Bytes proposed in one raft step; more wait for the next turn.
 pub const PROPOSE_BYTES: usize = 8 << 20;
+
+/// A proposal of more bytes than this is large: it waits in a queue of its own, behind small ones.
+pub const LARGE_PROPOSAL_BYTES: usize = 32 << 10;
+/// Bytes of the log's next write from which on no large proposal joins it, so that small ones wait
+/// for a short write only.
+pub const LARGE_BATCH_BYTES: u64 = 2 << 20;
+/// Of the page file's spare bytes, those that large proposals leave to small ones.
+pub const SMALL_PROPOSALS_SPARE_BYTES: u64 = 8 << 20;
 
 /// Messages in the ring that carries one front's questions about leases; a full ring leaves them
 /// with the front.
@@ -158,7 +166,15 @@ pub const SLOW_APPLY_MS: u64 = 100;
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;
 /// Bytes of applied log entries kept in memory for peers that lag.
-pub const LOG_WINDOW_BYTES: u64 = 2 << 20;
+pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
+
+/// After a checkpoint the next one waits this many times as long as the last one took ...
+pub const CHECKPOINT_REST_TIMES: u64 = 20;
+/// ... but no longer than this, in milliseconds ...
+pub const CHECKPOINT_REST_MS_MAX: u64 = 500;
+/// ... and not once so many bytes of rows wait for it. Each rewrites the leaves that it touches,
+/// and the log's writes have to share the device with it.
+pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
 
 /// Cursors of one front's watch hub: the live one and those that catch up. Watchers that are behind
 /// and too far from every cursor wait until one is free.

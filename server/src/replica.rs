@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
@@ -68,6 +69,8 @@ pub struct FrontLink {
     pub outbox: Producer<ToFront>,
     /// What did not fit into the ring; bounded by what the front may have outstanding.
     backlog: VecDeque<ToFront>,
+    /// Large proposals out of the ring, bounded likewise: small ones overtake them.
+    large: VecDeque<(Origin, Bytes)>,
 }
 
 impl FrontLink {
@@ -77,7 +80,7 @@ impl FrontLink {
         asks: Consumer<LeaseAsk>,
         outbox: Producer<ToFront>,
     ) -> Self {
-        Self { inbox, asks, outbox, backlog: VecDeque::new() }
+        Self { inbox, asks, outbox, backlog: VecDeque::new(), large: VecDeque::new() }
     }
 
     fn send(&mut self, message: ToFront) {
@@ -175,6 +178,8 @@ pub struct Replica {
     /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
     /// that wakes the shard, so what waits in the rings is no reason to stay awake.
     proposals_wait: bool,
+    /// Large proposals wait for the end of a log write or of a checkpoint, which wakes the shard.
+    large_wait: bool,
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
     alarms: Arc<Alarms>,
@@ -197,6 +202,7 @@ pub struct Replica {
     last_tick_ms: u64,
     next_tick_ms: u64,
     checkpoint_started_ms: Option<u64>,
+    checkpoint_rest_until_ms: u64,
     write_started: Duration,
     physical_compactions: Vec<(i64, usize, ToFront)>,
     /// Set by the entry being applied if its answer waits for the pages to be rid of old revisions.
@@ -257,6 +263,7 @@ impl Replica {
             next_read: 0,
             soft_state,
             proposals_wait: false,
+            large_wait: false,
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
             alarms: Arc::new(Alarms::load(&store)),
@@ -276,6 +283,7 @@ impl Replica {
             last_tick_ms: 0,
             next_tick_ms: 0,
             checkpoint_started_ms: None,
+            checkpoint_rest_until_ms: 0,
             write_started: Duration::ZERO,
             physical_compactions: Vec::new(),
             waits_for_compaction: None,
@@ -310,7 +318,9 @@ impl Replica {
             || (!self.proposals_wait
                 && (self.is_leader() && self.desk.has_input()
                     || !self.peering.forwarded.is_empty()
-                    || self.fronts.iter().any(|front| !front.inbox.is_empty())))
+                    || self.fronts.iter().any(|front| {
+                        !front.inbox.is_empty() || !self.large_wait && !front.large.is_empty()
+                    })))
     }
 
     /// True once it will do nothing any more.
@@ -445,6 +455,7 @@ impl Replica {
                     let started = self.checkpoint_started_ms.take().unwrap_or(now_ms);
                     let took = Duration::from_millis(now_ms - started);
                     self.shared.metrics.backend_commit.observe(took.as_secs_f64());
+                    self.checkpoint_rest_until_ms = now_ms + checkpoint_rest_ms(now_ms - started);
                     self.finish_checkpoint(*output);
                 }
                 Answer::Stalled => self.space.stalled = true,
@@ -509,7 +520,10 @@ impl Replica {
         if self.store.maintain() {
             self.unpublished = true;
         }
-        if self.checkpoint_started_ms.is_some() || !self.store.checkpoint_due(now_ms) {
+        let resting = now_ms < self.checkpoint_rest_until_ms;
+        if self.checkpoint_started_ms.is_some()
+            || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
+        {
             return;
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
@@ -667,6 +681,11 @@ impl Replica {
         self.members = publish::members(&self.store);
         self.cluster_version = publish::cluster_version(&self.store);
     }
+}
+
+/// How long the next checkpoint may wait after one that took so long.
+fn checkpoint_rest_ms(took_ms: u64) -> u64 {
+    (took_ms * limits::CHECKPOINT_REST_TIMES).min(limits::CHECKPOINT_REST_MS_MAX)
 }
 
 /// How long a clean end waits for the log's last write.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
-use etcore_raftlog::peer::{ConnId, PeerAnswer, PeerAsk, PeerAsked};
+use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
 use prost::Message;
 
 use super::Replica;
@@ -108,8 +108,8 @@ impl Replica {
         }
     }
 
-    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer finds
-    /// nobody.
+    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer
+    /// finds nobody.
     pub(super) fn take_back_lease_asks(&mut self) {
         let is_lease = |_: &u64, purpose: &mut Purpose| matches!(purpose, Purpose::Lease(_));
         for (_, purpose) in self.asks.out.extract_if(.., is_lease) {
@@ -134,7 +134,8 @@ impl Replica {
     }
 
     /// A peer has answered, or will not.
-    pub(super) fn peer_answered(&mut self, token: u64, answer: Option<PeerAnswer>) {
+    pub(super) fn peer_answered(&mut self, token: u64, answer: Result<PeerAnswer, AskError>) {
+        let answer = answer.ok();
         match self.asks.out.remove(&token) {
             None => {}
             Some(Purpose::Version(member)) => {
@@ -142,8 +143,8 @@ impl Replica {
                 self.versions.learned(member, body.as_deref());
             }
             Some(Purpose::Lease(mut waiting)) => {
-                let read = |PeerAnswer { status, body }| read(waiting.ask.question, status, &body);
-                match answer.and_then(read) {
+                let question = waiting.ask.question;
+                match answer.and_then(|answer| read(question, answer.status, &answer.body)) {
                     Some(answer) => self.answer_lease(&waiting, answer),
                     None => {
                         waiting.not_before_ms = self.now_ms + RETRY_MS;

@@ -47,7 +47,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
     Front(usize),
-    /// Another member, by this question of the transport's.
+    /// Another member, over this connection.
     Peer(ConnId),
 }
 

@@ -22,6 +22,37 @@ pub(super) struct Origin {
     pub(super) id: u64,
 }
 
+/// What one step of raft proposes.
+struct Batch {
+    data: Vec<Bytes>,
+    origins: Vec<Option<Origin>>,
+    bytes: usize,
+    /// What the log takes.
+    room: usize,
+    /// There is no spare segment: the room is what is left of the current one.
+    scarce: bool,
+}
+
+impl Batch {
+    fn new(room: usize, scarce: bool) -> Self {
+        Self { data: Vec::new(), origins: Vec::new(), bytes: 0, room, scarce }
+    }
+
+    fn is_full(&self) -> bool {
+        self.data.len() >= limits::PROPOSE_ENTRIES || self.bytes >= self.room && !self.scarce
+    }
+
+    fn fits(&self, data: &Bytes) -> bool {
+        !self.scarce || self.bytes + data.len() + ENTRY_OVERHEAD <= self.room
+    }
+
+    fn add(&mut self, origin: Option<Origin>, data: Bytes) {
+        self.bytes += data.len() + if self.scarce { ENTRY_OVERHEAD } else { 0 };
+        self.origins.push(origin);
+        self.data.push(data);
+    }
+}
+
 impl Replica {
     /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step, or gives
     /// it to the leader. While nobody leads it stays in the rings; the fronts time it out.
@@ -29,8 +60,11 @@ impl Replica {
         self.proposals_wait = false;
         match self.log.node.destination() {
             Destination::Here => self.take_as_leader(),
-            Destination::Leader => self.take_as_follower(),
-            Destination::Nowhere => {
+            // What is sent to a leader that is gone would only get lost.
+            Destination::Leader if !self.peering.has_lost(self.soft_state.leader) => {
+                self.take_as_follower();
+            }
+            Destination::Leader | Destination::Nowhere => {
                 self.proposals_wait = true;
                 self.take_reads();
             }
@@ -44,17 +78,27 @@ impl Replica {
         let (mut bytes, mut count) = (0, 0);
         for front in 0..self.fronts.len() {
             while count < limits::PROPOSE_ENTRIES {
-                let Some(message) = self.fronts[front].inbox.pop() else { break };
-                let ToReplica::Propose { slot, id, data } = message else {
-                    self.take_other(front, message);
-                    continue;
+                // What this member took as large while it led comes first.
+                let large = self.fronts[front].large.pop_front();
+                let (origin, data) = match large {
+                    Some(large) => large,
+                    None => match self.fronts[front].inbox.pop() {
+                        None => break,
+                        Some(ToReplica::Propose { slot, id, data }) => {
+                            (Origin { front, slot, id }, data)
+                        }
+                        Some(other) => {
+                            self.take_other(front, other);
+                            continue;
+                        }
+                    },
                 };
                 if !batch.is_empty() && bytes + data.len() > limits::FORWARD_BYTES {
                     bytes = 0;
                     self.propose(std::mem::take(&mut batch), std::mem::take(&mut origins));
                 }
                 (bytes, count) = (bytes + data.len(), count + 1);
-                origins.push(Some(Origin { front, slot, id }));
+                origins.push(Some(origin));
                 batch.push(data);
             }
         }
@@ -64,7 +108,7 @@ impl Replica {
     }
 
     fn take_as_leader(&mut self) {
-        if !self.is_short_of_space() && self.must_wait_for_space() {
+        if !self.is_short_of_space() && self.must_wait_for_space(0) {
             self.proposals_wait = true;
             return self.take_reads();
         }
@@ -85,43 +129,79 @@ impl Replica {
             }
             Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
         };
-        let tight = self.is_short_of_space();
         // Every other turn other members' clients come first.
         self.peers_first = !self.peers_first;
+        let tight = self.is_short_of_space();
         let from_peers =
             if self.peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
         let room = room.saturating_sub(from_peers);
-        let mut origins: Vec<Option<Origin>> = Vec::new();
-        let mut batch: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
+        let mut batch = Batch::new(room, scarce);
         for front in 0..self.fronts.len() {
-            while batch.len() < limits::PROPOSE_ENTRIES && (bytes < room || scarce) {
-                let Some(message) = self.fronts[front].inbox.pop() else { break };
+            while !batch.is_full()
+                && let Some(message) = self.fronts[front].inbox.pop()
+            {
                 match message {
-                    ToReplica::Propose { slot, id, data }
-                        if tight && space::grows(&data)
-                            || scarce && bytes + data.len() + ENTRY_OVERHEAD > room =>
-                    {
-                        self.refuse(Some(Origin { front, slot, id }), EtcdError::NoSpace);
-                    }
                     ToReplica::Propose { slot, id, data } => {
-                        bytes += data.len() + if scarce { ENTRY_OVERHEAD } else { 0 };
-                        origins.push(Some(Origin { front, slot, id }));
-                        batch.push(data);
+                        let origin = Origin { front, slot, id };
+                        if data.len() > limits::LARGE_PROPOSAL_BYTES {
+                            self.fronts[front].large.push_back((origin, data));
+                        } else {
+                            self.take_proposal(origin, data, &mut batch);
+                        }
                     }
                     other => self.take_other(front, other),
                 }
             }
         }
+        self.take_large(&mut batch);
+        let Batch { mut data, mut origins, bytes, .. } = batch;
         // Revocations give space back; they are small, and this is room for all of a turn.
         if !scarce || room - bytes.min(room) > limits::LEASE_TURN_BYTES {
-            self.propose_leases(&mut batch, &mut origins);
+            self.propose_leases(&mut data, &mut origins);
         }
-        if !batch.is_empty() {
-            self.propose(batch, origins);
+        if !data.is_empty() {
+            self.propose(data, origins);
         }
         if !self.peers_first {
             self.step_forwarded(room.saturating_sub(bytes), tight, scarce);
+        }
+    }
+
+    /// Puts a proposal into the batch, unless the disk has no room for it.
+    fn take_proposal(&mut self, origin: Origin, data: Bytes, batch: &mut Batch) {
+        let refused = self.is_short_of_space() && space::grows(&data);
+        if refused || !batch.fits(&data) {
+            self.refuse(Some(origin), EtcdError::NoSpace);
+        } else {
+            batch.add(Some(origin), data);
+        }
+    }
+
+    /// Adds large proposals, one of each front in turn, while the log's next write is short and
+    /// the page file has room beyond what is kept for small ones.
+    fn take_large(&mut self, batch: &mut Batch) {
+        self.large_wait = false;
+        if self.fronts.iter().all(|front| front.large.is_empty()) {
+            return;
+        }
+        let spared_bytes = limits::SMALL_PROPOSALS_SPARE_BYTES;
+        if !self.is_short_of_space() && self.must_wait_for_space(spared_bytes) {
+            self.large_wait = true;
+            return;
+        }
+        let mut any = true;
+        while std::mem::take(&mut any) {
+            for front in 0..self.fronts.len() {
+                let write_bytes = self.log.writer.staged_bytes() + batch.bytes as u64;
+                if write_bytes >= limits::LARGE_BATCH_BYTES || batch.is_full() {
+                    self.large_wait = write_bytes >= limits::LARGE_BATCH_BYTES;
+                    return;
+                }
+                if let Some((origin, data)) = self.fronts[front].large.pop_front() {
+                    self.take_proposal(origin, data, batch);
+                    any = true;
+                }
+            }
         }
     }
 

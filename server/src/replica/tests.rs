@@ -227,7 +227,8 @@ enum Parcel {
     Message(raftpb::Message),
     /// Who asked, with the question.
     Ask(u64, PeerAsk),
-    Answer(u64, PeerReport),
+    /// Who answers, the question's token, status and body.
+    Answer(u64, u64, PeerAnswer),
     Report(PeerReport),
 }
 
@@ -348,8 +349,9 @@ impl Cluster {
                     self.members[at].replica.step(message);
                 }
                 Parcel::Ask(from, ask) => self.ask(from, ask),
-                Parcel::Answer(from, report) => {
+                Parcel::Answer(from, token, answer) => {
                     if self.connected(from, to) {
+                        let report = PeerReport::Answered { token, answer: Ok(answer) };
                         self.members[at].replica.peer_report(report);
                     }
                 }
@@ -367,10 +369,10 @@ impl Cluster {
         }
         if ask.target == "/version" {
             let body = Bytes::from_static(br#"{"etcdserver":"3.7.1","etcdcluster":"not_decided"}"#);
-            let answer = Ok(PeerAnswer { status: 200, body });
-            let report = PeerReport::Answered { token: ask.token, answer };
-            return self.post(from, Parcel::Answer(ask.to, report));
+            let answer = PeerAnswer { status: 200, body };
+            return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
         }
+        self.posted += 1;
         let conn = ConnId { slot: self.posted as u32, generation: 0 };
         self.asked.insert(conn, (from, ask.token));
         let at = self.at(ask.to);
@@ -427,9 +429,8 @@ impl Cluster {
         }
         for reply in replies {
             let Some((asker, token)) = self.asked.remove(&reply.conn) else { continue };
-            let body = Bytes::from(reply.body);
-            let answer = Ok(PeerAnswer { status: reply.status, body });
-            self.post(asker, Parcel::Answer(from, PeerReport::Answered { token, answer }));
+            let answer = PeerAnswer { status: reply.status, body: reply.body.into() };
+            self.post(asker, Parcel::Answer(from, token, answer));
         }
     }
 
