@@ -19,6 +19,7 @@ use etcore_raftlog::peer::{
     ConnId, Effect, End, Event, Local, PeerAsk, PeerReport, Settings, StreamKind, Transport,
 };
 use etcore_server::identity;
+use harness::cluster::Cluster;
 use harness::{Client, Setup, block_on, free_port, oracle};
 use prost::Message as _;
 
@@ -216,12 +217,28 @@ impl Follower {
                 ..answer
             },
             MessageType::MsgApp => {
-                let count = message.entries.len() as u64;
-                for entry in message.entries {
-                    self.entries.insert(entry.index.unwrap(), entry);
+                // The entries that founded the cluster are there from the start.
+                let last = self.entries.keys().next_back().copied().unwrap_or(2);
+                let answer = Message { r#type: Some(MessageType::MsgAppResp as i32), ..answer };
+                let before = message.index.unwrap();
+                if before > last {
+                    // Something was lost on the way.
+                    let log_term = self.entries.get(&last).map_or(Some(1), |entry| entry.term);
+                    let reject_hint = Some(last);
+                    Message {
+                        index: message.index,
+                        reject: Some(true),
+                        reject_hint,
+                        log_term,
+                        ..answer
+                    }
+                } else {
+                    let index = Some(before + message.entries.len() as u64);
+                    for entry in message.entries {
+                        self.entries.insert(entry.index.unwrap(), entry);
+                    }
+                    Message { index, ..answer }
                 }
-                let index = Some(message.index.unwrap() + count);
-                Message { r#type: Some(MessageType::MsgAppResp as i32), index, ..answer }
             }
             _ => return,
         };
@@ -424,23 +441,6 @@ fn etcd_takes_us_back_after_every_loss_of_our_connections() {
     }
 }
 
-/// What members of a mixed cluster are started with: the first of etcd's make, two of ours.
-fn mixed(dir: &std::path::Path, driver: &'static str) -> Vec<Setup> {
-    let mut setups: Vec<Setup> = (0..3)
-        .map(|at| {
-            let mut setup = Setup::new(dir, driver);
-            setup.data_dir = dir.join(format!("m{at}"));
-            setup
-        })
-        .collect();
-    let url = |(at, setup): (usize, &Setup)| format!("m{at}=http://127.0.0.1:{}", setup.peer_port);
-    let cluster = setups.iter().enumerate().map(url).collect::<Vec<_>>().join(",");
-    for (at, setup) in setups.iter_mut().enumerate() {
-        setup.extra = vec![format!("--name=m{at}"), format!("--initial-cluster={cluster}")];
-    }
-    setups
-}
-
 #[test]
 fn an_etcd_and_two_of_ours_are_one_cluster_whoever_leads() {
     let Some(binary) = oracle("etcd") else { return };
@@ -449,7 +449,7 @@ fn an_etcd_and_two_of_ours_are_one_cluster_whoever_leads() {
             continue;
         }
         let dir = tempfile::tempdir().unwrap();
-        let setups = mixed(dir.path(), driver);
+        let setups = Cluster::new(dir.path(), driver, 3, &[]).setups;
         let mut ours: Vec<harness::Member> = setups[1..].iter().map(Setup::spawn).collect();
         let etcd = harness::Etcd::start(&binary, &setups[0]);
         ours.iter_mut().for_each(|member| drop(member.wait_for_line("ready to serve client")));
