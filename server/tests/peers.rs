@@ -482,6 +482,17 @@ fn an_etcd_and_two_of_ours_are_one_cluster_whoever_leads() {
         for member in &mut ours {
             assert_eq!(told(member), Vec::<String>::new(), "{driver}");
         }
+        let etcd_id = block_on(async { member_id(&Client::connect(&setups[0]).await).await });
+        let (_, metrics) = harness::http_get(setups[1].client_port, "/metrics");
+        for name in [
+            format!("etcd_network_peer_sent_bytes_total{{To=\"{etcd_id:x}\"}} "),
+            format!("etcd_network_peer_received_bytes_total{{From=\"{etcd_id:x}\"}} "),
+            "etcd_network_active_peers{".to_owned(),
+        ] {
+            let line = metrics.lines().find(|line| line.starts_with(&name));
+            let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            assert!(value > Some(0.0), "{name} in {metrics}");
+        }
         drop(etcd);
         for member in &mut ours {
             member.wait_for_line("lost TCP streaming connection with remote peer");

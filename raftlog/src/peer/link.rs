@@ -30,6 +30,9 @@ pub(super) struct Link {
     pub(super) is_probing: bool,
     pub(super) next_probe_ms: u64,
     pub(super) counters: Counters,
+    /// Messages dropped since this was said last.
+    pub(super) dropped: u64,
+    pub(super) say_dropped_ms: u64,
 }
 
 /// A job that waits for a connection.
@@ -71,6 +74,8 @@ impl Link {
             is_probing: false,
             next_probe_ms,
             counters: Counters::default(),
+            dropped: 0,
+            say_dropped_ms: 0,
         }
     }
 
