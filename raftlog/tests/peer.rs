@@ -314,6 +314,35 @@ fn broken_links_come_back_by_themselves_and_the_loss_is_reported() {
 }
 
 #[test]
+fn a_snapshots_name_that_may_be_lost_is_reported_so_that_raft_does_not_wait_for_ever() {
+    let mut net = Net::new(2, 14);
+    let failed = PeerReport::SnapshotSent { to: 2, ok: false };
+    net.run(300);
+    net.send(1, message(MessageType::MsgSnap, 1, 2, 9));
+    net.run(100);
+    assert_eq!(net.member(2).received, [message(MessageType::MsgSnap, 1, 2, 9)]);
+    assert!(!net.member(1).reports.contains(&failed));
+    net.break_all();
+    net.run(10);
+    assert!(net.member(1).reports.contains(&failed));
+    // No stream, and nobody there.
+    net.run(500);
+    net.down = vec![1];
+    net.break_all();
+    net.members[0].reports.clear();
+    net.send(1, message(MessageType::MsgSnap, 1, 2, 9));
+    net.run(500);
+    assert!(net.member(1).reports.contains(&failed));
+    // Nothing was named since.
+    net.down.clear();
+    net.run(1500);
+    net.members[0].reports.clear();
+    net.break_all();
+    net.run(10);
+    assert!(!net.member(1).reports.contains(&failed));
+}
+
+#[test]
 fn a_dead_peer_costs_the_others_nothing_and_is_back_soon_after_its_return() {
     let mut net = Net::new(3, 4);
     net.down = vec![2];

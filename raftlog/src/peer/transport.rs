@@ -148,15 +148,11 @@ impl Transport {
     }
 
     /// Sends messages, each to the member it names; those to nobody known are dropped, as etcd
-    /// does. A snapshot is not carried here and is reported as failed.
+    /// does. Of a snapshot only its name goes here: the receiver asks for the rest.
     pub fn send(&mut self, messages: &mut Vec<Message>) {
         for message in messages.drain(..) {
             let to = message.to.unwrap_or(0);
             if self.link(to).is_none() {
-                continue;
-            }
-            if message.r#type == Some(MessageType::MsgSnap as i32) {
-                self.reports.push(PeerReport::SnapshotSent { to, ok: false });
                 continue;
             }
             self.send_to(to, message);
@@ -178,6 +174,7 @@ impl Transport {
             return;
         };
         if link.writer(stream).queue.push(message) {
+            link.has_named_snapshot |= kind == MessageType::MsgSnap as i32;
             self.mark_dirty(conn);
         } else {
             self.drop_message(peer, kind, Channel::Stream(stream));
@@ -186,6 +183,9 @@ impl Transport {
 
     fn drop_message(&mut self, peer: u64, message: i32, channel: Channel) {
         self.report_unreachable(peer);
+        if message == MessageType::MsgSnap as i32 {
+            self.reports.push(PeerReport::SnapshotSent { to: peer, ok: false });
+        }
         let now_ms = self.now_ms;
         let Some(link) = self.link(peer) else { return };
         link.counters.sent_failures += 1;
@@ -507,6 +507,14 @@ impl Transport {
         }
     }
 
+    /// A stream was lost, and with it perhaps the name of a snapshot: without it the receiver does
+    /// nothing, and raft would wait for ever. Raft ignores this if the snapshot has arrived.
+    fn report_lost_snapshot(&mut self, peer: u64) {
+        if self.link(peer).is_some_and(|link| std::mem::take(&mut link.has_named_snapshot)) {
+            self.reports.push(PeerReport::SnapshotSent { to: peer, ok: false });
+        }
+    }
+
     fn activate(&mut self, peer: u64) {
         let now_ms = self.now_ms;
         let Some(link) = self.link(peer) else { return };
@@ -557,7 +565,7 @@ impl Transport {
         self.conns[id.slot as usize].conn.take()
     }
 
-    /// Puts it back, or ends it for a reason. A peer's connection that has become idle gets the next
+    /// Puts it back, or ends it for a reason. A connection that has become idle gets the next
     /// job.
     fn put_back(&mut self, conn: Box<Conn>, outcome: Result<(), String>) {
         let id = conn.id;
