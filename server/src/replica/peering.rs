@@ -4,7 +4,7 @@
 //! be sent. Messages with entries wait in a queue of their own, so that heartbeats are heard while
 //! the disk is behind; a network may reorder them just so. Nothing here does I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use etcore_proto::raftpb::{self, MessageType};
@@ -33,6 +33,8 @@ pub(super) struct Peering {
     pub(super) replies: Vec<PeerReply>,
     /// Reachable peers, and since when.
     pub(super) active: BTreeMap<u64, u64>,
+    /// Those that were reachable and are not.
+    lost: BTreeSet<u64>,
     /// When a heartbeat was last sent to each.
     heartbeats: BTreeMap<u64, u64>,
     /// The election clock was put forward, or is not to be any more.
@@ -63,7 +65,12 @@ impl Peering {
         Some(message)
     }
 
-    /// Nobody is connected yet, or not for long enough.
+    /// True if nothing can be sent to this member now.
+    pub(super) fn has_lost(&self, id: u64) -> bool {
+        self.lost.contains(&id)
+    }
+
+    /// Since when all of these are reachable; `u64::MAX` if one is not.
     fn connected_since(&self, wanted: &[u64]) -> u64 {
         let since = |id: &u64| self.active.get(id).copied().unwrap_or(u64::MAX);
         wanted.iter().map(since).max().unwrap_or(0)
@@ -102,11 +109,13 @@ impl Replica {
             PeerReport::SnapshotSent { to, ok } => self.log.node.report_snapshot(to, ok),
             PeerReport::Active(id) => {
                 self.peering.active.entry(id).or_insert(self.now_ms);
+                self.peering.lost.remove(&id);
                 self.refresh_connected();
                 self.advance_election();
             }
             PeerReport::Inactive(id) => {
                 self.peering.active.remove(&id);
+                self.peering.lost.insert(id);
                 self.refresh_connected();
             }
             PeerReport::Removed => {
