@@ -640,7 +640,8 @@ impl Replica {
             self.stopped = true;
             return;
         }
-        if !shared.is_stopping() || shared.fronts_running.load(Ordering::Acquire) > 0 {
+        let busy = shared.fronts_running.load(Ordering::Acquire) > 0 || self.lingers();
+        if !shared.is_stopping() || busy {
             return;
         }
         let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);

@@ -51,6 +51,9 @@ fn what_is_put_on_one_is_got_on_all_and_a_killed_leader_comes_back() {
         });
         cluster.kill(leader);
         let others = cluster.others(leader);
+        // What is given to a leader that has just died is lost; soon all notice that it is gone,
+        // long before they elect another.
+        std::thread::sleep(Duration::from_millis(200));
         block_on(async {
             for at in &others {
                 // Waits for the election.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use etcore_proto::raftpb::{self, MessageType};
-use etcore_raftlog::node::{Role, StepError};
+use etcore_raftlog::node::{Destination, Role, StepError};
 use etcore_raftlog::peer::{PeerAsk, PeerReport};
 
 use super::Replica;
@@ -23,8 +23,8 @@ pub(super) struct Peering {
     urgent: VecDeque<raftpb::Message>,
     /// Appends.
     bulk: VecDeque<raftpb::Message>,
-    /// Proposals that other members gave to this one.
-    pub(super) forwarded: VecDeque<raftpb::Message>,
+    /// Proposals that other members gave to this one, and when.
+    pub(super) forwarded: VecDeque<(u64, raftpb::Message)>,
     bytes: usize,
     /// The disk is behind: appends wait. What ends that wakes the shard.
     choked: bool,
@@ -60,9 +60,18 @@ impl Peering {
 
     /// The next forwarded proposals, if they take no more than `room_bytes`.
     pub(super) fn next_forwarded(&mut self, room_bytes: usize) -> Option<raftpb::Message> {
-        let message = self.forwarded.pop_front_if(|message| cost_bytes(message) <= room_bytes)?;
+        let fits = |(_, message): &mut (u64, _)| cost_bytes(message) <= room_bytes;
+        let (_, message) = self.forwarded.pop_front_if(fits)?;
         self.bytes -= cost_bytes(&message);
         Some(message)
+    }
+
+    /// Forgets proposals whose clients have given up by now.
+    pub(super) fn expire_forwarded(&mut self, since_ms: u64) {
+        while let Some((_, message)) = self.forwarded.pop_front_if(|(at_ms, _)| *at_ms <= since_ms)
+        {
+            self.bytes -= cost_bytes(&message);
+        }
     }
 
     /// True if nothing can be sent to this member now.
@@ -89,7 +98,7 @@ impl Replica {
         let peering = &mut self.peering;
         peering.bytes += cost_bytes(&message);
         match MessageType::try_from(message.r#type.unwrap_or(0)) {
-            Ok(MessageType::MsgProp) => peering.forwarded.push_back(message),
+            Ok(MessageType::MsgProp) => peering.forwarded.push_back((self.now_ms, message)),
             Ok(MessageType::MsgApp) if !message.entries.is_empty() => {
                 peering.bulk.push_back(message);
             }
@@ -147,7 +156,7 @@ impl Replica {
             stepped_bytes += bytes;
             self.step_now(message);
         }
-        if !self.is_leader() {
+        if self.log.node.destination() == Destination::Leader {
             // A leader takes them with its own proposals; anybody else passes them on.
             while let Some(message) = self.peering.next_forwarded(usize::MAX) {
                 self.step_now(message);
