@@ -16,7 +16,7 @@ use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
-use etcore_raftlog::node::{Destination, Effects, Role, SoftState};
+use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::alarm::Alarms;
@@ -338,7 +338,7 @@ impl Replica {
             return None;
         }
         self.now_ms = now_ms;
-        self.tick(now_ms);
+        let ticked = self.tick(now_ms);
         self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
@@ -357,6 +357,10 @@ impl Replica {
         self.answer_lease_asks();
         self.watch_transfers();
         self.maybe_checkpoint(now_ms);
+        if ticked {
+            // What could be applied is: what is committed beyond is a backlog.
+            self.refresh_gauges();
+        }
         for front in &mut self.fronts {
             front.flush();
         }
@@ -373,13 +377,13 @@ impl Replica {
         self.log_op_done(result.map(|()| FileOutput::Written(buf)));
     }
 
-    fn tick(&mut self, now_ms: u64) {
+    fn tick(&mut self, now_ms: u64) -> bool {
         let tick_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
         if self.next_tick_ms == 0 {
             (self.next_tick_ms, self.started_ms) = (now_ms, now_ms);
         }
         if self.next_tick_ms > now_ms {
-            return;
+            return false;
         }
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
@@ -394,7 +398,7 @@ impl Replica {
         self.clear_alarm(now_ms);
         self.expire_proposals();
         self.monitor_version();
-        self.refresh_gauges();
+        true
     }
 
     fn fail(&mut self, reason: String) {
@@ -553,7 +557,7 @@ impl Replica {
             if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
                 let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
                 self.space.proposed_bytes += bytes.sum::<u64>();
-                if self.log.node.destination() != Destination::Here {
+                if self.log.node.status().soft_state.role != Role::Leader {
                     self.outlive_overwritten(write.first.0);
                 }
             }
@@ -563,6 +567,10 @@ impl Replica {
                     Some(plan) => self.files.fetch(fetch.id, plan),
                     None => self.log.node.on_fetched(fetch.id, Vec::new()),
                 }
+            }
+            if let Some(to) = effects.snapshot_wanted.take() {
+                let member = format!("{to:x}");
+                tracing::warn!(member = %member, "a member is too far behind for the log");
             }
             self.to_apply.extend(effects.committed.drain(..));
             for read in effects.reads.drain(..) {

@@ -35,6 +35,8 @@ pub(super) struct Peering {
     pub(super) active: BTreeMap<u64, u64>,
     /// Those that were reachable and are not.
     lost: BTreeSet<u64>,
+    /// Those to whom a message was lost and that have said nothing since.
+    silent: BTreeSet<u64>,
     /// When a heartbeat was last sent to each.
     heartbeats: BTreeMap<u64, u64>,
     /// The election clock was put forward, or is not to be any more.
@@ -76,7 +78,7 @@ impl Peering {
 
     /// True if nothing can be sent to this member now.
     pub(super) fn has_lost(&self, id: u64) -> bool {
-        self.lost.contains(&id)
+        self.lost.contains(&id) || self.silent.contains(&id)
     }
 
     /// Since when all of these are reachable; `u64::MAX` if one is not.
@@ -97,6 +99,9 @@ impl Replica {
     pub fn step(&mut self, message: raftpb::Message) {
         let peering = &mut self.peering;
         peering.bytes += cost_bytes(&message);
+        if !peering.silent.is_empty() {
+            peering.silent.remove(&message.from.unwrap_or(0));
+        }
         match MessageType::try_from(message.r#type.unwrap_or(0)) {
             Ok(MessageType::MsgProp) => peering.forwarded.push_back((self.now_ms, message)),
             Ok(MessageType::MsgApp) if !message.entries.is_empty() => {
@@ -114,11 +119,15 @@ impl Replica {
     /// What the transport has noticed.
     pub fn peer_report(&mut self, report: PeerReport) {
         match report {
-            PeerReport::Unreachable(id) => self.log.node.report_unreachable(id),
+            PeerReport::Unreachable(id) => {
+                self.peering.silent.insert(id);
+                self.log.node.report_unreachable(id);
+            }
             PeerReport::SnapshotSent { to, ok } => self.log.node.report_snapshot(to, ok),
             PeerReport::Active(id) => {
                 self.peering.active.entry(id).or_insert(self.now_ms);
                 self.peering.lost.remove(&id);
+                self.peering.silent.remove(&id);
                 self.refresh_connected();
                 self.advance_election();
             }
@@ -156,7 +165,8 @@ impl Replica {
             stepped_bytes += bytes;
             self.step_now(message);
         }
-        if self.log.node.destination() == Destination::Leader {
+        let leader = self.soft_state.leader;
+        if self.log.node.destination() == Destination::Leader && !self.peering.has_lost(leader) {
             // A leader takes them with its own proposals; anybody else passes them on.
             while let Some(message) = self.peering.next_forwarded(usize::MAX) {
                 self.step_now(message);
@@ -170,7 +180,9 @@ impl Replica {
     pub(super) fn step_forwarded(&mut self, room_bytes: usize, tight: bool, scarce: bool) -> usize {
         let mut taken_bytes = 0;
         while taken_bytes < room_bytes {
-            let left_bytes = room_bytes - taken_bytes;
+            // One alone may be larger than a turn's room.
+            let alone = taken_bytes == 0 && !scarce;
+            let left_bytes = if alone { usize::MAX } else { room_bytes - taken_bytes };
             let Some(mut message) = self.peering.next_forwarded(left_bytes) else {
                 if scarce && let Some(lost) = self.peering.next_forwarded(usize::MAX) {
                     tracing::debug!(entries = lost.entries.len(), "forwarded proposals dropped");
