@@ -16,7 +16,7 @@ use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
-use etcore_raftlog::node::{Destination, Effects, Role, SoftState};
+use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::alarm::Alarms;
@@ -344,7 +344,7 @@ impl Replica {
             return None;
         }
         self.now_ms = now_ms;
-        self.tick(now_ms);
+        let ticked = self.tick(now_ms);
         self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
@@ -365,6 +365,10 @@ impl Replica {
         self.move_snapshots();
         self.end_install();
         self.maybe_checkpoint(now_ms);
+        if ticked {
+            // What could be applied is: what is committed beyond is a backlog.
+            self.refresh_gauges();
+        }
         for front in &mut self.fronts {
             front.flush();
         }
@@ -381,13 +385,13 @@ impl Replica {
         self.log_op_done(result.map(|()| FileOutput::Written(buf)));
     }
 
-    fn tick(&mut self, now_ms: u64) {
+    fn tick(&mut self, now_ms: u64) -> bool {
         let tick_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
         if self.next_tick_ms == 0 {
             (self.next_tick_ms, self.started_ms) = (now_ms, now_ms);
         }
         if self.next_tick_ms > now_ms {
-            return;
+            return false;
         }
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
@@ -403,7 +407,7 @@ impl Replica {
         self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
-        self.refresh_gauges();
+        true
     }
 
     fn fail(&mut self, reason: String) {
@@ -569,7 +573,7 @@ impl Replica {
             if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
                 let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
                 self.space.proposed_bytes += bytes.sum::<u64>();
-                if self.log.node.destination() != Destination::Here {
+                if self.log.node.status().soft_state.role != Role::Leader {
                     self.outlive_overwritten(write.first.0);
                 }
             }
@@ -664,7 +668,8 @@ impl Replica {
             self.stopped = true;
             return;
         }
-        if !shared.is_stopping() || shared.fronts_running.load(Ordering::Acquire) > 0 {
+        let busy = shared.fronts_running.load(Ordering::Acquire) > 0 || self.lingers();
+        if !shared.is_stopping() || busy {
             return;
         }
         let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);

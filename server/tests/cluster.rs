@@ -51,6 +51,9 @@ fn what_is_put_on_one_is_got_on_all_and_a_killed_leader_comes_back() {
         });
         cluster.kill(leader);
         let others = cluster.others(leader);
+        // What is given to a leader that has just died is lost; soon all notice that it is gone,
+        // long before they elect another.
+        std::thread::sleep(Duration::from_millis(200));
         block_on(async {
             for at in &others {
                 // Waits for the election.
@@ -208,6 +211,37 @@ fn without_a_quorum_writes_fail_as_in_etcd_and_serializable_reads_go_on() {
         block_on(async {
             cluster.client(alone).await.put_kv("k", "third").await;
             cluster.assert_equal(alone).await;
+        });
+    });
+}
+
+#[test]
+fn space_that_runs_out_on_one_is_an_alarm_for_all() {
+    each_driver_with(&["--quota-backend-bytes=2097152"], |cluster| {
+        block_on(async {
+            let leader = cluster.leader().await;
+            let at = cluster.others(leader)[0];
+            let (client, own_id) = (cluster.client(at).await, cluster.id(at).await);
+            let value = "x".repeat(200_000);
+            let mut refused = None;
+            for number in 0..40 {
+                if let Err(error) = try_put(&client, &format!("k{number}"), &value).await {
+                    refused = Some(error);
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let refused = refused.expect("the quota ends it");
+            let no_space = "etcdserver: mvcc: database space exceeded";
+            assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, no_space));
+            for other in 0..3 {
+                let client = cluster.client(other).await;
+                let get = pb::AlarmRequest::default();
+                let alarms = client.alarm(get).await.unwrap().alarms;
+                assert!(alarms.iter().any(|alarm| alarm.member_id == own_id), "{alarms:?}");
+                let refused = try_put(&client, "k", "v").await.unwrap_err();
+                assert_eq!(refused.message(), no_space);
+            }
         });
     });
 }
