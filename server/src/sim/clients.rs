@@ -72,6 +72,8 @@ pub(super) struct Client {
     pub(super) op: Option<Op>,
     /// The next request may be made then.
     pub(super) next_at: u64,
+    /// When it is looked after next; [`NEVER`] if that is not scheduled.
+    due: u64,
     /// It got an answer since this was cleared.
     pub(super) served: bool,
     /// What is left for an auditor.
@@ -96,6 +98,7 @@ impl Client {
             connected: false,
             op: None,
             next_at: 0,
+            due: NEVER,
             served: false,
             script: VecDeque::new(),
         }
@@ -131,15 +134,28 @@ impl World {
         self.now + u64::try_from(slack).unwrap_or(0)
     }
 
+    /// Has a client looked after at that time, or before.
+    pub(super) fn client_at(&mut self, at: usize, time: u64) {
+        let Some(client) = self.clients.get_mut(at).and_then(Option::as_mut) else { return };
+        let time = time.max(self.now);
+        if time < client.due {
+            client.due = time;
+            self.schedule(time, Event::Client { client: at });
+        }
+    }
+
     /// Looks after a client: connects, asks, gives up.
     pub(super) fn client_turn(&mut self, at: usize) {
-        let Some(mut client) = self.clients.get_mut(at).and_then(Option::take) else { return };
+        let is_due = |client: &mut Box<Client>| client.due == self.now;
+        let Some(client) = self.clients.get_mut(at) else { return };
+        let Some(mut client) = client.take_if(is_due) else { return };
+        client.due = NEVER;
         self.trace.event(self.now, "client", &[at as u64]);
         let next = self.advance(at, &mut client);
         self.flush(&mut client);
         self.clients[at] = Some(client);
         if let Some(next) = next {
-            self.schedule(next, Event::Client { client: at });
+            self.client_at(at, next);
         }
     }
 
@@ -225,7 +241,7 @@ impl World {
         if client.wire.as_ref().is_some_and(|wire| wire.connection == connection) {
             client.connected = true;
             client.run = self.members[client.member].run_number();
-            self.schedule(self.now, Event::Client { client: at });
+            self.client_at(at, self.now);
         }
     }
 
@@ -243,7 +259,7 @@ impl World {
             self.hang_up(&mut client);
         }
         self.clients[at] = Some(client);
-        self.schedule(self.now, Event::Client { client: at });
+        self.client_at(at, self.now);
     }
 
     /// The connection of a client is over.
@@ -255,9 +271,9 @@ impl World {
             }
             self.take_events(at, &mut client);
             self.hang_up(&mut client);
-            self.schedule(self.now, Event::Client { client: at });
         }
         self.clients[at] = Some(client);
+        self.client_at(at, self.now);
     }
 
     fn take_events(&mut self, at: usize, client: &mut Client) {

@@ -147,7 +147,7 @@ impl World {
             client.script = VecDeque::from(asks);
             client.member = member;
             auditors += 1;
-            self.schedule(self.now, Event::Client { client: at });
+            self.client_at(at, self.now);
         }
         debug_assert_eq!(auditors, self.members.len(), "one auditor a member");
     }

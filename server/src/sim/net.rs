@@ -59,10 +59,12 @@ impl World {
     pub(super) fn connect(&mut self, caller: End, address: u64, latency: Span) -> u64 {
         let id = self.next_connection;
         self.next_connection += 1;
+        let at = self.now + latency.draw(&mut self.prng);
         let connection = Connection {
             ends: [caller, End::Nobody],
             address,
-            arrives: [0, 0],
+            // Nothing overtakes the call itself.
+            arrives: [at, at],
             on_the_way_bytes: [0, 0],
             stalled_until: 0,
             latency,
@@ -71,7 +73,6 @@ impl World {
             early_end: None,
         };
         self.connections.insert(id, connection);
-        let at = self.now + latency.draw(&mut self.prng);
         self.schedule(at, Event::Connect { connection: id });
         id
     }

@@ -229,7 +229,7 @@ impl World {
         }
         for client in 0..self.clients.len() {
             let at = self.prng.below(200_000_000);
-            self.schedule(at, Event::Client { client });
+            self.client_at(client, at);
         }
         self.schedule(500_000_000, Event::Fault);
         self.schedule(self.plan.trouble, Event::Stage);
