@@ -105,6 +105,8 @@ impl World {
 
     /// The process ends here and now. It is started again later.
     pub(super) fn die(&mut self, member: usize, death: Death) {
+        let lies = std::mem::take(&mut self.troubles[member].cache_lies);
+        let death = if lies { Death::PowerCut } else { death };
         self.trace.event(self.now, "die", &[member as u64, death as u64]);
         let Some(life) = self.members[member].life.take() else { return };
         self.disconnect_member(member, death == Death::PowerCut);

@@ -1,6 +1,6 @@
 //! One thread's way to the simulated page file: a page is there, or comes later.
 //!
-//! A few pages stay in memory, the oldest go first, so that reads meet missing pages at any time.
+//! Pages stay in memory until there are many or the file was cut; a start finds none there.
 //! Every read takes what the disk holds now and checks it: a page that was overwritten while
 //! somebody may still read it is found, which a map would not do.
 
@@ -16,8 +16,9 @@ use super::effects::{Effect, Effects, Owner};
 use crate::driver::Waker;
 use crate::pages::SimulatedPages;
 
-/// Pages in memory; more than a descent meets.
-const KEPT: usize = 64;
+/// Pages in memory. An evaluation that needs more at once never ends, here as in a running member,
+/// whose map keeps [`crate::limits::PAGE_WINDOW_BYTES`].
+const KEPT: usize = 4096;
 
 type At = (u64, u32);
 

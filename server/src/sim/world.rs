@@ -150,6 +150,9 @@ pub(super) struct Trouble {
     pub(super) disk_fails: bool,
     /// Its disk has failed something in this life.
     pub(super) disk_failed: bool,
+    /// What the kernel shows of its page file may not be on the disk: a sync of it has failed. Only
+    /// a start of the machine shows what is.
+    pub(super) cache_lies: bool,
     /// Its next start is cut off after so many changes.
     pub(super) start_crash: Option<u64>,
 }
@@ -569,12 +572,14 @@ impl World {
         }
         let Some(Pending { owner, op, .. }) = self.pending.remove(&id) else { return };
         self.trace.event(self.now, "disk", &[member as u64, id]);
+        self.trace.say(self.now, || format!("member {member}: {owner:?} {op:?}"));
         let result = op.map(|op| {
             let disk = &mut self.members[member].disk;
             let trouble = &mut self.troubles[member];
             if std::mem::take(&mut trouble.disk_fails) {
                 disk.fail_at(disk.change_count(), io::ErrorKind::Other);
                 trouble.disk_failed = true;
+                trouble.cache_lies |= matches!(owner, Owner::Background(_));
             }
             run_op(disk, op)
         });
