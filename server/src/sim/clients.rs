@@ -43,7 +43,7 @@ pub(super) enum Role {
 pub(super) enum Ask {
     /// This.
     Do(Request),
-    /// The hash up to the newest revision told.
+    /// The hash up to the newest revision told, or the one before it.
     Hash,
 }
 
@@ -217,7 +217,8 @@ impl World {
         let wire = client.wire.as_mut()?;
         let stream = match &ask {
             Ask::Do(request) => wire.start(request),
-            Ask::Hash => wire.start_hash(self.told),
+            // Compactions are at odd ones.
+            Ask::Hash => wire.start_hash(self.told & !1),
         };
         let Some(stream) = stream else {
             self.hang_up(client);

@@ -64,7 +64,7 @@ impl Wire {
             }
             Request::Revoke { id } => (revoke, pb::LeaseRevokeRequest { id: *id }.encode_to_vec()),
             Request::Compact { revision } => {
-                let physical = revision % 2 == 0;
+                let physical = revision % 4 == 1;
                 let request = pb::CompactionRequest { revision: *revision, physical };
                 (compact, request.encode_to_vec())
             }
