@@ -279,6 +279,11 @@ impl Front {
     /// Bytes arrived.
     pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         self.shared.metrics.client_received_bytes.inc_by(bytes.len() as u64);
+        // The shard may have slept since the turn began: another front may have answered from a
+        // newer view meanwhile, and what one member answers never goes back.
+        if self.shared.status.applied.load(Ordering::Acquire) > self.view.store.applied.0 {
+            self.begin_turn(self.now_ms);
+        }
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(socket) else { return };
         if conn.failed {
