@@ -270,16 +270,21 @@ impl Store {
     }
 
     /// True if a checkpoint should begin: something is to be saved, none is under way, and time,
-    /// rows or bytes since the last one say so.
-    pub fn checkpoint_due(&self, now_ms: u64) -> bool {
+    /// rows or bytes since the last one say so. `resting`: the last one was so long that, with less
+    /// than `rest_bytes` of rows waiting and nobody pressing, the next may wait.
+    pub fn checkpoint_due(&self, now_ms: u64, resting: bool, rest_bytes: usize) -> bool {
         let state = &self.checkpoint;
-        let dirty = state.rows > 0 || state.other || self.compaction_unfinished();
+        let compacting = self.compaction_unfinished();
+        let dirty = state.rows > 0 || state.other || compacting;
         let aged = now_ms.saturating_sub(state.started_ms) >= self.config.checkpoint_ms;
+        let open_bytes = self.tables.open_bytes();
+        let may_wait = resting && !compacting && open_bytes < rest_bytes;
         !state.in_flight
-            && (dirty && aged
-                || state.rows >= self.config.checkpoint_rows
-                || state.entries >= self.config.checkpoint_entries
-                || self.tables.open_bytes() >= self.config.checkpoint_bytes
+            && (!may_wait
+                && (dirty && aged
+                    || state.rows >= self.config.checkpoint_rows
+                    || state.entries >= self.config.checkpoint_entries)
+                || open_bytes >= self.config.checkpoint_bytes
                 || self.checkpoint.urgent
                 || self.defragment)
     }

@@ -6,6 +6,7 @@
 use etcore_proto::raftpb;
 use raft::eraftpb;
 
+use crate::limits;
 use crate::types::EntryKind;
 
 /// A wire entry as raft-rs has it; `None` if its type is unknown or it has no place in a log.
@@ -71,4 +72,9 @@ pub(crate) fn conf_state_to_wire(state: &eraftpb::ConfState) -> raftpb::ConfStat
         learners_next: state.learners_next.clone(),
         auto_leave: Some(state.auto_leave),
     }
+}
+
+/// What an entry in memory costs, about.
+pub(crate) fn memory_bytes(entry: &eraftpb::Entry) -> u64 {
+    entry.data.len() as u64 + limits::ENTRY_MEMORY_BYTES
 }

@@ -17,6 +17,7 @@
 //! - [`bootstrap`]: the first entries of a new cluster.
 //! - [`node`]: raft-rs behind plain values.
 //! - [`log`]: both together.
+//! - [`peer`]: the links to the other members.
 //!
 //! # What raft-rs 0.7 leaves to its user, and where it is covered
 //!
@@ -42,5 +43,6 @@ mod index;
 pub mod limits;
 pub mod log;
 pub mod node;
+pub mod peer;
 pub mod types;
 pub mod wal;

@@ -49,6 +49,14 @@ pub const POOLED_BUFFER_BYTES_MAX: usize = 4 << 20;
 /// Default bytes of entries kept in memory behind the applied index.
 pub const WINDOW_BYTES: u64 = 8 << 20;
 
+/// What an entry in memory costs besides its data: raft-rs' struct and the allocation.
+pub const ENTRY_MEMORY_BYTES: u64 = 160;
+
+/// Entries of released segments that leave memory with one eviction, besides those that do not fit
+/// the window: a segment of small entries has a million, and freeing them would take a turn of 100
+/// ms.
+pub const RELEASED_PER_EVICTION: usize = 64;
+
 /// Default bytes of proposed and uncommitted entries at which the leader drops proposals.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 
@@ -72,3 +80,53 @@ const _: () = assert!(SEGMENT_BYTES.is_multiple_of(4096));
 const _: () = assert!(SEGMENT_FILE_BYTES_MAX < u32::MAX as u64);
 const _: () = assert!(METADATA_BYTES_MAX + MARK_BYTES_MAX < BATCH_OVERHEAD_BYTES as usize);
 const _: () = assert!(SEGMENT_BYTES_MIN > BATCH_OVERHEAD_BYTES + 4096);
+
+/// Longest message between members, in bytes; a longer one ends its connection. Room for a batch of
+/// forwarded proposals and for the largest single entry.
+pub const PEER_MESSAGE_BYTES_MAX: u64 = 2 * BATCH_BYTES_MAX;
+
+/// Most entries in one message; with more it ends its connection: an empty entry takes two bytes on
+/// the wire and many more in memory.
+pub const PEER_MESSAGE_ENTRIES_MAX: u64 = 1 << 18;
+
+/// Messages waiting for one stream to a peer (etcd: streamBufSize); more are dropped and the peer
+/// reported unreachable.
+pub const PEER_QUEUE_MESSAGES: usize = 4096;
+
+/// Bytes of messages waiting for one stream to a peer; more are dropped and the peer reported
+/// unreachable. The entries are shared between peers and with the log's window.
+pub const PEER_QUEUE_BYTES: usize = 32 << 20;
+
+/// Messages waiting for a peer to which no stream leads (etcd: pipelineBufSize); more are dropped
+/// and the peer reported unreachable.
+pub const PEER_PIPELINE_MESSAGES: usize = 64;
+
+/// Connections that carry single messages and questions to one peer (etcd: connPerPipeline).
+pub const PEER_PIPELINE_CONNECTIONS: usize = 4;
+
+/// Questions waiting for one peer; more are answered as overloaded.
+pub const PEER_ASKS: usize = 1024;
+
+/// Bytes encoded for one send on a stream; the rest waits for the next.
+pub const PEER_SEND_BYTES: usize = 256 << 10;
+
+/// Messages received and not taken; with more, nothing is read from peers.
+pub const PEER_RECEIVED_MESSAGES: usize = 4096;
+
+/// Bytes of messages received and not taken; with more, nothing is read from peers.
+pub const PEER_RECEIVED_BYTES: usize = 32 << 20;
+
+/// Connections accepted on the peer port; more are closed at once.
+pub const PEER_CONNECTIONS: usize = 1024;
+
+/// Body of a request on the peer port that is not raft's; longer ones are refused.
+pub const PEER_BODY_BYTES: usize = 1 << 20;
+
+/// Body of a peer's answer; a longer one ends the exchange.
+pub const PEER_ANSWER_BYTES: usize = 1 << 20;
+
+/// Senders that are no members yet and are answered all the same; more are not.
+pub const PEER_REMOTES: usize = 16;
+
+/// Events kept for the log; more are dropped and counted.
+pub const PEER_EVENTS: usize = 1024;

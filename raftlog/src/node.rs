@@ -22,7 +22,9 @@ use raft::eraftpb;
 use raft::{RawNode, SnapshotStatus, StateRole};
 
 pub use config::NodeConfig;
-pub use effects::{Effects, Fetch, LogWrite, Proposed, ReadReady, Role, SoftState, Status};
+pub use effects::{
+    Destination, Effects, Fetch, LogWrite, Proposed, ReadReady, Role, SoftState, Status,
+};
 pub use error::{NodeError, ProposeError};
 pub use inbound::StepError;
 
@@ -150,6 +152,18 @@ impl Node {
         }
     }
 
+    /// Where a proposal that is made now would go.
+    pub fn destination(&self) -> Destination {
+        let raft = &self.raw.raft;
+        if raft.leader_id == raft::INVALID_ID || raft.lead_transferee.is_some() {
+            Destination::Nowhere
+        } else if raft.state == StateRole::Leader {
+            Destination::Here
+        } else {
+            Destination::Leader
+        }
+    }
+
     /// Proposes a whole batch in one step of raft: all of it or nothing.
     pub fn propose(
         &mut self,
@@ -182,6 +196,12 @@ impl Node {
     /// Takes a read ticket: [`Effects::reads`] will name it with an index. False if too many wait.
     pub fn read_index(&mut self, ticket: u64) -> bool {
         self.reads.add(ticket)
+    }
+
+    /// Asks anew for the read rounds that were not answered: a leader drops what reaches it before
+    /// its first commit.
+    pub fn retry_reads(&mut self) {
+        self.reads.restart();
     }
 
     /// Hands leadership to `to`, or asks the leader to. Proposals are refused meanwhile; it is

@@ -106,6 +106,7 @@ impl Background {
         let thread =
             std::thread::Builder::new().name("etcore-background".into()).spawn(move || {
                 let _ = inbox.thread.set(std::thread::current());
+                crate::sys::yield_to_shards();
                 let worker = worker::Worker::new(setup.checkpointer);
                 let answer = move |answer: Answer| {
                     // At most one answer a task, and the rings are equally long.

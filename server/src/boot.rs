@@ -23,9 +23,8 @@ use etcore_raftlog::wal::{self, NewLog, SegmentName, WriterConfig};
 use prost::Message;
 
 use crate::clock::Clock;
-use crate::config::{Config, ListenUrl};
-use crate::driver::probe;
-use crate::front::{Listener, Side};
+use crate::config::{Config, ListenUrl, cluster};
+use crate::driver::{AnyListener, probe};
 use crate::identity;
 use crate::limits;
 use crate::member::Member;
@@ -33,6 +32,7 @@ use crate::net::{self, BindOptions};
 use crate::replica::lessor::{self, Attachments, Lessor};
 
 pub(crate) mod assemble;
+mod remote;
 mod threads;
 
 pub use threads::Running;
@@ -69,6 +69,9 @@ pub enum BootError {
     /// The stored data are damaged or do not fit together.
     #[error("{0}")]
     Stored(String),
+    /// The flags about the cluster do not fit together, or not the cluster that runs.
+    #[error("{0}")]
+    Cluster(String),
     /// The machine cannot do what was asked.
     #[error("{0}")]
     Machine(String),
@@ -78,6 +81,14 @@ pub enum BootError {
 struct DataDir {
     member: PathBuf,
     lock: File,
+}
+
+/// Bound sockets.
+struct Listeners {
+    /// The client URLs'.
+    client: Vec<AnyListener>,
+    /// The peer URLs'.
+    peer: Vec<AnyListener>,
 }
 
 /// What a member's files hold, ready to go on.
@@ -94,6 +105,8 @@ pub struct Stored {
     pub member_id: u64,
     /// Its cluster.
     pub cluster_id: u64,
+    /// Of this start: nanoseconds since 1970, or as many of a simulated clock.
+    pub nonce: u64,
 }
 
 /// Everything that was recovered, before any thread runs.
@@ -121,12 +134,10 @@ pub fn start(config: Config) -> Result<Running, BootError> {
         "io driver chosen"
     );
     let recovered = recover(&config, &dir.member)?;
-    let listeners = client
-        .into_iter()
-        .map(|socket| (socket, Side::Client))
-        .chain(peer.into_iter().map(|socket| (socket, Side::Peer)))
-        .map(|(socket, side)| Listener { socket: Arc::new(socket).into(), side })
-        .collect();
+    let any = |sockets: Vec<std::os::fd::OwnedFd>| -> Vec<AnyListener> {
+        sockets.into_iter().map(|socket| Arc::new(socket).into()).collect()
+    };
+    let listeners = Listeners { client: any(client), peer: any(peer) };
     assemble::run(config, clock, dir, &choice, recovered, listeners)
         .map_err(|error| BootError::Machine(error.to_string()))
 }
@@ -179,6 +190,9 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let mut page_disk = StdDisk::with_locks(member_dir);
     let mut log_disk = StdDisk::with_locks(member_dir);
     let nonce = boot_nonce();
+    if segments(&mut log_disk)?.is_empty() {
+        check_founding(config)?;
+    }
     let stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
     Ok(Recovered { stored, nonce, page_disk, log_disk })
 }
@@ -215,23 +229,23 @@ pub fn open_stored(
                 store.applied().0
             )));
         }
-        create_log(config, log_disk)?;
+        create_log(config, own_member_id(config), log_disk)?;
     }
     let (index, term) = store.applied();
     let conf_state = raftpb::ConfState::decode(store.conf_state())
         .map_err(|error| BootError::Stored(format!("page file: configuration: {error}")))?;
-    let own_id = own_member_id(config);
-    let foreign = |what: String, id: u64| {
-        BootError::Stored(format!(
-            "{what} belongs to member {id:x}, but --initial-advertise-peer-urls and \
-             --initial-cluster-token make this member {own_id:x}; use the flags it was created \
-             with"
-        ))
-    };
+    // Whose log it is says the log, whatever the flags would make of a new member.
+    let owner = wal::owner(log_disk, WAL_DIR).map_err(|error| stored(&error))?;
+    let own_id = owner.and_then(|owner| owner.node_id).unwrap_or_else(|| own_member_id(config));
     let known = store.identity();
     if known != Identity::default() && known.member_id != own_id {
         // Before the log is opened, which may have to cut its tail.
-        return Err(foreign(format!("{}/{DB_FILE}", member_dir.display()), known.member_id));
+        return Err(BootError::Stored(format!(
+            "{}/{DB_FILE} belongs to member {:x}, but the log beside it to member {own_id:x}; \
+             restore both from the same copy",
+            member_dir.display(),
+            known.member_id
+        )));
     }
     let writer = WriterConfig {
         segment_bytes: config.wal_segment_bytes,
@@ -251,9 +265,6 @@ pub fn open_stored(
     }
     let (member_id, cluster_id) =
         (found.metadata.node_id.unwrap_or(0), found.metadata.cluster_id.unwrap_or(0));
-    if member_id != own_id {
-        return Err(foreign(member_dir.display().to_string(), member_id));
-    }
     let identity = Identity { cluster_id, member_id };
     if known != Identity::default() && known != identity {
         return Err(BootError::Stored(format!(
@@ -273,7 +284,7 @@ pub fn open_stored(
         revision = store.revision().0,
         "recovered the member's data"
     );
-    Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id })
+    Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id, nonce })
 }
 
 /// The log's segments, oldest first.
@@ -321,8 +332,10 @@ fn recover_leases(
         .map_err(|error| BootError::Stored(format!("page file: {error}")))
 }
 
+/// As a new member of its initial cluster: the URLs that the others know count.
 fn own_member_id(config: &Config) -> u64 {
-    identity::member_id(&config.advertise_peer_urls, &config.initial_cluster_token)
+    let urls = config.initial_cluster.get(&config.name).unwrap_or(&config.advertise_peer_urls);
+    identity::member_id(urls, &config.initial_cluster_token)
 }
 
 fn node_config(config: &Config, id: u64, nonce: u64) -> NodeConfig {
@@ -340,8 +353,25 @@ fn boot_nonce() -> u64 {
         .map_or(1, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// The log of a new cluster: metadata, and the entries that add its members.
-fn create_log(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
+/// Whether this member, which has no log, may found a new cluster, or its part of it.
+fn check_founding(config: &Config) -> Result<(), BootError> {
+    if config.joins_existing {
+        return Err(BootError::Cluster(
+            "--initial-cluster-state=existing: joining a running cluster is not there yet; start \
+             all members of a new cluster with --initial-cluster-state=new"
+                .to_owned(),
+        ));
+    }
+    cluster::verify_bootstrap(config, remote::resolved).map_err(BootError::Cluster)?;
+    let own_id = own_member_id(config);
+    if remote::is_bootstrapped(config, own_id) {
+        return Err(BootError::Cluster(format!("member {own_id:x} has already been bootstrapped")));
+    }
+    Ok(())
+}
+
+/// The log of a new cluster: metadata, and the entries that add its members, the same for all.
+fn create_log(config: &Config, own_id: u64, disk: &mut dyn Disk) -> Result<(), BootError> {
     let mut peers: Vec<Peer> = config
         .initial_cluster
         .iter()
@@ -355,10 +385,8 @@ fn create_log(config: &Config, disk: &mut dyn Disk) -> Result<(), BootError> {
     peers.sort_by_key(|peer| peer.id);
     let ids: Vec<u64> = peers.iter().map(|peer| peer.id).collect();
     let (entries, hard_state) = bootstrap(&peers);
-    let metadata = raftpb::Metadata {
-        node_id: Some(own_member_id(config)),
-        cluster_id: Some(identity::cluster_id(&ids)),
-    };
+    let metadata =
+        raftpb::Metadata { node_id: Some(own_id), cluster_id: Some(identity::cluster_id(&ids)) };
     let log =
         NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
     wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))

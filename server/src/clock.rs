@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A monotonic clock; clones agree.
 #[derive(Debug, Clone)]
@@ -40,6 +40,14 @@ impl Clock {
         match &self.source {
             Source::Machine(origin) => origin.elapsed(),
             Source::Simulated(nanos) => Duration::from_nanos(nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The time of day, to be shown or compared with another member's: nothing may depend on it.
+    pub fn unix(&self) -> SystemTime {
+        match &self.source {
+            Source::Machine(_) => SystemTime::now(),
+            Source::Simulated(_) => UNIX_EPOCH + self.elapsed(),
         }
     }
 }

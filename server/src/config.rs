@@ -3,7 +3,6 @@
 //! Parsed by `main` before anything else. Bad flags end the process with status 2, bad values with
 //! status 1 and one line; nothing here touches files or sockets.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tracing::Level;
@@ -11,6 +10,7 @@ use tracing::Level;
 use crate::driver::probe::DriverKind;
 use crate::log::Format;
 
+pub mod cluster;
 pub mod flags;
 pub mod gates;
 pub mod url;
@@ -33,9 +33,13 @@ pub struct Config {
     /// `--advertise-client-urls`, as given.
     pub advertise_client_urls: Vec<String>,
     /// `--initial-cluster`: name to peer URLs.
-    pub initial_cluster: BTreeMap<String, Vec<String>>,
+    pub initial_cluster: cluster::InitialCluster,
+    /// `--initial-cluster-state=existing`.
+    pub joins_existing: bool,
     /// `--initial-cluster-token`.
     pub initial_cluster_token: String,
+    /// `--initial-election-tick-advance`.
+    pub initial_election_tick_advance: bool,
     /// `--heartbeat-interval`.
     pub heartbeat: Duration,
     /// `--election-timeout`.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
 
+mod connect;
 mod handles;
 pub mod portable;
 pub mod probe;
@@ -19,6 +20,7 @@ mod tests;
 pub mod uring;
 pub mod wake;
 
+pub use connect::PeerAddress;
 pub use handles::{AnyListener, AnySocket, LogFile};
 pub use wake::Waker;
 
@@ -39,6 +41,8 @@ pub struct WriteToken(pub u64);
 pub trait Completions {
     /// A listener accepted a connection.
     fn accepted(&mut self, listener: u32, socket: AnySocket);
+    /// How a [`Driver::connect`] went. After an error the socket is to be closed like any other.
+    fn connected(&mut self, socket: SocketId, result: io::Result<()>);
     /// Bytes arrived; they are valid only during the call.
     fn received(&mut self, socket: SocketId, bytes: &[u8]);
     /// The peer closed its side (`None`) or the connection failed. Sent at most once.
@@ -66,6 +70,12 @@ pub trait Driver {
     /// # Errors
     /// When the kernel refuses to watch the socket.
     fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId>;
+    /// Begins to connect; [`Completions::connected`] says how it went, and receiving starts with
+    /// it. Nothing may be sent before.
+    ///
+    /// # Errors
+    /// When it is known at once that there will be no connection.
+    fn connect(&mut self, address: &PeerAddress) -> io::Result<SocketId>;
     /// Stops receiving; what is already on its way may still be reported.
     fn pause(&mut self, socket: SocketId);
     /// Receives again.

@@ -19,6 +19,7 @@ use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
 use crate::api::range::Scratch;
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::hasher::{self, Hasher};
+use crate::ids::IdBlock;
 use crate::limits;
 use crate::pages::Pages;
 use crate::quota::Quota;
@@ -39,43 +40,18 @@ mod tests;
 mod watching;
 
 pub use calls::routes;
-use conn::{Conn, Protocol, Settings};
+use conn::{Conn, Settings};
 use leases::KeepAlives;
 use tasks::Tasks;
 use watching::Watching;
-
-/// Which listeners a socket came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// A client URL.
-    Client,
-    /// A peer URL.
-    Peer,
-}
-
-/// A socket on its way to the front that shall serve it.
-pub struct Handoff {
-    /// The socket.
-    pub socket: AnySocket,
-    /// Where it was accepted.
-    pub side: Side,
-}
 
 /// The way to hand sockets to a front.
 #[derive(Clone)]
 pub struct Door {
     /// Sockets not taken yet.
-    pub queue: Arc<ArrayQueue<Handoff>>,
+    pub queue: Arc<ArrayQueue<AnySocket>>,
     /// `None` for the accepting front itself.
     pub waker: Option<Waker>,
-}
-
-/// A listening socket with its side.
-pub struct Listener {
-    /// Bound and listening.
-    pub socket: AnyListener,
-    /// Client or peer.
-    pub side: Side,
 }
 
 /// What a front is made of.
@@ -101,7 +77,7 @@ pub struct Parts {
     /// Every front's door; one's own among them.
     pub doors: Vec<Door>,
     /// Sockets to accept from; only front 0 has any.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<AnyListener>,
     /// Computes hashes.
     pub hasher: Hasher,
     /// Wakes this front.
@@ -123,7 +99,7 @@ pub struct Front {
     pins: RevisionPins,
     settings: Arc<Settings>,
     doors: Vec<Door>,
-    listeners: Vec<Listener>,
+    listeners: Vec<AnyListener>,
     listening: bool,
     serve: bool,
     /// Of all fronts together.
@@ -145,7 +121,7 @@ pub struct Front {
     paused: Paused,
     next_ticket: u64,
     asked_ticket: u64,
-    next_request_id: u64,
+    ids: IdBlock,
     quota: Quota,
     hasher: Hasher,
     hash_answers: hasher::Answers,
@@ -230,7 +206,7 @@ impl Front {
             paused: Paused::None,
             next_ticket: 0,
             asked_ticket: 0,
-            next_request_id: boot_id,
+            ids: IdBlock::default(),
             quota,
             hasher,
             hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
@@ -274,9 +250,9 @@ impl Front {
 
     /// A connection was accepted: the front with the fewest gets it.
     pub fn accepted(&mut self, listener: u32, socket: AnySocket) {
-        let Some(side) = self.listeners.get(listener as usize).map(|listener| listener.side) else {
+        if listener as usize >= self.listeners.len() {
             return;
-        };
+        }
         let open: usize =
             self.shared.connections.iter().map(|front| front.load(Ordering::Relaxed)).sum();
         if open >= self.connections_max {
@@ -290,7 +266,7 @@ impl Front {
         // Counted here already, so that a burst spreads evenly.
         self.shared.connections[least].fetch_add(1, Ordering::Relaxed);
         let door = &self.doors[least];
-        if door.queue.push(Handoff { socket, side }).is_err() {
+        if door.queue.push(socket).is_err() {
             // Dropping the socket closes it: that front has thousands waiting already.
             self.shared.connections[least].fetch_sub(1, Ordering::Relaxed);
             return;
@@ -385,8 +361,8 @@ impl Front {
     /// When a listener cannot be watched: the member cannot serve.
     pub fn flush(&mut self, driver: &mut dyn Driver) -> io::Result<()> {
         self.listen(driver)?;
-        while let Some(handoff) = self.doors[self.index].queue.pop() {
-            self.attach(driver, handoff);
+        while let Some(socket) = self.doors[self.index].queue.pop() {
+            self.attach(driver, socket);
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         for socket in dirty.drain(..) {
@@ -403,7 +379,7 @@ impl Front {
         if self.serve && !self.listening && !self.draining {
             self.listening = true;
             for (number, listener) in (0..).zip(&self.listeners) {
-                driver.listen(number, listener.socket.clone())?;
+                driver.listen(number, listener.clone())?;
             }
         }
         if self.draining && self.listening {
@@ -417,15 +393,15 @@ impl Front {
         Ok(())
     }
 
-    fn attach(&mut self, driver: &mut dyn Driver, handoff: Handoff) {
+    fn attach(&mut self, driver: &mut dyn Driver, socket: AnySocket) {
         if self.draining || self.open >= limits::CONNECTIONS {
             self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        if let AnySocket::Kernel(fd) = &handoff.socket {
+        if let AnySocket::Kernel(fd) = &socket {
             crate::net::set_nodelay(fd);
         }
-        let socket = match driver.attach(handoff.socket) {
+        let socket = match driver.attach(socket) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!(error = %error, "an accepted connection could not be served");
@@ -437,9 +413,8 @@ impl Front {
         if self.conns.len() <= slot {
             self.conns.resize_with(slot + 1, || None);
         }
-        let protocol = Protocol::new(handoff.side);
         let settings = self.settings.clone();
-        self.conns[slot] = Some(Conn::new(socket, handoff.side, protocol, settings));
+        self.conns[slot] = Some(Conn::new(socket, settings));
         self.open += 1;
         if self.paused == Paused::All
             && let Some(conn) = self.conn(socket)

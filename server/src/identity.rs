@@ -42,4 +42,12 @@ mod tests {
         assert_eq!(format!("{member:x}"), "8e9e05c52164694d");
         assert_eq!(format!("{:x}", cluster_id(&[member])), "cdf818194e3a8c32");
     }
+
+    #[test]
+    fn three_members_have_the_ids_that_etcd_gives_them() {
+        let id = |port| member_id(&[format!("http://127.0.0.1:{port}")], "etcd-cluster");
+        let ids = [id(27001), id(27002), id(27003)];
+        assert_eq!(ids, [0xb2d7_b835_ca9f_3eef, 0x87e0_ff10_074b_ec59, 0xf7e9_1546_2127_6467]);
+        assert_eq!(cluster_id(&ids), 15_876_151_104_762_603_781);
+    }
 }

@@ -61,9 +61,9 @@ pub const REQUEST_MS: u64 = 120_000;
 /// check may wait. Past it the connection is closed.
 pub const HALF_CLOSED_MS: u64 = 15_000;
 /// Bytes received and not yet handled, of all connections together.
-pub const PROCESS_RECEIVE_BYTES: usize = 1 << 30;
+pub const PROCESS_RECEIVE_BYTES: usize = 256 << 20;
 /// The same for one connection.
-pub const CONNECTION_RECEIVE_BYTES: usize = 64 << 20;
+pub const CONNECTION_RECEIVE_BYTES: usize = 32 << 20;
 /// Sockets waiting to be taken over by a front; more are closed.
 pub const HANDOFFS: usize = 4096;
 /// Bytes of the page file mapped by one thread.
@@ -75,6 +75,14 @@ pub const PAGE_FETCHES: usize = 256;
 pub const PROPOSE_ENTRIES: usize = 4096;
 /// Bytes proposed in one raft step; more wait for the next turn.
 pub const PROPOSE_BYTES: usize = 8 << 20;
+
+/// A proposal of more bytes than this is large: it waits in a queue of its own, behind small ones.
+pub const LARGE_PROPOSAL_BYTES: usize = 32 << 10;
+/// Bytes of the log's next write from which on no large proposal joins it, so that small ones wait
+/// for a short write only.
+pub const LARGE_BATCH_BYTES: u64 = 2 << 20;
+/// Of the page file's spare bytes, those that large proposals leave to small ones.
+pub const SMALL_PROPOSALS_SPARE_BYTES: u64 = 8 << 20;
 
 /// Messages in the ring that carries one front's questions about leases; a full ring leaves them
 /// with the front.
@@ -133,10 +141,40 @@ const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 /// above them, pages being moved, the list of free extents. Proposals wait before they are touched.
 pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
 
+/// Messages from peers that the replica has not stepped; above it the peers are not read.
+pub const PEER_INBOX_MESSAGES: usize = 16 << 10;
+/// Bytes of these; a single message may go past it.
+pub const PEER_INBOX_BYTES: usize = 64 << 20;
+/// Committed entries that were not applied; above it a follower takes no appends.
+pub const APPLY_BACKLOG: usize = 64 << 10;
+/// Entries committed and not applied above which new proposals answer `too many requests` (etcd:
+/// maxGapBetweenApplyAndCommitIndex).
+pub const APPLY_GAP: u64 = 5000;
+/// Bytes of proposals that a follower forwards in one message; more go in further ones.
+pub const FORWARD_BYTES: usize = 1 << 20;
+/// Questions about leases that wait for the leader's answer; more wait their turn.
+pub const LEASE_FORWARDS: usize = 1024;
+/// How long a leader waits for a member's version, in milliseconds.
+pub const VERSION_MS: u64 = 2000;
+/// How long after its start a member's election clock may be put forward, in milliseconds (etcd:
+/// the same).
+pub const ELECTION_ADVANCE_MS: u64 = 5000;
+/// How long an entry may take to be applied before a warning, in milliseconds (etcd's default for
+/// `--warning-apply-duration`).
+pub const SLOW_APPLY_MS: u64 = 100;
+
 /// Tasks waiting for the background thread: one checkpoint and a stop.
 pub const BACKGROUND_TASKS: usize = 16;
 /// Bytes of applied log entries kept in memory for peers that lag.
-pub const LOG_WINDOW_BYTES: u64 = 2 << 20;
+pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
+
+/// After a checkpoint the next one waits this many times as long as the last one took ...
+pub const CHECKPOINT_REST_TIMES: u64 = 20;
+/// ... but no longer than this, in milliseconds ...
+pub const CHECKPOINT_REST_MS_MAX: u64 = 500;
+/// ... and not once so many bytes of rows wait for it. Each rewrites the leaves that it touches,
+/// and the log's writes have to share the device with it.
+pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
 
 /// Cursors of one front's watch hub: the live one and those that catch up. Watchers that are behind
 /// and too far from every cursor wait until one is free.
@@ -187,3 +225,11 @@ pub const WATCH_PIN_MS: u64 = 60_000;
 const _: () = assert!(WATCH_SLICE_BYTES < GRPC_OVERHEAD_BYTES, "no batch is ever fragmented");
 const _: () = assert!(WATCH_BUFFERED_BYTES <= WATCH_REVISION_BYTES);
 const _: () = assert!(WATCH_CURSORS <= u8::MAX as usize);
+
+/// Time for a connection to a peer to come about, besides one election, in milliseconds (etcd:
+/// PeerDialTimeout).
+pub const PEER_DIAL_MS: u64 = 1000;
+/// Connections accepted on the peer port in one wait; more are closed.
+pub const PEER_ACCEPTED: usize = 64;
+/// Peers' names being resolved: each member's streams and exchanges, with room to spare.
+pub const PEER_NAMES: usize = 256;

@@ -16,6 +16,10 @@ use prometheus_client::registry::Registry;
 
 use crate::version;
 
+mod network;
+
+pub use network::{Counters, Network};
+
 /// A gauge of unsigned integers.
 pub type Level = Gauge<u64, AtomicU64>;
 
@@ -31,6 +35,10 @@ pub struct Metrics {
     pub is_leader: Level,
     /// `etcd_server_leader_changes_seen_total`.
     pub leader_changes: Counter,
+    /// `etcd_server_heartbeat_send_failures_total`: heartbeats that left late.
+    pub heartbeat_failures: Counter,
+    /// `etcd_server_slow_apply_total`.
+    pub slow_applies: Counter,
     /// `etcd_server_proposals_committed_total`; a gauge in etcd too.
     pub proposals_committed: Level,
     /// `etcd_server_proposals_applied_total`; a gauge in etcd too.
@@ -95,6 +103,8 @@ pub struct Metrics {
     pub lease_ttl: Histogram,
     /// `etcd_debugging_server_lease_expired_total`.
     pub lease_expired: Counter,
+    /// The links to peers.
+    pub network: Network,
     process: Process,
 }
 
@@ -115,6 +125,12 @@ impl Metrics {
             has_leader: level(&mut r, "etcd_server_has_leader", "1 if a leader exists"),
             is_leader: level(&mut r, "etcd_server_is_leader", "1 if this member leads"),
             leader_changes: counter(&mut r, "etcd_server_leader_changes_seen", "Leader changes"),
+            heartbeat_failures: counter(
+                &mut r,
+                "etcd_server_heartbeat_send_failures",
+                "Leader heartbeats that were sent late",
+            ),
+            slow_applies: counter(&mut r, "etcd_server_slow_apply", "Entries applied slowly"),
             proposals_committed: level(
                 &mut r,
                 "etcd_server_proposals_committed_total",
@@ -207,6 +223,7 @@ impl Metrics {
                 "etcd_debugging_server_lease_expired",
                 "Leases revoked because they had expired",
             ),
+            network: Network::register(&mut r),
             process: Process::register(&mut r),
             registry: r,
         };

@@ -10,18 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
-use etcore_raftlog::node::{Effects, Role, SoftState};
+use etcore_raftlog::node::{Destination, Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::alarm::Alarms;
 use crate::api::range::Scratch;
 use crate::background::{Answer, Background, Task};
 use crate::hasher::Hasher;
+use crate::ids::IdBlock;
 use crate::limits;
 use crate::member::Member;
 use crate::pages::Pages;
@@ -31,19 +33,31 @@ use crate::shared::{MemberView, Shared};
 
 mod alarms;
 mod apply;
+pub mod asks;
 mod leasing;
 pub mod lessor;
 mod log_files;
 mod messages;
+pub mod peering;
 mod propose;
 mod publish;
 mod space;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod versions;
+mod waiting;
 
 use leasing::LeaseDesk;
 use lessor::Lessor;
-pub use log_files::{DurableWrite, Finished, Lane, LogFiles, StartOp, Started};
+pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
+use peering::Peering;
+use propose::Origin;
 use space::Space;
+use transfer::Transfer;
+use versions::Versions;
+use waiting::Waiting;
 
 /// The rings to one front.
 pub struct FrontLink {
@@ -55,6 +69,8 @@ pub struct FrontLink {
     pub outbox: Producer<ToFront>,
     /// What did not fit into the ring; bounded by what the front may have outstanding.
     backlog: VecDeque<ToFront>,
+    /// Large proposals out of the ring, bounded likewise: small ones overtake them.
+    large: VecDeque<(Origin, Bytes)>,
 }
 
 impl FrontLink {
@@ -64,7 +80,7 @@ impl FrontLink {
         asks: Consumer<LeaseAsk>,
         outbox: Producer<ToFront>,
     ) -> Self {
-        Self { inbox, asks, outbox, backlog: VecDeque::new() }
+        Self { inbox, asks, outbox, backlog: VecDeque::new(), large: VecDeque::new() }
     }
 
     fn send(&mut self, message: ToFront) {
@@ -98,7 +114,9 @@ struct Proposal {
     index: LogIndex,
     term: Term,
     /// `None` for the member's own.
-    from: Option<(usize, Slot)>,
+    from: Option<Origin>,
+    /// When nobody waits for it any more, should this member no longer lead.
+    deadline_ms: u64,
 }
 
 /// What a replica is made of.
@@ -144,15 +162,24 @@ pub struct Replica {
     effects: Effects,
     to_apply: VecDeque<LogEntry>,
     proposals: VecDeque<Proposal>,
+    /// Those that went to another leader.
+    waiting: Waiting,
+    peering: Peering,
+    peers_first: bool,
+    asks: asks::Asks,
+    versions: Versions,
+    transfer: Transfer,
     /// Replies of entries that are applied and not yet published.
     replies: Vec<(usize, ToFront)>,
     /// Read rounds under way: the ticket raft knows, and the front's own.
     reads: VecDeque<(u64, usize, u64)>,
     next_read: u64,
     soft_state: SoftState,
-    /// The log took no proposal in the last turn; the end of one of its operations wakes the shard,
-    /// so what waits in the rings is no reason to stay awake.
-    log_is_busy: bool,
+    /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
+    /// that wakes the shard, so what waits in the rings is no reason to stay awake.
+    proposals_wait: bool,
+    /// Large proposals wait for the end of a log write or of a checkpoint, which wakes the shard.
+    large_wait: bool,
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
     alarms: Arc<Alarms>,
@@ -167,14 +194,23 @@ pub struct Replica {
     scratch: Scratch,
     /// When this turn began.
     now_ms: u64,
+    /// When the first one did.
+    started_ms: u64,
+    request_timeout_ms: u64,
+    /// When the entry that is first in line was first tried.
+    applying_since: Option<Duration>,
     last_tick_ms: u64,
     next_tick_ms: u64,
     checkpoint_started_ms: Option<u64>,
+    checkpoint_rest_until_ms: u64,
     write_started: Duration,
     physical_compactions: Vec<(i64, usize, ToFront)>,
     /// Set by the entry being applied if its answer waits for the pages to be rid of old revisions.
     waits_for_compaction: Option<i64>,
-    next_request_id: u64,
+    ids: IdBlock,
+    /// IDs of the entries by which this member publishes itself, in this life.
+    publishing: Vec<u64>,
+    publish_again_ms: u64,
     published_self: bool,
     serving: bool,
     retry_spare_ms: u64,
@@ -186,9 +222,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica over recovered parts. `boot_id` must differ between starts: it begins the ids of
-    /// this member's requests.
-    pub fn new(parts: Parts, boot_id: u64) -> Self {
+    /// A replica over recovered parts.
+    pub fn new(parts: Parts) -> Self {
         let Parts {
             shared,
             log,
@@ -205,6 +240,7 @@ impl Replica {
         let quota = Quota::new(shared.config.quota_backend_bytes);
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
+        let request_timeout_ms = shared.config.request_timeout_ms();
         Self {
             shared,
             log,
@@ -216,11 +252,18 @@ impl Replica {
             effects: Effects::default(),
             to_apply: VecDeque::new(),
             proposals: VecDeque::new(),
+            waiting: Waiting::default(),
+            peering: Peering::default(),
+            peers_first: false,
+            asks: asks::Asks::default(),
+            versions: Versions::default(),
+            transfer: Transfer::default(),
             replies: Vec::new(),
             reads: VecDeque::new(),
             next_read: 0,
             soft_state,
-            log_is_busy: false,
+            proposals_wait: false,
+            large_wait: false,
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
             alarms: Arc::new(Alarms::load(&store)),
@@ -234,13 +277,19 @@ impl Replica {
             desk: LeaseDesk::new(lessor, fast_renewals),
             scratch: Scratch::default(),
             now_ms: 0,
+            started_ms: 0,
+            request_timeout_ms,
+            applying_since: None,
             last_tick_ms: 0,
             next_tick_ms: 0,
             checkpoint_started_ms: None,
+            checkpoint_rest_until_ms: 0,
             write_started: Duration::ZERO,
             physical_compactions: Vec::new(),
             waits_for_compaction: None,
-            next_request_id: boot_id,
+            ids: IdBlock::default(),
+            publishing: Vec::new(),
+            publish_again_ms: 0,
             published_self: false,
             serving: false,
             retry_spare_ms: 0,
@@ -253,7 +302,7 @@ impl Replica {
     /// When the next turn is due at the latest.
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
-        if !self.is_leader() || self.log_is_busy {
+        if !self.is_leader() || self.proposals_wait {
             return self.next_tick_ms;
         }
         self.next_tick_ms.min(self.desk.deadline_ms(self.now_ms))
@@ -265,10 +314,13 @@ impl Replica {
             || self.files.has_finished()
             || self.pages.has_finished()
             || self.fronts.iter().any(|front| front.can_flush() || !front.asks.is_empty())
-            || (self.is_leader()
-                && !self.log_is_busy
-                && (self.desk.has_input()
-                    || self.fronts.iter().any(|front| !front.inbox.is_empty())))
+            || self.peering.has_input()
+            || (!self.proposals_wait
+                && (self.is_leader() && self.desk.has_input()
+                    || !self.peering.forwarded.is_empty()
+                    || self.fronts.iter().any(|front| {
+                        !front.inbox.is_empty() || !self.large_wait && !front.large.is_empty()
+                    })))
     }
 
     /// True once it will do nothing any more.
@@ -290,6 +342,7 @@ impl Replica {
         self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
+        self.step_messages();
         self.propose_member();
         self.take_requests();
         let mut write = None;
@@ -302,6 +355,7 @@ impl Replica {
             }
         }
         self.answer_lease_asks();
+        self.watch_transfers();
         self.maybe_checkpoint(now_ms);
         for front in &mut self.fronts {
             front.flush();
@@ -322,7 +376,7 @@ impl Replica {
     fn tick(&mut self, now_ms: u64) {
         let tick_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
         if self.next_tick_ms == 0 {
-            self.next_tick_ms = now_ms;
+            (self.next_tick_ms, self.started_ms) = (now_ms, now_ms);
         }
         if self.next_tick_ms > now_ms {
             return;
@@ -338,6 +392,8 @@ impl Replica {
             self.look_for_space();
         }
         self.clear_alarm(now_ms);
+        self.expire_proposals();
+        self.monitor_version();
         self.refresh_gauges();
     }
 
@@ -390,12 +446,16 @@ impl Replica {
                 }
             }
         }
+        while let Some((id, entries)) = self.files.poll_fetched() {
+            self.log.node.on_fetched(id, entries);
+        }
         while let Some(answer) = self.background.poll() {
             match answer {
                 Answer::Checkpoint(output) => {
                     let started = self.checkpoint_started_ms.take().unwrap_or(now_ms);
                     let took = Duration::from_millis(now_ms - started);
                     self.shared.metrics.backend_commit.observe(took.as_secs_f64());
+                    self.checkpoint_rest_until_ms = now_ms + checkpoint_rest_ms(now_ms - started);
                     self.finish_checkpoint(*output);
                 }
                 Answer::Stalled => self.space.stalled = true,
@@ -460,7 +520,10 @@ impl Replica {
         if self.store.maintain() {
             self.unpublished = true;
         }
-        if self.checkpoint_started_ms.is_some() || !self.store.checkpoint_due(now_ms) {
+        let resting = now_ms < self.checkpoint_rest_until_ms;
+        if self.checkpoint_started_ms.is_some()
+            || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
+        {
             return;
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
@@ -487,6 +550,20 @@ impl Replica {
                     break;
                 }
             }
+            if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
+                let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
+                self.space.proposed_bytes += bytes.sum::<u64>();
+                if self.log.node.destination() != Destination::Here {
+                    self.outlive_overwritten(write.first.0);
+                }
+            }
+            self.post(&mut effects.messages);
+            for fetch in effects.fetches.drain(..) {
+                match self.log.writer.plan(&fetch) {
+                    Some(plan) => self.files.fetch(fetch.id, plan),
+                    None => self.log.node.on_fetched(fetch.id, Vec::new()),
+                }
+            }
             self.to_apply.extend(effects.committed.drain(..));
             for read in effects.reads.drain(..) {
                 self.finish_reads(read.ticket, read.index);
@@ -501,7 +578,8 @@ impl Replica {
 
     fn change_soft_state(&mut self, soft_state: SoftState) {
         let status = &self.shared.status;
-        if soft_state.leader != self.soft_state.leader {
+        let leader_changed = soft_state.leader != self.soft_state.leader;
+        if leader_changed {
             tracing::info!(
                 local_member_id = %format_args!("{:x}", self.shared.member_id),
                 leader = %format_args!("{:x}", soft_state.leader),
@@ -512,14 +590,23 @@ impl Replica {
                 self.shared.metrics.leader_changes.inc();
             }
         }
-        self.soft_state = soft_state;
+        let known = std::mem::replace(&mut self.soft_state, soft_state);
         if soft_state.role != Role::Leader {
             self.desk.demote();
+        } else if known.role != Role::Leader {
+            status.elected_ms.store(self.now_ms.max(1), Ordering::Relaxed);
+        }
+        if soft_state.leader == 0 && known.leader != 0 {
+            status.leaderless_since_ms.store(self.now_ms, Ordering::Relaxed);
         }
         status.leader.store(soft_state.leader, Ordering::Relaxed);
         status.term.store(soft_state.term.0, Ordering::Relaxed);
         self.shared.metrics.has_leader.set(u64::from(soft_state.leader != 0));
         self.shared.metrics.is_leader.set(u64::from(self.is_leader()));
+        self.leader_changed();
+        if leader_changed {
+            self.take_back_lease_asks();
+        }
     }
 
     fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
@@ -540,7 +627,7 @@ impl Replica {
         let metrics = &shared.metrics;
         metrics.proposals_committed.set(node.commit.0);
         metrics.proposals_applied.set(self.store.applied().0.0);
-        metrics.proposals_pending.set(self.proposals.len() as u64);
+        metrics.proposals_pending.set((self.proposals.len() + self.waiting.len()) as u64);
         metrics.current_revision.set(self.store.revision().0.unsigned_abs());
         metrics.compact_revision.set(self.store.compact_revision().0.max(0).unsigned_abs());
     }
@@ -565,12 +652,18 @@ impl Replica {
         self.stopped = self.log.writer.is_idle() || now_ms >= give_up_ms;
     }
 
-    fn refuse(&mut self, from: Option<(usize, Slot)>, error: EtcdError) {
+    fn refuse(&mut self, from: Option<Origin>, error: EtcdError) {
         self.shared.metrics.proposals_failed.inc();
-        if let Some((front, slot)) = from {
+        if let Some(Origin { front, slot, .. }) = from {
             let reply = Reply::Refused(error.into());
             self.fronts[front].send(ToFront::Reply { slot, reply });
         }
+    }
+
+    /// Ends the wait for a proposal whose outcome will not be known here.
+    fn give_up(&mut self, (front, slot): (usize, Slot)) {
+        let reply = Reply::Refused(EtcdError::Timeout.into());
+        self.fronts[front].send(ToFront::Reply { slot, reply });
     }
 
     fn member_view(&mut self) -> MemberView {
@@ -588,6 +681,11 @@ impl Replica {
         self.members = publish::members(&self.store);
         self.cluster_version = publish::cluster_version(&self.store);
     }
+}
+
+/// How long the next checkpoint may wait after one that took so long.
+fn checkpoint_rest_ms(took_ms: u64) -> u64 {
+    (took_ms * limits::CHECKPOINT_REST_TIMES).min(limits::CHECKPOINT_REST_MS_MAX)
 }
 
 /// How long a clean end waits for the log's last write.

@@ -1,6 +1,7 @@
-//! A shard: one thread, one driver, one loop, serving a front, the replica, or both.
+//! A shard: one thread, one driver, one loop, serving a front, the replica with its links to peers,
+//! or all of them.
 //!
-//! Started by boot. Each round waits for the driver, hands completions to their owners, gives both
+//! Started by boot. Each round waits for the driver, hands completions to their owners, gives all
 //! a turn and passes on what they want done. It must never block anywhere but in the driver's wait.
 
 use std::io;
@@ -8,9 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
+use etcore_proto::raftpb;
 
 use crate::driver::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken};
 use crate::front::Front;
+use crate::peers::{PeerAsk, PeerReport, Peers};
+use crate::replica::asks::PeerReply;
 use crate::replica::{DurableWrite, Replica};
 use crate::shared::Shared;
 
@@ -26,6 +30,18 @@ pub struct Shard {
 struct Roles {
     front: Option<Front>,
     replica: Option<Replica>,
+    /// Beside the replica.
+    peers: Option<Peers>,
+    parcels: Parcels,
+}
+
+/// What goes between the replica and its links; empty outside a turn.
+#[derive(Default)]
+struct Parcels {
+    messages: Vec<raftpb::Message>,
+    reports: Vec<PeerReport>,
+    asks: Vec<PeerAsk>,
+    replies: Vec<PeerReply>,
 }
 
 /// The longest sleep: something unforeseen is noticed at least this often.
@@ -41,8 +57,10 @@ impl Shard {
         waker: Waker,
         front: Option<Front>,
         replica: Option<Replica>,
+        peers: Option<Peers>,
     ) -> Self {
-        Self { shared, driver, waker, roles: Roles { front, replica } }
+        let roles = Roles { front, replica, peers, parcels: Parcels::default() };
+        Self { shared, driver, waker, roles }
     }
 
     /// Runs until both roles have stopped.
@@ -96,10 +114,15 @@ impl Shard {
         if let Some(front) = &mut roles.front {
             front.turn(now_ms);
         }
+        roles.take_from_peers(now_ms);
         if let Some(replica) = &mut roles.replica {
             if let Some(write) = replica.turn(now_ms) {
                 let DurableWrite { file, offset_bytes, buf } = write;
                 self.driver.write_durable(LOG_WRITE, file, offset_bytes, buf);
+            }
+            roles.give_to_peers();
+            if let Some(peers) = &mut roles.peers {
+                peers.flush(&mut *self.driver)?;
             }
             if let Some(front) = &mut roles.front {
                 front.turn(now_ms);
@@ -114,7 +137,41 @@ impl Shard {
 }
 
 impl Roles {
+    /// What peers sent goes to the replica before its turn. Messages that it has no room for stay
+    /// with the links, which then read no more.
+    fn take_from_peers(&mut self, now_ms: u64) {
+        let (Some(replica), Some(peers)) = (&mut self.replica, &mut self.peers) else { return };
+        peers.turn(now_ms);
+        peers.take_reports(&mut self.parcels.reports);
+        self.parcels.reports.drain(..).for_each(|report| replica.peer_report(report));
+        while let Some(asked) = peers.next_asked() {
+            replica.asked(asked);
+        }
+        while replica.wants_messages()
+            && let Some(message) = peers.next_received()
+        {
+            replica.step(message);
+        }
+    }
+
+    /// What the replica's turn left for peers.
+    fn give_to_peers(&mut self) {
+        let (Some(replica), Some(peers)) = (&mut self.replica, &mut self.peers) else { return };
+        let parcels = &mut self.parcels;
+        replica.take_messages(&mut parcels.messages);
+        peers.send(&mut parcels.messages);
+        replica.take_asks(&mut parcels.asks);
+        parcels.asks.drain(..).for_each(|ask| peers.ask(ask));
+        replica.take_replies(&mut parcels.replies);
+        for reply in parcels.replies.drain(..) {
+            peers.answer(reply.conn, reply.status, reply.content_type, &reply.body);
+        }
+    }
+
     fn begin(&mut self, now_ms: u64) {
+        if let Some(peers) = &mut self.peers {
+            peers.begin_turn(now_ms);
+        }
         if let Some(front) = &mut self.front {
             front.begin_turn(now_ms);
         }
@@ -123,36 +180,61 @@ impl Roles {
     fn has_input(&self) -> bool {
         self.front.as_ref().is_some_and(Front::has_input)
             || self.replica.as_ref().is_some_and(Replica::has_input)
+            || self.peers.as_ref().is_some_and(|peers| {
+                peers.has_input(self.replica.as_ref().is_some_and(Replica::wants_messages))
+            })
     }
 
     fn deadline_ms(&self) -> u64 {
         let front = self.front.as_ref().map_or(u64::MAX, Front::deadline_ms);
         let replica = self.replica.as_ref().map_or(u64::MAX, Replica::deadline_ms);
-        front.min(replica)
+        let peers = self.peers.as_ref().map_or(u64::MAX, Peers::deadline_ms);
+        front.min(replica).min(peers)
+    }
+}
+
+impl Roles {
+    /// The links, if the socket is one of theirs.
+    fn peers_of(&mut self, socket: SocketId) -> Option<&mut Peers> {
+        self.peers.as_mut().filter(|peers| peers.owns(socket))
     }
 }
 
 impl Completions for Roles {
     fn accepted(&mut self, listener: u32, socket: AnySocket) {
-        if let Some(front) = &mut self.front {
+        if let Some(peers) = self.peers.as_mut().filter(|peers| peers.owns_listener(listener)) {
+            peers.accepted(socket);
+        } else if let Some(front) = &mut self.front {
             front.accepted(listener, socket);
         }
     }
 
+    fn connected(&mut self, socket: SocketId, result: io::Result<()>) {
+        if let Some(peers) = self.peers_of(socket) {
+            peers.connected(socket, result);
+        }
+    }
+
     fn received(&mut self, socket: SocketId, bytes: &[u8]) {
-        if let Some(front) = &mut self.front {
+        if let Some(peers) = self.peers_of(socket) {
+            peers.received(socket, bytes);
+        } else if let Some(front) = &mut self.front {
             front.received(socket, bytes);
         }
     }
 
     fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
-        if let Some(front) = &mut self.front {
+        if let Some(peers) = self.peers_of(socket) {
+            peers.disconnected(socket, error);
+        } else if let Some(front) = &mut self.front {
             front.disconnected(socket, error);
         }
     }
 
     fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
-        if let Some(front) = &mut self.front {
+        if let Some(peers) = self.peers_of(socket) {
+            peers.sent(socket, buf, result);
+        } else if let Some(front) = &mut self.front {
             front.sent(socket, buf, result);
         }
     }

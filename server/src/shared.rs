@@ -14,6 +14,7 @@ use crate::alarm::Alarms;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Waker;
+use crate::ids::RequestIds;
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::wire::Header;
@@ -34,11 +35,17 @@ pub struct Shared {
     pub status: StatusCell,
     /// Numbers for operators.
     pub metrics: Metrics,
+    /// IDs of requests.
+    pub ids: RequestIds,
     /// Open connections of each front, to hand new sockets to the least loaded.
     pub connections: Vec<AtomicUsize>,
     /// Fronts with watches: a new revision wakes them.
     pub watching: Vec<AtomicBool>,
-    /// Set once by SIGTERM or a fatal error.
+    /// Set by SIGTERM: the replica gives its leadership away.
+    pub handing_over: AtomicBool,
+    /// It has, or need not.
+    pub handed_over: AtomicBool,
+    /// Set once that is over, or by a fatal error.
     pub stopping: AtomicBool,
     /// Fronts that have not finished draining yet.
     pub fronts_running: AtomicUsize,
@@ -67,6 +74,13 @@ pub struct MemberView {
 pub struct StatusCell {
     /// Member ID of the leader; 0 if there is none.
     pub leader: AtomicU64,
+    /// Since when there has been none, on the shards' clock. Means nothing while there is one.
+    pub leaderless_since_ms: AtomicU64,
+    /// When this member was last elected, on the shards' clock; 0 for never.
+    pub elected_ms: AtomicU64,
+    /// Since when it has been connected to those it needs: a leader to a quorum, others to their
+    /// leader; `u64::MAX` if it is not.
+    pub connected_since_ms: AtomicU64,
     /// raft's term.
     pub term: AtomicU64,
     /// raft's commit index.
@@ -97,6 +111,17 @@ impl Shared {
         self.status.leader.load(Ordering::Relaxed) != 0
     }
 
+    /// True once leadership is to be given away.
+    pub fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Acquire)
+    }
+
+    /// Asks the replica to give its leadership away; it sets `handed_over`.
+    pub fn hand_over(&self) {
+        self.handing_over.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
     /// True once the member is to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
@@ -117,6 +142,10 @@ impl Shared {
     /// Asks every shard to stop.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         for waker in self.wakers.get().into_iter().flatten() {
             waker.wake();
         }

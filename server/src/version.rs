@@ -4,6 +4,8 @@
 pub const ETCD: &str = "3.7.1";
 /// The cluster version of a cluster whose members all keep this contract.
 pub const CLUSTER: &str = "3.7.0";
+/// The oldest cluster version whose members are talked to (etcd: MinClusterVersion).
+pub const CLUSTER_MIN: &str = "3.0.0";
 /// The storage version reported to tools.
 pub const STORAGE: &str = "3.7.0";
 /// etcore's own version.

@@ -211,6 +211,24 @@ pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// The ID in an InternalRaftRequest's header; `None` if it has none.
+pub fn request_id(entry: &[u8]) -> Option<u64> {
+    let mut fields = Fields::new(entry);
+    let mut found = None;
+    while let Some((field, value)) = fields.next_field().ok()? {
+        if let (RAFT_HEADER, Value::Len(header)) = (field, value) {
+            found = Some(header);
+        }
+    }
+    let mut fields = Fields::new(&entry[found?]);
+    while let Some((field, value)) = fields.next_field().ok()? {
+        if let (1, Value::Varint(id)) = (field, value) {
+            return Some(id);
+        }
+    }
+    None
+}
+
 /// A ResponseHeader to be written as field 1 of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -289,6 +307,7 @@ mod tests {
         assert_eq!(decoded.header.unwrap().id, 7);
         assert_eq!(decoded.put.as_ref(), Some(&put));
         assert_eq!(wrapped_put(&entry), Some(message.as_slice()));
+        assert_eq!((request_id(&entry), request_id(&message)), (Some(7), None));
         let parsed = PutRef::parse(&message).unwrap();
         assert_eq!((parsed.key, parsed.value, parsed.lease), (&b"k"[..], &b"v"[..], -5));
         assert!(parsed.prev_kv && parsed.ignore_lease && !parsed.ignore_value);

@@ -143,7 +143,7 @@ impl Member {
             self.log.node.on_applied(self.store.applied().0);
         }
         self.store.maintain();
-        if !self.checkpoint_runs && self.store.checkpoint_due(self.now_ms) {
+        if !self.checkpoint_runs && self.store.checkpoint_due(self.now_ms, false, 0) {
             self.store.publish();
             let input = self.store.freeze(self.now_ms).expect("none is under way");
             self.log.checkpoint_begins(self.mark());

@@ -144,10 +144,10 @@ fn methods_that_are_not_there_yet_are_unimplemented() {
         let _member = setup.start();
         block_on(async {
             let client = Client::connect(&setup).await;
-            let moved: Result<pb::MoveLeaderResponse, _> = client
-                .unary("/etcdserverpb.Maintenance/MoveLeader", pb::MoveLeaderRequest::default())
+            let lowered: Result<pb::DowngradeResponse, _> = client
+                .unary("/etcdserverpb.Maintenance/Downgrade", pb::DowngradeRequest::default())
                 .await;
-            assert_eq!(moved.unwrap_err().code(), Code::Unimplemented);
+            assert_eq!(lowered.unwrap_err().code(), Code::Unimplemented);
             let health: Result<(), _> = client.unary("/grpc.health.v1.Health/Check", ()).await;
             assert!(health.is_ok());
         });

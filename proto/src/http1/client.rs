@@ -122,6 +122,31 @@ impl Client {
         result
     }
 
+    /// Takes what a socket read gave while a response's body comes in, and hands the body's bytes
+    /// over as they lie there: for long streams. Events that were due before must have been taken;
+    /// only [`ClientEvent::End`] may follow.
+    ///
+    /// # Errors
+    /// An [`Http1Error`]; the connection must be closed.
+    pub fn receive_body(
+        &mut self,
+        mut bytes: &[u8],
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Http1Error> {
+        // While a body comes in, nothing of it is left in `input`.
+        while self.phase == Phase::Body && !bytes.is_empty() {
+            match self.body.read(&mut bytes) {
+                Ok(piece) => piece.into_iter().for_each(&mut *sink),
+                Err(error) => {
+                    self.phase = Phase::Broken;
+                    return Err(error.into());
+                }
+            }
+            self.end_if_done();
+        }
+        if bytes.is_empty() { Ok(()) } else { self.receive(bytes) }
+    }
+
     /// The connection ended.
     ///
     /// # Errors

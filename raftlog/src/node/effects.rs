@@ -119,6 +119,17 @@ pub struct Fetch {
     pub bytes_max: u64,
 }
 
+/// Where proposals would go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// No leader is known, or leadership is being handed over.
+    Nowhere,
+    /// This member leads.
+    Here,
+    /// To another member.
+    Leader,
+}
+
 /// Where proposals went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proposed {

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
+use crate::convert::memory_bytes;
 use crate::index::TermRuns;
 use crate::limits;
 
@@ -47,7 +48,7 @@ impl LogStorage {
         hard_state: HardState,
         conf_state: ConfState,
     ) -> Self {
-        let used_bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
+        let used_bytes = entries.iter().map(memory_bytes).sum();
         let initial = RaftState { hard_state, conf_state };
         Self {
             terms,
@@ -72,12 +73,12 @@ impl LogStorage {
         if first <= self.terms.last_index() {
             self.terms.truncate_from(first);
             while self.entries.back().is_some_and(|entry| entry.index >= first) {
-                self.used_bytes -= self.entries.pop_back().map_or(0, |old| old.data.len() as u64);
+                self.used_bytes -= self.entries.pop_back().as_ref().map_or(0, memory_bytes);
             }
         }
         for entry in entries {
             self.terms.push(entry.index, entry.term);
-            self.used_bytes += entry.data.len() as u64;
+            self.used_bytes += memory_bytes(&entry);
             self.entries.push_back(entry);
         }
     }
@@ -89,22 +90,25 @@ impl LogStorage {
         self.used_bytes = 0;
     }
 
-    /// Drops applied entries that no longer fit the window.
+    /// Drops applied entries that no longer fit the window, and some of those that were released.
     pub(crate) fn evict(&mut self, applied: u64) {
-        while self.used_bytes > self.window_bytes
-            && self.entries.front().is_some_and(|entry| entry.index <= applied)
+        let mut released = limits::RELEASED_PER_EVICTION;
+        while let Some(front) = self.entries.front()
+            && front.index <= applied
         {
-            self.used_bytes -= self.entries.pop_front().map_or(0, |old| old.data.len() as u64);
+            if self.used_bytes <= self.window_bytes {
+                if released == 0 || front.index > self.terms.base_index() {
+                    break;
+                }
+                released -= 1;
+            }
+            self.used_bytes -= self.entries.pop_front().as_ref().map_or(0, memory_bytes);
         }
     }
 
-    /// Entries at and below `base` are gone from the files.
+    /// Entries at and below `base` are gone from the files: nobody is given them any more.
     pub(crate) fn release_to(&mut self, base: u64) {
-        let base = base.min(self.terms.last_index());
-        self.terms.release_to(base);
-        while self.entries.front().is_some_and(|entry| entry.index <= base) {
-            self.used_bytes -= self.entries.pop_front().map_or(0, |old| old.data.len() as u64);
-        }
+        self.terms.release_to(base.min(self.terms.last_index()));
     }
 
     /// The entries `first..first + count`, which were just appended.

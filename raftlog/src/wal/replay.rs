@@ -12,6 +12,7 @@ use prost::Message as _;
 use raft::eraftpb;
 
 use super::record::{Record, RecordKind};
+use crate::convert::memory_bytes;
 use crate::index::{Place, Places, TermRuns};
 use crate::types::{HardState, LogIndex, SnapshotMark, Term};
 
@@ -210,7 +211,7 @@ impl Replay {
             }
             terms.truncate_from(index);
             while self.entries.back().is_some_and(|entry| entry.index >= index) {
-                let old = self.entries.pop_back().map_or(0, |entry| entry.data.len() as u64);
+                let old = self.entries.pop_back().as_ref().map_or(0, memory_bytes);
                 self.window_used_bytes -= old;
             }
         }
@@ -240,12 +241,12 @@ impl Replay {
     }
 
     fn keep(&mut self, entry: eraftpb::Entry) {
-        self.window_used_bytes += entry.data.len() as u64;
+        self.window_used_bytes += memory_bytes(&entry);
         self.entries.push_back(entry);
         while self.window_used_bytes > self.window_bytes
             && self.entries.front().is_some_and(|entry| entry.index <= self.applied)
         {
-            let old = self.entries.pop_front().map_or(0, |entry| entry.data.len() as u64);
+            let old = self.entries.pop_front().as_ref().map_or(0, memory_bytes);
             self.window_used_bytes -= old;
         }
     }

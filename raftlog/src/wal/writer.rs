@@ -106,6 +106,8 @@ pub struct Writer {
     /// Those staged. Nothing is released on their behalf.
     staged_marks: VecDeque<(LogIndex, u64)>,
     spare: Spare,
+    /// The file system is full.
+    scarce: bool,
     failed: Option<WalError>,
 }
 
@@ -160,6 +162,7 @@ impl Writer {
             marks: std::mem::take(&mut parts.mark_segments).into(),
             staged_marks: VecDeque::new(),
             spare: Spare::new(parts.dir.clone(), config.segment_bytes, spare_sequence),
+            scarce: false,
             failed: None,
         }
     }
@@ -375,7 +378,7 @@ impl Writer {
     pub fn release(&mut self, to: LogIndex) -> LogIndex {
         let mark = self.marks.iter().rev().find(|(index, _)| *index <= to);
         let mark = mark.map_or(0, |(index, _)| index.0);
-        let limit = to.0.saturating_sub(self.config.catchup_entries).min(mark);
+        let limit = to.0.saturating_sub(self.catchup_entries()).min(mark);
         while self.segments.get(1).is_some_and(|next| next.first_index <= limit) {
             if let Some(name) = self.segments.pop_front() {
                 self.spare.remove_later(format!("{}/{name}", self.dir));
@@ -389,11 +392,21 @@ impl Writer {
         self.base()
     }
 
+    /// The file system is full, or has room again: while it is, nothing is kept for peers that lag,
+    /// who then need a snapshot. A log kept for them must not be what keeps the disk full.
+    pub fn set_scarce(&mut self, scarce: bool) {
+        self.scarce = scarce;
+    }
+
+    fn catchup_entries(&self) -> u64 {
+        if self.scarce { 0 } else { self.config.catchup_entries }
+    }
+
     /// True if [`Writer::release`] could let more segments go after a mark at `index`.
     pub fn wants_mark(&self, index: LogIndex) -> bool {
         let newest = self.staged_marks.back().or(self.marks.back());
         let newest = newest.map_or(0, |(index, _)| index.0);
-        let limit = index.0.saturating_sub(self.config.catchup_entries);
+        let limit = index.0.saturating_sub(self.catchup_entries());
         let mut later = self.segments.iter().skip(1);
         later.any(|name| (newest + 1..=limit).contains(&name.first_index))
     }

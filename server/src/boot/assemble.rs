@@ -16,17 +16,19 @@ use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
 
 use super::threads::{self, Helpers, Plan, Running};
-use super::{DataDir, Recovered, Stored};
+use super::{DataDir, Listeners, Recovered, Stored};
 use crate::background::{Background, Setup};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::driver::Waker;
 use crate::driver::probe::{self, Choice};
-use crate::front::{self, Door, Front, Listener};
+use crate::driver::{AnyListener, Waker};
+use crate::front::{self, Door, Front};
 use crate::hasher::Hasher;
+use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
+use crate::peers::{self, Peers};
 use crate::pool::Pool;
 use crate::replica::{self, FrontLink, LogFiles, Replica};
 use crate::ring;
@@ -62,7 +64,7 @@ pub(super) fn run(
     dir: DataDir,
     choice: &Choice,
     mut recovered: Recovered,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
 ) -> io::Result<Running> {
     let cores = threads::cores();
     let (fronts, shares_thread) = layout(&config, cores);
@@ -88,8 +90,8 @@ pub(super) fn run(
     let mut wakers = wiring.front_wakers.clone();
     wakers.push(wiring.replica_waker.clone());
     let _ = wiring.shared.wakers.set(wakers);
-    let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners);
-    let files = LogFiles::new(log_disk, pool, wiring.replica_waker.clone());
+    let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners.client);
+    let files = LogFiles::new(log_disk, pool.clone(), wiring.replica_waker.clone());
     let replica = wiring.replica(stored, files, links, |checkpointer| {
         Background::start(Setup {
             checkpointer,
@@ -98,12 +100,18 @@ pub(super) fn run(
             replica: wiring.replica_waker.clone(),
         })
     })?;
+    let peers = Peers::new(peers::Parts {
+        shared: wiring.shared.clone(),
+        listeners: listeners.peer,
+        pool: Some(pool),
+        waker: wiring.replica_waker.clone(),
+    });
     // The threads' own handles are all that is left of the others.
     let Wiring { shared, front_wakers, replica_waker, .. } = wiring;
     let plan = Plan {
         driver: choice.kind,
         fronts: fronts.into_iter().zip(front_wakers).collect(),
-        replica: (replica, replica_waker),
+        replica: (replica, peers, replica_waker),
         shares_thread,
         pin: cores > 2,
     };
@@ -122,6 +130,7 @@ pub(crate) fn shared(
         member_id: stored.member_id,
         cluster_id: stored.cluster_id,
         clock,
+        ids: RequestIds::new(stored.member_id, stored.nonce),
         view: ArcSwap::from_pointee(MemberView {
             store: stored.store.publish(),
             members: Arc::default(),
@@ -133,6 +142,8 @@ pub(crate) fn shared(
         metrics: Metrics::new(stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
+        handing_over: AtomicBool::new(false),
+        handed_over: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
@@ -152,7 +163,7 @@ impl Wiring {
     pub(crate) fn fronts(
         &self,
         pins: &RevisionPins,
-        listeners: Vec<Listener>,
+        listeners: Vec<AnyListener>,
     ) -> (Vec<Front>, Vec<FrontLink>) {
         let doors: Vec<Door> = self
             .front_wakers
@@ -190,7 +201,7 @@ impl Wiring {
                 hasher: self.hasher.clone(),
                 waker: waker.clone(),
             };
-            // Ids of requests: a start's nonce above, the front below, a counter in between.
+            // Leases and watches number what they make from here.
             fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));
         }
         (fronts, links)
@@ -219,7 +230,7 @@ impl Wiring {
             hasher: self.hasher.clone(),
             fronts,
         };
-        Ok(Replica::new(parts, self.nonce))
+        Ok(Replica::new(parts))
     }
 }
 
@@ -229,8 +240,9 @@ pub(super) fn shard(
     kind: probe::DriverKind,
     waker: &Waker,
     front: Option<Front>,
-    replica: Option<Replica>,
+    replica: Option<(Replica, Peers)>,
 ) -> io::Result<Shard> {
     let driver = probe::create(kind, waker.clone())?;
-    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica))
+    let (replica, peers) = replica.unzip();
+    Ok(Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers))
 }

@@ -6,12 +6,15 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::driver::Waker;
 use crate::driver::probe::DriverKind;
 use crate::front::Front;
 use crate::hasher::HasherThread;
+use crate::peers::Peers;
 use crate::pool::PoolThreads;
 use crate::replica::Replica;
 use crate::shared::Shared;
@@ -20,7 +23,7 @@ use crate::shared::Shared;
 pub(super) struct Plan {
     pub(super) driver: DriverKind,
     pub(super) fronts: Vec<(Front, Waker)>,
-    pub(super) replica: (Replica, Waker),
+    pub(super) replica: (Replica, Peers, Waker),
     pub(super) shares_thread: bool,
     /// One core a shard.
     pub(super) pin: bool,
@@ -56,6 +59,7 @@ impl Running {
     /// # Errors
     /// The reason of the first failure, if there was one.
     pub fn stop(self) -> Result<(), String> {
+        self.hand_over();
         self.shared.stop();
         for shard in self.shards {
             // A shard that panicked has aborted the process already.
@@ -68,6 +72,25 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Lets the replica give its leadership away, so that clients find a leader when this member
+    /// no longer serves them. Not for longer than two elections take.
+    fn hand_over(&self) {
+        const STEP: Duration = Duration::from_millis(1);
+        if self.shared.is_stopping() {
+            return;
+        }
+        self.shared.hand_over();
+        let steps = 2 * self.shared.config.election.as_millis();
+        for _ in 0..steps {
+            if self.shared.handed_over.load(Ordering::Acquire) || !self.is_running() {
+                return;
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+}
+
 pub(super) fn start(
     shared: Arc<Shared>,
     plan: Plan,
@@ -75,8 +98,8 @@ pub(super) fn start(
     lock: File,
 ) -> io::Result<Running> {
     let Plan { driver, fronts, replica, shares_thread, pin } = plan;
-    let (replica, replica_waker) = replica;
-    let mut replica = Some(replica);
+    let (replica, peers, replica_waker) = replica;
+    let mut replica = Some((replica, peers));
     let mut shards = Vec::new();
     let mut core = 0;
     let mut spawn = |name: String, front, replica, waker: Waker| -> io::Result<()> {

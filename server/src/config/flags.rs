@@ -2,13 +2,12 @@
 //! booleans may stand alone, `ETCD_NAME` sets `--name`, and a setting given twice, by flag and by
 //! environment, is an error.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use tracing::Level;
 
-use super::{Config, gates, url};
+use super::{Config, cluster, gates, url};
 use crate::driver::probe::DriverKind;
 use crate::log::Format;
 use crate::version;
@@ -83,9 +82,8 @@ struct Flags {
     /// The initial cluster: name=peer-url pairs, separated by commas.
     #[arg(long, default_value = "", hide_default_value = true, help_heading = "Clustering")]
     initial_cluster: String,
-    /// `new` when this is a new cluster.
-    #[arg(long, default_value = "new", value_parser = ["new", "existing"],
-          help_heading = "Clustering")]
+    /// `new` when this is a new cluster, `existing` to join one that runs.
+    #[arg(long, default_value = "new", help_heading = "Clustering")]
     initial_cluster_state: String,
     /// Keeps clusters with the same addresses apart.
     #[arg(long, default_value = "etcd-cluster", help_heading = "Clustering")]
@@ -93,6 +91,10 @@ struct Flags {
     /// Client URLs that clients are told.
     #[arg(long, default_value = DEFAULT_CLIENT_URL, help_heading = "Clustering")]
     advertise_client_urls: String,
+    /// Put the election clock forward once the peers are there, for a faster first election.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", value_parser = go_bool, help_heading = "Clustering")]
+    initial_election_tick_advance: bool,
     /// Ask for votes before an election, so that a member with a bad link disturbs nobody.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true",
           default_missing_value = "true", value_parser = go_bool, help_heading = "Clustering")]
@@ -230,15 +232,19 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
     if flags.name.is_empty() || flags.name.contains(['/', '\0']) {
         return Err(format!("--name={:?} must be a plain file name", flags.name));
     }
-    if flags.initial_cluster_state == "existing" {
-        return Err("--initial-cluster-state=existing: joining a running cluster is not there \
-                    yet; start a new cluster of one member"
-            .to_owned());
+    let state = flags.initial_cluster_state.as_str();
+    if state != "new" && state != "existing" {
+        return Err(format!("unexpected clusterState {state:?}"));
     }
-    if flags.heartbeat_interval == 0 || flags.election_timeout == 0 {
-        return Err("--heartbeat-interval and --election-timeout must be above zero (in ms)".into());
+    for (name, interval_ms) in [
+        ("--heartbeat-interval", flags.heartbeat_interval),
+        ("--election-timeout", flags.election_timeout),
+    ] {
+        if interval_ms == 0 {
+            return Err(format!("{name} must be >0 (set to {interval_ms}ms)"));
+        }
     }
-    if flags.election_timeout < 5 * flags.heartbeat_interval {
+    if flags.election_timeout < flags.heartbeat_interval.saturating_mul(5) {
         return Err(format!(
             "--election-timeout[{}ms] should be at least as 5 times as \
              --heartbeat-interval[{}ms]",
@@ -263,7 +269,12 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         return Err("--wal-segment-bytes must be a multiple of 4096 and at least 65536".to_owned());
     }
     let advertise_peer_urls = split_urls(&flags.initial_advertise_peer_urls)?;
-    let initial_cluster = initial_cluster(&flags, &advertise_peer_urls)?;
+    let mut initial_cluster = cluster::parse(&flags.initial_cluster)?;
+    if initial_cluster.is_empty() {
+        let mut urls = advertise_peer_urls.clone();
+        urls.sort();
+        initial_cluster.insert(flags.name.clone(), urls);
+    }
     Ok(Config {
         data_dir: if flags.data_dir.is_empty() {
             format!("{}.etcd", flags.name)
@@ -275,6 +286,8 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
         advertise_client_urls: split_urls(&flags.advertise_client_urls)?,
         advertise_peer_urls,
         initial_cluster,
+        joins_existing: state == "existing",
+        initial_election_tick_advance: flags.initial_election_tick_advance,
         initial_cluster_token: flags.initial_cluster_token,
         heartbeat: Duration::from_millis(flags.heartbeat_interval),
         election: Duration::from_millis(flags.election_timeout),
@@ -308,50 +321,6 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
 fn split_urls(text: &str) -> Result<Vec<String>, String> {
     url::parse_list(text)?;
     Ok(text.split(',').map(|url| url.trim().to_owned()).collect())
-}
-
-/// The members of the initial cluster; this one must be in it, and, for now that only clusters of
-/// one member exist, be alone.
-fn initial_cluster(
-    flags: &Flags,
-    advertise_peer_urls: &[String],
-) -> Result<BTreeMap<String, Vec<String>>, String> {
-    let mut cluster: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    if flags.initial_cluster.is_empty() {
-        cluster.insert(flags.name.clone(), advertise_peer_urls.to_vec());
-        return Ok(cluster);
-    }
-    for pair in flags.initial_cluster.split(',') {
-        let (name, peer_url) = pair.split_once('=').ok_or_else(|| {
-            format!("--initial-cluster: {pair:?} is not of the form name=http://host:port")
-        })?;
-        url::ListenUrl::parse(peer_url)?;
-        cluster.entry(name.trim().to_owned()).or_default().push(peer_url.to_owned());
-    }
-    let Some(own) = cluster.get(&flags.name) else {
-        return Err(format!(
-            "couldn't find local name {:?} in the initial cluster configuration",
-            flags.name
-        ));
-    };
-    let (mut listed, mut advertised) = (own.clone(), advertise_peer_urls.to_vec());
-    listed.sort();
-    advertised.sort();
-    if listed != advertised {
-        return Err(format!(
-            "--initial-cluster has {}={} but missing from --initial-advertise-peer-urls={}",
-            flags.name,
-            listed.join(","),
-            advertised.join(",")
-        ));
-    }
-    if cluster.len() > 1 {
-        return Err(
-            "--initial-cluster names more than one member, which etcore does not serve yet"
-                .to_owned(),
-        );
-    }
-    Ok(cluster)
 }
 
 fn log_level(text: &str) -> Result<Level, String> {
@@ -454,7 +423,21 @@ mod tests {
         assert!(unknown.message.contains("unrecognized feature gate: Foo"), "{unknown:?}");
         let lonely = run(&["--feature-gates=LeaseCheckpointPersist=true"], &[]).unwrap_err();
         assert_eq!(lonely.status, 1);
-        assert_eq!(run(&["--election-timeout=100"], &[]).unwrap_err().status, 1);
+        let text = |flag: &str| {
+            let refused = run(&[flag], &[]).unwrap_err();
+            assert_eq!(refused.status, 1);
+            refused.message
+        };
+        assert_eq!(
+            text("--election-timeout=100"),
+            "--election-timeout[100ms] should be at least as 5 times as --heartbeat-interval[100ms]"
+        );
+        assert_eq!(
+            text("--election-timeout=50001"),
+            "--election-timeout[50001ms] is too long, and should be set less than 50000ms"
+        );
+        assert_eq!(text("--heartbeat-interval=0"), "--heartbeat-interval must be >0 (set to 0ms)");
+        assert_eq!(text("--initial-cluster-state=old"), "unexpected clusterState \"old\"");
         assert_eq!(
             run(&["--listen-client-urls=http://127.0.0.1:1"], &[]).unwrap_err().status,
             1,

@@ -16,7 +16,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use etcore_engine::file::AlignedBuf;
 
 use super::reserve::Reserve;
-use super::{AnyListener, AnySocket, Completions, Driver, LogFile, SocketId, Waker, WriteToken};
+use super::{
+    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, SocketId, Waker, WriteToken,
+    connect,
+};
 use crate::limits;
 
 /// See the module text.
@@ -34,6 +37,8 @@ pub struct Portable {
     ended: Vec<(SocketId, Vec<u8>, io::Result<()>)>,
     /// Sockets that epoll refused to watch again; reported by the next `wait`.
     lost: Vec<(SocketId, io::Error)>,
+    /// Sockets that were connected at once; reported by the next `wait`.
+    connected: Vec<SocketId>,
 }
 
 #[derive(Default)]
@@ -46,6 +51,8 @@ struct Socket {
     stream: File,
     sending: Option<Vec<u8>>,
     sent: usize,
+    /// It is being connected.
+    connecting: bool,
     paused: bool,
     disconnected: bool,
     closing: bool,
@@ -96,6 +103,7 @@ impl Portable {
             read_buf: vec![0; limits::RECEIVE_BUFFER_BYTES],
             ended: Vec::new(),
             lost: Vec::new(),
+            connected: Vec::new(),
         };
         driver.control(libc::EPOLL_CTL_ADD, driver.waker.fd(), libc::EPOLLIN as u32, WAKE)?;
         Ok(driver)
@@ -125,6 +133,9 @@ impl Portable {
         }
         if socket.sending.is_some() {
             wanted |= libc::EPOLLOUT as u32;
+        }
+        if socket.connecting && !socket.closing {
+            wanted = libc::EPOLLOUT as u32;
         }
         let op = match (socket.interest, wanted) {
             (before, now) if before == now => return,
@@ -234,6 +245,9 @@ impl Portable {
                     generation: u32::try_from((data & !KIND) >> 32).unwrap_or(u32::MAX),
                 };
                 let failed = flags & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+                if self.socket(id).is_some_and(|socket| socket.connecting) {
+                    return self.end_connect(id, completions);
+                }
                 if (flags & libc::EPOLLOUT as u32 != 0 || failed)
                     && let Some((buf, result)) = self.advance_send(id)
                 {
@@ -246,6 +260,47 @@ impl Portable {
                 self.update_interest(id);
             }
         }
+    }
+
+    /// A socket that was being connected is ready: it is connected, or it has failed.
+    fn end_connect(&mut self, id: SocketId, completions: &mut dyn Completions) {
+        let Some(socket) = self.socket(id) else { return };
+        let result = match socket2::SockRef::from(&socket.stream).take_error() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) | Err(error) => Err(error),
+        };
+        socket.connecting = false;
+        socket.disconnected = result.is_err();
+        if !socket.closing {
+            completions.connected(id, result);
+        }
+        self.update_interest(id);
+    }
+
+    /// Puts a socket into the table and has epoll watch it.
+    fn insert(&mut self, socket: OwnedFd, connecting: bool) -> io::Result<SocketId> {
+        let slot = self.free_sockets.pop().unwrap_or_else(|| {
+            self.sockets.push(Slot::default());
+            self.sockets.len() as u32 - 1
+        });
+        let id = SocketId { slot, generation: self.sockets[slot as usize].generation };
+        let interest = if connecting { libc::EPOLLOUT } else { libc::EPOLLIN } as u32;
+        let fd = socket.as_raw_fd();
+        if let Err(error) = self.control(libc::EPOLL_CTL_ADD, fd, interest, socket_data(id)) {
+            self.free_sockets.push(slot);
+            return Err(error);
+        }
+        self.sockets[slot as usize].state = Some(Socket {
+            stream: File::from(socket),
+            sending: None,
+            sent: 0,
+            connecting,
+            paused: false,
+            disconnected: false,
+            closing: false,
+            interest,
+        });
+        Ok(id)
     }
 
     fn epoll_wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
@@ -300,6 +355,11 @@ impl Portable {
     }
 
     fn report_ended(&mut self, completions: &mut dyn Completions) {
+        for id in std::mem::take(&mut self.connected) {
+            if self.socket(id).is_some_and(|socket| !socket.closing) {
+                completions.connected(id, Ok(()));
+            }
+        }
         for (id, error) in std::mem::take(&mut self.lost) {
             if let Some(socket) = self.socket(id)
                 && !socket.disconnected
@@ -353,25 +413,21 @@ impl Driver for Portable {
                 return Err(io::Error::last_os_error());
             }
         }
-        let slot = self.free_sockets.pop().unwrap_or_else(|| {
-            self.sockets.push(Slot::default());
-            self.sockets.len() as u32 - 1
-        });
-        let id = SocketId { slot, generation: self.sockets[slot as usize].generation };
-        let interest = libc::EPOLLIN as u32;
-        if let Err(error) = self.control(libc::EPOLL_CTL_ADD, fd, interest, socket_data(id)) {
-            self.free_sockets.push(slot);
-            return Err(error);
+        self.insert(socket, false)
+    }
+
+    fn connect(&mut self, address: &PeerAddress) -> io::Result<SocketId> {
+        let (socket, name) = connect::open(address)?;
+        socket.set_nonblocking(true)?;
+        let connecting = match socket.connect(&name) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            Err(error) => return Err(error),
+        };
+        let id = self.insert(socket.into(), connecting)?;
+        if !connecting {
+            self.connected.push(id);
         }
-        self.sockets[slot as usize].state = Some(Socket {
-            stream: File::from(socket),
-            sending: None,
-            sent: 0,
-            paused: false,
-            disconnected: false,
-            closing: false,
-            interest,
-        });
         Ok(id)
     }
 
@@ -433,7 +489,10 @@ impl Driver for Portable {
         completions: &mut dyn Completions,
     ) -> io::Result<()> {
         // The log thread wakes only a sleeper, so what it finished before that is looked for here.
-        let idle = self.ended.is_empty() && self.lost.is_empty() && self.log.done.is_empty();
+        let idle = self.ended.is_empty()
+            && self.lost.is_empty()
+            && self.connected.is_empty()
+            && self.log.done.is_empty();
         let timeout = if idle { timeout } else { Some(Duration::ZERO) };
         self.report_ended(completions);
         let count = self.epoll_wait(timeout)?;

@@ -110,6 +110,7 @@ struct Seen {
 
 impl Completions for Seen {
     fn accepted(&mut self, _: u32, _: AnySocket) {}
+    fn connected(&mut self, _: SocketId, _: io::Result<()>) {}
     fn received(&mut self, _: SocketId, bytes: &[u8]) {
         self.received |= bytes == b"x";
     }

@@ -18,6 +18,7 @@ use crate::limits;
 #[derive(Default)]
 struct Seen {
     accepted: Vec<(u32, OwnedFd)>,
+    connected: Vec<(SocketId, Result<(), io::ErrorKind>)>,
     received: HashMap<SocketId, Vec<u8>>,
     disconnected: Vec<(SocketId, Option<io::Error>)>,
     sent: Vec<(SocketId, io::Result<()>)>,
@@ -27,6 +28,9 @@ struct Seen {
 impl Completions for Seen {
     fn accepted(&mut self, listener: u32, socket: AnySocket) {
         self.accepted.push((listener, socket.into_kernel()));
+    }
+    fn connected(&mut self, socket: SocketId, result: io::Result<()>) {
+        self.connected.push((socket, result.map_err(|error| error.kind())));
     }
     fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         assert!(!bytes.is_empty() && bytes.len() <= limits::RECEIVE_BUFFER_BYTES);
@@ -501,5 +505,80 @@ fn more_operations_than_the_queue_holds_are_all_submitted() {
         }
         theirs.write_all(b"still here").unwrap();
         rig.until("received", |seen| seen.bytes(id) == 10);
+    });
+}
+
+#[test]
+fn connections_are_made_and_carry_bytes_both_ways() {
+    on_each(|rig| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let unix = UnixListener::bind(&path).unwrap();
+        let by_tcp = rig.driver.connect(&PeerAddress::Tcp(tcp.local_addr().unwrap())).unwrap();
+        let by_path = rig.driver.connect(&PeerAddress::Unix(path)).unwrap();
+        let both = |seen: &Seen| seen.connected.len() == 2;
+        rig.until("both connected", both);
+        assert!(rig.seen.connected.iter().all(|(_, result)| result.is_ok()));
+        let (mut over_tcp, _) = tcp.accept().unwrap();
+        let (mut over_path, _) = unix.accept().unwrap();
+        for (id, theirs) in
+            [(by_tcp, &mut over_tcp as &mut dyn ReadWrite), (by_path, &mut over_path)]
+        {
+            rig.driver.send(id, b"to them".to_vec());
+            rig.until("sent", |seen| seen.sent.iter().any(|(sent, _)| *sent == id));
+            let mut got = [0; 7];
+            theirs.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"to them");
+            theirs.write_all(b"to us").unwrap();
+            rig.until("received", |seen| seen.bytes(id) == 5);
+        }
+        drop(over_tcp);
+        rig.until("ended", |seen| seen.disconnected.iter().any(|(id, _)| *id == by_tcp));
+        rig.driver.close(by_tcp);
+        rig.driver.close(by_path);
+    });
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+#[test]
+fn a_refused_connection_is_reported_once_and_its_place_is_used_again() {
+    on_each(|rig| {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for round in 0..50 {
+            let id = rig.driver.connect(&PeerAddress::Tcp(gone)).unwrap();
+            assert!(id.slot < 4, "slot {} in round {round}", id.slot);
+            rig.until("refused", |seen| seen.connected.len() == 1);
+            let (refused, result) = rig.seen.connected.pop().unwrap();
+            assert_eq!((refused, result), (id, Err(io::ErrorKind::ConnectionRefused)));
+            rig.driver.close(id);
+            rig.wait(Duration::ZERO);
+        }
+        rig.settle();
+        assert!(rig.seen.connected.is_empty() && rig.seen.disconnected.is_empty());
+    });
+}
+
+#[test]
+fn a_connection_that_is_given_up_while_it_is_made_is_never_heard_of_again() {
+    on_each(|rig| {
+        // Nobody accepts, and the queue is full: the kernel goes on trying.
+        let full =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        full.bind(&any.into()).unwrap();
+        full.listen(0).unwrap();
+        let address = PeerAddress::Tcp(full.local_addr().unwrap().as_socket().unwrap());
+        let ids: Vec<SocketId> = (0..8).map(|_| rig.driver.connect(&address).unwrap()).collect();
+        rig.settle();
+        assert!(rig.seen.connected.len() < 8, "all were connected");
+        let before = rig.seen.connected.len();
+        ids.into_iter().for_each(|id| rig.driver.close(id));
+        rig.settle();
+        assert_eq!(rig.seen.connected.len(), before);
+        let again = rig.driver.connect(&address).unwrap();
+        assert!(again.slot < 8, "slot {}", again.slot);
     });
 }

@@ -18,9 +18,13 @@ use std::time::Duration;
 use etcore_engine::file::AlignedBuf;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use socket2::SockAddr;
 
 use super::reserve::Reserve;
-use super::{AnyListener, AnySocket, Completions, Driver, LogFile, SocketId, Waker, WriteToken};
+use super::{
+    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, SocketId, Waker, WriteToken,
+    connect,
+};
 use crate::limits;
 
 mod buffers;
@@ -65,6 +69,8 @@ struct Socket {
     fd: OwnedFd,
     sending: Option<Vec<u8>>,
     sent: usize,
+    /// The address it is being connected to.
+    connecting: Option<Box<SockAddr>>,
     receiving: bool,
     paused: bool,
     disconnected: bool,
@@ -79,6 +85,7 @@ const WRITE: u64 = 4 << 56;
 const WAKE: u64 = 5 << 56;
 const CANCEL: u64 = 6 << 56;
 const SYNC: u64 = 7 << 56;
+const CONNECT: u64 = 8 << 56;
 const KIND: u64 = 0xff << 56;
 
 fn socket_data(kind: u64, socket: SocketId) -> u64 {
@@ -146,6 +153,9 @@ impl Uring {
     fn arm_receive(&mut self, id: SocketId) {
         let Some(socket) = self.socket(id) else { return };
         if socket.receiving || socket.paused || socket.disconnected || socket.closing {
+            return;
+        }
+        if socket.connecting.is_some() {
             return;
         }
         socket.receiving = true;
@@ -221,7 +231,8 @@ impl Uring {
     /// Frees the slot once nothing of the socket is in the kernel's hands.
     fn reap(&mut self, id: SocketId) {
         let Some(socket) = self.socket(id) else { return };
-        if !socket.closing || socket.receiving || socket.sending.is_some() {
+        let in_flight = socket.receiving || socket.sending.is_some() || socket.connecting.is_some();
+        if !socket.closing || in_flight {
             return;
         }
         let slot = &mut self.sockets[id.slot as usize];
@@ -240,6 +251,7 @@ impl Uring {
             ACCEPT => self.complete_accept(data as u32, cqe, completions),
             RECEIVE => self.complete_receive(socket, cqe, completions),
             SEND => self.complete_send(socket, cqe, completions),
+            CONNECT => self.complete_connect(socket, cqe, completions),
             WRITE => self.note_write((data & !KIND) as usize, cqe),
             SYNC => self.complete_write((data & !KIND) as usize, cqe, completions),
             WAKE => self.wake_armed = false,
@@ -344,6 +356,46 @@ impl Uring {
         self.reap(id);
     }
 
+    fn complete_connect(
+        &mut self,
+        id: SocketId,
+        cqe: &cqueue::Entry,
+        completions: &mut dyn Completions,
+    ) {
+        let Some(socket) = self.socket(id) else { return };
+        socket.connecting = None;
+        if socket.closing {
+            return self.reap(id);
+        }
+        if cqe.result() < 0 {
+            socket.disconnected = true;
+            let error = io::Error::from_raw_os_error(-cqe.result());
+            return completions.connected(id, Err(error));
+        }
+        completions.connected(id, Ok(()));
+        self.arm_receive(id);
+    }
+
+    /// Puts a socket into the table.
+    fn insert(&mut self, socket: OwnedFd, connecting: Option<Box<SockAddr>>) -> SocketId {
+        let slot = self.free_sockets.pop().unwrap_or_else(|| {
+            self.sockets.push(Slot::default());
+            self.sockets.len() as u32 - 1
+        });
+        let entry = &mut self.sockets[slot as usize];
+        entry.state = Some(Socket {
+            fd: socket,
+            sending: None,
+            sent: 0,
+            connecting,
+            receiving: false,
+            paused: false,
+            disconnected: false,
+            closing: false,
+        });
+        SocketId { slot, generation: entry.generation }
+    }
+
     /// The first half of a chain. Its outcome counts when the second half has ended.
     fn note_write(&mut self, index: usize, cqe: &cqueue::Entry) {
         if let Some(Some(write)) = self.writes.get_mut(index) {
@@ -410,23 +462,19 @@ impl Driver for Uring {
     }
 
     fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId> {
-        let socket = socket.into_kernel();
-        let slot = self.free_sockets.pop().unwrap_or_else(|| {
-            self.sockets.push(Slot::default());
-            self.sockets.len() as u32 - 1
-        });
-        let entry = &mut self.sockets[slot as usize];
-        entry.state = Some(Socket {
-            fd: socket,
-            sending: None,
-            sent: 0,
-            receiving: false,
-            paused: false,
-            disconnected: false,
-            closing: false,
-        });
-        let id = SocketId { slot, generation: entry.generation };
+        let id = self.insert(socket.into_kernel(), None);
         self.arm_receive(id);
+        Ok(id)
+    }
+
+    fn connect(&mut self, address: &PeerAddress) -> io::Result<SocketId> {
+        // It stays blocking: of others the ring reports that they would block.
+        let (socket, name) = connect::open(address)?;
+        let name = Box::new(name);
+        let (fd, length) = (Fd(socket.as_raw_fd()), name.len());
+        let entry = opcode::Connect::new(fd, name.as_ptr().cast(), length).build();
+        let id = self.insert(socket.into(), Some(name));
+        self.push(&entry.user_data(socket_data(CONNECT, id)));
         Ok(id)
     }
 
@@ -462,7 +510,12 @@ impl Driver for Uring {
             return;
         }
         socket.closing = true;
-        if socket.receiving || socket.sending.is_some() {
+        if socket.connecting.is_some() {
+            let entry = opcode::AsyncCancel::new(socket_data(CONNECT, id)).build();
+            self.push(&entry.user_data(CANCEL));
+        }
+        let Some(socket) = self.socket(id) else { return };
+        if socket.receiving || socket.sending.is_some() || socket.connecting.is_some() {
             // A cancellation can miss an operation that is just being tried again, and nobody would
             // ask twice. A socket that is shut down ends both, whenever they are tried.
             self.shut_down(id);
@@ -544,6 +597,7 @@ impl Drop for Uring {
         // bytes in it.
         for slot in &mut self.sockets {
             std::mem::forget(slot.state.as_mut().and_then(|socket| socket.sending.take()));
+            std::mem::forget(slot.state.as_mut().and_then(|socket| socket.connecting.take()));
         }
         std::mem::forget(std::mem::take(&mut self.writes));
         if self.wake_armed {

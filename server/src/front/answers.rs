@@ -1,6 +1,7 @@
 //! Answers: replies of the replica, evaluated reads, errors, and what time has run out for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use etcore_engine::types::Revision;
 use etcore_proto::error::{EtcdError, Status};
@@ -140,6 +141,7 @@ impl Front {
             | Kind::Hash
             | Kind::HashKv
             | Kind::Defragment
+            | Kind::MoveLeader
             | Kind::Lease(_)
             | Kind::Health(_) => Ok(()),
         };
@@ -315,11 +317,13 @@ impl Front {
             return;
         }
         for slot in overdue {
+            let deadline_ms = self.tasks.deadline_ms(slot);
             if let Some((socket, to, client_deadline, bytes)) = self.tasks.abandon(slot) {
                 self.proposal_ended(socket, bytes);
                 // If this was to raise the alarm, the next request without space tries again.
                 self.raising_alarm = false;
-                self.reply_status(socket, to, &timed_out(client_deadline).into());
+                let error = self.proposal_timed_out(deadline_ms, client_deadline);
+                self.reply_status(socket, to, &error.into());
                 continue;
             }
             let Some(task) = self.tasks.remove(slot) else { continue };
@@ -333,6 +337,31 @@ impl Front {
             }
         }
         self.tasks.forget_ended();
+    }
+
+    /// Why a proposal was not answered in time, in etcd's words (parseProposeCtxErr). Without a
+    /// leader etcd does not even propose, and its context's error is what the client gets.
+    fn proposal_timed_out(&self, deadline_ms: u64, client_deadline: bool) -> EtcdError {
+        if client_deadline {
+            return EtcdError::ContextDeadlineExceeded;
+        }
+        let config = &self.shared.config;
+        let since_ms = deadline_ms.saturating_sub(config.request_timeout_ms());
+        let status = &self.shared.status;
+        let load = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let leader = load(&status.leader);
+        if leader == 0 && load(&status.leaderless_since_ms) <= since_ms {
+            return EtcdError::ContextDeadlineExceeded;
+        }
+        let elected_ms = load(&status.elected_ms);
+        let lost_ms = elected_ms.saturating_sub(2 * super::millis(config.election));
+        if lost_ms < since_ms && since_ms < elected_ms {
+            return EtcdError::TimeoutDueToLeaderFail;
+        }
+        if leader != 0 && load(&status.connected_since_ms) > since_ms {
+            return EtcdError::TimeoutDueToConnectionLost;
+        }
+        EtcdError::Timeout
     }
 
     pub(super) fn abort_call(&mut self, socket: SocketId, to: To) {

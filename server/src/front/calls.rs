@@ -3,6 +3,8 @@
 //! Serializable reads are answered on the spot; linearizable ones take a ticket; writes are checked
 //! and proposed.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use etcore_proto::error::{Code, EtcdError, Status};
 use etcore_proto::grpc::{MethodId, RequestMeta, Routes, ServerEvent, StreamId};
@@ -13,6 +15,7 @@ use super::Front;
 use super::tasks::{Kind, Task, To};
 use crate::api::check;
 use crate::driver::SocketId;
+use crate::limits;
 use crate::quota;
 use crate::replica::ToReplica;
 use crate::watch::Place;
@@ -47,6 +50,7 @@ methods! {
     HASH = 11 "/etcdserverpb.Maintenance/Hash" false
     HASH_KV = 12 "/etcdserverpb.Maintenance/HashKV" false
     DEFRAGMENT = 13 "/etcdserverpb.Maintenance/Defragment" false
+    MOVE_LEADER = 14 "/etcdserverpb.Maintenance/MoveLeader" false
     LEASE_GRANT = 20 "/etcdserverpb.Lease/LeaseGrant" false
     LEASE_REVOKE = 21 "/etcdserverpb.Lease/LeaseRevoke" false
     LEASE_TIME_TO_LIVE = 22 "/etcdserverpb.Lease/LeaseTimeToLive" false
@@ -173,6 +177,7 @@ impl Front {
             HASH => self.hash(call),
             HASH_KV => self.hash_kv(call, &decode(message)?),
             DEFRAGMENT => self.defragment(call),
+            MOVE_LEADER => self.move_leader(call, &decode(message)?),
             LEASE_GRANT => self.lease_grant(call, message),
             LEASE_REVOKE => self.lease_revoke(call, message),
             LEASE_TIME_TO_LIVE => self.lease_time_to_live(call, message),
@@ -208,7 +213,7 @@ impl Front {
         }
         check::put(&put)?;
         // A request that is too large is told so even if there were no space for it either.
-        let entry_bytes = wire::wrapped_len(RAFT_PUT, message.len(), self.next_request_id);
+        let entry_bytes = wire::wrapped_len(RAFT_PUT, message.len(), u64::MAX);
         if entry_bytes > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
@@ -251,8 +256,14 @@ impl Front {
         if self.tasks.is_clogged() {
             return Err(EtcdError::TooManyRequests.into());
         }
-        self.next_request_id += 1;
-        let data = wire::wrap_request(field, message, self.next_request_id);
+        let status = &self.shared.status;
+        let (committed, applied) =
+            (status.committed.load(Ordering::Relaxed), status.applied.load(Ordering::Relaxed));
+        if committed > applied + limits::APPLY_GAP {
+            return Err(EtcdError::TooManyRequests.into());
+        }
+        let id = self.ids.next(&self.shared.ids);
+        let data = wire::wrap_request(field, message, id);
         if data.len() > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
@@ -263,7 +274,7 @@ impl Front {
         if let Some(conn) = self.conn(call.socket) {
             conn.proposal_bytes += bytes;
         }
-        self.push_replica(ToReplica::Propose { slot, data: data.into() });
+        self.push_replica(ToReplica::Propose { slot, id, data: data.into() });
         Err(Refusal::Waiting)
     }
 

@@ -8,7 +8,6 @@ use etcore_proto::grpc::{Routes, Server, ServerConfig};
 use etcore_proto::h2::Budget;
 use etcore_proto::http1;
 
-use super::Side;
 use crate::driver::SocketId;
 use crate::limits;
 
@@ -38,7 +37,6 @@ pub(super) struct Settings {
 
 pub(super) struct Conn {
     pub(super) socket: SocketId,
-    pub(super) side: Side,
     pub(super) protocol: Protocol,
     settings: Arc<Settings>,
     /// A send is with the driver.
@@ -61,26 +59,11 @@ pub(super) struct Conn {
     ended_ms: Option<u64>,
 }
 
-impl Protocol {
-    pub(super) fn new(side: Side) -> Self {
-        match side {
-            Side::Client => Self::Unknown(Vec::new()),
-            Side::Peer => Self::Http1(Box::new(http1::Server::new(limits::HTTP1_BODY_BYTES))),
-        }
-    }
-}
-
 impl Conn {
-    pub(super) fn new(
-        socket: SocketId,
-        side: Side,
-        protocol: Protocol,
-        settings: Arc<Settings>,
-    ) -> Self {
+    pub(super) fn new(socket: SocketId, settings: Arc<Settings>) -> Self {
         Self {
             socket,
-            side,
-            protocol,
+            protocol: Protocol::Unknown(Vec::new()),
             settings,
             sending: false,
             dirty: false,

@@ -47,7 +47,7 @@ impl Front {
             raft_applied_index: status.applied.load(Ordering::Relaxed),
             errors,
             db_size_in_use: signed(status.db_in_use_bytes.load(Ordering::Relaxed)),
-            is_learner: false,
+            is_learner: self.view.members.iter().any(|m| m.id == header.member_id && m.is_learner),
             storage_version: version::STORAGE.to_owned(),
             db_size_quota: if quota == 0 { quota::DEFAULT_BYTES } else { quota },
             downgrade_info: Some(pb::DowngradeInfo::default()),
@@ -144,6 +144,19 @@ impl Front {
             _ => pb::HashResponse { header, hash: hash.hash }.encode_to_vec(),
         };
         self.reply_message(task.socket, task.to, &message);
+    }
+
+    /// Answered once the other member leads. etcd sets no limit of its own; the replica does.
+    pub(super) fn move_leader(&mut self, call: Call, request: &pb::MoveLeaderRequest) -> Outcome {
+        if self.shared.status.leader.load(Ordering::Relaxed) != self.shared.member_id {
+            return Err(EtcdError::NotLeader.into());
+        }
+        let mut task = self.task(call, Kind::MoveLeader);
+        task.deadline_ms = call.deadline_ms.unwrap_or(u64::MAX);
+        task.client_deadline = true;
+        let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
+        self.push_replica(ToReplica::MoveLeader { slot, target: request.target_id });
+        Err(Refusal::Waiting)
     }
 
     /// Answered when the pass is over; other requests do not notice it.

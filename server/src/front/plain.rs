@@ -3,8 +3,8 @@
 use etcore_proto::error::EtcdError;
 use etcore_proto::http1::ServerEvent;
 
+use super::Front;
 use super::tasks::{Kind, Task, To};
-use super::{Front, Side};
 use crate::driver::SocketId;
 use crate::http::{self, Answer, HealthCheck, HealthKind, Page};
 
@@ -20,17 +20,10 @@ impl Front {
     pub(super) fn handle_plain(&mut self, socket: SocketId) {
         loop {
             let Some(conn) = self.conn(socket) else { return };
-            let side = conn.side;
             let Some(server) = conn.http1() else { return };
             let Some(event) = server.next_event() else { return };
             if let ServerEvent::Request { head, .. } = event {
-                match side {
-                    Side::Peer => {
-                        let page = http::peer(&self.shared, &self.view, &head.method, &head.target);
-                        self.reply_page(socket, &page);
-                    }
-                    Side::Client => self.client_request(socket, &head.method, &head.target),
-                }
+                self.client_request(socket, &head.method, &head.target);
             }
             self.mark_dirty(socket);
         }
@@ -95,15 +88,11 @@ impl Front {
 
     pub(super) fn reply_page(&mut self, socket: SocketId, page: &Page) {
         let Some(conn) = self.conn(socket) else { return };
-        let side = conn.side;
         let Some(server) = conn.http1() else { return };
         if !server.is_answer_due() {
             return;
         }
-        let mut fields: Vec<(&str, &str)> = Vec::new();
-        if side == Side::Client {
-            fields.extend(CORS);
-        }
+        let mut fields: Vec<(&str, &str)> = CORS.to_vec();
         fields.push(("Content-Type", page.content_type));
         fields.extend(page.headers.iter().map(|(name, value)| (*name, value.as_str())));
         server.respond_with(page.status, &fields, &page.body);

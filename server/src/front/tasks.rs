@@ -62,6 +62,8 @@ pub(super) enum Kind {
     HashKv,
     /// A pass of the page file's defragmentation.
     Defragment,
+    /// A change of the leader.
+    MoveLeader,
     /// A health check.
     Health(HealthCheck),
     /// A RangeStream that waits for its linearizable point.
@@ -148,6 +150,11 @@ impl Tasks {
         self.abandoned += 1;
         self.abandoned_bytes += bytes;
         Some(whom)
+    }
+
+    /// When the request's time is up.
+    pub(super) fn deadline_ms(&self, slot: Slot) -> u64 {
+        self.get(slot).map_or(u64::MAX, |task| task.deadline_ms)
     }
 
     /// True if the request has not ended.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use etcore_engine::bucket::Bucket;
 use etcore_proto::pb::etcdserverpb as pb;
+use etcore_raftlog::node::Destination;
 use etcore_raftlog::types::LogEntry;
 use pb::AlarmType;
 use pb::alarm_request::AlarmAction;
@@ -84,7 +85,9 @@ impl Replica {
             return;
         }
         let since_ms = *self.relaxed_since_ms.get_or_insert(now_ms);
-        if now_ms < since_ms + quota::CLEAR_AFTER_MS || !self.is_leader() {
+        if now_ms < since_ms + quota::CLEAR_AFTER_MS
+            || self.log.node.destination() == Destination::Nowhere
+        {
             return;
         }
         tracing::info!(live_bytes, "there is room again: the NOSPACE alarm is switched off");
@@ -101,7 +104,7 @@ impl Replica {
     }
 
     /// Proposes a request of this member's own, whose outcome nobody waits for.
-    fn propose_own(&mut self, mut request: pb::InternalRaftRequest) {
+    pub(super) fn propose_own(&mut self, mut request: pb::InternalRaftRequest) {
         let id = self.new_request_id();
         request.header = Some(pb::RequestHeader { id, ..Default::default() });
         self.propose(vec![request.encode_to_vec().into()], vec![None]);

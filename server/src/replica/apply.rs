@@ -16,10 +16,11 @@ use etcore_raftlog::types::{EntryKind, LogEntry};
 use prost::Message;
 
 use super::messages::{Reply, ToFront};
-use super::{Proposal, Replica};
+use super::{Proposal, Replica, Slot};
 use crate::api::reader::Stop;
 use crate::api::txn::{self, Context};
 use crate::hasher::Job;
+use crate::limits;
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
 
@@ -38,6 +39,10 @@ impl Replica {
     /// Applies what is committed; true if anything was.
     pub(super) fn apply_committed(&mut self) -> bool {
         let mut any = false;
+        if !self.to_apply.is_empty() && self.applying_since.is_none() {
+            self.applying_since = Some(self.shared.clock.elapsed());
+        }
+        let mut count = 0u64;
         // Behind an entry that could not be applied none may be.
         while !self.stopped
             && let Some(entry) = self.to_apply.pop_front()
@@ -45,6 +50,7 @@ impl Replica {
             match self.apply_entry(&entry) {
                 Ok(reply) => {
                     any = true;
+                    count += 1;
                     let bytes = &mut self.space.proposed_bytes;
                     *bytes = bytes.saturating_sub(entry.data.len() as u64);
                     self.answer(&entry, reply);
@@ -60,36 +66,61 @@ impl Replica {
             }
         }
         self.unpublished |= any;
+        if any {
+            self.warn_of_slow_apply(count);
+        }
         any
     }
 
-    /// Pairs the entry with the proposal that waits for it.
-    fn answer(&mut self, entry: &LogEntry, reply: Option<Reply>) {
-        while let Some(Proposal { index, term, from }) = self.proposals.front() {
-            if *index > entry.index {
-                break;
-            }
-            let (index, term, from) = (*index, *term, *from);
-            self.proposals.pop_front();
-            let Some((front, slot)) = from else { continue };
-            // Another leader's entry took the place of ours.
-            if index != entry.index || term != entry.term {
-                let reply = Reply::Refused(EtcdError::LeaderChanged.into());
-                self.replies.push((front, ToFront::Reply { slot, reply }));
-                continue;
-            }
-            let reply = match reply {
-                Some(reply) => reply,
-                None => Reply::Refused(EtcdError::Stopped.into()),
-            };
-            let message = ToFront::Reply { slot, reply };
-            match self.waits_for_compaction.take() {
-                Some(revision) => self.physical_compactions.push((revision, front, message)),
-                None => self.replies.push((front, message)),
-            }
+    /// Entries are timed together: one of them alone may be the slow one, or a page it waited for.
+    fn warn_of_slow_apply(&mut self, count: u64) {
+        let now = self.shared.clock.elapsed();
+        let again = (!self.to_apply.is_empty()).then_some(now);
+        let Some(since) = std::mem::replace(&mut self.applying_since, again) else { return };
+        let took_ms = now.saturating_sub(since).as_millis();
+        if took_ms <= u128::from(limits::SLOW_APPLY_MS) {
             return;
         }
-        self.waits_for_compaction = None;
+        self.shared.metrics.slow_applies.inc();
+        tracing::warn!(
+            took = %format_args!("{took_ms}ms"),
+            expected_duration = %format_args!("{}ms", limits::SLOW_APPLY_MS),
+            entries = count,
+            applied_index = self.store.applied().0.0,
+            "apply request took too long"
+        );
+    }
+
+    /// Answers whoever waits for the entry.
+    fn answer(&mut self, entry: &LogEntry, reply: Option<Reply>) {
+        let compaction = self.waits_for_compaction.take();
+        let Some((front, slot)) = self.waits_for(entry) else { return };
+        let reply = match reply {
+            Some(reply) => reply,
+            None => Reply::Refused(EtcdError::Stopped.into()),
+        };
+        let message = ToFront::Reply { slot, reply };
+        match compaction {
+            Some(revision) => self.physical_compactions.push((revision, front, message)),
+            None => self.replies.push((front, message)),
+        }
+    }
+
+    /// Who proposed the entry through this member and waits for it.
+    fn waits_for(&mut self, entry: &LogEntry) -> Option<(usize, Slot)> {
+        while let Some(Proposal { index, term, from, .. }) =
+            self.proposals.pop_front_if(|proposal| proposal.index <= entry.index)
+        {
+            if index == entry.index && term == entry.term {
+                return from.map(|origin| (origin.front, origin.slot));
+            }
+            // Another leader's entry took its place, for good.
+            if let Some(origin) = from {
+                let reply = Reply::Refused(EtcdError::LeaderChanged.into());
+                self.replies.push((origin.front, ToFront::Reply { slot: origin.slot, reply }));
+            }
+        }
+        self.waiting.take(&entry.data)
     }
 
     fn apply_entry(&mut self, entry: &LogEntry) -> Result<Option<Reply>, Halt> {
@@ -100,7 +131,7 @@ impl Replica {
             }
             EntryKind::Normal if entry.data.is_empty() => {
                 self.store.skip(entry.index, entry.term);
-                self.promote_lessor(entry.term);
+                self.begin_term(entry.term);
                 Ok(None)
             }
             EntryKind::Normal => match wire::wrapped_put(&entry.data) {
@@ -163,15 +194,25 @@ impl Replica {
             return Ok(None);
         }
         if let Some(attributes) = request.cluster_member_attr_set {
+            let id = request.header.map_or(0, |header| header.id);
+            self.published_self |= self.publishing.contains(&id);
             self.apply_attributes(entry, attributes)?;
             return Ok(None);
         }
         if let Some(version) = request.cluster_version_set {
+            let known = self.cluster_version.clone();
             let mut txn = self.store.begin(entry.index, entry.term);
             txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, version.ver.as_bytes());
             txn.commit();
             self.refresh_cluster();
-            tracing::info!(cluster_version = %version.ver, "set initial cluster version");
+            match known {
+                None => {
+                    tracing::info!(cluster_version = %version.ver, "set initial cluster version");
+                }
+                Some(from) => {
+                    tracing::info!(from = %from, to = %version.ver, "updated cluster version");
+                }
+            }
             return Ok(None);
         }
         Err(Halt::Broken(

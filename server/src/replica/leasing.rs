@@ -13,14 +13,15 @@ use etcore_engine::bucket::Bucket;
 use etcore_engine::types::Term;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
+use etcore_raftlog::peer::ConnId;
 use etcore_raftlog::types::LogEntry;
 use prost::Message;
 
+use super::Replica;
 use super::lessor::pace::Pace;
 use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
-use super::{Replica, Slot};
 use crate::{limits, wire};
 
 /// Field number of `lease_revoke` in InternalRaftRequest.
@@ -34,10 +35,20 @@ const SLEPT_TICKS: u64 = 3;
 
 /// A question that waits.
 #[derive(Debug)]
-struct Waiting {
-    front: usize,
-    since_ms: u64,
-    ask: LeaseAsk,
+pub(super) struct Waiting {
+    pub(super) asker: Asker,
+    pub(super) since_ms: u64,
+    /// Asked of the leader again then.
+    pub(super) not_before_ms: u64,
+    pub(super) ask: LeaseAsk,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    Front(usize),
+    /// Another member, over this connection.
+    Peer(ConnId),
 }
 
 /// Whether this leader knows that it still leads.
@@ -55,8 +66,8 @@ pub(super) struct LeaseDesk {
     pub(super) lessor: Lessor,
     pace: Pace,
     leadership: Leadership,
-    /// To be answered at the end of the turn, or once this member may answer.
-    queued: VecDeque<Waiting>,
+    /// To be answered at the end of the turn, or once this member may answer, or by the leader.
+    pub(super) queued: VecDeque<Waiting>,
     /// Renewals that wait for an entry about their lease.
     parked: BTreeMap<i64, Vec<Waiting>>,
     /// Leases whose checkpoint must be cleared before they can be renewed.
@@ -126,23 +137,34 @@ impl Replica {
         if slept_ms > SLEPT_TICKS * tick_ms && self.is_leader() {
             self.desk.leadership = Leadership::Doubted;
         }
-        // The fronts answer what is overdue by themselves.
-        self.desk.queued.retain(|waiting| waiting.ask.deadline_ms > now_ms);
+        // The fronts answer what is overdue by themselves; peers are told.
+        let mut peers = Vec::new();
+        let mut is_due = |waiting: &Waiting| {
+            let overdue = waiting.ask.deadline_ms <= now_ms;
+            if let Asker::Peer(conn) = waiting.asker
+                && overdue
+            {
+                peers.push((conn, waiting.ask.question));
+            }
+            !overdue
+        };
+        self.desk.queued.retain(&mut is_due);
         let lessor = &mut self.desk.lessor;
         self.desk.parked.retain(|id, waiting| {
-            waiting.retain(|waiting| waiting.ask.deadline_ms > now_ms);
+            waiting.retain(&mut is_due);
             if waiting.is_empty() {
                 lessor.clearing_failed(*id);
             }
             !waiting.is_empty()
         });
+        peers.into_iter().for_each(|(conn, question)| self.refuse_peer(conn, question));
         if self.is_leader() && self.desk.lessor.is_primary() {
             let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
             while !self.to_apply.is_empty()
                 && let Some(waiting) = self.desk.queued.pop_front_if(|waiting| overdue(waiting))
             {
                 let refused = LeaseAnswer::Refused(EtcdError::TimeoutWaitAppliedIndex.into());
-                self.answer_lease(waiting.front, waiting.ask.slot, refused);
+                self.answer_lease(&waiting, refused);
             }
         }
     }
@@ -157,18 +179,21 @@ impl Replica {
         }
         for front in 0..self.fronts.len() {
             while let Some(ask) = self.fronts[front].asks.pop() {
-                self.desk.queued.push_back(Waiting { front, since_ms: self.now_ms, ask });
+                let (asker, since_ms) = (Asker::Front(front), self.now_ms);
+                self.desk.queued.push_back(Waiting { asker, since_ms, not_before_ms: 0, ask });
             }
         }
     }
 
     /// Answers what can be answered; the rest waits.
     pub(super) fn answer_lease_asks(&mut self) {
-        if self.desk.queued.is_empty()
-            || !self.is_leader()
-            || !self.desk.lessor.is_primary()
-            || self.desk.leadership != Leadership::Sure
-        {
+        if self.desk.queued.is_empty() {
+            return;
+        }
+        if !self.is_leader() {
+            return self.pass_on_lease_asks();
+        }
+        if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }
         let behind = !self.to_apply.is_empty();
@@ -192,12 +217,17 @@ impl Replica {
                 LeaseQuestion::TimeToLive { id, keys } => self.time_to_live(id, keys),
                 LeaseQuestion::List => LeaseAnswer::Leases(self.desk.lessor.list()),
             };
-            self.answer_lease(waiting.front, waiting.ask.slot, answer);
+            self.answer_lease(&waiting, answer);
         }
     }
 
-    fn answer_lease(&mut self, front: usize, slot: Slot, answer: LeaseAnswer) {
-        self.fronts[front].send(ToFront::Lease { slot, answer });
+    pub(super) fn answer_lease(&mut self, waiting: &Waiting, answer: LeaseAnswer) {
+        match waiting.asker {
+            Asker::Front(front) => {
+                self.fronts[front].send(ToFront::Lease { slot: waiting.ask.slot, answer });
+            }
+            Asker::Peer(conn) => self.answer_peer(conn, &waiting.ask, answer),
+        }
     }
 
     /// `None` if it must wait for an entry.
@@ -225,7 +255,11 @@ impl Replica {
     }
 
     /// Adds to a batch of proposals what this leader has to say about leases.
-    pub(super) fn propose_leases(&mut self, batch: &mut Vec<Bytes>, origins: &mut Vec<Origin>) {
+    pub(super) fn propose_leases(
+        &mut self,
+        batch: &mut Vec<Bytes>,
+        origins: &mut Vec<Option<Origin>>,
+    ) {
         if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }
@@ -274,12 +308,15 @@ impl Replica {
     }
 
     pub(super) fn new_request_id(&mut self) -> u64 {
-        self.next_request_id += 1;
-        self.next_request_id
+        self.ids.next(&self.shared.ids)
     }
 
-    /// The first entry of this leader's term was applied: all before it are.
-    pub(super) fn promote_lessor(&mut self, term: Term) {
+    /// The first entry of a term was applied: if it is this leader's, all before it are; another
+    /// leader answers reads from now on.
+    pub(super) fn begin_term(&mut self, term: Term) {
+        if !self.is_leader() && term == self.soft_state.term {
+            self.log.node.retry_reads();
+        }
         if self.is_leader() && term == self.soft_state.term {
             let extend_ms = u64::try_from(self.shared.config.election.as_millis()).unwrap_or(0);
             self.desk.lessor.promote(self.now_ms, extend_ms);

@@ -6,10 +6,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::{AlignedBuf, FileOp, FileOutput, StdDisk, run, zero_fill};
+use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::wal::ReadPlan;
 
 use crate::driver::{LogFile, Waker};
 use crate::pool::Pool;
@@ -49,16 +52,23 @@ pub type Finished = (Lane, io::Result<FileOutput>);
 /// How a simulated disk starts an operation.
 pub type StartOp = Box<dyn FnMut(Lane, FileOp) -> Started + Send>;
 
+/// How a simulated disk reads bytes of a file of the log: fewer at its end, none if that fails.
+pub type ReadOp = Box<dyn FnMut(&str, u64, usize) -> Vec<u8> + Send>;
+
+/// Entries that were read back, with the ID they were asked for by.
+type Fetched = (u64, Vec<LogEntry>);
+
 /// See the module text.
 pub struct LogFiles {
     hands: Hands,
     finished: Arc<ArrayQueue<Finished>>,
+    fetched: Arc<ArrayQueue<Fetched>>,
 }
 
 /// Who carries out operations.
 enum Hands {
     Threads { disk: StdDisk, pool: Pool, waker: Waker },
-    Simulated(StartOp),
+    Simulated(StartOp, ReadOp),
 }
 
 /// One operation per lane is outstanding at most.
@@ -67,21 +77,28 @@ const FINISHED: usize = 4;
 impl LogFiles {
     /// Goes on with the disk that recovery opened the files in.
     pub fn new(disk: StdDisk, pool: Pool, waker: Waker) -> Self {
-        let hands = Hands::Threads { disk, pool, waker };
-        Self { hands, finished: Arc::new(ArrayQueue::new(FINISHED)) }
+        Self::with(Hands::Threads { disk, pool, waker })
+    }
+
+    fn with(hands: Hands) -> Self {
+        let finished = Arc::new(ArrayQueue::new(FINISHED));
+        // raft asks for what it misses again, should this be full.
+        let fetched = Arc::new(ArrayQueue::new(etcore_raftlog::limits::FETCHES_MAX));
+        Self { hands, finished, fetched }
     }
 
     /// Files of a simulated disk; what ends later is put into the queue that is returned.
-    pub fn simulated(start: StartOp) -> (Self, Arc<ArrayQueue<Finished>>) {
-        let finished = Arc::new(ArrayQueue::new(FINISHED));
-        (Self { hands: Hands::Simulated(start), finished: finished.clone() }, finished)
+    pub fn simulated(start: StartOp, read: ReadOp) -> (Self, Arc<ArrayQueue<Finished>>) {
+        let files = Self::with(Hands::Simulated(start, read));
+        let finished = files.finished.clone();
+        (files, finished)
     }
 
     /// Starts an operation.
     pub fn start(&mut self, lane: Lane, op: FileOp) -> Started {
         let (disk, pool, waker) = match &mut self.hands {
             Hands::Threads { disk, pool, waker } => (disk, pool, waker),
-            Hands::Simulated(start) => return start(lane, op),
+            Hands::Simulated(start, _) => return start(lane, op),
         };
         let handle = |disk: &StdDisk, file| {
             disk.handle(file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
@@ -128,6 +145,40 @@ impl LogFiles {
         }
     }
 
+    /// Reads older entries back for a peer; [`LogFiles::poll_fetched`] returns them.
+    pub fn fetch(&mut self, id: u64, plan: ReadPlan) {
+        let (disk, pool, waker) = match &mut self.hands {
+            Hands::Threads { disk, pool, waker } => (disk, pool, waker),
+            Hands::Simulated(_, read) => {
+                let bytes = read(&plan.name, plan.offset_bytes, plan.len_bytes);
+                let _ = self.fetched.push((id, plan.decode(&bytes)));
+                return;
+            }
+        };
+        let (fetched, waker) = (self.fetched.clone(), waker.clone());
+        let path = disk.root().join(&plan.name);
+        let job = Box::new(move || {
+            let entries = match read_at(&path, plan.offset_bytes, plan.len_bytes) {
+                Ok(bytes) => plan.decode(&bytes),
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), error = %error, "cannot read the log");
+                    Vec::new()
+                }
+            };
+            let _ = fetched.push((id, entries));
+            waker.wake();
+        });
+        if let Err(job) = pool.run(job) {
+            job();
+        }
+    }
+
+    /// The next entries that were read back, with the ID they were asked for by; none if reading
+    /// failed.
+    pub fn poll_fetched(&self) -> Option<(u64, Vec<LogEntry>)> {
+        self.fetched.pop()
+    }
+
     /// The next operation that ended on the pool.
     pub fn poll(&self) -> Option<Finished> {
         self.finished.pop()
@@ -135,6 +186,24 @@ impl LogFiles {
 
     /// True if one waits.
     pub fn has_finished(&self) -> bool {
-        !self.finished.is_empty()
+        !self.finished.is_empty() || !self.fetched.is_empty()
     }
+}
+
+/// Up to so many bytes of a file.
+fn read_at(path: &std::path::Path, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = vec![0; len_bytes];
+    let mut read_bytes = 0;
+    while read_bytes < len_bytes {
+        let at = offset_bytes + read_bytes as u64;
+        match file.read_at(&mut bytes[read_bytes..], at) {
+            Ok(0) => break,
+            Ok(count) => read_bytes += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(read_bytes);
+    Ok(bytes)
 }

@@ -17,6 +17,8 @@ pub enum ToReplica {
     Propose {
         /// Who waits.
         slot: Slot,
+        /// The ID in the entry's header.
+        id: u64,
         /// The entry's data.
         data: Bytes,
     },
@@ -24,6 +26,13 @@ pub enum ToReplica {
     Read {
         /// Tickets count up within a front.
         up_to: u64,
+    },
+    /// Hands leadership over; answered by a [`ToFront::Reply`].
+    MoveLeader {
+        /// Who waits.
+        slot: Slot,
+        /// To this member.
+        target: u64,
     },
     /// Rewrites the page file densely; answered by [`ToFront::Defragmented`].
     Defragment {

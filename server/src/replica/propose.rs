@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, membershippb};
-use etcore_raftlog::node::{ProposeError, Proposed};
+use etcore_raftlog::node::{Destination, ProposeError, Proposed};
 use etcore_raftlog::wal::Admission;
 use prost::Message;
 
@@ -13,81 +13,212 @@ use crate::{limits, version};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
 
-pub(super) type Origin = Option<(usize, Slot)>;
+/// Who waits for a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) front: usize,
+    pub(super) slot: Slot,
+    /// The request's.
+    pub(super) id: u64,
+}
+
+/// What one step of raft proposes.
+struct Batch {
+    data: Vec<Bytes>,
+    origins: Vec<Option<Origin>>,
+    bytes: usize,
+    /// What the log takes.
+    room: usize,
+    /// There is no spare segment: the room is what is left of the current one.
+    scarce: bool,
+}
+
+impl Batch {
+    fn new(room: usize, scarce: bool) -> Self {
+        Self { data: Vec::new(), origins: Vec::new(), bytes: 0, room, scarce }
+    }
+
+    fn is_full(&self) -> bool {
+        self.data.len() >= limits::PROPOSE_ENTRIES || self.bytes >= self.room && !self.scarce
+    }
+
+    fn fits(&self, data: &Bytes) -> bool {
+        !self.scarce || self.bytes + data.len() + ENTRY_OVERHEAD <= self.room
+    }
+
+    fn add(&mut self, origin: Option<Origin>, data: Bytes) {
+        self.bytes += data.len() + if self.scarce { ENTRY_OVERHEAD } else { 0 };
+        self.origins.push(origin);
+        self.data.push(data);
+    }
+}
 
 impl Replica {
-    /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step. Without a
-    /// leader everything stays in the rings; the fronts time it out.
+    /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step, or gives
+    /// it to the leader. While nobody leads it stays in the rings; the fronts time it out.
     pub(super) fn take_requests(&mut self) {
-        self.log_is_busy = false;
-        if !self.is_leader() {
-            return;
-        }
-        if !self.is_short_of_space() && self.must_wait_for_space() {
-            self.log_is_busy = true;
-            return self.take_reads();
-        }
-        // Without a spare segment only what fits into the current one.
-        let (room, scarce) = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
-            Ok(()) => (limits::PROPOSE_BYTES, false),
-            Err(Admission::Busy { .. }) => {
-                self.log_is_busy = true;
-                return self.take_reads();
+        self.proposals_wait = false;
+        match self.log.node.destination() {
+            Destination::Here => self.take_as_leader(),
+            Destination::Leader => self.take_as_follower(),
+            Destination::Nowhere => {
+                self.proposals_wait = true;
+                self.take_reads();
             }
-            Err(Admission::NoSpace { reason }) => {
-                // While a spare is merely being made, requests wait for it; a full disk is told.
-                if reason.is_none() {
-                    self.log_is_busy = true;
-                    return self.take_reads();
-                }
-                (usize::try_from(self.log.writer.room_bytes()).unwrap_or(0), true)
-            }
-            Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
-        };
-        let mut origins: Vec<Origin> = Vec::new();
+        }
+    }
+
+    /// Forwards proposals, as many in a message as fit.
+    fn take_as_follower(&mut self) {
+        let mut origins = Vec::new();
         let mut batch: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
-        let tight = self.is_short_of_space();
+        let (mut bytes, mut count) = (0, 0);
         for front in 0..self.fronts.len() {
-            while batch.len() < limits::PROPOSE_ENTRIES && (bytes < room || scarce) {
-                let Some(message) = self.fronts[front].inbox.pop() else { break };
-                match message {
-                    ToReplica::Read { up_to } => self.take_read(front, up_to),
-                    ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
-                    ToReplica::Propose { slot, data }
-                        if tight && space::grows(&data)
-                            || scarce && bytes + data.len() + ENTRY_OVERHEAD > room =>
-                    {
-                        self.refuse(Some((front, slot)), EtcdError::NoSpace);
-                    }
-                    ToReplica::Propose { slot, data } => {
-                        bytes += data.len() + if scarce { ENTRY_OVERHEAD } else { 0 };
-                        origins.push(Some((front, slot)));
-                        batch.push(data);
-                    }
+            while count < limits::PROPOSE_ENTRIES {
+                // What this member took as large while it led comes first.
+                let large = self.fronts[front].large.pop_front();
+                let (origin, data) = match large {
+                    Some(large) => large,
+                    None => match self.fronts[front].inbox.pop() {
+                        None => break,
+                        Some(ToReplica::Propose { slot, id, data }) => {
+                            (Origin { front, slot, id }, data)
+                        }
+                        Some(other) => {
+                            self.take_other(front, other);
+                            continue;
+                        }
+                    },
+                };
+                if !batch.is_empty() && bytes + data.len() > limits::FORWARD_BYTES {
+                    bytes = 0;
+                    self.propose(std::mem::take(&mut batch), std::mem::take(&mut origins));
                 }
+                (bytes, count) = (bytes + data.len(), count + 1);
+                origins.push(Some(origin));
+                batch.push(data);
             }
-        }
-        // Revocations give space back; they are small, and this is room for all of a turn.
-        if !scarce || room - bytes.min(room) > limits::LEASE_TURN_BYTES {
-            self.propose_leases(&mut batch, &mut origins);
         }
         if !batch.is_empty() {
             self.propose(batch, origins);
         }
     }
 
-    /// Reads go on while proposals must wait for the disk.
+    fn take_as_leader(&mut self) {
+        if !self.is_short_of_space() && self.must_wait_for_space(0) {
+            self.proposals_wait = true;
+            return self.take_reads();
+        }
+        // Without a spare segment only what fits into the current one.
+        let (room, scarce) = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
+            Ok(()) => (limits::PROPOSE_BYTES, false),
+            Err(Admission::Busy { .. }) => {
+                self.proposals_wait = true;
+                return self.take_reads();
+            }
+            Err(Admission::NoSpace { reason }) => {
+                // While a spare is merely being made, requests wait for it; a full disk is told.
+                if reason.is_none() {
+                    self.proposals_wait = true;
+                    return self.take_reads();
+                }
+                (usize::try_from(self.log.writer.room_bytes()).unwrap_or(0), true)
+            }
+            Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
+        };
+        // Every other turn other members' clients come first.
+        self.peers_first = !self.peers_first;
+        let tight = self.is_short_of_space();
+        let from_peers =
+            if self.peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
+        let room = room.saturating_sub(from_peers);
+        let mut batch = Batch::new(room, scarce);
+        for front in 0..self.fronts.len() {
+            while !batch.is_full()
+                && let Some(message) = self.fronts[front].inbox.pop()
+            {
+                match message {
+                    ToReplica::Propose { slot, id, data } => {
+                        let origin = Origin { front, slot, id };
+                        if data.len() > limits::LARGE_PROPOSAL_BYTES {
+                            self.fronts[front].large.push_back((origin, data));
+                        } else {
+                            self.take_proposal(origin, data, &mut batch);
+                        }
+                    }
+                    other => self.take_other(front, other),
+                }
+            }
+        }
+        self.take_large(&mut batch);
+        let Batch { mut data, mut origins, bytes, .. } = batch;
+        // Revocations give space back; they are small, and this is room for all of a turn.
+        if !scarce || room - bytes.min(room) > limits::LEASE_TURN_BYTES {
+            self.propose_leases(&mut data, &mut origins);
+        }
+        if !data.is_empty() {
+            self.propose(data, origins);
+        }
+        if !self.peers_first {
+            self.step_forwarded(room.saturating_sub(bytes), tight, scarce);
+        }
+    }
+
+    /// Puts a proposal into the batch, unless the disk has no room for it.
+    fn take_proposal(&mut self, origin: Origin, data: Bytes, batch: &mut Batch) {
+        let refused = self.is_short_of_space() && space::grows(&data);
+        if refused || !batch.fits(&data) {
+            self.refuse(Some(origin), EtcdError::NoSpace);
+        } else {
+            batch.add(Some(origin), data);
+        }
+    }
+
+    /// Adds large proposals, one of each front in turn, while the log's next write is short and
+    /// the page file has room beyond what is kept for small ones.
+    fn take_large(&mut self, batch: &mut Batch) {
+        self.large_wait = false;
+        if self.fronts.iter().all(|front| front.large.is_empty()) {
+            return;
+        }
+        let spared_bytes = limits::SMALL_PROPOSALS_SPARE_BYTES;
+        if !self.is_short_of_space() && self.must_wait_for_space(spared_bytes) {
+            self.large_wait = true;
+            return;
+        }
+        let mut any = true;
+        while std::mem::take(&mut any) {
+            for front in 0..self.fronts.len() {
+                let write_bytes = self.log.writer.staged_bytes() + batch.bytes as u64;
+                if write_bytes >= limits::LARGE_BATCH_BYTES || batch.is_full() {
+                    self.large_wait = write_bytes >= limits::LARGE_BATCH_BYTES;
+                    return;
+                }
+                if let Some((origin, data)) = self.fronts[front].large.pop_front() {
+                    self.take_proposal(origin, data, batch);
+                    any = true;
+                }
+            }
+        }
+    }
+
+    /// Reads go on while proposals must wait for the disk, or for a leader.
     fn take_reads(&mut self) {
         for front in 0..self.fronts.len() {
             let is_read = |message: &ToReplica| !matches!(message, ToReplica::Propose { .. });
             while let Some(message) = self.fronts[front].inbox.pop_if(is_read) {
-                match message {
-                    ToReplica::Read { up_to } => self.take_read(front, up_to),
-                    ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
-                    ToReplica::Propose { .. } => {}
-                }
+                self.take_other(front, message);
             }
+        }
+    }
+
+    /// Takes what is no proposal.
+    fn take_other(&mut self, front: usize, message: ToReplica) {
+        match message {
+            ToReplica::Read { up_to } => self.take_read(front, up_to),
+            ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
+            ToReplica::MoveLeader { slot, target } => self.move_leader(front, slot, target),
+            ToReplica::Propose { .. } => {}
         }
     }
 
@@ -101,19 +232,21 @@ impl Replica {
         }
     }
 
-    pub(super) fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Origin>) {
-        let bytes: usize = batch.iter().map(Bytes::len).sum();
-        self.space.proposed_bytes += bytes as u64;
+    pub(super) fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Option<Origin>>) {
+        let deadline_ms = self.now_ms + self.request_timeout_ms;
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {
+                // What an earlier leadership of this member has left there is gone.
+                self.outlive_overwritten(first.0);
                 for (index, from) in (first.0..).zip(origins) {
                     let index = etcore_engine::types::LogIndex(index);
-                    self.proposals.push_back(Proposal { index, term, from });
+                    self.proposals.push_back(Proposal { index, term, from, deadline_ms });
                 }
             }
-            // Only a leader takes requests, and it appends them itself.
             Ok(Proposed::Forwarded { .. }) => {
-                origins.into_iter().for_each(|from| self.refuse(from, EtcdError::Timeout));
+                for origin in origins.into_iter().flatten() {
+                    self.waiting.insert(origin, deadline_ms);
+                }
             }
             Err(error) => {
                 let error = match error {
@@ -124,19 +257,21 @@ impl Replica {
                         EtcdError::RequestTooLarge
                     }
                 };
-                self.space.proposed_bytes = self.space.proposed_bytes.saturating_sub(bytes as u64);
                 origins.into_iter().for_each(|from| self.refuse(from, error));
             }
         }
     }
 
-    /// Publishes this member's name and client URLs, and the cluster version, through raft, as
-    /// every etcd member does when it starts.
+    /// Publishes this member's name and client URLs through raft, as every etcd member does when it
+    /// starts, until that is applied. A member alone sets the cluster version with it.
     pub(super) fn propose_member(&mut self) {
-        if self.published_self || !self.is_leader() {
+        if self.published_self
+            || self.now_ms < self.publish_again_ms
+            || self.log.node.destination() == Destination::Nowhere
+        {
             return;
         }
-        self.published_self = true;
+        self.publish_again_ms = self.now_ms + self.request_timeout_ms;
         let config = &self.shared.config;
         let attributes = membershippb::Attributes {
             name: config.name.clone(),
@@ -155,13 +290,18 @@ impl Replica {
             }),
             ..Default::default()
         };
+        let alone = self.is_leader() && self.log.node.conf_state().voters.len() == 1;
+        let requests = [(alone && self.cluster_version.is_none()).then_some(cluster_version)];
         let mut batch = Vec::new();
-        for mut request in [publish, cluster_version] {
-            self.next_request_id += 1;
-            request.header =
-                Some(pb::RequestHeader { id: self.next_request_id, ..Default::default() });
+        for mut request in requests.into_iter().flatten().chain([publish]) {
+            let id = self.new_request_id();
+            if request.cluster_member_attr_set.is_some() {
+                self.publishing.push(id);
+            }
+            request.header = Some(pb::RequestHeader { id, ..Default::default() });
             batch.push(request.encode_to_vec().into());
         }
-        self.propose(batch, vec![None, None]);
+        let origins = vec![None; batch.len()];
+        self.propose(batch, origins);
     }
 }

@@ -37,7 +37,7 @@ impl Replica {
     /// Clients are let in once this member is in the view it publishes: then everything that was
     /// committed before the restart is in it too.
     fn start_serving(&mut self) {
-        if self.serving || !self.published_self || !self.proposals.is_empty() {
+        if self.serving || !self.published_self {
             return;
         }
         self.serving = true;

@@ -35,9 +35,11 @@ impl Replica {
 
     /// True if a checkpoint could need more than the page file has: the next one must end first,
     /// and find out whether the disk gives more. What is in the log can always be saved then.
-    pub(super) fn must_wait_for_space(&mut self) -> bool {
+    /// `spared_bytes` are left to others.
+    pub(super) fn must_wait_for_space(&mut self, spared_bytes: u64) -> bool {
         let unsaved_bytes = self.store.row_bytes() as u64 + self.space.proposed_bytes;
-        let wait = unsaved_bytes / 4 * 5 + limits::CHECKPOINT_SLACK_BYTES > self.space.spare_bytes;
+        let kept_bytes = limits::CHECKPOINT_SLACK_BYTES + spared_bytes;
+        let wait = unsaved_bytes / 4 * 5 + kept_bytes > self.space.spare_bytes;
         if wait {
             self.store.checkpoint_now();
         }
@@ -46,14 +48,15 @@ impl Replica {
 
     /// Tries again what found no room, and tells when that changes. For a timer.
     pub(super) fn look_for_space(&mut self) {
+        let short = self.is_short_of_space();
+        self.log.writer.set_scarce(short);
         if self.space.stalled {
             // Full only if the background is busy, and then it will be asked again.
             let _ = self.background.submit(Task::Retry);
-        } else if self.space.tight {
-            // The next checkpoint finds out.
+        } else if short {
+            // The next checkpoint finds out, and lets go of log segments.
             self.store.checkpoint_soon();
         }
-        let short = self.is_short_of_space();
         if short && !self.space.reported {
             tracing::error!(
                 data_dir = %self.shared.config.data_dir,

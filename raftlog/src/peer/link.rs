@@ -1,0 +1,136 @@
+//! What is known of one peer: its addresses, its streams, what waits for it.
+//!
+//! Owned by the transport. Plain state with small rules; connections are the transport's.
+
+use std::collections::VecDeque;
+
+use super::conn::Job;
+use super::queue::Queue;
+use super::{ConnId, Counters, StreamKind};
+
+/// The shortest time between two attempts to dial a stream (etcd: DialRetryFrequency).
+const DIAL_MS: u64 = 100;
+/// Doublings of it while attempts fail.
+const DIAL_DOUBLINGS: u32 = 3;
+
+/// See the module text.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: u64,
+    urls: Vec<String>,
+    picked: usize,
+    /// Not a member yet: it is only answered.
+    pub(super) is_remote: bool,
+    pub(super) is_active: bool,
+    pub(super) readers: [ReadEnd; 2],
+    pub(super) writers: [WriteEnd; 2],
+    pub(super) jobs: VecDeque<Queued>,
+    /// Connections for jobs, dialled ones included.
+    pub(super) exchanges: Vec<ConnId>,
+    pub(super) is_probing: bool,
+    pub(super) next_probe_ms: u64,
+    pub(super) counters: Counters,
+}
+
+/// A job that waits for a connection.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) job: Job,
+    /// When it must be answered.
+    pub(super) deadline_ms: u64,
+}
+
+/// The end of a stream on which this member receives.
+#[derive(Debug, Default)]
+pub(super) struct ReadEnd {
+    /// Dialled, asked for, or open.
+    pub(super) conn: Option<ConnId>,
+    next_dial_ms: u64,
+    failures: u32,
+}
+
+/// The end of a stream on which this member sends.
+#[derive(Debug, Default)]
+pub(super) struct WriteEnd {
+    pub(super) conn: Option<ConnId>,
+    pub(super) queue: Queue,
+}
+
+impl Link {
+    pub(super) fn new(id: u64, urls: Vec<String>, is_remote: bool, next_probe_ms: u64) -> Self {
+        Self {
+            id,
+            urls,
+            picked: 0,
+            is_remote,
+            is_active: false,
+            readers: Default::default(),
+            writers: Default::default(),
+            jobs: VecDeque::new(),
+            exchanges: Vec::new(),
+            is_probing: false,
+            next_probe_ms,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn urls(&self) -> &[String] {
+        &self.urls
+    }
+
+    pub(super) fn set_urls(&mut self, urls: Vec<String>) {
+        self.urls = urls;
+        self.picked = 0;
+    }
+
+    /// Where it shall be tried now.
+    pub(super) fn url(&self) -> Option<&str> {
+        self.urls.get(self.picked).map(String::as_str)
+    }
+
+    /// The address did not work: the next one is tried.
+    pub(super) fn next_url(&mut self) {
+        self.picked = (self.picked + 1) % self.urls.len().max(1);
+    }
+
+    pub(super) fn reader(&mut self, kind: StreamKind) -> &mut ReadEnd {
+        &mut self.readers[kind.slot()]
+    }
+
+    pub(super) fn writer(&mut self, kind: StreamKind) -> &mut WriteEnd {
+        &mut self.writers[kind.slot()]
+    }
+
+    /// How many jobs of this kind wait.
+    pub(super) fn waiting(&self, kind: impl Fn(&Job) -> bool) -> usize {
+        self.jobs.iter().filter(|queued| kind(&queued.job)).count()
+    }
+
+    /// The peer showed that it is there: what waits before it dials again need not.
+    pub(super) fn seen_alive(&mut self, now_ms: u64) {
+        for reader in &mut self.readers {
+            reader.failures = 0;
+            reader.next_dial_ms = reader.next_dial_ms.min(now_ms + DIAL_MS);
+        }
+    }
+}
+
+impl ReadEnd {
+    pub(super) fn is_due(&self, now_ms: u64) -> bool {
+        self.conn.is_none() && now_ms >= self.next_dial_ms
+    }
+
+    pub(super) fn dialled(&mut self, conn: ConnId) {
+        self.conn = Some(conn);
+    }
+
+    pub(super) fn established(&mut self) {
+        self.failures = 0;
+    }
+
+    pub(super) fn lost(&mut self, now_ms: u64) {
+        self.conn = None;
+        self.next_dial_ms = now_ms + (DIAL_MS << self.failures.min(DIAL_DOUBLINGS));
+        self.failures += 1;
+    }
+}

@@ -1,0 +1,294 @@
+//! Requests of this member, one at a time on a few connections to each peer: messages that no
+//! stream takes, questions, probes.
+//!
+//! Part of the transport. A request that fails on a connection that had been idle is tried once
+//! more on another: its peer may have closed it meanwhile. Raft's messages and the questions asked
+//! here may arrive twice.
+
+use bytes::Bytes;
+use etcore_proto::http1::ClientEvent;
+use etcore_proto::raftpb::Message;
+
+use super::{IDLE_MS, PROBE_MS, SILENCE_MS, Transport, host};
+use crate::limits;
+use crate::peer::conn::{Exchange, Job, Purpose, Role};
+use crate::peer::link::Queued;
+use crate::peer::queue::weight;
+use crate::peer::{AskError, ConnId, Event, PeerAnswer, PeerReport, Refusal};
+
+const _: () = assert!(IDLE_MS > PROBE_MS && IDLE_MS < SILENCE_MS);
+
+/// What the peer answers to a message of a member that was removed.
+const FROM_REMOVED: &[u8] = b"cannot process message from removed member";
+
+impl Transport {
+    /// Posts a message; false if too many wait.
+    pub(super) fn post(&mut self, peer: u64, message: Message) -> bool {
+        let Some(link) = self.link(peer) else { return false };
+        let waiting = link.waiting(|job| matches!(job, Job::Post(_)));
+        if waiting >= limits::PEER_PIPELINE_MESSAGES {
+            return false;
+        }
+        let deadline_ms = self.now_ms + SILENCE_MS;
+        self.queue_job(peer, Job::Post(Box::new(message)), deadline_ms);
+        true
+    }
+
+    pub(super) fn queue_job(&mut self, peer: u64, job: Job, deadline_ms: u64) {
+        if let Some(link) = self.link(peer) {
+            link.jobs.push_back(Queued { job, deadline_ms });
+            self.start_jobs(peer);
+        }
+    }
+
+    /// Asks every member whether it is there, when that is due.
+    pub(super) fn probe(&mut self) {
+        let now_ms = self.now_ms;
+        for at in 0..self.links.len() {
+            let link = &mut self.links[at];
+            if link.is_remote || link.is_probing || now_ms < link.next_probe_ms {
+                continue;
+            }
+            link.is_probing = true;
+            link.next_probe_ms = now_ms + PROBE_MS;
+            let peer = link.id;
+            self.queue_job(peer, Job::Probe, now_ms + PROBE_MS);
+        }
+    }
+
+    /// Gives waiting jobs to idle connections, and dials more while there are too few.
+    pub(super) fn start_jobs(&mut self, peer: u64) {
+        loop {
+            let Some(link) = self.link(peer) else { return };
+            if link.jobs.is_empty() {
+                return;
+            }
+            let exchanges = link.exchanges.clone();
+            let waiting = link.jobs.len();
+            let is_idle = |id: &ConnId| {
+                let conn = self.conns.get(id.slot as usize).and_then(|slot| slot.conn.as_ref());
+                matches!(conn, Some(conn) if conn.id == *id && matches!(
+                    &conn.role,
+                    Role::Exchange(exchange) if exchange.job.is_none() && exchange.client.is_reusable()
+                ))
+            };
+            if let Some(id) = exchanges.iter().copied().find(is_idle) {
+                self.start_job(id, peer);
+                continue;
+            }
+            let dialling = exchanges.iter().filter(|id| {
+                let conn = self.conns.get(id.slot as usize).and_then(|slot| slot.conn.as_ref());
+                matches!(conn, Some(conn) if matches!(conn.role, Role::Dial { .. }))
+            });
+            let dialling = dialling.count();
+            if dialling >= waiting || exchanges.len() >= limits::PEER_PIPELINE_CONNECTIONS {
+                return;
+            }
+            let Some(id) = self.dial(peer, Purpose::Exchange) else {
+                return self.fail_jobs(peer, "no address");
+            };
+            if let Some(link) = self.link(peer) {
+                link.exchanges.push(id);
+            }
+        }
+    }
+
+    fn start_job(&mut self, id: ConnId, peer: u64) {
+        let Some(link) = self.link(peer) else { return };
+        let Some(Queued { job, deadline_ms }) = link.jobs.pop_front() else { return };
+        let host = link.url().map(host).unwrap_or_default().to_owned();
+        let fields = self.local.fields();
+        let Some(conn) = self.conn(id) else { return };
+        let Role::Exchange(exchange) = &mut conn.role else { return };
+        let (method, target, content_type, body) = job.request();
+        let mut borrowed = vec![("Host", host.as_str())];
+        if !content_type.is_empty() {
+            borrowed.push(("Content-Type", content_type));
+        }
+        borrowed.extend(fields.iter().map(|(name, value)| (*name, value.as_str())));
+        let length = (method != "GET").then_some(body.len() as u64);
+        exchange.client.request(method, target, &borrowed, length);
+        if length.is_some() {
+            exchange.client.write(&body);
+        }
+        exchange.job = Some(job);
+        exchange.deadline_ms = deadline_ms;
+        exchange.status = 0;
+        exchange.body.clear();
+        exchange.is_sent = false;
+        self.mark_dirty(id);
+    }
+
+    pub(super) fn write_request(&mut self, exchange: &mut Exchange, out: &mut Vec<u8>) {
+        let before = out.len();
+        exchange.client.poll_transmit(out, limits::PEER_SEND_BYTES);
+        let is_first = !std::mem::replace(&mut exchange.is_sent, out.len() > before);
+        if is_first && exchange.is_sent && matches!(exchange.job, Some(Job::Probe)) {
+            self.event(Event::ProbeSent { peer: exchange.peer });
+        }
+    }
+
+    pub(super) fn read_answer(
+        &mut self,
+        exchange: &mut Exchange,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        exchange.client.receive(bytes).map_err(|error| error.to_string())?;
+        while let Some(event) = exchange.client.next_event() {
+            match event {
+                ClientEvent::Response(head) => exchange.status = head.status,
+                ClientEvent::Body(piece) => {
+                    if exchange.body.len() + piece.len() > limits::PEER_ANSWER_BYTES {
+                        return Err("the answer is too long".to_owned());
+                    }
+                    exchange.body.extend_from_slice(&piece);
+                }
+                ClientEvent::End => self.answered(exchange),
+            }
+        }
+        if exchange.job.is_none() && !exchange.client.is_reusable() {
+            return Err("done".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The peer closed the connection: an answer may end there.
+    pub(super) fn answer_ended(&mut self, exchange: &mut Exchange) -> String {
+        if exchange.client.closed().is_ok()
+            && exchange.job.is_some()
+            && exchange.client.next_event() == Some(ClientEvent::End)
+        {
+            self.answered(exchange);
+        }
+        "EOF".to_owned()
+    }
+
+    /// Draws the consequences of a complete answer.
+    fn answered(&mut self, exchange: &mut Exchange) {
+        exchange.done += 1;
+        let Some(job) = exchange.job.take() else { return };
+        let (peer, status) = (exchange.peer, exchange.status);
+        let body = Bytes::from(std::mem::take(&mut exchange.body));
+        match job {
+            Job::Post(message) if status == 204 => {
+                if let Some(link) = self.link(peer) {
+                    link.counters.sent_bytes += weight(&message) as u64;
+                }
+                self.activate(peer);
+            }
+            Job::Post(message) => {
+                let error = self.post_refused(peer, status, &body);
+                self.fail_job(peer, Job::Post(message), AskError::Unreachable, &error);
+            }
+            Job::Ask(ask) => {
+                let answer = Ok(PeerAnswer { status, body });
+                self.reports.push(PeerReport::Answered { token: ask.token, answer });
+            }
+            Job::Probe => {
+                let answer = match status {
+                    200 => Ok(body),
+                    _ => Err(format!("got unexpected HTTP status code {status}")),
+                };
+                self.probe_ended(peer, answer);
+            }
+        }
+        let now_ms = self.now_ms;
+        if let Some(link) = self.link(peer) {
+            link.seen_alive(now_ms);
+        }
+    }
+
+    fn post_refused(&mut self, peer: u64, status: u16, body: &[u8]) -> String {
+        if status == 403 && body.starts_with(FROM_REMOVED) {
+            if !self.reports.contains(&PeerReport::Removed) {
+                self.reports.push(PeerReport::Removed);
+            }
+            return "the member has been permanently removed from the cluster".to_owned();
+        }
+        match Refusal::from_answer(status, body) {
+            Some(refusal @ (Refusal::Version | Refusal::Cluster)) => {
+                self.event(Event::RefusedByPeer { peer, refusal });
+                refusal.to_string()
+            }
+            _ => format!("unexpected http status {status} while posting"),
+        }
+    }
+
+    fn probe_ended(&mut self, peer: u64, answer: Result<Bytes, String>) {
+        if let Some(link) = self.link(peer) {
+            link.is_probing = false;
+            self.event(Event::ProbeEnded { peer, answer });
+        }
+    }
+
+    /// A job ends without success.
+    pub(super) fn fail_job(&mut self, peer: u64, job: Job, why: AskError, error: &str) {
+        match job {
+            Job::Post(_) => {
+                if let Some(link) = self.link(peer) {
+                    link.counters.sent_failures += 1;
+                }
+                self.report_unreachable(peer);
+                self.deactivate(peer, format!("failed to write {peer:x} on pipeline ({error})"));
+            }
+            Job::Ask(ask) => {
+                self.reports.push(PeerReport::Answered { token: ask.token, answer: Err(why) });
+            }
+            Job::Probe => self.probe_ended(peer, Err(error.to_owned())),
+        }
+    }
+
+    /// The peer cannot be reached: nothing that waits for a connection will get one now.
+    pub(super) fn fail_jobs(&mut self, peer: u64, error: &str) {
+        let Some(link) = self.link(peer) else { return };
+        link.next_url();
+        for queued in std::mem::take(&mut link.jobs) {
+            self.fail_job(peer, queued.job, AskError::Unreachable, error);
+        }
+    }
+
+    /// Ends the jobs whose time has passed before they got a connection.
+    pub(super) fn expire_jobs(&mut self) {
+        let now_ms = self.now_ms;
+        for at in 0..self.links.len() {
+            let link = &mut self.links[at];
+            if link.jobs.iter().all(|queued| now_ms < queued.deadline_ms) {
+                continue;
+            }
+            let peer = link.id;
+            let (kept, late): (Vec<_>, Vec<_>) = std::mem::take(&mut link.jobs)
+                .into_iter()
+                .partition(|queued| now_ms < queued.deadline_ms);
+            link.jobs = kept.into();
+            for queued in late {
+                self.fail_job(peer, queued.job, AskError::TimedOut, "i/o timeout");
+            }
+        }
+    }
+
+    pub(super) fn exchange_gone(&mut self, peer: u64, id: ConnId) {
+        if let Some(link) = self.link(peer) {
+            link.exchanges.retain(|exchange| *exchange != id);
+        }
+    }
+
+    pub(super) fn exchange_ended(&mut self, id: ConnId, exchange: Exchange, reason: &str) {
+        let Exchange { peer, job, done, status, deadline_ms, .. } = exchange;
+        let now_ms = self.now_ms;
+        self.exchange_gone(peer, id);
+        let Some(job) = job else { return };
+        let is_late = now_ms >= deadline_ms;
+        if done > 0 && status == 0 && !is_late {
+            // The connection had been idle: its peer may have closed it before it saw the request.
+            if let Some(link) = self.link(peer) {
+                link.jobs.push_front(Queued { job, deadline_ms });
+            }
+            return;
+        }
+        let why = if is_late { AskError::TimedOut } else { AskError::Unreachable };
+        if let Some(link) = self.link(peer) {
+            link.next_url();
+        }
+        self.fail_job(peer, job, why, reason);
+    }
+}

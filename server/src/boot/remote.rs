@@ -1,0 +1,96 @@
+//! What a new member asks of others before it starts: whether the cluster knows it already.
+//!
+//! A member whose data directory was lost must not found its cluster a second time: it has
+//! forgotten its votes and its part of the log. Called by boot, before any thread runs, so it may
+//! wait, for a second per URL. Nobody answers while a cluster is being founded.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::config::{Config, ListenUrl};
+use crate::member::Member;
+
+/// etcd's BootstrapTimeoutEffective.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Of the answer; a member's record is a few hundred bytes.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// True if a peer of the initial cluster says that this member has published itself before.
+pub(super) fn is_bootstrapped(config: &Config, own_id: u64) -> bool {
+    let others = config.initial_cluster.iter().filter(|(name, _)| **name != config.name);
+    let mut urls: Vec<&String> = others.flat_map(|(_, urls)| urls).collect();
+    urls.sort();
+    // The first that answers counts, as in etcd.
+    urls.into_iter().find_map(|url| members(url)).is_some_and(|members| {
+        members.iter().any(|member| member.id == own_id && !member.client_urls.is_empty())
+    })
+}
+
+/// What a URL resolves to, in a form that can be compared.
+pub(super) fn resolved(text: &str) -> Result<String, String> {
+    match ListenUrl::parse(text)? {
+        ListenUrl::Unix { .. } => Ok(text.to_owned()),
+        ListenUrl::Tcp { host, port } => {
+            let failed =
+                |why: &dyn std::fmt::Display| format!("failed to resolve {text:?} ({why})");
+            let mut found =
+                (host.as_str(), port).to_socket_addrs().map_err(|error| failed(&error))?;
+            let first = found.next().ok_or_else(|| failed(&"no address"))?;
+            Ok(format!("http://{first}"))
+        }
+    }
+}
+
+/// The members as the peer at this URL knows them; `None` if it does not answer.
+fn members(url: &str) -> Option<Vec<Member>> {
+    let ListenUrl::Tcp { host, port } = ListenUrl::parse(url).ok()? else { return None };
+    let address = (host.as_str(), port).to_socket_addrs().ok()?.next()?;
+    let mut socket = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
+    socket.set_read_timeout(Some(TIMEOUT)).ok()?;
+    socket.set_write_timeout(Some(TIMEOUT)).ok()?;
+    let request = format!("GET /members HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    // What came before an error or a time-out may be the whole answer.
+    let _ = socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
+    let text = String::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    if head.split(' ').nth(1) != Some("200") {
+        return None;
+    }
+    // Chunked or not, the array is all that has brackets at its ends.
+    let json = body.get(body.find('[')?..=body.rfind(']')?)?;
+    serde_json::from_str(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufRead;
+
+    use super::*;
+    use crate::config::flags::{self, Asked};
+
+    #[test]
+    fn a_member_that_a_peer_knows_is_not_new() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answering = std::thread::spawn(move || {
+            for body in [r#"[{"id":5,"clientURLs":["http://c:1"]}]"#, r#"[{"id":5}]"#] {
+                let (mut socket, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                std::io::BufReader::new(&socket).read_line(&mut line).unwrap();
+                assert_eq!(line, "GET /members HTTP/1.1\r\n");
+                write!(socket, "HTTP/1.1 200 OK\r\n\r\n{body}\n").unwrap();
+            }
+        });
+        let cluster = format!("--initial-cluster=a=http://h:1,b=http://127.0.0.1:{port}");
+        let args = ["--name=a".to_owned(), cluster];
+        let Ok(Asked::Run(config, _)) = flags::parse(args, []) else { panic!("flags") };
+        assert!(is_bootstrapped(&config, 5), "it has published itself");
+        assert!(!is_bootstrapped(&config, 5), "it was never there");
+        answering.join().unwrap();
+        assert!(!is_bootstrapped(&config, 5), "nobody answers");
+        assert_eq!(resolved("http://127.0.0.1:2").unwrap(), "http://127.0.0.1:2");
+    }
+}

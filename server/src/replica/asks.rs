@@ -1,0 +1,298 @@
+//! Questions between members over the peer port, in etcd's HTTP forms: renewals and times of leases
+//! that a follower asks its leader for, the same asked of this member, and the peers' versions.
+//!
+//! The transport carries them; see `take_asks`, `asked` and `take_replies`. A question that gets no
+//! answer is asked again, of whoever leads then, until its client's time is up.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use etcore_proto::error::EtcdError;
+use etcore_proto::pb::{etcdserverpb as pb, leasepb};
+use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
+use prost::Message;
+
+use super::Replica;
+use super::leasing::{Asker, Waiting};
+use super::lessor::TimeToLive;
+use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
+use crate::limits;
+
+const LEASES: &str = "/leases";
+const LEASES_INTERNAL: &str = "/leases/internal";
+const PROTOBUF: &str = "application/protobuf";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// What etcd's lessor says when it does not lead.
+const NOT_PRIMARY: &str = "not a primary lessor";
+/// What etcd says when it has not applied enough within a second.
+const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out";
+/// The pause before a question is asked again (etcd: the same).
+const RETRY_MS: u64 = 50;
+
+/// The answer to a [`PeerAsked`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerReply {
+    /// Who asked.
+    pub conn: ConnId,
+    /// HTTP status.
+    pub status: u16,
+    /// Of the body.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// What an outstanding question is for.
+enum Purpose {
+    Lease(Waiting),
+    Version(u64),
+}
+
+/// The questions that are out.
+#[derive(Default)]
+pub(super) struct Asks {
+    next_token: u64,
+    out: BTreeMap<u64, Purpose>,
+}
+
+impl Replica {
+    /// Takes the questions that the turn left to be asked.
+    pub fn take_asks(&mut self, out: &mut Vec<PeerAsk>) {
+        out.append(&mut self.peering.asks);
+    }
+
+    /// Takes the answers to [`Replica::asked`].
+    pub fn take_replies(&mut self, out: &mut Vec<PeerReply>) {
+        out.append(&mut self.peering.replies);
+    }
+
+    fn ask(&mut self, mut ask: PeerAsk, purpose: Purpose) {
+        self.asks.next_token += 1;
+        ask.token = self.asks.next_token;
+        self.asks.out.insert(ask.token, purpose);
+        self.peering.asks.push(ask);
+    }
+
+    /// A member that does not lead asks the one that does, and lists leases by itself.
+    pub(super) fn pass_on_lease_asks(&mut self) {
+        let leader = self.soft_state.leader;
+        for _ in 0..self.desk.queued.len() {
+            let Some(waiting) = self.desk.queued.pop_front() else { return };
+            if let Asker::Peer(conn) = waiting.asker {
+                self.refuse_peer(conn, waiting.ask.question);
+                continue;
+            }
+            if waiting.ask.question == LeaseQuestion::List {
+                let answer = LeaseAnswer::Leases(self.desk.lessor.list());
+                self.answer_lease(&waiting, answer);
+                continue;
+            }
+            if leader == 0
+                || waiting.not_before_ms > self.now_ms
+                || self.asks.out.len() >= limits::LEASE_FORWARDS
+            {
+                self.desk.queued.push_back(waiting);
+                continue;
+            }
+            let (target, body) = request(waiting.ask.question);
+            let ask = PeerAsk {
+                to: leader,
+                method: "POST",
+                target: target.to_owned(),
+                content_type: PROTOBUF,
+                body,
+                timeout_ms: waiting.ask.deadline_ms.saturating_sub(self.now_ms),
+                token: 0,
+            };
+            self.ask(ask, Purpose::Lease(waiting));
+        }
+    }
+
+    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer
+    /// finds nobody.
+    pub(super) fn take_back_lease_asks(&mut self) {
+        let is_lease = |_: &u64, purpose: &mut Purpose| matches!(purpose, Purpose::Lease(_));
+        for (_, purpose) in self.asks.out.extract_if(.., is_lease) {
+            if let Purpose::Lease(waiting) = purpose {
+                self.desk.queued.push_back(waiting);
+            }
+        }
+    }
+
+    /// Asks a member for its version.
+    pub(super) fn ask_version(&mut self, member: u64) {
+        let ask = PeerAsk {
+            to: member,
+            method: "GET",
+            target: "/version".to_owned(),
+            content_type: "",
+            body: Bytes::new(),
+            timeout_ms: limits::VERSION_MS,
+            token: 0,
+        };
+        self.ask(ask, Purpose::Version(member));
+    }
+
+    /// A peer has answered, or will not.
+    pub(super) fn peer_answered(&mut self, token: u64, answer: Result<PeerAnswer, AskError>) {
+        let answer = answer.ok();
+        match self.asks.out.remove(&token) {
+            None => {}
+            Some(Purpose::Version(member)) => {
+                let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
+                self.versions.learned(member, body.as_deref());
+            }
+            Some(Purpose::Lease(mut waiting)) => {
+                let question = waiting.ask.question;
+                match answer.and_then(|answer| read(question, answer.status, &answer.body)) {
+                    Some(answer) => self.answer_lease(&waiting, answer),
+                    None => {
+                        waiting.not_before_ms = self.now_ms + RETRY_MS;
+                        self.desk.queued.push_back(waiting);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A peer asks this member about a lease.
+    pub fn asked(&mut self, asked: PeerAsked) {
+        let PeerAsked { conn, method, target, body } = asked;
+        if method != "POST" {
+            return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());
+        }
+        let question = match target.as_str() {
+            LEASES => pb::LeaseKeepAliveRequest::decode(body)
+                .ok()
+                .map(|request| LeaseQuestion::Renew { id: request.id }),
+            LEASES_INTERNAL => leasepb::LeaseInternalRequest::decode(body).ok().map(|request| {
+                let request = request.lease_time_to_live_request.unwrap_or_default();
+                LeaseQuestion::TimeToLive { id: request.id, keys: request.keys }
+            }),
+            _ => {
+                let text = format!("unknown request path {target:?}\n");
+                return self.reply_peer(conn, 400, TEXT, text.into_bytes());
+            }
+        };
+        let Some(question) = question else {
+            let text = b"error unmarshalling request\n".to_vec();
+            return self.reply_peer(conn, 400, TEXT, text);
+        };
+        if self.desk.queued.len() >= limits::KEEP_ALIVES {
+            return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
+        }
+        let deadline_ms = self.now_ms + self.request_timeout_ms;
+        let ask = LeaseAsk { slot: 0, deadline_ms, question };
+        let since_ms = self.now_ms;
+        self.desk.queued.push_back(Waiting {
+            asker: Asker::Peer(conn),
+            since_ms,
+            not_before_ms: 0,
+            ask,
+        });
+    }
+
+    /// The answer to a peer, in etcd's form.
+    pub(super) fn answer_peer(&mut self, conn: ConnId, ask: &LeaseAsk, answer: LeaseAnswer) {
+        let id = match ask.question {
+            LeaseQuestion::Renew { id } | LeaseQuestion::TimeToLive { id, .. } => id,
+            LeaseQuestion::List => 0,
+        };
+        let body = match answer {
+            LeaseAnswer::Renewed { ttl_s } if ttl_s > 0 => {
+                pb::LeaseKeepAliveResponse { header: None, id, ttl: ttl_s }.encode_to_vec()
+            }
+            LeaseAnswer::TimeToLive { times: Some(times), keys } => {
+                let response = pb::LeaseTimeToLiveResponse {
+                    header: Some(pb::ResponseHeader::default()),
+                    id,
+                    ttl: times.left_s,
+                    granted_ttl: times.granted_s,
+                    keys: keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
+                };
+                let lease_time_to_live_response = Some(response);
+                leasepb::LeaseInternalResponse { lease_time_to_live_response }.encode_to_vec()
+            }
+            LeaseAnswer::Renewed { .. } | LeaseAnswer::TimeToLive { times: None, .. } => {
+                let text = format!("{}\n", EtcdError::LeaseNotFound.text());
+                return self.reply_peer(conn, 404, TEXT, text.into_bytes());
+            }
+            LeaseAnswer::Leases(_) | LeaseAnswer::Refused(_) => {
+                let text = format!("{NOT_APPLIED}\n");
+                return self.reply_peer(conn, 408, TEXT, text.into_bytes());
+            }
+        };
+        self.reply_peer(conn, 200, PROTOBUF, body);
+    }
+
+    /// This member does not lead, or does not know.
+    pub(super) fn refuse_peer(&mut self, conn: ConnId, question: LeaseQuestion) {
+        let status = if matches!(question, LeaseQuestion::Renew { .. }) { 400 } else { 500 };
+        self.reply_peer(conn, status, TEXT, format!("{NOT_PRIMARY}\n").into_bytes());
+    }
+
+    fn reply_peer(&mut self, conn: ConnId, status: u16, content_type: &'static str, body: Vec<u8>) {
+        self.peering.replies.push(PeerReply { conn, status, content_type, body });
+    }
+}
+
+/// The path and the body that ask a leader.
+fn request(question: LeaseQuestion) -> (&'static str, Bytes) {
+    match question {
+        LeaseQuestion::TimeToLive { id, keys } => {
+            let lease_time_to_live_request = Some(pb::LeaseTimeToLiveRequest { id, keys });
+            let request = leasepb::LeaseInternalRequest { lease_time_to_live_request };
+            (LEASES_INTERNAL, request.encode_to_vec().into())
+        }
+        LeaseQuestion::Renew { id } => {
+            (LEASES, pb::LeaseKeepAliveRequest { id }.encode_to_vec().into())
+        }
+        LeaseQuestion::List => (LEASES, Bytes::new()),
+    }
+}
+
+/// What a leader's answer means; `None` if it must be asked again.
+fn read(question: LeaseQuestion, status: u16, body: &[u8]) -> Option<LeaseAnswer> {
+    match (question, status) {
+        (LeaseQuestion::Renew { .. }, 404) => Some(LeaseAnswer::Renewed { ttl_s: 0 }),
+        (LeaseQuestion::TimeToLive { .. }, 404) => {
+            Some(LeaseAnswer::TimeToLive { times: None, keys: Vec::new() })
+        }
+        (LeaseQuestion::Renew { id }, 200) => {
+            let response = pb::LeaseKeepAliveResponse::decode(body).ok()?;
+            (response.id == id).then_some(LeaseAnswer::Renewed { ttl_s: response.ttl })
+        }
+        (LeaseQuestion::TimeToLive { id, .. }, 200) => {
+            let response = leasepb::LeaseInternalResponse::decode(body).ok()?;
+            let response = response.lease_time_to_live_response.filter(|found| found.id == id)?;
+            let times = TimeToLive { left_s: response.ttl, granted_s: response.granted_ttl };
+            let keys = response.keys.iter().map(|key| key.as_ref().into()).collect();
+            Some(LeaseAnswer::TimeToLive { times: Some(times), keys })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_are_etcds_messages() {
+        let (target, body) = request(LeaseQuestion::TimeToLive { id: 5, keys: true });
+        assert_eq!(target, "/leases/internal");
+        let decoded = leasepb::LeaseInternalRequest::decode(body).unwrap();
+        assert_eq!(
+            decoded.lease_time_to_live_request,
+            Some(pb::LeaseTimeToLiveRequest { id: 5, keys: true })
+        );
+        let renew = LeaseQuestion::Renew { id: 5 };
+        let answer = pb::LeaseKeepAliveResponse { header: None, id: 5, ttl: 9 }.encode_to_vec();
+        assert!(matches!(read(renew, 200, &answer), Some(LeaseAnswer::Renewed { ttl_s: 9 })));
+        assert!(matches!(read(renew, 404, b"x"), Some(LeaseAnswer::Renewed { ttl_s: 0 })));
+        let other = LeaseQuestion::Renew { id: 6 };
+        assert!(read(other, 200, &answer).is_none(), "another lease's answer");
+        assert!(read(renew, 400, b"not a primary lessor").is_none(), "asked again");
+        assert!(read(renew, 200, b"\xff").is_none());
+    }
+}

@@ -1,0 +1,270 @@
+//! The replica's side of its peers: what came from them, what is to be sent, and who is reachable.
+//!
+//! The shard hands messages in while [`Replica::wants_messages`], and takes out what a turn left to
+//! be sent. Messages with entries wait in a queue of their own, so that heartbeats are heard while
+//! the disk is behind; a network may reorder them just so. Nothing here does I/O.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+
+use etcore_proto::raftpb::{self, MessageType};
+use etcore_raftlog::node::{Role, StepError};
+use etcore_raftlog::peer::{PeerAsk, PeerReport};
+
+use super::Replica;
+use super::asks::PeerReply;
+use super::space;
+use crate::limits;
+
+/// See the module text.
+#[derive(Default)]
+pub(super) struct Peering {
+    /// Heartbeats, votes, answers.
+    urgent: VecDeque<raftpb::Message>,
+    /// Appends.
+    bulk: VecDeque<raftpb::Message>,
+    /// Proposals that other members gave to this one.
+    pub(super) forwarded: VecDeque<raftpb::Message>,
+    bytes: usize,
+    /// The disk is behind: appends wait. What ends that wakes the shard.
+    choked: bool,
+    pub(super) outbox: Vec<raftpb::Message>,
+    pub(super) asks: Vec<PeerAsk>,
+    pub(super) replies: Vec<PeerReply>,
+    /// Reachable peers, and since when.
+    pub(super) active: BTreeMap<u64, u64>,
+    /// When a heartbeat was last sent to each.
+    heartbeats: BTreeMap<u64, u64>,
+    /// The election clock was put forward, or is not to be any more.
+    advanced: bool,
+}
+
+/// What a message takes of the inbox's bound.
+fn cost_bytes(message: &raftpb::Message) -> usize {
+    let data = |entry: &raftpb::Entry| entry.data.as_ref().map_or(0, |data| data.len());
+    message.entries.iter().map(|entry| data(entry) + 32).sum::<usize>() + 128
+}
+
+impl Peering {
+    fn has_room(&self) -> bool {
+        let count = self.urgent.len() + self.bulk.len() + self.forwarded.len();
+        count < limits::PEER_INBOX_MESSAGES && self.bytes < limits::PEER_INBOX_BYTES
+    }
+
+    /// True if a turn would take something.
+    pub(super) fn has_input(&self) -> bool {
+        !self.urgent.is_empty() || (!self.bulk.is_empty() && !self.choked)
+    }
+
+    /// The next forwarded proposals, if they take no more than `room_bytes`.
+    pub(super) fn next_forwarded(&mut self, room_bytes: usize) -> Option<raftpb::Message> {
+        let message = self.forwarded.pop_front_if(|message| cost_bytes(message) <= room_bytes)?;
+        self.bytes -= cost_bytes(&message);
+        Some(message)
+    }
+
+    /// Nobody is connected yet, or not for long enough.
+    fn connected_since(&self, wanted: &[u64]) -> u64 {
+        let since = |id: &u64| self.active.get(id).copied().unwrap_or(u64::MAX);
+        wanted.iter().map(since).max().unwrap_or(0)
+    }
+}
+
+impl Replica {
+    /// True if [`Replica::step`] takes another message now. If not, whoever reads the peers stops
+    /// reading them.
+    pub fn wants_messages(&self) -> bool {
+        self.peering.has_room()
+    }
+
+    /// A message from a peer; the next turn takes it.
+    pub fn step(&mut self, message: raftpb::Message) {
+        let peering = &mut self.peering;
+        peering.bytes += cost_bytes(&message);
+        match MessageType::try_from(message.r#type.unwrap_or(0)) {
+            Ok(MessageType::MsgProp) => peering.forwarded.push_back(message),
+            Ok(MessageType::MsgApp) if !message.entries.is_empty() => {
+                peering.bulk.push_back(message);
+            }
+            _ => peering.urgent.push_back(message),
+        }
+    }
+
+    /// Takes what the turn left to be sent, in order.
+    pub fn take_messages(&mut self, out: &mut Vec<raftpb::Message>) {
+        out.append(&mut self.peering.outbox);
+    }
+
+    /// What the transport has noticed.
+    pub fn peer_report(&mut self, report: PeerReport) {
+        match report {
+            PeerReport::Unreachable(id) => self.log.node.report_unreachable(id),
+            PeerReport::SnapshotSent { to, ok } => self.log.node.report_snapshot(to, ok),
+            PeerReport::Active(id) => {
+                self.peering.active.entry(id).or_insert(self.now_ms);
+                self.refresh_connected();
+                self.advance_election();
+            }
+            PeerReport::Inactive(id) => {
+                self.peering.active.remove(&id);
+                self.refresh_connected();
+            }
+            PeerReport::Removed => {
+                self.fail("the member has been permanently removed from the cluster".to_owned());
+            }
+            PeerReport::Answered { token, answer } => self.peer_answered(token, answer),
+        }
+    }
+
+    /// Steps what came from peers, up to the bounds of a turn.
+    pub(super) fn step_messages(&mut self) {
+        while let Some(message) = self.peering.urgent.pop_front() {
+            self.peering.bytes -= cost_bytes(&message);
+            self.step_now(message);
+        }
+        if !self.peering.bulk.is_empty() {
+            let behind = self.log.is_congested()
+                || self.to_apply.len() > limits::APPLY_BACKLOG
+                || self.must_wait_for_space(0);
+            self.peering.choked = behind;
+        }
+        let mut stepped_bytes = 0;
+        while !self.peering.choked
+            && stepped_bytes < limits::PROPOSE_BYTES
+            && let Some(message) = self.peering.bulk.pop_front()
+        {
+            let bytes = cost_bytes(&message);
+            self.peering.bytes -= bytes;
+            stepped_bytes += bytes;
+            self.step_now(message);
+        }
+        if !self.is_leader() {
+            // A leader takes them with its own proposals; anybody else passes them on.
+            while let Some(message) = self.peering.next_forwarded(usize::MAX) {
+                self.step_now(message);
+            }
+        }
+    }
+
+    /// Proposes what other members gave to this leader, as far as there is room for it in this
+    /// turn; returns the bytes taken. Nobody can tell another member why its proposal was dropped:
+    /// its client's time runs out.
+    pub(super) fn step_forwarded(&mut self, room_bytes: usize, tight: bool, scarce: bool) -> usize {
+        let mut taken_bytes = 0;
+        while taken_bytes < room_bytes {
+            let left_bytes = room_bytes - taken_bytes;
+            let Some(mut message) = self.peering.next_forwarded(left_bytes) else {
+                if scarce && let Some(lost) = self.peering.next_forwarded(usize::MAX) {
+                    tracing::debug!(entries = lost.entries.len(), "forwarded proposals dropped");
+                    continue;
+                }
+                break;
+            };
+            if tight {
+                let grows = |entry: &raftpb::Entry| {
+                    entry.data.as_ref().is_some_and(|data| space::grows(data))
+                };
+                message.entries.retain(|entry| !grows(entry));
+            }
+            taken_bytes += cost_bytes(&message);
+            if !message.entries.is_empty() {
+                self.step_now(message);
+            }
+        }
+        taken_bytes
+    }
+
+    fn step_now(&mut self, message: raftpb::Message) {
+        let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
+        if kind == MessageType::MsgSnap as i32 {
+            // Its pages travel another way, which must end before raft may know of it.
+            return;
+        }
+        match self.log.node.step(message) {
+            Ok(()) => {}
+            Err(StepError::ProposalDropped) => {
+                self.shared.metrics.proposals_failed.inc();
+            }
+            Err(error) => {
+                let from = format!("{from:x}");
+                tracing::debug!(from = %from, kind, error = %error, "a peer's message was refused");
+            }
+        }
+    }
+
+    /// Keeps what raft wants sent for [`Replica::take_messages`], and warns when heartbeats leave
+    /// late, as etcd does.
+    pub(super) fn post(&mut self, messages: &mut Vec<raftpb::Message>) {
+        let heartbeat = MessageType::MsgHeartbeat as i32;
+        let interval_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
+        for message in messages.iter().filter(|message| message.r#type == Some(heartbeat)) {
+            let to = message.to.unwrap_or(0);
+            let last_ms = self.peering.heartbeats.insert(to, self.now_ms).unwrap_or(self.now_ms);
+            let late_ms = (self.now_ms - last_ms).saturating_sub(2 * interval_ms);
+            if late_ms > 0 {
+                self.shared.metrics.heartbeat_failures.inc();
+                tracing::warn!(
+                    to = %format_args!("{to:x}"),
+                    heartbeat_interval = %format_args!("{interval_ms}ms"),
+                    expected_duration = %format_args!("{}ms", 2 * interval_ms),
+                    exceeded_duration = %format_args!("{late_ms}ms"),
+                    "leader failed to send out heartbeat on time; took too long, leader is \
+                     overloaded likely from slow disk"
+                );
+            }
+        }
+        self.peering.outbox.append(messages);
+    }
+
+    /// Leader or role changed: heartbeats start anew, and other connections matter.
+    pub(super) fn leader_changed(&mut self) {
+        self.peering.heartbeats.clear();
+        self.refresh_connected();
+    }
+
+    /// Tells the fronts since when this member has been connected to whom it needs: a leader to a
+    /// quorum, others to their leader.
+    pub(super) fn refresh_connected(&self) {
+        let own_id = self.shared.member_id;
+        let since_ms = match (self.soft_state.role, self.soft_state.leader) {
+            (Role::Leader, _) => {
+                let voters = self.members.iter().filter(|member| member.id != own_id);
+                let mut since: Vec<u64> =
+                    voters.map(|member| self.peering.connected_since(&[member.id])).collect();
+                since.sort_unstable();
+                // This member and so many others are a majority.
+                let others = self.members.len() / 2;
+                others.checked_sub(1).and_then(|last| since.get(last).copied()).unwrap_or(0)
+            }
+            (_, 0) => 0,
+            (_, leader) => self.peering.connected_since(&[leader]),
+        };
+        self.shared.status.connected_since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    /// Once its peers are there, a member that has just started need not wait for a whole election
+    /// timeout to find out that nobody leads (etcd: adjustTicks).
+    fn advance_election(&mut self) {
+        let active = self.peering.active.len();
+        let peering = &mut self.peering;
+        if peering.advanced || active < 2 {
+            return;
+        }
+        peering.advanced = true;
+        let config = &self.shared.config;
+        let late = self.now_ms > self.started_ms + limits::ELECTION_ADVANCE_MS;
+        if !config.initial_election_tick_advance || late || self.soft_state.leader != 0 {
+            return;
+        }
+        let ticks = config.election_ticks().saturating_sub(2);
+        tracing::info!(
+            forward_ticks = ticks,
+            election_ticks = config.election_ticks(),
+            active_remote_members = active,
+            "initialized peer connections; fast-forwarding election ticks"
+        );
+        for _ in 0..ticks {
+            self.log.node.tick();
+        }
+    }
+}

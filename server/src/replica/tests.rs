@@ -1,0 +1,582 @@
+//! Clusters of replicas in memory: the production turn of each, over disks that lose what was not
+//! synced and a network that delays, reorders, loses and cuts, all drawn from one seed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use etcore_engine::file::{Disk, FileOp, run};
+use etcore_engine::page::PageSource;
+use etcore_engine::testing::disk_pages::DiskPages;
+use etcore_engine::testing::mem_disk::MemDisk;
+use etcore_engine::testing::prng::Prng;
+use etcore_proto::pb::etcdserverpb as pb;
+use etcore_proto::raftpb::{self, MessageType};
+use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
+use prost::Message as _;
+
+use super::*;
+use crate::background::{Desk, worker};
+use crate::boot::{self, assemble};
+use crate::clock::Clock;
+use crate::config::flags::{self, Asked};
+use crate::driver::{LogFile, Waker};
+use crate::ids::IdBlock;
+use crate::pages::SimulatedPages;
+use crate::ring::{Consumer, Producer, ring};
+use crate::wire;
+
+mod elections;
+mod leases;
+mod requests;
+
+/// Milliseconds between two turns of a member.
+const STEP_MS: u64 = 10;
+const RAFT_PUT: u32 = 4;
+
+/// Pages that are always there.
+struct Ready(DiskPages);
+
+impl SimulatedPages for Ready {
+    fn source(&mut self) -> &mut dyn PageSource {
+        &mut self.0
+    }
+    fn forget(&mut self, _: u64) {}
+    fn fetch_wanted(&mut self) {}
+    fn take_finished(&mut self) {}
+    fn take_arrived(&mut self) -> bool {
+        false
+    }
+    fn has_finished(&self) -> bool {
+        false
+    }
+}
+
+/// A member whose front is the test.
+struct Member {
+    name: String,
+    disk: MemDisk,
+    shared: Arc<Shared>,
+    replica: Replica,
+    to_replica: Producer<ToReplica>,
+    to_lessor: Producer<LeaseAsk>,
+    from_replica: Consumer<ToFront>,
+    desk: Desk,
+    background: worker::Worker,
+    write: Option<DurableWrite>,
+    ids: IdBlock,
+    serves: bool,
+    replies: BTreeMap<Slot, Vec<Reply>>,
+    reads: BTreeMap<u64, LogIndex>,
+    leases: BTreeMap<Slot, LeaseAnswer>,
+    /// Whether it is run.
+    up: bool,
+}
+
+impl Member {
+    fn open(name: &str, args: &[String], disk: MemDisk, nonce: u64) -> Self {
+        let Ok(Asked::Run(config, _)) = flags::parse(args.iter().cloned(), []) else {
+            panic!("the flags are good");
+        };
+        let (mut page_disk, mut log_disk) = (disk.clone(), disk.clone());
+        let path = Path::new("in memory");
+        let mut stored = boot::open_stored(&config, nonce, path, &mut page_disk, &mut log_disk)
+            .expect("the files are good");
+        let clock = Clock::simulated(Arc::new(AtomicU64::new(0)));
+        let shared = assemble::shared(*config, clock, &mut stored, 1);
+        let pins = stored.store.revision_pins().clone();
+        let (hasher, _) = Hasher::with(shared.clone(), DiskPages::new(&disk), pins);
+        let of_pages = disk.clone();
+        let wiring = assemble::Wiring {
+            shared: shared.clone(),
+            pages: Box::new(move |_| Pages::simulated(Box::new(Ready(DiskPages::new(&of_pages))))),
+            hasher,
+            front_wakers: vec![Waker::simulated()],
+            replica_waker: Waker::simulated(),
+            shares_thread: true,
+            nonce,
+        };
+        let (to_replica, inbox) = ring(limits::RING_TO_REPLICA, None);
+        let (to_lessor, asks) = ring(limits::RING_LEASES, None);
+        let (outbox, from_replica) = ring(limits::RING_TO_FRONT, None);
+        let of_log = disk.clone();
+        let start = move |_, op| match op {
+            FileOp::Write { file, offset_bytes, data, durable: true } => {
+                let file = LogFile::Simulated(file);
+                Started::Write(DurableWrite { file, offset_bytes, buf: data })
+            }
+            op => Started::Done(run(&mut log_disk, op)),
+        };
+        let read = move |name: &str, offset_bytes, len_bytes| {
+            of_log.read_at(name, offset_bytes, len_bytes).unwrap_or_default()
+        };
+        let (files, _) = LogFiles::simulated(Box::new(start), Box::new(read));
+        let (background, desk) = Background::simulated();
+        let mut made = None;
+        let link = FrontLink::new(inbox, asks, outbox);
+        let replica = wiring
+            .replica(stored, files, vec![link], |checkpointer| {
+                made = Some(worker::Worker::new(checkpointer));
+                Ok(background)
+            })
+            .expect("nothing to fail");
+        Self {
+            name: name.to_owned(),
+            disk,
+            shared,
+            replica,
+            to_replica,
+            to_lessor,
+            from_replica,
+            desk,
+            background: made.expect("the replica has a background"),
+            write: None,
+            ids: IdBlock::default(),
+            serves: false,
+            replies: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            up: true,
+        }
+    }
+
+    fn id(&self) -> u64 {
+        self.shared.member_id
+    }
+
+    fn finish_write(&mut self) {
+        let Some(DurableWrite { file, offset_bytes, buf }) = self.write.take() else { return };
+        let LogFile::Simulated(file) = file else { panic!("a simulated file") };
+        let op = FileOp::Write { file, offset_bytes, data: buf, durable: true };
+        match run(&mut self.disk, op).expect("written") {
+            FileOutput::Written(buf) => self.replica.written(buf, Ok(())),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run_background(&mut self) {
+        while let Some(task) = self.desk.take() {
+            self.background.add(task);
+        }
+        let mut completions = Vec::new();
+        loop {
+            self.background.turn(&mut self.disk, &mut completions, &mut |answer| {
+                self.desk.answer(answer);
+            });
+            completions.clear();
+            self.disk.poll(&mut completions);
+            if completions.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn take_answers(&mut self) {
+        while let Some(message) = self.from_replica.pop() {
+            match message {
+                ToFront::Reply { slot, reply } => {
+                    self.replies.entry(slot).or_default().push(reply);
+                }
+                ToFront::ReadReady { up_to, index } => {
+                    self.reads.insert(up_to, index);
+                }
+                ToFront::Lease { slot, answer } => {
+                    let twice = self.leases.insert(slot, answer);
+                    assert!(twice.is_none(), "lease question {slot} was answered twice");
+                }
+                ToFront::Defragmented { .. } => {}
+                ToFront::Serve => self.serves = true,
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.up && self.replica.is_leader()
+    }
+
+    fn revision(&self) -> i64 {
+        self.shared.view.load().store.revision.0
+    }
+
+    /// The value of a key, as a serializable read of this member finds it.
+    fn get(&self, key: &str) -> Option<String> {
+        let view = self.shared.view.load_full();
+        let request =
+            pb::RangeRequest { key: key.to_owned().into(), ..pb::RangeRequest::default() };
+        let mut pages = DiskPages::new(&self.disk);
+        let mut out = Vec::new();
+        crate::api::range::respond(
+            &*view.store,
+            &request,
+            &mut pages,
+            |revision| self.shared.header(revision.0),
+            &mut Scratch::default(),
+            &mut out,
+        )
+        .ok()?;
+        let response = pb::RangeResponse::decode(out.as_slice()).expect("a response");
+        let kv = response.kvs.first()?;
+        Some(String::from_utf8(kv.value.to_vec()).expect("text"))
+    }
+}
+
+/// Something on its way.
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
+enum Parcel {
+    Message(raftpb::Message),
+    /// Who asked, with the question.
+    Ask(u64, PeerAsk),
+    /// Who answers, the question's token, status and body.
+    Answer(u64, u64, PeerAnswer),
+    Report(PeerReport),
+}
+
+struct Cluster {
+    members: Vec<Member>,
+    args: Vec<Vec<String>>,
+    prng: Prng,
+    now_ms: u64,
+    nonce: u64,
+    /// What arrives when.
+    network: BTreeMap<(u64, u64), (u64, Parcel)>,
+    posted: u64,
+    /// In a thousand messages.
+    lost: u64,
+    delay_ms: u64,
+    /// Pairs, both ways, between which nothing goes.
+    cut: BTreeSet<(u64, u64)>,
+    /// Questions passed on to a member: by its number there, who asked and its token.
+    asked: BTreeMap<ConnId, (u64, u64)>,
+    next_slot: u64,
+    next_ticket: u64,
+}
+
+impl Cluster {
+    fn new(count: usize, seed: u64) -> Self {
+        Self::with_flags(count, seed, &[])
+    }
+
+    fn with_flags(count: usize, seed: u64, extra: &[&str]) -> Self {
+        let url = |at: usize| format!("http://10.0.0.{at}:2380");
+        let pairs: Vec<String> = (1..=count).map(|at| format!("m{at}={}", url(at))).collect();
+        let mut args = Vec::new();
+        for at in 1..=count {
+            let mut own = vec![
+                format!("--name=m{at}"),
+                format!("--initial-cluster={}", pairs.join(",")),
+                format!("--initial-advertise-peer-urls={}", url(at)),
+                format!("--advertise-client-urls=http://10.0.0.{at}:2379"),
+                "--wal-segment-bytes=1048576".to_owned(),
+            ];
+            own.extend(extra.iter().map(|flag| (*flag).to_owned()));
+            args.push(own);
+        }
+        let members = (1..=count)
+            .map(|at| Member::open(&format!("m{at}"), &args[at - 1], MemDisk::new(), 1 << 40))
+            .collect();
+        let mut cluster = Self {
+            members,
+            args,
+            prng: Prng::new(seed),
+            now_ms: 1000,
+            nonce: 1 << 40,
+            network: BTreeMap::new(),
+            posted: 0,
+            lost: 0,
+            delay_ms: 20,
+            cut: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            next_slot: 0,
+            next_ticket: 0,
+        };
+        cluster.report_connections();
+        cluster
+    }
+
+    fn at(&self, id: u64) -> usize {
+        self.members.iter().position(|member| member.id() == id).expect("a member")
+    }
+
+    fn connected(&self, a: u64, b: u64) -> bool {
+        let up = |id| self.members[self.at(id)].up;
+        up(a) && up(b) && !self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Tells every member whom it can reach, as its streams would.
+    fn report_connections(&mut self) {
+        let ids: Vec<u64> = self.members.iter().map(Member::id).collect();
+        for at in 0..ids.len() {
+            for other in ids.iter().copied().filter(|other| *other != ids[at]) {
+                let report = if self.connected(ids[at], other) {
+                    PeerReport::Active(other)
+                } else {
+                    PeerReport::Inactive(other)
+                };
+                self.members[at].replica.peer_report(report);
+            }
+        }
+    }
+
+    fn post(&mut self, to: u64, parcel: Parcel) {
+        self.posted += 1;
+        let at_ms = self.now_ms + self.prng.below(self.delay_ms + 1);
+        self.network.insert((at_ms, self.posted), (to, parcel));
+    }
+
+    fn deliver(&mut self) {
+        while let Some(entry) = self.network.first_entry()
+            && entry.key().0 <= self.now_ms
+        {
+            let (to, parcel) = entry.remove();
+            let at = self.at(to);
+            if !self.members[at].up && !matches!(parcel, Parcel::Ask(..)) {
+                continue;
+            }
+            match parcel {
+                Parcel::Message(message) => {
+                    let from = message.from.unwrap_or(0);
+                    let lost = self.prng.chance(self.lost, 1000);
+                    if lost
+                        || !self.connected(from, to)
+                        || !self.members[at].replica.wants_messages()
+                    {
+                        continue;
+                    }
+                    // As a transport does: what one member sends another can read.
+                    let bytes = message.encode_to_vec();
+                    let message = raftpb::Message::decode(bytes.as_slice()).expect("a message");
+                    self.members[at].replica.step(message);
+                }
+                Parcel::Ask(from, ask) => self.ask(from, ask),
+                Parcel::Answer(from, token, answer) => {
+                    if self.connected(from, to) {
+                        let report = PeerReport::Answered { token, answer: Ok(answer) };
+                        self.members[at].replica.peer_report(report);
+                    }
+                }
+                Parcel::Report(report) => self.members[at].replica.peer_report(report),
+            }
+        }
+    }
+
+    /// A question arrives at the member it is for.
+    fn ask(&mut self, from: u64, ask: PeerAsk) {
+        if !self.connected(from, ask.to) {
+            let answer = Err(AskError::Unreachable);
+            let report = PeerReport::Answered { token: ask.token, answer };
+            return self.post(from, Parcel::Report(report));
+        }
+        if ask.target == "/version" {
+            let body = Bytes::from_static(br#"{"etcdserver":"3.7.1","etcdcluster":"not_decided"}"#);
+            let answer = PeerAnswer { status: 200, body };
+            return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
+        }
+        self.posted += 1;
+        let conn = ConnId { slot: self.posted as u32, generation: 0 };
+        self.asked.insert(conn, (from, ask.token));
+        let at = self.at(ask.to);
+        let PeerAsk { method, target, body, .. } = ask;
+        self.members[at].replica.asked(PeerAsked { conn, method: method.to_owned(), target, body });
+    }
+
+    /// Time passes by one step and everybody takes a turn.
+    fn step(&mut self) {
+        self.now_ms += STEP_MS;
+        self.deliver();
+        for at in 0..self.members.len() {
+            if !self.members[at].up {
+                continue;
+            }
+            if self.prng.chance(3, 4) {
+                self.members[at].finish_write();
+            }
+            if self.prng.chance(1, 2) {
+                self.members[at].run_background();
+            }
+            let member = &mut self.members[at];
+            if let Some(write) = member.replica.turn(self.now_ms) {
+                assert!(member.write.is_none(), "two durable writes at once");
+                member.write = Some(write);
+            }
+            if let Some(reason) = member.shared.failure.get() {
+                panic!("{} failed: {reason}", member.name);
+            }
+            member.take_answers();
+            self.collect(at);
+        }
+    }
+
+    /// What a member has to say to others.
+    fn collect(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let (mut messages, mut asks, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        member.replica.take_messages(&mut messages);
+        member.replica.take_asks(&mut asks);
+        member.replica.take_replies(&mut replies);
+        let from = member.id();
+        for message in messages {
+            let to = message.to.unwrap_or(0);
+            if message.r#type == Some(MessageType::MsgSnap as i32) {
+                let report = PeerReport::SnapshotSent { to, ok: false };
+                self.post(from, Parcel::Report(report));
+            } else {
+                self.post(to, Parcel::Message(message));
+            }
+        }
+        for ask in asks {
+            self.post(ask.to, Parcel::Ask(from, ask));
+        }
+        for reply in replies {
+            let Some((asker, token)) = self.asked.remove(&reply.conn) else { continue };
+            let answer = PeerAnswer { status: reply.status, body: reply.body.into() };
+            self.post(asker, Parcel::Answer(from, token, answer));
+        }
+    }
+
+    /// Steps until `done`, for at most so many simulated milliseconds.
+    #[track_caller]
+    fn until(&mut self, limit_ms: u64, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let end_ms = self.now_ms + limit_ms;
+        while !done(self) {
+            assert!(self.now_ms < end_ms, "not within {limit_ms} ms: {what}");
+            self.step();
+        }
+    }
+
+    fn run_ms(&mut self, ms: u64) {
+        let end_ms = self.now_ms + ms;
+        while self.now_ms < end_ms {
+            self.step();
+        }
+    }
+
+    /// Waits for a leader that all members that are up agree on; returns its place.
+    #[track_caller]
+    fn leader(&mut self) -> usize {
+        self.until(10_000, "a leader", |cluster| cluster.agreed_leader().is_some());
+        self.agreed_leader().expect("a leader")
+    }
+
+    fn agreed_leader(&self) -> Option<usize> {
+        let at = self.members.iter().position(Member::leads)?;
+        let id = self.members[at].id();
+        let reachable = self.members.iter().filter(|m| m.id() == id || self.connected(m.id(), id));
+        let agreed = reachable
+            .filter(|member| member.up)
+            .all(|member| member.shared.status.leader.load(Ordering::Relaxed) == id);
+        agreed.then_some(at)
+    }
+
+    /// Waits until every member that is up serves clients.
+    #[track_caller]
+    fn ready(&mut self) -> usize {
+        let leader = self.leader();
+        self.until(20_000, "everybody serves", |cluster| {
+            cluster.members.iter().all(|member| member.serves || !member.up)
+        });
+        leader
+    }
+
+    fn propose(&mut self, at: usize, field: u32, request: &[u8]) -> Slot {
+        self.next_slot += 1;
+        let slot = self.next_slot;
+        let member = &mut self.members[at];
+        let id = member.ids.next(&member.shared.ids);
+        let data = wire::wrap_request(field, request, id).into();
+        assert!(member.to_replica.push(ToReplica::Propose { slot, id, data }).is_ok());
+        slot
+    }
+
+    fn put(&mut self, at: usize, key: &str, value: &str) -> Slot {
+        let put = pb::PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            ..pb::PutRequest::default()
+        };
+        self.propose(at, RAFT_PUT, &put.encode_to_vec())
+    }
+
+    /// Waits for the reply to a proposal made through this member.
+    #[track_caller]
+    fn reply(&mut self, at: usize, slot: Slot) -> Result<(), String> {
+        self.until(20_000, "a reply", |cluster| cluster.members[at].replies.contains_key(&slot));
+        let replies = &self.members[at].replies[&slot];
+        assert_eq!(replies.len(), 1, "answered once: {replies:?}");
+        match &replies[0] {
+            Reply::Refused(status) => Err(status.message.to_string()),
+            Reply::Put { .. } | Reply::Message(_) => Ok(()),
+        }
+    }
+
+    /// A linearizable point of this member, once its view has reached it.
+    #[track_caller]
+    fn read(&mut self, at: usize) {
+        self.next_ticket += 1;
+        let up_to = self.next_ticket;
+        assert!(self.members[at].to_replica.push(ToReplica::Read { up_to }).is_ok());
+        self.until(20_000, "a read", |cluster| {
+            let member = &cluster.members[at];
+            let applied = member.shared.view.load().store.applied;
+            member.reads.range(up_to..).next().is_some_and(|(_, index)| applied >= *index)
+        });
+    }
+
+    fn crash(&mut self, at: usize) {
+        self.members[at].up = false;
+        self.report_connections();
+    }
+
+    /// Starts a member again on what a power cut would have left of its disk.
+    fn restart(&mut self, at: usize) {
+        self.nonce += 1 << 30;
+        let member = &self.members[at];
+        let (name, id) = (member.name.clone(), member.id());
+        let disk = member.disk.crash(self.prng.next_u64());
+        let args = self.args[at].clone();
+        self.members[at] = Member::open(&name, &args, disk, self.nonce);
+        assert_eq!(self.members[at].id(), id);
+        // What was on its way to the old one is lost.
+        self.network.retain(|_, (to, _)| *to != id);
+        self.report_connections();
+    }
+
+    fn isolate(&mut self, at: usize, cut: bool) {
+        let id = self.members[at].id();
+        let others: Vec<u64> =
+            self.members.iter().map(Member::id).filter(|other| *other != id).collect();
+        for other in others {
+            let pair = (id.min(other), id.max(other));
+            if cut {
+                self.cut.insert(pair);
+            } else {
+                self.cut.remove(&pair);
+            }
+        }
+        self.report_connections();
+    }
+
+    /// All members that are up have applied the same, and hold the same.
+    #[track_caller]
+    fn agree(&mut self, keys: &[String]) {
+        self.until(20_000, "the same applied index", |cluster| {
+            let mut up = cluster.members.iter().filter(|member| member.up);
+            let first = up.next().expect("one is up").replica.store.applied();
+            up.all(|member| member.replica.store.applied() == first)
+        });
+        let up: Vec<&Member> = self.members.iter().filter(|member| member.up).collect();
+        for other in &up[1..] {
+            assert_eq!(other.revision(), up[0].revision());
+            for key in keys {
+                assert_eq!(other.get(key), up[0].get(key), "{key} on {}", other.name);
+            }
+        }
+    }
+
+    fn others(&self, at: usize) -> Vec<usize> {
+        (0..self.members.len()).filter(|other| *other != at).collect()
+    }
+}
+
+/// So that a queue in these tests is not mistaken for one of the server's.
+type Expected = VecDeque<(Slot, usize, String, String)>;

@@ -1,0 +1,116 @@
+//! Leases in a cluster: asked of any member, decided by the leader.
+
+use super::*;
+
+const RAFT_LEASE_GRANT: u32 = 8;
+
+fn grant(cluster: &mut Cluster, at: usize, id: i64, ttl: i64) {
+    let request = pb::LeaseGrantRequest { id, ttl };
+    let slot = cluster.propose(at, RAFT_LEASE_GRANT, &request.encode_to_vec());
+    assert_eq!(cluster.reply(at, slot), Ok(()));
+}
+
+#[track_caller]
+fn ask(cluster: &mut Cluster, at: usize, question: LeaseQuestion) -> LeaseAnswer {
+    cluster.next_slot += 1;
+    let slot = cluster.next_slot;
+    let deadline_ms = cluster.now_ms + 7000;
+    let asked = cluster.members[at].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+    assert!(asked.is_ok());
+    cluster.until(7000, "an answer about a lease", |cluster| {
+        cluster.members[at].leases.contains_key(&slot)
+    });
+    cluster.members[at].leases.remove(&slot).unwrap()
+}
+
+fn exists(cluster: &Cluster, at: usize, id: i64) -> bool {
+    cluster.members[at].replica.desk.lessor.contains(id)
+}
+
+#[test]
+fn any_member_answers_questions_about_leases_with_what_the_leader_knows() {
+    let mut cluster = Cluster::new(3, 31);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    grant(&mut cluster, follower, 7, 10);
+    cluster.read(leader);
+    for at in [leader, follower] {
+        let renewed = ask(&mut cluster, at, LeaseQuestion::Renew { id: 7 });
+        assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 10 }), "{renewed:?}");
+        let unknown = ask(&mut cluster, at, LeaseQuestion::Renew { id: 8 });
+        assert!(matches!(unknown, LeaseAnswer::Renewed { ttl_s: 0 }), "{unknown:?}");
+        let times = ask(&mut cluster, at, LeaseQuestion::TimeToLive { id: 7, keys: true });
+        let LeaseAnswer::TimeToLive { times: Some(times), .. } = times else { panic!("{times:?}") };
+        assert!(times.granted_s == 10 && (8..=10).contains(&times.left_s), "{times:?}");
+        let gone = ask(&mut cluster, at, LeaseQuestion::TimeToLive { id: 8, keys: false });
+        assert!(matches!(gone, LeaseAnswer::TimeToLive { times: None, .. }), "{gone:?}");
+        let list = ask(&mut cluster, at, LeaseQuestion::List);
+        assert!(matches!(&list, LeaseAnswer::Leases(ids) if *ids == [7]), "{list:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_is_kept_alive_through_a_follower_lives_and_then_ends_everywhere() {
+    let mut cluster = Cluster::new(3, 32);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    grant(&mut cluster, follower, 7, 3);
+    for _ in 0..10 {
+        cluster.run_ms(1000);
+        let renewed = ask(&mut cluster, follower, LeaseQuestion::Renew { id: 7 });
+        assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 3 }), "{renewed:?}");
+    }
+    cluster.run_ms(2800);
+    assert!((0..3).all(|at| exists(&cluster, at, 7)), "its time is not up");
+    cluster.until(2000, "it ends", |cluster| (0..3).all(|at| !exists(cluster, at, 7)));
+}
+
+#[test]
+fn a_new_leader_gives_every_lease_its_whole_time_again() {
+    let mut cluster = Cluster::new(3, 33);
+    let leader = cluster.ready();
+    grant(&mut cluster, leader, 7, 5);
+    cluster.run_ms(4000);
+    let others = cluster.others(leader);
+    cluster.crash(leader);
+    cluster.until(10_000, "another leader", |cluster| {
+        others.iter().any(|at| cluster.members[*at].leads())
+    });
+    let begun_ms = cluster.now_ms;
+    cluster.run_ms(5000);
+    assert!(others.iter().all(|at| exists(&cluster, *at, 7)), "a whole TTL after the election");
+    cluster.until(4000, "it ends", |cluster| others.iter().all(|at| !exists(cluster, *at, 7)));
+    let took_ms = cluster.now_ms - begun_ms;
+    assert!(took_ms >= 6000, "extended by an election timeout: {took_ms} ms");
+}
+
+#[test]
+fn a_question_waits_for_a_leader_and_is_asked_again() {
+    let mut cluster = Cluster::new(3, 34);
+    let leader = cluster.ready();
+    grant(&mut cluster, leader, 7, 60);
+    let follower = cluster.others(leader)[0];
+    cluster.crash(leader);
+    let renewed = ask(&mut cluster, follower, LeaseQuestion::Renew { id: 7 });
+    assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 60 }), "{renewed:?}");
+}
+
+#[test]
+fn a_leader_that_is_cut_off_ends_no_lease_that_another_keeps_alive() {
+    let mut cluster = Cluster::new(3, 35);
+    let leader = cluster.ready();
+    grant(&mut cluster, leader, 7, 4);
+    cluster.isolate(leader, true);
+    let others = cluster.others(leader);
+    cluster.until(10_000, "another leader", |cluster| {
+        others.iter().any(|at| cluster.members[*at].leads())
+    });
+    for _ in 0..8 {
+        let renewed = ask(&mut cluster, others[0], LeaseQuestion::Renew { id: 7 });
+        assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 4 }), "{renewed:?}");
+        cluster.run_ms(1000);
+    }
+    cluster.isolate(leader, false);
+    cluster.ready();
+    assert!(others.iter().all(|at| exists(&cluster, *at, 7)));
+}

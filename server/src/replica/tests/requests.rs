@@ -1,0 +1,242 @@
+//! Proposals and reads through leaders and followers, with crashes, cuts and losses.
+
+use super::*;
+
+#[test]
+fn a_cluster_of_any_size_elects_one_leader_serves_and_agrees() {
+    for count in 1..=7 {
+        let mut cluster = Cluster::new(count, count as u64);
+        cluster.ready();
+        let mut keys = Vec::new();
+        for at in 0..count {
+            let key = format!("k{at}");
+            let slot = cluster.put(at, &key, "v");
+            assert_eq!(cluster.reply(at, slot), Ok(()));
+            keys.push(key);
+        }
+        for at in 0..count {
+            cluster.read(at);
+            assert!(keys.iter().all(|key| cluster.members[at].get(key).as_deref() == Some("v")));
+        }
+        cluster.agree(&keys);
+        let view = cluster.members[0].shared.view.load();
+        assert_eq!(view.cluster_version.as_deref(), Some("3.7.0"));
+        let names: Vec<&str> = view.members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names.len(), count);
+        assert!(view.members.iter().all(|member| member.client_urls.len() == 1), "{names:?}");
+    }
+}
+
+#[test]
+fn a_follower_answers_a_put_once_it_has_applied_it_and_reads_see_it_everywhere() {
+    let mut cluster = Cluster::new(3, 11);
+    let leader = cluster.ready();
+    for (number, at) in cluster.others(leader).into_iter().cycle().take(40).enumerate() {
+        let value = number.to_string();
+        let slot = cluster.put(at, "k", &value);
+        assert_eq!(cluster.reply(at, slot), Ok(()));
+        assert_eq!(cluster.members[at].get("k"), Some(value.clone()), "applied before answered");
+        let other = (at + 1) % 3;
+        cluster.read(other);
+        assert_eq!(cluster.members[other].get("k"), Some(value), "linearizable on another member");
+    }
+}
+
+#[test]
+fn many_forwarded_proposals_go_in_several_messages_and_are_all_answered() {
+    let mut cluster = Cluster::new(3, 12);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    let value = "x".repeat(40_000);
+    let slots: Vec<(usize, Slot)> = (0..120)
+        .map(|number| {
+            let at = if number % 3 == 0 { leader } else { follower };
+            (at, cluster.put(at, &format!("k{number}"), &value))
+        })
+        .collect();
+    for (at, slot) in slots {
+        assert_eq!(cluster.reply(at, slot), Ok(()));
+    }
+    cluster.agree(&["k0".to_owned(), "k119".to_owned()]);
+}
+
+#[test]
+fn requests_wait_for_an_election_and_then_succeed() {
+    let mut cluster = Cluster::new(3, 13);
+    let leader = cluster.ready();
+    let others = cluster.others(leader);
+    cluster.crash(leader);
+    cluster.until(10_000, "the followers notice", |cluster| {
+        let known = |at: &usize| cluster.members[*at].shared.status.leader.load(Ordering::Relaxed);
+        others.iter().all(|at| known(at) == 0)
+    });
+    let slot = cluster.put(others[0], "k", "v");
+    assert_eq!(cluster.reply(others[0], slot), Ok(()));
+    cluster.read(others[1]);
+    assert_eq!(cluster.members[others[1]].get("k").as_deref(), Some("v"));
+    cluster.restart(leader);
+    cluster.agree(&["k".to_owned()]);
+}
+
+#[test]
+fn a_proposal_that_is_lost_on_its_way_is_given_up_after_the_request_timeout() {
+    let mut cluster = Cluster::new(3, 14);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    cluster.isolate(follower, true);
+    let begun_ms = cluster.now_ms;
+    let slot = cluster.put(follower, "k", "v");
+    // It still believes in its leader and forwards.
+    cluster.step();
+    assert_eq!(cluster.members[follower].replica.waiting.len(), 1);
+    assert_eq!(cluster.reply(follower, slot), Err("etcdserver: request timed out".to_owned()));
+    let took_ms = cluster.now_ms - begun_ms;
+    assert!((7000..7300).contains(&took_ms), "{took_ms} ms");
+    cluster.isolate(follower, false);
+    cluster.ready();
+    cluster.run_ms(1000);
+    assert_eq!(cluster.members[follower].replies[&slot].len(), 1, "not answered twice");
+}
+
+#[test]
+fn what_a_cut_off_leader_has_taken_is_answered_by_what_becomes_of_it() {
+    let mut lost = 0;
+    for seed in 0..10 {
+        let mut cluster = Cluster::new(3, 100 + seed);
+        let leader = cluster.ready();
+        cluster.isolate(leader, true);
+        let slots: Vec<Slot> =
+            (0..5).map(|number| cluster.put(leader, &format!("old{number}"), "v")).collect();
+        cluster.run_ms(50);
+        let others = cluster.others(leader);
+        cluster.until(10_000, "another leader", |cluster| {
+            others.iter().any(|at| cluster.members[*at].leads())
+        });
+        let slot = cluster.put(others[0], "new", "v");
+        assert_eq!(cluster.reply(others[0], slot), Ok(()));
+        cluster.isolate(leader, false);
+        for (number, slot) in slots.into_iter().enumerate() {
+            let outcome = cluster.reply(leader, slot);
+            cluster.read(leader);
+            let found = cluster.members[leader].get(&format!("old{number}"));
+            assert_eq!(outcome.is_ok(), found.is_some(), "{outcome:?}");
+            lost += u64::from(outcome.is_err());
+        }
+        cluster.agree(&["new".to_owned()]);
+    }
+    assert!(lost > 0, "some were overwritten");
+}
+
+#[test]
+fn a_member_that_was_away_catches_up_from_the_log_of_another() {
+    let mut cluster = Cluster::with_flags(3, 15, &["--snapshot-catchup-entries=100000"]);
+    let leader = cluster.ready();
+    let away = cluster.others(leader)[0];
+    cluster.crash(away);
+    // Far more than is kept in memory for slow peers.
+    let value = "x".repeat(10_000);
+    for number in 0..600 {
+        let slot = cluster.put(leader, &format!("k{number}"), &value);
+        if number % 50 == 0 {
+            assert_eq!(cluster.reply(leader, slot), Ok(()));
+        }
+    }
+    cluster.run_ms(2000);
+    cluster.restart(away);
+    cluster.agree(&["k0".to_owned(), "k599".to_owned()]);
+}
+
+#[test]
+fn a_follower_whose_disk_stands_still_holds_up_nobody() {
+    let mut cluster = Cluster::new(3, 16);
+    let leader = cluster.ready();
+    let slow = cluster.others(leader)[0];
+    for number in 0..50 {
+        // Its write never ends: it is taken away and put back.
+        let held = cluster.members[slow].write.take();
+        let slot = cluster.put(leader, &format!("k{number}"), "v");
+        assert_eq!(cluster.reply(leader, slot), Ok(()));
+        if let Some(held) = held {
+            assert!(cluster.members[slow].write.is_none());
+            cluster.members[slow].write = Some(held);
+        }
+    }
+    cluster.agree(&["k0".to_owned(), "k49".to_owned()]);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_over_crashes_cuts_and_losses() {
+    let seeds = if std::env::var_os("ETCORE_LONG").is_some() { 300 } else { 12 };
+    for seed in 0..seeds {
+        chaos(seed);
+    }
+}
+
+/// Clients of all members write keys of their own while members crash, restart and are cut off; in
+/// the end all agree, every acknowledged write is there, and no request was answered twice.
+fn chaos(seed: u64) {
+    let mut cluster = Cluster::new(3, 1000 + seed);
+    cluster.ready();
+    let mut acknowledged = Vec::new();
+    let mut open: Expected = VecDeque::new();
+    let mut number = 0;
+    for _ in 0..60 {
+        cluster.lost = cluster.prng.below(100);
+        match cluster.prng.below(6) {
+            0 => {
+                let at = cluster.prng.index(3);
+                let down = cluster.members.iter().filter(|member| !member.up).count();
+                if cluster.members[at].up && down == 0 {
+                    cluster.crash(at);
+                    open.retain(|(_, through, _, _)| *through != at);
+                }
+            }
+            1 => {
+                for at in 0..3 {
+                    if !cluster.members[at].up {
+                        cluster.restart(at);
+                    }
+                }
+            }
+            2 => {
+                let at = cluster.prng.index(3);
+                cluster.isolate(at, true);
+            }
+            3 => (0..3).for_each(|at| cluster.isolate(at, false)),
+            _ => {}
+        }
+        for _ in 0..cluster.prng.below(5) {
+            let at = cluster.prng.index(3);
+            if cluster.members[at].up {
+                number += 1;
+                let (key, value) = (format!("k{number}"), format!("{seed}-{number}"));
+                let slot = cluster.put(at, &key, &value);
+                open.push_back((slot, at, key, value));
+            }
+        }
+        cluster.run_ms(100);
+        open.retain(|(slot, at, key, value)| {
+            let Some(replies) = cluster.members[*at].replies.get(slot) else { return true };
+            assert_eq!(replies.len(), 1, "seed {seed}: answered once");
+            if matches!(replies[0], Reply::Put { .. }) {
+                acknowledged.push((key.clone(), value.clone()));
+            }
+            false
+        });
+    }
+    cluster.lost = 0;
+    for at in 0..3 {
+        cluster.isolate(at, false);
+        if !cluster.members[at].up {
+            cluster.restart(at);
+        }
+    }
+    let leader = cluster.ready();
+    let slot = cluster.put(leader, "last", "v");
+    assert_eq!(cluster.reply(leader, slot), Ok(()), "seed {seed}: it heals");
+    let keys: Vec<String> = (1..=number).map(|number| format!("k{number}")).collect();
+    cluster.agree(&keys);
+    for (key, value) in acknowledged {
+        assert_eq!(cluster.members[0].get(&key), Some(value), "seed {seed}: {key} was lost");
+    }
+}
