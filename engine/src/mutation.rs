@@ -9,12 +9,10 @@
 pub enum Mutation {
     /// The log counts a write as durable when it is handed over.
     AnswerBeforeSync,
-    /// Term, vote and commit are not written with the entries.
-    HardStateNotWritten,
+    /// A vote is not written.
+    VoteForgotten,
     /// A checkpoint says one entry less than it contains.
     ApplyAgainAfterRestart,
-    /// Entries are applied as soon as they are appended.
-    PublishBeforeCommit,
     /// A linearizable read does not wait for what was committed before it.
     StaleReadIndex,
     /// A lease is revoked a quarter of its time too early.
@@ -25,8 +23,8 @@ pub enum Mutation {
     TornTailLeft,
     /// A checkpoint forgets who the members are.
     ConfStateForgotten,
-    /// A watcher is not sent the first of several events.
-    WatchEventDropped,
+    /// A response of a watch is dropped now and then.
+    WatchBatchDropped,
     /// A checkpoint's meta page is written before its pages are synced.
     MetaBeforePages,
     /// The log is released up to the newest checkpoint instead of the one before.
@@ -45,17 +43,16 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::AnswerBeforeSync,
-        Self::HardStateNotWritten,
+        Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
-        Self::PublishBeforeCommit,
         Self::StaleReadIndex,
         Self::LeaseEndsEarly,
         Self::PinnedPageReused,
         Self::TornTailLeft,
         Self::ConfStateForgotten,
-        Self::WatchEventDropped,
+        Self::WatchBatchDropped,
         Self::MetaBeforePages,
         Self::LogReleasedEarly,
         Self::UnsyncedTailTrusted,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use etcore_engine::file::{
     AlignedBuf, BLOCK_BYTES, Disk, FileId, FileOp, FileOutput, OpenMode, run,
 };
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 
@@ -156,11 +157,16 @@ pub fn recover(
         }
         replay.finish(row.action() == Action::Cut).map_err(|what| refused(Row::K, what))?;
         let cut = match row.action() {
-            Action::Cut => Some(cut(disk, &path, file, &bytes, offset, options.repair)?),
+            Action::Cut => {
+                let repair = options.repair && !is_on(Mutation::TornTailLeft);
+                Some(cut(disk, &path, file, &bytes, offset, repair)?)
+            }
             _ => None,
         };
-        if options.repair {
+        if options.repair && !is_on(Mutation::UnsyncedTailTrusted) {
             harden(disk, dir, &path, file, &bytes[..offset])?;
+        }
+        if options.repair {
             remove_spares(disk, dir, &names)?;
         }
         let block = bytes[offset - offset % BLOCK_BYTES..offset].to_vec();

@@ -20,12 +20,14 @@ struct Options {
     /// Go on after a violation.
     all: bool,
     history: Option<String>,
+    /// Which deliberate fault is on; `all` tries each.
+    mutation: Option<String>,
 }
 
 fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     match options(std::env::args().skip(1)) {
-        Ok(options) => match simulate(&options, &mut out) {
+        Ok(options) => match start(&options, &mut out) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             // A closed pipe is the reader's business.
@@ -40,9 +42,15 @@ fn main() -> ExitCode {
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     const USAGE: &str = "sim [--seed N | --seeds A..B] [--members N] [--trace] [--all] \
-                         [--history FILE]";
-    let mut options =
-        Options { seeds: 0..1, members: None, trace: false, all: false, history: None };
+                         [--history FILE] [--mutation NAME|all]";
+    let mut options = Options {
+        seeds: 0..1,
+        members: None,
+        trace: false,
+        all: false,
+        history: None,
+        mutation: None,
+    };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"));
@@ -61,6 +69,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--trace" => options.trace = true,
             "--all" => options.all = true,
             "--history" => options.history = Some(value()?),
+            "--mutation" => options.mutation = Some(value()?),
             _ => return Err(USAGE.to_owned()),
         }
     }
@@ -68,7 +77,58 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
 }
 
 fn plan(seed: u64, options: &Options) -> Plan {
-    Plan::from_seed(seed, options.members.unwrap_or(1))
+    Plan::from_seed(seed, options.members)
+}
+
+fn start(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
+    match &options.mutation {
+        None => simulate(options, out),
+        Some(name) => mutate(name, options, out),
+    }
+}
+
+/// Lets each fault be found: prints the first seed that does, and the property that it breaks.
+#[cfg(feature = "mutations")]
+fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
+    use etcore_engine::mutation::{Mutation, switch};
+    let mut all_found = true;
+    for mutation in Mutation::ALL {
+        if name != "all" && name != format!("{mutation:?}") {
+            continue;
+        }
+        switch(Some(mutation));
+        let clock = Clock::start();
+        let mut found = None;
+        let mut virtual_ns = 0;
+        for seed in options.seeds.clone() {
+            let report = run(plan(seed, options), 0);
+            virtual_ns += report.virtual_ns;
+            if let Some(violation) = report.violation {
+                found = Some((seed, violation));
+                break;
+            }
+        }
+        switch(None);
+        let (took, simulated) = (clock.elapsed().as_secs_f64(), virtual_ns / 1_000_000_000);
+        match found {
+            Some((seed, violation)) => writeln!(
+                out,
+                "{mutation:?}: seed {seed}, {took:.1} s, {simulated} virtual s: {}",
+                violation.property
+            )?,
+            None => {
+                all_found = false;
+                writeln!(out, "{mutation:?}: not found, {took:.1} s, {simulated} virtual s")?;
+            }
+        }
+    }
+    Ok(all_found)
+}
+
+#[cfg(not(feature = "mutations"))]
+fn mutate(_: &str, _: &Options, out: &mut impl Write) -> std::io::Result<bool> {
+    writeln!(out, "built without the feature `mutations`")?;
+    Ok(false)
 }
 
 fn simulate(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {

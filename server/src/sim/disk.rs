@@ -8,7 +8,7 @@ use etcore_engine::testing::mem_disk::MemDisk;
 
 use super::effects::{Effect, Effects, Owner};
 use crate::driver::LogFile;
-use crate::replica::{DurableWrite, Lane, StartOp, Started};
+use crate::replica::{DurableWrite, Lane, ReadOp, StartOp, Started};
 
 /// The background's disk. Completions reach the checkpoint by the world's hand, not by `poll`.
 pub(super) struct QueuedDisk {
@@ -48,5 +48,12 @@ pub(super) fn log_files(mut disk: MemDisk, effects: Effects) -> StartOp {
             Started::Later
         }
         other => Started::Done(run(&mut disk, other)),
+    })
+}
+
+/// How entries that have left the log's memory are read back.
+pub(super) fn log_reader(disk: MemDisk) -> ReadOp {
+    Box::new(move |name, offset_bytes, len_bytes| {
+        disk.read_at(name, offset_bytes, len_bytes).unwrap_or_default()
     })
 }

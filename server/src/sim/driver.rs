@@ -13,13 +13,14 @@ use etcore_engine::file::AlignedBuf;
 
 use super::effects::{Effect, Effects, Owner, durable};
 use crate::driver::{
-    AnyListener, AnySocket, Completions, Driver, LogFile, SocketId, Waker, WriteToken,
+    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, SocketId, Waker, WriteToken,
 };
 
 /// Something for [`Completions`].
 #[derive(Debug)]
 pub(super) enum Input {
     Accepted { listener: u32, connection: u64 },
+    Connected { socket: SocketId, result: Result<(), io::ErrorKind> },
     Received { socket: SocketId, bytes: Vec<u8> },
     Disconnected { socket: SocketId, error: Option<io::ErrorKind> },
     Sent { socket: SocketId, buf: Vec<u8>, result: Result<(), io::ErrorKind> },
@@ -42,7 +43,6 @@ struct Slot {
 
 #[derive(Debug)]
 struct Socket {
-    connection: u64,
     paused: bool,
     /// What came while it was paused.
     held: VecDeque<Input>,
@@ -71,6 +71,19 @@ impl SharedPort {
 }
 
 impl Port {
+    fn open(&mut self) -> io::Result<SocketId> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(Slot::default());
+                u32::try_from(self.slots.len() - 1).map_err(io::Error::other)?
+            }
+        };
+        let place = &mut self.slots[slot as usize];
+        place.socket = Some(Socket { paused: false, held: VecDeque::new() });
+        Ok(SocketId { slot, generation: place.generation })
+    }
+
     fn socket(&mut self, id: SocketId) -> Option<&mut Socket> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         slot.socket.as_mut().filter(|_| slot.generation == id.generation)
@@ -82,7 +95,9 @@ impl Port {
         loop {
             let input = self.inbox.pop_front()?;
             let id = match &input {
-                Input::Received { socket, .. } | Input::Disconnected { socket, .. } => *socket,
+                Input::Connected { socket, .. }
+                | Input::Received { socket, .. }
+                | Input::Disconnected { socket, .. } => *socket,
                 _ => return Some(input),
             };
             match self.socket(id) {
@@ -129,18 +144,15 @@ impl Driver for SimDriver {
         let AnySocket::Simulated(connection) = socket else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        let mut port = self.port.lock();
-        let slot = match port.free.pop() {
-            Some(slot) => slot,
-            None => {
-                port.slots.push(Slot::default());
-                u32::try_from(port.slots.len() - 1).map_err(io::Error::other)?
-            }
-        };
-        let place = &mut port.slots[slot as usize];
-        place.socket = Some(Socket { connection, paused: false, held: VecDeque::new() });
-        let socket = SocketId { slot, generation: place.generation };
+        let socket = self.port.lock().open()?;
         self.effects.push(Effect::Attach { shard: self.shard, connection, socket });
+        Ok(socket)
+    }
+
+    fn connect(&mut self, address: &PeerAddress) -> io::Result<SocketId> {
+        let socket = self.port.lock().open()?;
+        let address = address.clone();
+        self.effects.push(Effect::Dial { shard: self.shard, socket, address });
         Ok(socket)
     }
 
@@ -162,27 +174,24 @@ impl Driver for SimDriver {
     }
 
     fn send(&mut self, socket: SocketId, buf: Vec<u8>) {
-        let connection = self.port.lock().socket(socket).map(|socket| socket.connection);
-        match connection {
-            Some(connection) => {
-                let shard = self.shard;
-                self.effects.push(Effect::Send { shard, socket, connection, buf });
-            }
-            None => {
-                let result = Err(io::ErrorKind::NotConnected);
-                self.port.put(Input::Sent { socket, buf: emptied(buf), result });
-            }
+        if self.port.lock().socket(socket).is_some() {
+            self.effects.push(Effect::Send { shard: self.shard, socket, buf });
+        } else {
+            let result = Err(io::ErrorKind::NotConnected);
+            self.port.put(Input::Sent { socket, buf: emptied(buf), result });
         }
     }
 
     fn close(&mut self, socket: SocketId) {
         let mut port = self.port.lock();
-        let Some(connection) = port.socket(socket).map(|socket| socket.connection) else { return };
+        if port.socket(socket).is_none() {
+            return;
+        }
         let slot = &mut port.slots[socket.slot as usize];
         slot.socket = None;
         slot.generation = slot.generation.wrapping_add(1);
         port.free.push(socket.slot);
-        self.effects.push(Effect::Close { connection });
+        self.effects.push(Effect::Close { shard: self.shard, socket });
     }
 
     fn write_durable(
@@ -213,6 +222,9 @@ impl Driver for SimDriver {
             match input {
                 Input::Accepted { listener, connection } => {
                     completions.accepted(listener, AnySocket::Simulated(connection));
+                }
+                Input::Connected { socket, result } => {
+                    completions.connected(socket, result.map_err(io::Error::from));
                 }
                 Input::Received { socket, bytes } => completions.received(socket, &bytes),
                 Input::Disconnected { socket, error } => {

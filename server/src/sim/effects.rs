@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use etcore_engine::file::{AlignedBuf, FileId, FileOp, Token};
 
-use crate::driver::{SocketId, WriteToken};
+use crate::driver::{PeerAddress, SocketId, WriteToken};
 use crate::replica::Lane;
 
 /// Who waits for an operation of the disk.
@@ -57,10 +57,12 @@ pub(super) enum Effect {
     Unlisten { shard: usize, listener: u32 },
     /// This shard serves the connection from now on.
     Attach { shard: usize, connection: u64, socket: SocketId },
+    /// Call a member's port for peers, or nobody's.
+    Dial { shard: usize, socket: SocketId, address: PeerAddress },
     /// Send.
-    Send { shard: usize, socket: SocketId, connection: u64, buf: Vec<u8> },
-    /// Close; true if a send was under way, whose end is still reported.
-    Close { connection: u64 },
+    Send { shard: usize, socket: SocketId, buf: Vec<u8> },
+    /// Close.
+    Close { shard: usize, socket: SocketId },
     /// An operation of the disk; `None` reads a page.
     Disk { owner: Owner, op: Option<FileOp> },
 }

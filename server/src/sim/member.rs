@@ -15,7 +15,7 @@ use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
 
-use super::disk::{QueuedDisk, log_files};
+use super::disk::{QueuedDisk, log_files, log_reader};
 use super::driver::{SharedPort, SimDriver};
 use super::effects::Effects;
 use super::pages::{Arrivals, SimPages};
@@ -27,9 +27,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::flags::{self, Asked};
 use crate::driver::{AnyListener, Waker};
-use crate::front::{Listener, Side};
 use crate::hasher::{self, Hasher};
 use crate::pages::Pages;
+use crate::peers::{self, Peers};
 use crate::replica::{Finished, LogFiles};
 use crate::shard::Shard;
 use crate::shared::Shared;
@@ -173,9 +173,10 @@ impl Member {
             shares_thread: plan.shares_thread,
             nonce,
         };
-        let (fronts, links) = wiring.fronts(&pins, listeners(self.number));
+        let client_port = AnyListener::Simulated(client_address(self.number));
+        let (fronts, links) = wiring.fronts(&pins, vec![client_port]);
         let start_op = log_files(self.disk.clone(), effects.clone());
-        let (files, log_finished) = LogFiles::simulated(start_op);
+        let (files, log_finished) = LogFiles::simulated(start_op, log_reader(self.disk.clone()));
         let (background, desk) = Background::simulated();
         let mut checkpointer = None;
         let replica = wiring.replica(stored, files, links, |parts| {
@@ -186,7 +187,13 @@ impl Member {
             return Err(BootError::Machine("the simulated machine refuses nothing".to_owned()));
         };
         drop(wiring);
-        let mut replica = Some(replica);
+        let peers = Peers::new(peers::Parts {
+            shared: shared.clone(),
+            listeners: vec![AnyListener::Simulated(peer_address(self.number))],
+            pool: None,
+            waker: replica_waker.clone(),
+        });
+        let mut replica = Some((replica, peers));
         let mut shards = Vec::new();
         for (index, (front, waker)) in fronts.into_iter().zip(front_wakers).enumerate() {
             let with_replica = plan.shares_thread && index == 0;
@@ -200,16 +207,9 @@ impl Member {
             let port = SharedPort::default();
             let driver = SimDriver::new(index, port.clone(), effects.clone(), waker.clone());
             let driver = Box::new(driver);
-            let shard = Shard::new(shared.clone(), driver, waker.clone(), front, replica);
-            Thread {
-                shard,
-                port,
-                waker,
-                waits: false,
-                due: NEVER,
-                busy_until: now,
-                stopped: false,
-            }
+            let (replica, peers) = replica.unzip();
+            let shard = Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers);
+            Thread { shard, port, waker, waits: false, due: NEVER, busy_until: now, stopped: false }
         });
         self.life = Some(Box::new(Life {
             threads: threads.collect(),
@@ -255,11 +255,6 @@ fn pages_maker(
         made.borrow_mut().push(arrivals);
         Pages::simulated(Box::new(pages))
     })
-}
-
-fn listeners(member: usize) -> Vec<Listener> {
-    let listener = |address, side| Listener { socket: AnyListener::Simulated(address), side };
-    vec![listener(client_address(member), Side::Client), listener(peer_address(member), Side::Peer)]
 }
 
 /// What the operator of member `number` typed.

@@ -7,9 +7,10 @@
 use std::io;
 
 use super::driver::{Input, emptied};
+use super::member::peer_address;
 use super::plan::Span;
 use super::world::{Event, World};
-use crate::driver::SocketId;
+use crate::driver::{PeerAddress, SocketId};
 use crate::limits;
 
 /// One end of a connection.
@@ -84,13 +85,60 @@ impl World {
         let member = self.members.get(number).filter(|member| !member.is_unreachable());
         let Some((listener, thread)) = member.and_then(|m| m.accepts(connection.address)) else {
             connection.broken = true;
-            self.schedule_end(id, 0, Some(io::ErrorKind::ConnectionRefused));
-            return;
+            let error = io::ErrorKind::ConnectionRefused;
+            return match connection.ends[0] {
+                End::Client(_) => self.schedule_end(id, 0, Some(error)),
+                _ => self.tell_caller(id, Err(error)),
+            };
         };
         let life = self.members[number].life_number;
         connection.ends[1] = End::Accepted { member: number, life };
         self.put(number, thread, Input::Accepted { listener, connection: id });
-        self.client_connected(id);
+        match self.connections.get(&id).map(|connection| connection.ends[0]) {
+            Some(End::Client(_)) => self.client_connected(id),
+            _ => self.tell_caller(id, Ok(())),
+        }
+    }
+
+    /// A member calls another one.
+    pub(super) fn dial(
+        &mut self,
+        member: usize,
+        thread: usize,
+        socket: SocketId,
+        to: &PeerAddress,
+    ) {
+        let life = self.members[member].life_number;
+        let caller = End::Socket { member, life, thread, socket };
+        let address = match to {
+            PeerAddress::Tcp(std::net::SocketAddr::V4(address)) => {
+                usize::from(address.ip().octets()[3]).checked_sub(1).map(peer_address)
+            }
+            _ => None,
+        };
+        let latency = self.plan.peer_latency;
+        self.connect(caller, address.unwrap_or(u64::MAX), latency);
+    }
+
+    /// The caller, a member, will hear how its call went.
+    fn tell_caller(&mut self, id: u64, result: Result<(), io::ErrorKind>) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let at = self.now + connection.latency.draw(&mut self.prng);
+        connection.arrives[0] = connection.arrives[0].max(at);
+        let at = connection.arrives[0];
+        self.schedule(at, Event::Dialed { connection: id, result });
+    }
+
+    /// It hears.
+    pub(super) fn dialed(&mut self, id: u64, result: Result<(), io::ErrorKind>) {
+        self.trace.event(self.now, "dialed", &[id, u64::from(result.is_ok())]);
+        let Some(connection) = self.connections.get(&id) else { return };
+        let End::Socket { member, life, thread, socket } = connection.ends[0] else { return };
+        let broken = connection.broken;
+        let result = if broken { result.and(Err(io::ErrorKind::ConnectionReset)) } else { result };
+        if self.members[member].life_number == life {
+            self.put(member, thread, Input::Connected { socket, result });
+        }
     }
 
     /// A thread of a member serves the connection from now on.
@@ -147,13 +195,13 @@ impl World {
         member: usize,
         thread: usize,
         socket: SocketId,
-        id: u64,
         buf: Vec<u8>,
     ) {
         let life = self.members[member].life_number;
-        let to = self.other_end(id, member, socket);
-        let arrives = to.and_then(|to| self.send(id, to, &buf));
-        let waiting = to.and_then(|to| Some(self.connections.get(&id)?.on_the_way_bytes[to]));
+        let own = self.end_of(member, thread, socket);
+        let arrives = own.and_then(|(id, from)| self.send(id, 1 - from, &buf));
+        let waiting =
+            own.and_then(|(id, from)| Some(self.connections.get(&id)?.on_the_way_bytes[1 - from]));
         let soon = self.now + self.prng.below(20_000);
         let (at, result) = match arrives {
             Some(at) if waiting.unwrap_or(0) > SEND_BUFFER_BYTES => (at, Ok(())),
@@ -164,10 +212,12 @@ impl World {
         self.schedule(at, Event::Sent { member, life, thread, socket, buf, result });
     }
 
-    fn other_end(&self, id: u64, member: usize, own: SocketId) -> Option<usize> {
-        let connection = self.connections.get(&id)?;
-        connection.ends.iter().position(|end| {
-            !matches!(end, End::Socket { member: m, socket, .. } if *m == member && *socket == own)
+    /// The connection behind a member's socket, and which end of it that is.
+    fn end_of(&self, member: usize, thread: usize, own: SocketId) -> Option<(u64, usize)> {
+        let life = self.members[member].life_number;
+        let wanted = End::Socket { member, life, thread, socket: own };
+        self.connections.iter().find_map(|(id, connection)| {
+            Some((*id, connection.ends.iter().position(|end| *end == wanted)?))
         })
     }
 
@@ -200,9 +250,8 @@ impl World {
     }
 
     /// A member closes its end.
-    pub(super) fn close_from_member(&mut self, id: u64, member: usize) {
-        let Some(connection) = self.connections.get(&id) else { return };
-        if let Some(from) = connection.ends.iter().position(|end| end.is_of(member)) {
+    pub(super) fn close_from_member(&mut self, member: usize, thread: usize, socket: SocketId) {
+        if let Some((id, from)) = self.end_of(member, thread, socket) {
             self.close(id, from);
         }
     }

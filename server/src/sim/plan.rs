@@ -100,6 +100,8 @@ pub struct Plan {
     pub drift: u64,
     /// One way between a client and a member.
     pub client_latency: Span,
+    /// One way between two members.
+    pub peer_latency: Span,
     /// An operation of the disk.
     pub disk_latency: Span,
     /// From the moment a shard could run until it does.
@@ -123,9 +125,11 @@ const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
 
 impl Plan {
-    /// The plan of a seed for so many members.
-    pub fn from_seed(seed: u64, members: usize) -> Self {
+    /// The plan of a seed, for so many members if the seed is not to choose.
+    pub fn from_seed(seed: u64, members: Option<usize>) -> Self {
         let mut prng = Prng::new(seed ^ 0x5157_4d11);
+        let drawn = [1, 1, 3, 3, 3, 3, 2, 5, 7][prng.index(9)];
+        let members = members.unwrap_or(drawn);
         let mut maybe = |most: u64| match prng.below(4) {
             0 | 1 => 0,
             2 => 1 + prng.below(most.div_ceil(4)),
@@ -161,6 +165,8 @@ impl Plan {
             drift: [0, 0, 200, 20_000][prng.index(4)],
             client_latency: [Span::new(20 * US, 200 * US), Span::new(100 * US, 20 * MS)]
                 [prng.index(2)],
+            peer_latency: [Span::new(20 * US, 200 * US), Span::new(100 * US, 30 * MS)]
+                [prng.index(2)],
             disk_latency: if slow_disk {
                 Span::new(MS, 80 * MS)
             } else {
@@ -170,7 +176,8 @@ impl Plan {
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
             segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
-            catchup_entries: [2, 50, 5000][prng.index(3)],
+            // Members that lag further could be brought up by a snapshot alone.
+            catchup_entries: if members > 1 { 100_000 } else { [2, 50, 5000][prng.index(3)] },
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use etcore_bench::history::{self, History};
@@ -37,6 +38,8 @@ pub struct Violation {
 pub const SOUND: &str = "a member stops by itself only if its disk has failed";
 /// A member's files can be opened again.
 pub const STARTS: &str = "a member starts again, whatever moment it was cut off at";
+/// An invariant that the code itself watches.
+pub const NO_PANIC: &str = "no assertion inside a member fails";
 /// The driver of a simulated member does not break.
 const DRIVES: &str = "a shard's rounds go on";
 
@@ -91,6 +94,10 @@ pub(super) enum Event {
     },
     Connect {
         connection: u64,
+    },
+    Dialed {
+        connection: u64,
+        result: Result<(), io::ErrorKind>,
     },
     Deliver {
         connection: u64,
@@ -186,11 +193,18 @@ pub(super) struct World {
 /// Runs a plan to its end, or to the first violation. `lines` of the trace are kept.
 pub fn run(plan: Plan, lines: usize) -> Report {
     let mut world = World::new(plan, lines);
-    world.begin();
-    while world.violation.is_none() && world.stage != Stage::Over {
-        let Some(((at, _), event)) = world.queue.pop_first() else { break };
-        world.now = at;
-        world.happen(event);
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        world.begin();
+        while world.violation.is_none() && world.stage != Stage::Over {
+            let Some(((at, _), event)) = world.queue.pop_first() else { break };
+            world.now = at;
+            world.happen(event);
+        }
+    }));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        world.violate(NO_PANIC, text.unwrap_or("a panic without words").to_owned());
     }
     world.report()
 }
@@ -291,6 +305,7 @@ impl World {
                 self.trace.event(self.now, "connect", &[connection]);
                 self.arrive(connection);
             }
+            Event::Dialed { connection, result } => self.dialed(connection, result),
             Event::Deliver { connection, to, bytes } => {
                 let length = bytes.len() as u64;
                 self.trace.event(self.now, "deliver", &[connection, to as u64, length]);
@@ -535,10 +550,13 @@ impl World {
                 Effect::Attach { shard, connection, socket } => {
                     self.attach(connection, member, shard, socket);
                 }
-                Effect::Send { shard, socket, connection, buf } => {
-                    self.send_from_member(member, shard, socket, connection, buf);
+                Effect::Dial { shard, socket, address } => {
+                    self.dial(member, shard, socket, &address);
                 }
-                Effect::Close { connection } => self.close_from_member(connection, member),
+                Effect::Send { shard, socket, buf } => {
+                    self.send_from_member(member, shard, socket, buf);
+                }
+                Effect::Close { shard, socket } => self.close_from_member(member, shard, socket),
                 Effect::Disk { owner, op } => {
                     let id = self.next_op;
                     self.next_op += 1;
