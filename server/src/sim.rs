@@ -15,7 +15,7 @@
 //! | [`member`] | one member: its disk and clock, and while it runs its shards and helpers |
 //! | `driver`, `disk`, `pages` | the third driver: what members do reaches the world as effects |
 //! | `net` | connections that delay, split, break |
-//! | `clients`, `wire`, `workload` | who asks what, and what is written down of it |
+//! | `clients`, `watchers`, `wire`, `workload` | who asks what, and what is written down of it |
 //! | [`judges`] | properties of members that clients cannot see, one a file |
 //!
 //! No wall clock, no thread, no randomness but the seed's, no order of a hash map.
@@ -30,6 +30,7 @@ mod effects;
 mod faults;
 pub mod finish;
 pub mod judges;
+mod logs;
 pub mod member;
 mod net;
 mod pages;

@@ -90,6 +90,11 @@ impl World {
 
     fn enter(&mut self, stage: Stage, look_in: u64) {
         self.trace.say(self.now, || format!("stage {stage:?}"));
+        for member in 0..self.members.len() {
+            let Some(life) = &self.members[member].life else { continue };
+            let status = &life.shared.status;
+            self.trace.say(self.now, || format!("member {member}: {status:?}"));
+        }
         self.stage = stage;
         self.schedule(self.now + look_in, Event::Stage);
     }

@@ -18,6 +18,7 @@ use super::driver::Input;
 use super::effects::{Effect, Owner};
 use super::finish::Stage;
 use super::judges::{Judges, state};
+use super::logs;
 use super::member::{Member, NEVER};
 use super::net::Connection;
 use super::plan::Plan;
@@ -192,6 +193,7 @@ pub(super) struct World {
 
 /// Runs a plan to its end, or to the first violation. `lines` of the trace are kept.
 pub fn run(plan: Plan, lines: usize) -> Report {
+    let _logs = (lines > 0).then(logs::collect);
     let mut world = World::new(plan, lines);
     let ended = catch_unwind(AssertUnwindSafe(|| {
         world.begin();
@@ -369,9 +371,11 @@ impl World {
             disk.crash_at(disk.change_count() + after);
         }
         let mut prng = self.prng.fork();
+        logs::take();
         let started = self.members[member].start(self.now, &self.plan, &mut prng);
         let trouble = std::mem::take(&mut self.troubles[member]);
         self.troubles[member].disk_stalled_until = trouble.disk_stalled_until;
+        self.take_logs(member);
         if self.members[member].disk.has_crashed() {
             self.members[member].life = None;
             self.lose_power(member);
@@ -442,8 +446,16 @@ impl World {
         self.look_around(member);
     }
 
+    /// What a member has logged, for people.
+    fn take_logs(&mut self, member: usize) {
+        for line in logs::take() {
+            self.trace.say(self.now, || format!("member {member} logs {line}"));
+        }
+    }
+
     /// What a step may have woken.
     fn look_around(&mut self, member: usize) {
+        self.take_logs(member);
         let number = self.members[member].life_number;
         let Some(life) = &mut self.members[member].life else { return };
         let woken: Vec<usize> = (0..life.threads.len())
