@@ -43,6 +43,8 @@ pub(super) enum Role {
 pub(super) enum Ask {
     /// This.
     Do(Request),
+    /// Another member is to lead: this one.
+    Lead(u64),
     /// The hash up to the newest revision told, or the one before it.
     Hash,
 }
@@ -203,6 +205,11 @@ impl World {
         let ask = match client.role {
             Role::Audits(_) => client.script.front().cloned()?,
             _ if client.prng.chance(1, 100) => Ask::Hash,
+            _ if self.members.len() > 1 && client.prng.chance(1, 150) => {
+                let heir = client.prng.index(self.members.len());
+                let life = self.members[heir].life.as_ref();
+                life.map_or(Ask::Hash, |life| Ask::Lead(life.shared.member_id))
+            }
             _ => {
                 let mut source = Source {
                     plan: &self.plan,
@@ -217,6 +224,7 @@ impl World {
         let wire = client.wire.as_mut()?;
         let stream = match &ask {
             Ask::Do(request) => wire.start(request),
+            Ask::Lead(heir) => wire.start_transfer(*heir),
             // Compactions are at odd ones.
             Ask::Hash => wire.start_hash(self.told & !1),
         };
@@ -308,6 +316,7 @@ impl World {
     fn answered(&mut self, at: usize, client: &mut Client, stream: StreamId, message: &[u8]) {
         let Some(op) = client.op.as_mut().filter(|op| op.stream == stream) else { return };
         match &op.ask {
+            Ask::Lead(_) => self.over(client),
             Ask::Hash => {
                 let Ok(answer) = pb::HashKvResponse::decode(message) else {
                     return self.violate(READABLE, "HashKV".to_owned());
@@ -430,6 +439,7 @@ impl World {
 fn text(ask: &Ask) -> String {
     match ask {
         Ask::Do(request) => format!(": {request:?}"),
+        Ask::Lead(heir) => format!(": {heir:x} shall lead"),
         Ask::Hash => ": hash".to_owned(),
     }
 }

@@ -66,15 +66,42 @@ impl World {
                     self.stall_connection(id, until);
                 }
             }
-            6 => {
+            6 => self.partition(),
+            7 => {
                 let most = [100 * MS, 4 * S][self.prng.index(2)];
                 self.troubles[member].disk_stalled_until = until(self, most);
             }
-            7 => self.troubles[member].disk_fails = self.members[member].life.is_some(),
+            8 => self.troubles[member].disk_fails = self.members[member].life.is_some(),
             _ => {
                 self.members[member].disk.set_full(true);
                 let at = until(self, 4 * S);
                 self.schedule(at, Event::DiskHasRoom { member });
+            }
+        }
+    }
+
+    /// Draws who cannot reach whom, and for how long.
+    fn partition(&mut self) {
+        let until = self.now + self.prng.below([500 * MS, 6 * S][self.prng.clone().index(2)]);
+        let count = self.members.len();
+        let lonely = self.prng.index(count);
+        let both_ways = self.prng.chance(2, 3);
+        let single_pair = self.prng.chance(1, 3);
+        let other = (lonely + 1 + self.prng.index(count - 1)) % count;
+        let sides = self.prng.next_u64();
+        let groups = self.prng.chance(1, 4);
+        for from in 0..count {
+            for to in 0..count {
+                let cut = if groups {
+                    sides >> from & 1 != sides >> to & 1
+                } else if single_pair {
+                    (from, to) == (lonely, other) || both_ways && (to, from) == (lonely, other)
+                } else {
+                    from != to && (from == lonely || both_ways && to == lonely)
+                };
+                if cut {
+                    self.blocked.insert((from, to), until);
+                }
             }
         }
     }

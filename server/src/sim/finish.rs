@@ -70,6 +70,7 @@ impl World {
             Stage::Reading { again, until } => {
                 if self.has_audited() {
                     if again {
+                        (0..self.members.len()).for_each(|member| self.look_into_log(member));
                         return self.enter(Stage::Over, 0);
                     }
                     for member in 0..self.members.len() {
@@ -108,6 +109,7 @@ impl World {
             trouble.disk_fails = false;
             trouble.start_crash = None;
         }
+        self.blocked.clear();
         for member in 0..self.members.len() {
             self.members[member].disk.set_full(false);
             self.wake_all(member);

@@ -2,11 +2,14 @@
 //!
 //! Asked by the world after every step. What clients can see is judged by `etcore_bench::history`.
 
+pub mod log;
 pub mod state;
 
 /// What the judges remember of a run.
 #[derive(Debug, Default)]
 pub struct Judges {
+    /// Of [`log`].
+    pub(super) log: log::Known,
     /// Of [`state`].
     pub(super) state: state::Known,
 }
@@ -14,7 +17,7 @@ pub struct Judges {
 impl Judges {
     /// Judges of so many members.
     pub(super) fn new(members: usize) -> Self {
-        Self { state: state::Known::new(members) }
+        Self { log: log::Known::default(), state: state::Known::new(members) }
     }
 
     /// A member has started: what it shows begins anew.

@@ -40,6 +40,8 @@ impl End {
 pub(super) struct Connection {
     pub(super) ends: [End; 2],
     address: u64,
+    /// Which members the ends are on; `None` for a client.
+    hosts: [Option<usize>; 2],
     /// When the last bytes towards each end arrive.
     arrives: [u64; 2],
     /// Towards each end.
@@ -61,7 +63,13 @@ impl World {
         let id = self.next_connection;
         self.next_connection += 1;
         let at = self.now + latency.draw(&mut self.prng);
+        let callee = usize::try_from(address / 2).ok().filter(|at| *at < self.members.len());
+        let hosts = match caller {
+            End::Socket { member, .. } => [Some(member), callee],
+            _ => [None, callee],
+        };
         let connection = Connection {
+            hosts,
             ends: [caller, End::Nobody],
             address,
             // Nothing overtakes the call itself.
@@ -76,6 +84,18 @@ impl World {
         self.connections.insert(id, connection);
         self.schedule(at, Event::Connect { connection: id });
         id
+    }
+
+    /// Until when nothing gets to that end.
+    pub(super) fn is_blocked_to(&self, id: u64, to: usize) -> Option<u64> {
+        let [caller, callee] = self.connections.get(&id)?.hosts;
+        let (from, to) = if to == 1 { (caller?, callee?) } else { (callee?, caller?) };
+        self.blocked.get(&(from, to)).copied().filter(|until| *until > self.now)
+    }
+
+    /// Until when the ends cannot agree on a connection.
+    pub(super) fn is_blocked(&self, id: u64) -> Option<u64> {
+        self.is_blocked_to(id, 0).max(self.is_blocked_to(id, 1))
     }
 
     /// A call has reached its address.

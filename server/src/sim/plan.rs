@@ -44,6 +44,8 @@ pub struct Rates {
     pub cuts: u64,
     /// A connection carries nothing for a while.
     pub stalls: u64,
+    /// Some members cannot reach some others, one way or both, for a while.
+    pub partitions: u64,
     /// A member's disk stands still for a while.
     pub disk_stalls: u64,
     /// A member's disk fails one operation.
@@ -54,7 +56,7 @@ pub struct Rates {
 
 impl Rates {
     /// All of them, in the order of their names above.
-    pub fn all(&self) -> [u64; 9] {
+    pub fn all(&self) -> [u64; 10] {
         [
             self.kills,
             self.power_cuts,
@@ -62,6 +64,7 @@ impl Rates {
             self.pauses,
             self.cuts,
             self.stalls,
+            self.partitions,
             self.disk_stalls,
             self.disk_errors,
             self.disk_full,
@@ -142,6 +145,7 @@ impl Plan {
             pauses: maybe(12),
             cuts: maybe(40),
             stalls: maybe(20),
+            partitions: if members > 1 { maybe(8) } else { 0 },
             disk_stalls: maybe(12),
             disk_errors: maybe(6),
             // A full disk lets go of what the log keeps for members that lag: see `catchup_entries`.

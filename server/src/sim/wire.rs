@@ -20,6 +20,7 @@ struct Methods {
     revoke: MethodHandle,
     keep_alive: MethodHandle,
     hash: MethodHandle,
+    transfer: MethodHandle,
     watch: MethodHandle,
 }
 
@@ -44,6 +45,7 @@ impl Wire {
             revoke: method("/etcdserverpb.Lease/LeaseRevoke"),
             keep_alive: method("/etcdserverpb.Lease/LeaseKeepAlive"),
             hash: method("/etcdserverpb.Maintenance/HashKV"),
+            transfer: method("/etcdserverpb.Maintenance/MoveLeader"),
             watch: method("/etcdserverpb.Watch/Watch"),
         };
         Self { connection, grpc, methods }
@@ -86,6 +88,12 @@ impl Wire {
     pub(super) fn start_hash(&mut self, revision: i64) -> Option<StreamId> {
         let message = pb::HashKvRequest { revision }.encode_to_vec();
         self.grpc.start_unary(self.methods.hash, &CallOptions::default(), &message).ok()
+    }
+
+    /// Asks the leader to let another member lead.
+    pub(super) fn start_transfer(&mut self, target_id: u64) -> Option<StreamId> {
+        let message = pb::MoveLeaderRequest { target_id }.encode_to_vec();
+        self.grpc.start_unary(self.methods.transfer, &CallOptions::default(), &message).ok()
     }
 
     /// Opens a stream of watches with one watch.

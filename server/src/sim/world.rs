@@ -17,7 +17,7 @@ use super::clients::Client;
 use super::driver::Input;
 use super::effects::{Effect, Owner};
 use super::finish::Stage;
-use super::judges::{Judges, state};
+use super::judges::{Judges, log, state};
 use super::logs;
 use super::member::{Member, NEVER};
 use super::net::Connection;
@@ -179,6 +179,8 @@ pub(super) struct World {
     next_op: u64,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) next_connection: u64,
+    /// Until when nothing gets from one member to another.
+    pub(super) blocked: BTreeMap<(usize, usize), u64>,
     pub(super) clients: Vec<Option<Box<Client>>>,
     pub(super) history: History,
     /// The highest revision told.
@@ -231,6 +233,7 @@ impl World {
             next_op: 0,
             connections: BTreeMap::new(),
             next_connection: 1,
+            blocked: BTreeMap::new(),
             history: History::default(),
             told: 1,
             values: 0,
@@ -303,9 +306,25 @@ impl World {
             Event::Background { member, life } => self.background(member, life),
             Event::Hasher { member, life } => self.hash(member, life),
             Event::DiskOp { member, id } => self.carry_out(member, id),
+            Event::Connect { connection } if self.is_blocked(connection).is_some() => {
+                let until = self.is_blocked(connection).unwrap_or(self.now);
+                self.schedule(until, Event::Connect { connection });
+            }
             Event::Connect { connection } => {
                 self.trace.event(self.now, "connect", &[connection]);
                 self.arrive(connection);
+            }
+            Event::Deliver { connection, to, bytes }
+                if self.is_blocked_to(connection, to).is_some() =>
+            {
+                let until = self.is_blocked_to(connection, to).unwrap_or(self.now);
+                self.schedule(until, Event::Deliver { connection, to, bytes });
+            }
+            Event::Ended { connection, to, error }
+                if self.is_blocked_to(connection, to).is_some() =>
+            {
+                let until = self.is_blocked_to(connection, to).unwrap_or(self.now);
+                self.schedule(until, Event::Ended { connection, to, error });
             }
             Event::Dialed { connection, result } => self.dialed(connection, result),
             Event::Deliver { connection, to, bytes } => {
@@ -391,6 +410,7 @@ impl World {
             return self.violate(STARTS, format!("member {member}: {error}"));
         }
         self.judges.started(member);
+        self.look_into_log(member);
         let threads = self.members[member].life.as_ref().map_or(0, |life| life.threads.len());
         for thread in 0..threads {
             self.wake(member, thread);
@@ -658,6 +678,13 @@ impl World {
                 self.look_around(member);
             }
             (_, None) => {}
+        }
+    }
+
+    /// Judges what the member's log says.
+    pub(super) fn look_into_log(&mut self, member: usize) {
+        if let Err(violation) = log::look(&mut self.judges, member, &self.members[member].disk) {
+            self.violation.get_or_insert(violation);
         }
     }
 
