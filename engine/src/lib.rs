@@ -11,7 +11,7 @@
 //! (FORMAT.md describes it), and `tree`, reading it; [`checkpoint`], writing it; [`map`], reading
 //! it through memory maps, or with plain calls ([`read`]); [`hash`], comparing members; [`pins`],
 //! who still needs what; [`snapshot`], copies for members that lag; [`limits`], every bound;
-//! [`testing`], the doubles.
+//! [`testing`], the doubles; [`mutation`], the faults that the simulator must find.
 //!
 //! ```text
 //! replica      begin -> Txn -> commit ... publish -> View -> any reader
@@ -27,6 +27,7 @@ pub mod hash;
 mod index;
 pub mod limits;
 pub mod map;
+pub mod mutation;
 pub mod page;
 pub mod pins;
 pub mod read;

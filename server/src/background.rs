@@ -44,6 +44,11 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// True if no task waits.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.tasks.is_empty()
+    }
+
     /// The next task.
     pub fn take(&self) -> Option<Task> {
         self.tasks.pop()

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileOutput};
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
@@ -619,7 +620,7 @@ impl Replica {
             }
         }
         let known = std::mem::replace(&mut self.soft_state, soft_state);
-        if soft_state.role != Role::Leader {
+        if soft_state.role != Role::Leader && !is_on(Mutation::LeaseRevokedByFollower) {
             self.desk.demote();
         } else if known.role != Role::Leader {
             status.elected_ms.store(self.now_ms.max(1), Ordering::Relaxed);
