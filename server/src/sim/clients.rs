@@ -394,9 +394,7 @@ impl World {
             let operation = Operation { client: number, member, invoke, ret, request, outcome };
             self.history.operations.push(operation);
         }
-        if client.op.is_some() && client.script.is_empty() {
-            self.over(client);
-        } else if client.op.is_some() {
+        if client.op.is_some() {
             self.over(client);
         }
     }

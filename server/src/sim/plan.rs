@@ -177,7 +177,7 @@ impl Plan {
             } else {
                 Span::new(50 * US, 2 * MS)
             },
-            wake_latency: [Span::new(1 * US, 20 * US), Span::new(1 * US, 3 * MS)][prng.index(2)],
+            wake_latency: [Span::new(US, 20 * US), Span::new(US, 3 * MS)][prng.index(2)],
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
             segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
