@@ -24,11 +24,13 @@ use crate::index::Index;
 use crate::limits::{
     CHECKPOINT_DEPTH, CHECKPOINT_WRITE_BYTES, FILE_GROWTH_BYTES, FILE_RESERVE_BYTES,
 };
+use crate::mutation::{Mutation, is_on};
 use crate::page::meta::Meta;
 use crate::page::node::DB_FILE;
 use crate::page::space::{Extent, Space};
 use crate::page::{PagePtr, UNIT_BYTES};
 use crate::pins::VersionPins;
+use crate::snapshot::SnapshotSource;
 use crate::store::BucketChanges;
 use crate::table::{Row, TablesView};
 use crate::types::{Identity, LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
@@ -225,6 +227,16 @@ impl Checkpointer {
         behind + space.ready_units_below(u64::MAX) * unit
     }
 
+    /// Holds the newest durable state for copies; `None` while a checkpoint is under way, or if
+    /// there is nothing in the file.
+    pub fn snapshot(&self) -> Option<SnapshotSource> {
+        if self.job.is_some() || self.failed.is_some() || self.meta.applied.0 == 0 {
+            return None;
+        }
+        let pin = self.pins.pin(self.meta.checkpoint);
+        Some(SnapshotSource::new(self.file, self.meta.clone(), self.pages.space.unused(), pin))
+    }
+
     /// Begins to write `input`; [`Checkpointer::turn`] does the work.
     ///
     /// # Panics
@@ -233,7 +245,10 @@ impl Checkpointer {
         assert!(self.job.is_none(), "one checkpoint at a time");
         let checkpoint = self.meta.checkpoint + 1;
         // Both durable metas, and what views still read.
-        let mut held = self.pins.versions();
+        let mut held = match is_on(Mutation::PinnedPageReused) {
+            true => Vec::new(),
+            false => self.pins.versions(),
+        };
         held.extend([self.meta.checkpoint.saturating_sub(1), self.meta.checkpoint]);
         held.sort_unstable();
         self.pages.begin(checkpoint, &held);
@@ -368,6 +383,7 @@ impl Checkpointer {
                 let op = FileOp::Allocate { file, len_bytes };
                 self.submit(disk, Outstanding::Grow(len_bytes), op);
             }
+            Stage::Write(_) if is_on(Mutation::MetaBeforePages) => job.stage = Stage::SyncPages,
             Stage::Write(_) => {
                 self.submit(disk, Outstanding::Other("sync pages"), FileOp::Sync { file });
                 job.stage = Stage::SyncPages;
@@ -521,7 +537,11 @@ impl Checkpointer {
 
     fn finish(&mut self, job: Job) -> CheckpointOutput {
         self.pages.end();
-        let durable_applied = self.meta.applied;
+        let before = match is_on(Mutation::LogReleasedEarly) {
+            true => &job.meta,
+            false => &self.meta,
+        };
+        let durable_applied = before.applied;
         self.meta = job.meta;
         let tight = self.growth != Growth::Fine;
         // Every checkpoint finds out anew.

@@ -19,6 +19,7 @@ use crate::index::Index;
 use crate::limits::{
     CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH, INDEX_COMPACT_LEAVES_PER_TURN,
 };
+use crate::mutation::{Mutation, is_on};
 use crate::pins::{RevisionPins, VersionPins};
 use crate::table::Tables;
 use crate::types::{Identity, LogIndex, Revision, Term};
@@ -307,12 +308,21 @@ impl Store {
             tables: self.tables.view().clone(),
             segments,
             bucket_changes: std::mem::take(&mut self.bucket_changes),
-            applied: self.applied,
+            applied: match is_on(Mutation::ApplyAgainAfterRestart) {
+                true => LogIndex(self.applied.0.saturating_sub(1)),
+                false => self.applied,
+            },
             term: self.term,
             revision: self.revision,
-            conf_state: self.conf_state.to_vec(),
+            conf_state: match is_on(Mutation::ConfStateForgotten) {
+                true => Vec::new(),
+                false => self.conf_state.to_vec(),
+            },
             identity: self.identity,
-            compact_scheduled: self.compact_revision,
+            compact_scheduled: match is_on(Mutation::CompactionForgotten) {
+                true => Revision(-1),
+                false => self.compact_revision,
+            },
             removable: self.removable(),
             index: self.index.clone(),
             defragment: self.defragment,

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use etcore_engine::file::{Disk, FileOp, FileOutput, run};
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_proto::raftpb;
 
 use crate::limits;
@@ -114,9 +115,18 @@ impl Log {
                 self.writer.append_mark(mark, write.number)?;
             }
             let entries = self.node.entries_of(write);
-            self.writer.append(entries, write.hard_state, write.number)?;
+            let mut hard_state = write.hard_state;
+            if is_on(Mutation::VoteForgotten)
+                && let Some(state) = &mut hard_state
+            {
+                state.vote = 0;
+            }
+            self.writer.append(entries, hard_state, write.number)?;
             if write.must_sync {
                 self.staged = write.number;
+            }
+            if is_on(Mutation::AnswerBeforeSync) {
+                self.node.on_persisted(write.number);
             }
         }
         Ok(any)

@@ -16,6 +16,7 @@ mod storage;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 use raft::eraftpb;
@@ -499,7 +500,7 @@ impl Node {
     }
 
     fn send_after(&mut self, number: u64, message: eraftpb::Message) {
-        if number <= self.persisted {
+        if number <= self.persisted || is_on(Mutation::FollowerAnswersBeforeSync) {
             self.outbox.push(inbound::to_wire(message));
         } else if self.held.len() < limits::HELD_MESSAGES_MAX {
             self.held.push_back((number, inbound::to_wire(message)));

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_queue::ArrayQueue;
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::pins::RevisionPins;
 use etcore_proto::grpc::{Routes, ServerConfig};
 use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
@@ -279,6 +280,12 @@ impl Front {
     /// Bytes arrived.
     pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
         self.shared.metrics.client_received_bytes.inc_by(bytes.len() as u64);
+        // The shard may have slept since the turn began: another front may have answered from a
+        // newer view meanwhile, and what one member answers never goes back.
+        let newest = self.shared.status.applied.load(Ordering::Acquire);
+        if newest > self.view.store.applied.0 && !is_on(Mutation::OldViewServed) {
+            self.begin_turn(self.now_ms);
+        }
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(socket) else { return };
         if conn.failed {
@@ -548,7 +555,11 @@ impl Front {
         }
         self.draining = true;
         self.stop_watches();
-        let timeout_ms = self.shared.config.request_timeout_ms();
+        let timeout_ms = if self.shared.is_restarting() {
+            limits::RESTART_DRAIN_MS
+        } else {
+            self.shared.config.request_timeout_ms()
+        };
         self.drain_until_ms = self.now_ms + timeout_ms;
         for slot in 0..self.conns.len() {
             let Some(conn) = &mut self.conns[slot] else { continue };

@@ -149,6 +149,11 @@ impl<P: PageSource> Worker<P> {
         }
     }
 
+    /// True if [`Worker::step`] would do something.
+    pub fn has_work(&self) -> bool {
+        self.job.is_some() || !self.inbox.is_empty()
+    }
+
     /// Takes a job if none is under way, and does a part of it; false if there is nothing to do.
     pub fn step(&mut self) -> bool {
         if self.job.is_none() {

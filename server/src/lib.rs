@@ -26,6 +26,8 @@ pub mod replica;
 pub mod ring;
 pub mod shard;
 pub mod shared;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod sys;
 pub mod version;
 pub mod watch;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileOutput};
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
@@ -41,6 +42,7 @@ mod messages;
 pub mod peering;
 mod propose;
 mod publish;
+mod snapshots;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,8 @@ pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Sta
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;
+pub use snapshots::PART_PATH;
+use snapshots::Snapshots;
 use space::Space;
 use transfer::Transfer;
 use versions::Versions;
@@ -175,6 +179,7 @@ pub struct Replica {
     reads: VecDeque<(u64, usize, u64)>,
     next_read: u64,
     soft_state: SoftState,
+    snapshots: Snapshots,
     /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
     /// that wakes the shard, so what waits in the rings is no reason to stay awake.
     proposals_wait: bool,
@@ -262,6 +267,7 @@ impl Replica {
             reads: VecDeque::new(),
             next_read: 0,
             soft_state,
+            snapshots: Snapshots::default(),
             proposals_wait: false,
             large_wait: false,
             members: publish::members(&store),
@@ -302,10 +308,11 @@ impl Replica {
     /// When the next turn is due at the latest.
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
+        let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
         if !self.is_leader() || self.proposals_wait {
-            return self.next_tick_ms;
+            return due_ms;
         }
-        self.next_tick_ms.min(self.desk.deadline_ms(self.now_ms))
+        due_ms.min(self.desk.deadline_ms(self.now_ms))
     }
 
     /// True if something waits that a turn would take.
@@ -356,6 +363,8 @@ impl Replica {
         }
         self.answer_lease_asks();
         self.watch_transfers();
+        self.move_snapshots();
+        self.end_install();
         self.maybe_checkpoint(now_ms);
         if ticked {
             // What could be applied is: what is committed beyond is a backlog.
@@ -396,6 +405,7 @@ impl Replica {
             self.look_for_space();
         }
         self.clear_alarm(now_ms);
+        self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
         true
@@ -463,6 +473,9 @@ impl Replica {
                     self.finish_checkpoint(*output);
                 }
                 Answer::Stalled => self.space.stalled = true,
+                Answer::SnapshotHeld(mark) => self.snapshot_held(mark),
+                Answer::SnapshotRead { ticket, part } => self.part_read(ticket, part),
+                Answer::SnapshotReceived(received) => self.snapshot_received(received),
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
@@ -485,7 +498,9 @@ impl Replica {
             self.end_defragment();
         }
         self.unpublished = true;
-        if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
+        if self.snapshots.installing.is_none()
+            && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
+        {
             self.fail(format!("write-ahead log: {error}"));
         }
         let finished = output.compact_finished.0;
@@ -525,7 +540,9 @@ impl Replica {
             self.unpublished = true;
         }
         let resting = now_ms < self.checkpoint_rest_until_ms;
-        if self.checkpoint_started_ms.is_some()
+        // What would be saved is about to be replaced.
+        if self.snapshots.installing.is_some()
+            || self.checkpoint_started_ms.is_some()
             || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
         {
             return;
@@ -568,11 +585,15 @@ impl Replica {
                     None => self.log.node.on_fetched(fetch.id, Vec::new()),
                 }
             }
-            if let Some(to) = effects.snapshot_wanted.take() {
-                let member = format!("{to:x}");
-                tracing::warn!(member = %member, "a member is too far behind for the log");
+            if let Some(mark) = effects.snapshot.take() {
+                self.begin_install(mark);
             }
-            self.to_apply.extend(effects.committed.drain(..));
+            if let Some(to) = effects.snapshot_wanted.take() {
+                self.snapshot_wanted(to);
+            }
+            if self.snapshots.installing.is_none() {
+                self.to_apply.extend(effects.committed.drain(..));
+            }
             for read in effects.reads.drain(..) {
                 self.finish_reads(read.ticket, read.index);
             }
@@ -599,7 +620,7 @@ impl Replica {
             }
         }
         let known = std::mem::replace(&mut self.soft_state, soft_state);
-        if soft_state.role != Role::Leader {
+        if soft_state.role != Role::Leader && !is_on(Mutation::LeaseRevokedByFollower) {
             self.desk.demote();
         } else if known.role != Role::Leader {
             status.elected_ms.store(self.now_ms.max(1), Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Opens a log: reads every segment, applies the tail rule, zeroes a torn tail.
+//! Opens a log: reads every segment, applies the tail rule, zeroes a torn tail, and makes sure that
+//! what it has read is on the device.
 //!
 //! Called by boot, offline tools and tests through plain blocking file operations. The decisions
 //! are `scan`'s, `replay`'s and `tail`'s; here they are only put in order. It must not change a
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use etcore_engine::file::{
     AlignedBuf, BLOCK_BYTES, Disk, FileId, FileOp, FileOutput, OpenMode, run,
 };
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 
@@ -155,9 +157,15 @@ pub fn recover(
         }
         replay.finish(row.action() == Action::Cut).map_err(|what| refused(Row::K, what))?;
         let cut = match row.action() {
-            Action::Cut => Some(cut(disk, &path, file, &bytes, offset, options.repair)?),
+            Action::Cut => {
+                let repair = options.repair && !is_on(Mutation::TornTailLeft);
+                Some(cut(disk, &path, file, &bytes, offset, repair)?)
+            }
             _ => None,
         };
+        if options.repair && !is_on(Mutation::UnsyncedTailTrusted) {
+            harden(disk, dir, &path, file, &bytes[..offset])?;
+        }
         if options.repair {
             remove_spares(disk, dir, &names)?;
         }
@@ -271,6 +279,30 @@ fn cut(
         offset_bytes: offset as u64,
         torn_bytes: (dirty_end - offset) as u64,
     })
+}
+
+/// Makes durable what was read. A process that was killed, or whose sync failed, leaves a batch and
+/// names behind that can be seen and are still lost with the power. Nobody may build on such: a
+/// later batch would be synced, the one before it gone. Only the last batch can be of that kind, and
+/// a sync after a failed one hardens nothing, so its bytes are written once more.
+fn harden(
+    disk: &mut dyn Disk,
+    dir: &str,
+    path: &str,
+    file: FileId,
+    intact: &[u8],
+) -> Result<(), WalError> {
+    let failed = |error| WalError::io("sync what was read of", path, &error);
+    let batch = usize::try_from(limits::BATCH_BYTES_MAX).unwrap_or(usize::MAX);
+    let start = intact.len().saturating_sub(batch);
+    let start = start - start % BLOCK_BYTES;
+    let mut data = AlignedBuf::from(&intact[start..]);
+    data.resize(data.len().next_multiple_of(BLOCK_BYTES));
+    let offset_bytes = start as u64;
+    run(disk, FileOp::Write { file, offset_bytes, data, durable: true }).map_err(failed)?;
+    run(disk, FileOp::Sync { file }).map_err(failed)?;
+    run(disk, FileOp::SyncDir { name: dir.to_owned() }).map_err(failed)?;
+    Ok(())
 }
 
 /// A spare that was never renamed holds nothing that was acknowledged.

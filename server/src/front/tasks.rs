@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_proto::grpc::StreamId;
 use etcore_proto::pb::etcdserverpb as pb;
@@ -234,7 +235,7 @@ impl Tasks {
                 break;
             }
             self.tickets.pop_front();
-            if applied >= index {
+            if applied >= index || is_on(Mutation::StaleReadIndex) {
                 self.runnable.push_back(slot);
             } else {
                 self.at_index.push((index, slot));

@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LeaseId;
 use etcore_engine::wire::KvRef;
 use etcore_proto::error::EtcdError;
@@ -482,7 +483,10 @@ impl Lessor {
         let left_s = u64::try_from(lease.left_s()).unwrap_or(0);
         self.due.remove(&(lease.deadline_ms, id));
         lease.expired = false;
-        lease.deadline_ms = now_ms + 1 + extend_ms + left_s * 1000;
+        lease.deadline_ms = now_ms
+            + 1
+            + extend_ms
+            + left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 };
         self.due.insert((lease.deadline_ms, id));
     }
 

@@ -205,11 +205,15 @@ impl Replica {
     }
 
     fn step_now(&mut self, message: raftpb::Message) {
-        let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
+        let kind = message.r#type.unwrap_or(0);
         if kind == MessageType::MsgSnap as i32 {
-            // Its pages travel another way, which must end before raft may know of it.
-            return;
+            return self.receive_snapshot(message);
         }
+        self.step_raft(message);
+    }
+
+    pub(super) fn step_raft(&mut self, message: raftpb::Message) {
+        let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
         match self.log.node.step(message) {
             Ok(()) => {}
             Err(StepError::ProposalDropped) => {
@@ -242,6 +246,10 @@ impl Replica {
                      overloaded likely from slow disk"
                 );
             }
+        }
+        let snapshot = MessageType::MsgSnap as i32;
+        for message in messages.iter().filter(|message| message.r#type == Some(snapshot)) {
+            self.snapshot_sent(message);
         }
         self.peering.outbox.append(messages);
     }

@@ -1,0 +1,88 @@
+//! Faults put in on purpose, for the simulator to find.
+//!
+//! Without the cargo feature `mutations` every question here is a constant false, and the compiler
+//! leaves the faults out. With it, the simulator switches one on for its thread; a member that
+//! serves is never built so. Each fault is named where it is put in.
+
+/// One fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// The log counts a write as durable when it is handed over.
+    AnswerBeforeSync,
+    /// A vote is not written.
+    VoteForgotten,
+    /// A checkpoint says one entry less than it contains.
+    ApplyAgainAfterRestart,
+    /// A linearizable read does not wait for what was committed before it.
+    StaleReadIndex,
+    /// A lease is revoked a quarter of its time too early.
+    LeaseEndsEarly,
+    /// A page that somebody may still read is overwritten.
+    PinnedPageReused,
+    /// A torn tail is left where it is and written over.
+    TornTailLeft,
+    /// A checkpoint forgets who the members are.
+    ConfStateForgotten,
+    /// A response of a watch is dropped now and then.
+    WatchBatchDropped,
+    /// A checkpoint's meta page is written before its pages are synced.
+    MetaBeforePages,
+    /// The log is released up to the newest checkpoint instead of the one before.
+    LogReleasedEarly,
+    /// What a killed process left unsynced is built upon.
+    UnsyncedTailTrusted,
+    /// A front answers from the view that it had before it slept.
+    OldViewServed,
+    /// A lease is revoked by a member that no longer leads.
+    LeaseRevokedByFollower,
+    /// A follower answers the leader before its own sync.
+    FollowerAnswersBeforeSync,
+    /// A compaction is forgotten by the checkpoint.
+    CompactionForgotten,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::AnswerBeforeSync,
+        Self::VoteForgotten,
+        Self::ApplyAgainAfterRestart,
+        Self::StaleReadIndex,
+        Self::LeaseEndsEarly,
+        Self::PinnedPageReused,
+        Self::TornTailLeft,
+        Self::ConfStateForgotten,
+        Self::WatchBatchDropped,
+        Self::MetaBeforePages,
+        Self::LogReleasedEarly,
+        Self::UnsyncedTailTrusted,
+        Self::OldViewServed,
+        Self::LeaseRevokedByFollower,
+        Self::FollowerAnswersBeforeSync,
+        Self::CompactionForgotten,
+    ];
+}
+
+#[cfg(feature = "mutations")]
+std::thread_local! {
+    static CURRENT: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}
+
+/// Switches a fault on for this thread, or all off.
+#[cfg(feature = "mutations")]
+pub fn switch(mutation: Option<Mutation>) {
+    CURRENT.set(mutation);
+}
+
+/// True if the fault is to be made.
+#[cfg(feature = "mutations")]
+pub fn is_on(mutation: Mutation) -> bool {
+    CURRENT.get() == Some(mutation)
+}
+
+/// True if the fault is to be made: never.
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+pub const fn is_on(_: Mutation) -> bool {
+    false
+}

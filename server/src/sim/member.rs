@@ -1,0 +1,285 @@
+//! One member: what survives its process (disk, clock), and what does not (shards, helpers, views).
+//!
+//! Made by the world; started as boot starts a member, but over a simulated machine. It never looks
+//! at other members.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use etcore_engine::file::Completion;
+use etcore_engine::testing::disk_pages::DiskPages;
+use etcore_engine::testing::mem_disk::MemDisk;
+use etcore_engine::testing::prng::Prng;
+
+use super::disk::{QueuedDisk, log_files, log_reader};
+use super::driver::{SharedPort, SimDriver};
+use super::effects::Effects;
+use super::pages::{Arrivals, SimPages};
+use super::plan::Plan;
+use crate::background::worker::Worker as BackgroundWorker;
+use crate::background::{Background, Desk};
+use crate::boot::{self, BootError, assemble};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::config::flags::{self, Asked};
+use crate::driver::{AnyListener, Waker};
+use crate::hasher::{self, Hasher};
+use crate::pages::Pages;
+use crate::peers::{self, Peers};
+use crate::replica::{Finished, LogFiles};
+use crate::shard::Shard;
+use crate::shared::Shared;
+
+/// Time that never comes.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// A member's clock against the world's: it starts at zero with each life and runs at its own rate.
+#[derive(Debug, Clone)]
+pub(super) struct OwnClock {
+    /// What the member reads.
+    nanos: Arc<AtomicU64>,
+    started: u64,
+    /// Own nanoseconds in a million of the world's.
+    rate: u64,
+}
+
+impl OwnClock {
+    fn start(now: u64, rate: u64) -> Self {
+        Self { nanos: Arc::new(AtomicU64::new(0)), started: now, rate }
+    }
+
+    /// Lets the member see the world's `now`.
+    pub(super) fn set(&self, now: u64) {
+        let world = u128::from(now - self.started);
+        let own = world * u128::from(self.rate) / 1_000_000;
+        self.nanos.fetch_max(u64::try_from(own).unwrap_or(NEVER), Ordering::Relaxed);
+    }
+
+    /// The world's span that takes the member's clock this far.
+    pub(super) fn span(&self, own: u64) -> u64 {
+        let world = (u128::from(own) * 1_000_000).div_ceil(u128::from(self.rate));
+        u64::try_from(world).unwrap_or(NEVER)
+    }
+}
+
+/// A thread of a member.
+pub(super) struct Thread {
+    pub(super) shard: Shard,
+    pub(super) port: SharedPort,
+    pub(super) waker: Waker,
+    /// It has worked and waits.
+    pub(super) waits: bool,
+    /// When its next step is due; [`NEVER`] if none is scheduled.
+    pub(super) due: u64,
+    /// Its current step takes until then.
+    pub(super) busy_until: u64,
+    pub(super) stopped: bool,
+}
+
+/// What ends with the process.
+pub(super) struct Life {
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: OwnClock,
+    pub(super) threads: Vec<Thread>,
+    pub(super) effects: Effects,
+    pub(super) background: BackgroundWorker,
+    pub(super) background_disk: QueuedDisk,
+    pub(super) background_done: Vec<Completion>,
+    pub(super) background_due: u64,
+    pub(super) desk: Desk,
+    pub(super) replica_waker: Waker,
+    pub(super) hasher: hasher::Worker<DiskPages>,
+    pub(super) hasher_due: u64,
+    pub(super) log_finished: Arc<ArrayQueue<Finished>>,
+    pub(super) arrivals: Vec<Arrivals>,
+    /// Accepting: listener, shard and address.
+    pub(super) listening: Vec<(u32, usize, u64)>,
+}
+
+/// A member of the simulated cluster.
+pub struct Member {
+    pub(super) number: usize,
+    pub(super) config: Config,
+    pub(super) disk: MemDisk,
+    /// Counts starts.
+    pub(super) life_number: u64,
+    pub(super) life: Option<Box<Life>>,
+    rate: u64,
+}
+
+/// The address of a member's clients' port.
+pub(super) fn client_address(member: usize) -> u64 {
+    member as u64 * 2
+}
+
+/// The address of a member's peers' port.
+pub(super) fn peer_address(member: usize) -> u64 {
+    member as u64 * 2 + 1
+}
+
+impl Member {
+    /// Member `number` of a new cluster, with an empty disk.
+    pub(super) fn new(number: usize, plan: &Plan, prng: &mut Prng) -> Self {
+        let rate = 1_000_000 - plan.drift + prng.below(2 * plan.drift + 1);
+        let config = config(number, plan);
+        Self { number, config, disk: MemDisk::new(), life_number: 0, life: None, rate }
+    }
+
+    /// One run of this member, as histories number them.
+    pub(super) fn run_number(&self) -> u64 {
+        self.number as u64 * 1_000_000 + self.life_number
+    }
+
+    /// Starts it at the world's `now`, as boot does. All its shards want to run then.
+    ///
+    /// # Errors
+    /// What boot says of its files.
+    pub(super) fn start(
+        &mut self,
+        now: u64,
+        plan: &Plan,
+        prng: &mut Prng,
+    ) -> Result<(), BootError> {
+        self.life_number += 1;
+        let nonce = prng.next_u64();
+        let (mut page_disk, mut log_disk) = (self.disk.clone(), self.disk.clone());
+        let path = Path::new("");
+        let mut stored =
+            boot::open_stored(&self.config, nonce, path, &mut page_disk, &mut log_disk)?;
+        let own_clock = OwnClock::start(now, self.rate);
+        let clock = Clock::simulated(own_clock.nanos.clone());
+        let shared = assemble::shared(self.config.clone(), clock, &mut stored, plan.fronts);
+        let front_wakers: Vec<Waker> = (0..plan.fronts).map(|_| Waker::simulated()).collect();
+        let replica_waker =
+            if plan.shares_thread { front_wakers[0].clone() } else { Waker::simulated() };
+        let mut wakers = front_wakers.clone();
+        wakers.push(replica_waker.clone());
+        let _ = shared.wakers.set(wakers);
+        let effects = Effects::default();
+        let pins = stored.store.revision_pins().clone();
+        let (hasher, hasher_worker) =
+            Hasher::with(shared.clone(), DiskPages::new(&self.disk), pins.clone());
+        let made = Rc::new(RefCell::new(Vec::new()));
+        let wiring = assemble::Wiring {
+            shared: shared.clone(),
+            pages: pages_maker(&self.disk, &effects, plan.warm_percent, prng.fork(), made.clone()),
+            hasher,
+            front_wakers: front_wakers.clone(),
+            replica_waker: replica_waker.clone(),
+            shares_thread: plan.shares_thread,
+            nonce,
+        };
+        let client_port = AnyListener::Simulated(client_address(self.number));
+        let (fronts, links) = wiring.fronts(&pins, vec![client_port]);
+        let start_op = log_files(self.disk.clone(), effects.clone());
+        let (files, log_finished) = LogFiles::simulated(start_op, log_reader(self.disk.clone()));
+        let (background, desk) = Background::simulated();
+        let mut checkpointer = None;
+        let replica = wiring.replica(stored, files, links, |parts| {
+            checkpointer = Some(parts);
+            Ok(background)
+        });
+        let (Ok(replica), Some(checkpointer)) = (replica, checkpointer) else {
+            return Err(BootError::Machine("the simulated machine refuses nothing".to_owned()));
+        };
+        drop(wiring);
+        let peers = Peers::new(peers::Parts {
+            shared: shared.clone(),
+            listeners: vec![AnyListener::Simulated(peer_address(self.number))],
+            pool: None,
+            waker: replica_waker.clone(),
+        });
+        let mut replica = Some((replica, peers));
+        let mut shards = Vec::new();
+        for (index, (front, waker)) in fronts.into_iter().zip(front_wakers).enumerate() {
+            let with_replica = plan.shares_thread && index == 0;
+            let replica = if with_replica { replica.take() } else { None };
+            shards.push((waker, Some(front), replica));
+        }
+        if replica.is_some() {
+            shards.push((replica_waker.clone(), None, replica));
+        }
+        let threads = shards.into_iter().enumerate().map(|(index, (waker, front, replica))| {
+            let port = SharedPort::default();
+            let driver = SimDriver::new(index, port.clone(), effects.clone(), waker.clone());
+            let driver = Box::new(driver);
+            let (replica, peers) = replica.unzip();
+            let shard = Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers);
+            Thread { shard, port, waker, waits: false, due: NEVER, busy_until: now, stopped: false }
+        });
+        self.life = Some(Box::new(Life {
+            threads: threads.collect(),
+            shared: shared.clone(),
+            clock: own_clock,
+            background: BackgroundWorker::new(checkpointer),
+            background_disk: QueuedDisk::new(effects.clone()),
+            background_done: Vec::new(),
+            background_due: NEVER,
+            effects,
+            desk,
+            replica_waker,
+            hasher: hasher_worker,
+            hasher_due: NEVER,
+            log_finished,
+            arrivals: made.take(),
+            listening: Vec::new(),
+        }));
+        Ok(())
+    }
+
+    /// True if clients may come.
+    pub(super) fn accepts(&self, address: u64) -> Option<(u32, usize)> {
+        let life = self.life.as_ref()?;
+        let found = life.listening.iter().find(|(_, _, known)| *known == address)?;
+        Some((found.0, found.1))
+    }
+}
+
+/// Makes each thread's way to the page file, and remembers where its pages arrive.
+fn pages_maker(
+    disk: &MemDisk,
+    effects: &Effects,
+    warm_percent: u64,
+    prng: Prng,
+    made: Rc<RefCell<Vec<Arrivals>>>,
+) -> Box<dyn Fn(&Waker) -> Pages> {
+    let (disk, effects, prng) = (disk.clone(), effects.clone(), RefCell::new(prng));
+    Box::new(move |waker| {
+        let warm = prng.borrow_mut().below(100) < warm_percent;
+        let number = made.borrow().len();
+        let (pages, arrivals) = SimPages::new(number, &disk, effects.clone(), waker.clone(), warm);
+        made.borrow_mut().push(arrivals);
+        Pages::simulated(Box::new(pages))
+    })
+}
+
+/// What the operator of member `number` typed.
+fn config(number: usize, plan: &Plan) -> Config {
+    let peer = |number: usize| format!("http://10.0.0.{}:2380", number + 1);
+    let client = format!("http://10.0.0.{}:2379", number + 1);
+    let cluster: Vec<String> =
+        (0..plan.members).map(|other| format!("m{other}={}", peer(other))).collect();
+    let arguments = [
+        format!("--name=m{number}"),
+        format!("--listen-peer-urls={}", peer(number)),
+        format!("--listen-client-urls={client}"),
+        format!("--initial-advertise-peer-urls={}", peer(number)),
+        format!("--advertise-client-urls={client}"),
+        format!("--initial-cluster={}", cluster.join(",")),
+        format!("--wal-segment-bytes={}", plan.segment_bytes),
+        format!("--snapshot-catchup-entries={}", plan.catchup_entries),
+        format!("--fronts={}", plan.fronts),
+        // With it a renewal may be answered by a leader that has not applied a revocation which a
+        // follower has answered already: as in etcd.
+        format!("--feature-gates=FastLeaseKeepAlive={}", plan.members == 1),
+    ];
+    match flags::parse(arguments, std::iter::empty()) {
+        Ok(Asked::Run(config, _)) => *config,
+        Ok(Asked::Print(text)) => panic!("the simulator's flags ask for text: {text}"),
+        Err(refused) => panic!("the simulator's flags are wrong: {}", refused.message),
+    }
+}

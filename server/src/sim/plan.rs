@@ -1,0 +1,190 @@
+//! What a seed decides once, before anything runs: how large the world is, how fast its parts are,
+//! and what goes wrong how often.
+//!
+//! Made by [`Plan::from_seed`]; tests may change a plan before it is run. About half of all kinds of
+//! faults are off in any one seed, so that each kind is met alone as well as among others.
+
+use etcore_engine::testing::prng::Prng;
+
+/// A span that values are drawn from, ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Least.
+    pub from: u64,
+    /// Most.
+    pub to: u64,
+}
+
+impl Span {
+    /// From the one to the other.
+    pub const fn new(from: u64, to: u64) -> Self {
+        Self { from, to }
+    }
+
+    /// One value. The lower end is common, the upper rare, as with latencies.
+    pub fn draw(&self, prng: &mut Prng) -> u64 {
+        let width = self.to - self.from + 1;
+        let first = prng.below(width);
+        self.from + first.min(prng.below(width)).min(prng.below(width))
+    }
+}
+
+/// Kinds of faults, with how many happen in ten virtual seconds; 0 for never.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// A member's process dies; what it gave to the kernel stays.
+    pub kills: u64,
+    /// A member's machine loses power: what was not synced may be lost, torn, out of order.
+    pub power_cuts: u64,
+    /// A member is told to stop, and stops in good order.
+    pub terminations: u64,
+    /// A member's process stands still for a while.
+    pub pauses: u64,
+    /// A connection breaks.
+    pub cuts: u64,
+    /// A connection carries nothing for a while.
+    pub stalls: u64,
+    /// Some members cannot reach some others, one way or both, for a while.
+    pub partitions: u64,
+    /// A member's disk stands still for a while.
+    pub disk_stalls: u64,
+    /// A member's disk fails one operation.
+    pub disk_errors: u64,
+    /// A member's disk is full for a while.
+    pub disk_full: u64,
+}
+
+impl Rates {
+    /// All of them, in the order of their names above.
+    pub fn all(&self) -> [u64; 10] {
+        [
+            self.kills,
+            self.power_cuts,
+            self.terminations,
+            self.pauses,
+            self.cuts,
+            self.stalls,
+            self.partitions,
+            self.disk_stalls,
+            self.disk_errors,
+            self.disk_full,
+        ]
+    }
+}
+
+/// See the module text. Times are nanoseconds unless a name says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Everything else is drawn from it.
+    pub seed: u64,
+    /// How many members.
+    pub members: usize,
+    /// Fronts of each.
+    pub fronts: usize,
+    /// The replica shares front 0's thread.
+    pub shares_thread: bool,
+    /// Clients that ask.
+    pub clients: usize,
+    /// Clients that watch.
+    pub watchers: usize,
+    /// Keys they ask about.
+    pub keys: u64,
+    /// Bytes that values are filled up to.
+    pub value_bytes: Span,
+    /// Between two requests of a client.
+    pub think: Span,
+    /// For how long faults happen.
+    pub trouble: u64,
+    /// How long everything may take to work again after the last fault.
+    pub heal: u64,
+    /// Leases are used. They promise times, so clocks must not jump then.
+    pub leases: bool,
+    /// Members' clocks run faster or slower by up to this, in millionths.
+    pub drift: u64,
+    /// One way between a client and a member.
+    pub client_latency: Span,
+    /// One way between two members.
+    pub peer_latency: Span,
+    /// An operation of the disk.
+    pub disk_latency: Span,
+    /// From the moment a shard could run until it does.
+    pub wake_latency: Span,
+    /// A round of a shard.
+    pub round: Span,
+    /// Of a hundred fronts and replicas, so many have all pages in memory.
+    pub warm_percent: u64,
+    /// Length of a segment of the log in bytes.
+    pub segment_bytes: u64,
+    /// Entries that the log keeps for slow peers.
+    pub catchup_entries: u64,
+    /// Of a thousand starts, so many are cut off in the middle.
+    pub start_crashes: u64,
+    /// Faults.
+    pub rates: Rates,
+}
+
+const US: u64 = 1000;
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000_000_000;
+
+impl Plan {
+    /// The plan of a seed, for so many members if the seed is not to choose.
+    pub fn from_seed(seed: u64, members: Option<usize>) -> Self {
+        let mut prng = Prng::new(seed ^ 0x5157_4d11);
+        let drawn = [1, 1, 3, 3, 3, 3, 2, 5, 7][prng.index(9)];
+        let members = members.unwrap_or(drawn);
+        let mut maybe = |most: u64| match prng.below(4) {
+            0 | 1 => 0,
+            2 => 1 + prng.below(most.div_ceil(4)),
+            _ => 1 + prng.below(most),
+        };
+        let rates = Rates {
+            kills: maybe(12),
+            power_cuts: maybe(12),
+            terminations: maybe(6),
+            pauses: maybe(12),
+            cuts: maybe(40),
+            stalls: maybe(20),
+            partitions: if members > 1 { maybe(8) } else { 0 },
+            disk_stalls: maybe(12),
+            disk_errors: maybe(6),
+            // A full disk lets go of what the log keeps for members that lag: see `catchup_entries`.
+            disk_full: if members > 1 { 0 } else { maybe(4) },
+        };
+        let fronts = [1, 1, 1, 2, 3][prng.index(5)];
+        let slow_disk = prng.chance(1, 4);
+        Self {
+            seed,
+            members,
+            fronts,
+            shares_thread: fronts == 1 && prng.chance(2, 3),
+            clients: 2 + prng.index(7),
+            watchers: prng.index(4),
+            keys: [1, 3, 8, 24, 100][prng.index(5)],
+            value_bytes: [Span::new(8, 32), Span::new(8, 400), Span::new(8, 20_000)][prng.index(3)],
+            think: [Span::new(0, 500 * US), Span::new(0, 20 * MS), Span::new(0, 200 * MS)]
+                [prng.index(3)],
+            trouble: 2 * S + prng.below(8 * S),
+            heal: 40 * S,
+            leases: prng.chance(1, 2),
+            drift: [0, 0, 200, 20_000][prng.index(4)],
+            client_latency: [Span::new(20 * US, 200 * US), Span::new(100 * US, 20 * MS)]
+                [prng.index(2)],
+            peer_latency: [Span::new(20 * US, 200 * US), Span::new(100 * US, 30 * MS)]
+                [prng.index(2)],
+            disk_latency: if slow_disk {
+                Span::new(MS, 80 * MS)
+            } else {
+                Span::new(50 * US, 2 * MS)
+            },
+            wake_latency: [Span::new(US, 20 * US), Span::new(US, 3 * MS)][prng.index(2)],
+            round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
+            warm_percent: [0, 50, 100][prng.index(3)],
+            segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
+            // Members that lag further could be brought up by a snapshot alone.
+            catchup_entries: if members > 1 { 100_000 } else { [2, 50, 5000][prng.index(3)] },
+            start_crashes: [0, 0, 100, 400][prng.index(4)],
+            rates,
+        }
+    }
+}
