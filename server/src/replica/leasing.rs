@@ -196,7 +196,8 @@ impl Replica {
         if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }
-        // What is committed may not be handed out yet: the others' disks can be faster than this one's.
+        // What is committed may not be handed out yet: the others' disks can be faster than this
+        // one's.
         let behind = self.store.applied().0 < self.log.node.status().commit;
         for _ in 0..self.desk.queued.len() {
             let Some(waiting) = self.desk.queued.pop_front() else { return };
