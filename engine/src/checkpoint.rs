@@ -30,6 +30,7 @@ use crate::page::node::DB_FILE;
 use crate::page::space::{Extent, Space};
 use crate::page::{PagePtr, UNIT_BYTES};
 use crate::pins::VersionPins;
+use crate::snapshot::SnapshotSource;
 use crate::store::BucketChanges;
 use crate::table::{Row, TablesView};
 use crate::types::{Identity, LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
@@ -224,6 +225,16 @@ impl Checkpointer {
         let space = &self.pages.space;
         let behind = self.file_len_bytes.saturating_sub(space.end_unit() * unit);
         behind + space.ready_units_below(u64::MAX) * unit
+    }
+
+    /// Holds the newest durable state for copies; `None` while a checkpoint is under way, or if
+    /// there is nothing in the file.
+    pub fn snapshot(&self) -> Option<SnapshotSource> {
+        if self.job.is_some() || self.failed.is_some() || self.meta.applied.0 == 0 {
+            return None;
+        }
+        let pin = self.pins.pin(self.meta.checkpoint);
+        Some(SnapshotSource::new(self.file, self.meta.clone(), self.pages.space.unused(), pin))
     }
 
     /// Begins to write `input`; [`Checkpointer::turn`] does the work.

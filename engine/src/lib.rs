@@ -10,8 +10,8 @@
 //! the memory tables (`table`) and the small buckets ([`bucket`]); [`page`], the page file's format
 //! (FORMAT.md describes it), and `tree`, reading it; [`checkpoint`], writing it; [`map`], reading
 //! it through memory maps, or with plain calls ([`read`]); [`hash`], comparing members; [`pins`],
-//! who still needs what; [`limits`], every bound; [`testing`], the doubles; [`mutation`],
-//! the faults that the simulator must find.
+//! who still needs what; [`snapshot`], copies for members that lag; [`limits`], every bound;
+//! [`testing`], the doubles; [`mutation`], the faults that the simulator must find.
 //!
 //! ```text
 //! replica      begin -> Txn -> commit ... publish -> View -> any reader
@@ -31,6 +31,7 @@ pub mod mutation;
 pub mod page;
 pub mod pins;
 pub mod read;
+pub mod snapshot;
 pub mod store;
 mod table;
 pub mod testing;

@@ -116,8 +116,9 @@ pub const PEER_RECEIVED_MESSAGES: usize = 4096;
 /// Bytes of messages received and not taken; with more, nothing is read from peers.
 pub const PEER_RECEIVED_BYTES: usize = 32 << 20;
 
-/// Connections accepted on the peer port; more are closed at once.
-pub const PEER_CONNECTIONS: usize = 1024;
+/// Connections accepted on the peer port: each member's streams, messages and questions. With more,
+/// the one without a stream that was silent longest is closed.
+pub const PEER_CONNECTIONS: usize = 80;
 
 /// Body of a request on the peer port that is not raft's; longer ones are refused.
 pub const PEER_BODY_BYTES: usize = 1 << 20;
@@ -128,5 +129,5 @@ pub const PEER_ANSWER_BYTES: usize = 1 << 20;
 /// Senders that are no members yet and are answered all the same; more are not.
 pub const PEER_REMOTES: usize = 16;
 
-/// Events kept for the log; more are dropped and counted.
+/// Events kept for the log; more are dropped.
 pub const PEER_EVENTS: usize = 1024;

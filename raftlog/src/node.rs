@@ -483,7 +483,12 @@ impl Node {
             // vote that made it leader is: a sole voter could otherwise lead the same term twice.
             self.send_after(self.last_vote, message);
         }
-        for message in persisted {
+        for mut message in persisted {
+            if message.get_msg_type() == eraftpb::MessageType::MsgPropose {
+                // raft-rs names whoever proposed first, which may be the leader by now: it takes
+                // nothing from itself.
+                message.from = self.config.id;
+            }
             let forwarded = matches!(
                 message.get_msg_type(),
                 eraftpb::MessageType::MsgPropose

@@ -16,6 +16,7 @@
 
 pub mod codec;
 mod conn;
+pub mod fuzz;
 pub mod handshake;
 mod link;
 mod queue;
@@ -210,8 +211,8 @@ pub enum Event {
     Active { peer: u64 },
     /// A link to a peer failed that had worked.
     Inactive { peer: u64, error: String },
-    /// A message found its queue full.
-    Dropped { peer: u64, message: i32, channel: Channel, active: bool },
+    /// A message found its queue full; `count` since this was said last, a second ago at least.
+    Dropped { peer: u64, message: i32, channel: Channel, active: bool, count: u64 },
     /// A peer refused this member's stream.
     RefusedByPeer { peer: u64, refusal: Refusal },
     /// A peer's request was refused.

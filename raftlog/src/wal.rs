@@ -4,6 +4,7 @@
 //! specification. It must never acknowledge what is not on disk, nor forget what was acknowledged.
 
 mod batch;
+mod confirm;
 mod create;
 mod error;
 mod fetch;
@@ -18,6 +19,7 @@ mod spare;
 mod tail;
 mod writer;
 
+pub use confirm::confirms_snapshot;
 pub use create::{NewLog, create};
 pub use error::WalError;
 pub use fetch::ReadPlan;

@@ -1,4 +1,4 @@
-//! The background thread: checkpoints.
+//! The background thread: checkpoints, and copies of the page file for other members.
 //!
 //! The replica hands it tasks and gets answers; it owns the page file's writing side. The work is a
 //! state machine over [`Disk`] ([`worker::Worker`]); what runs it is a glommio executor under the
@@ -16,11 +16,12 @@ use crate::driver::Waker;
 use crate::driver::probe::{self, DriverKind};
 use crate::limits;
 
+mod copies;
 mod glommio_disk;
 mod plain;
 pub mod worker;
 
-pub use worker::{Answer, Task};
+pub use worker::{Answer, Received, Task};
 
 /// The replica's handle. Without a thread, the simulator does the work.
 pub struct Background {

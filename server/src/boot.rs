@@ -32,6 +32,7 @@ use crate::net::{self, BindOptions};
 use crate::replica::lessor::{self, Attachments, Lessor};
 
 pub(crate) mod assemble;
+mod copies;
 mod remote;
 mod threads;
 
@@ -211,6 +212,7 @@ pub fn open_stored(
     log_disk: &mut dyn Disk,
 ) -> Result<Stored, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
+    copies::settle(member_dir, page_disk, log_disk)?;
     let segments = segments(log_disk)?;
     refuse_lost_page_file(page_disk, &segments)?;
     let mut attachments = Attachments::default();

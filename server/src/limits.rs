@@ -233,3 +233,23 @@ pub const PEER_DIAL_MS: u64 = 1000;
 pub const PEER_ACCEPTED: usize = 64;
 /// Peers' names being resolved: each member's streams and exchanges, with room to spare.
 pub const PEER_NAMES: usize = 256;
+
+/// Parts of a snapshot that wait to be read for other members; more are refused.
+pub const SNAPSHOT_PARTS_WAITING: usize = 64;
+/// Parts being read at once.
+pub const SNAPSHOT_READS: usize = 4;
+/// Bytes of snapshots that a member sends in a second, so that its clients hardly notice.
+pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128 << 20;
+/// How long a part may take before it is asked for again, in milliseconds.
+pub const SNAPSHOT_PART_MS: u64 = 5000;
+/// How long after a failure, in milliseconds.
+pub const SNAPSHOT_RETRY_MS: u64 = 100;
+/// A transfer without a part for so long has failed, in milliseconds.
+pub const SNAPSHOT_IDLE_MS: u64 = 15_000;
+/// How long a snapshot that nobody needs is held for the next one who does, in milliseconds.
+pub const SNAPSHOT_HOLD_MS: u64 = 10_000;
+/// How long a member that starts over from a snapshot waits for its clients' calls, in
+/// milliseconds.
+pub const RESTART_DRAIN_MS: u64 = 300;
+
+const _: () = assert!(SNAPSHOT_READS + 8 <= BACKGROUND_TASKS);

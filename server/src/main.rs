@@ -44,34 +44,52 @@ fn run(config: Config, unknown: &[String]) -> ExitCode {
         data_dir = %config.data_dir,
         "starting an etcd server"
     );
-    let code = match boot::start(config) {
-        Err(error) => {
-            tracing::error!(error = %error, "the member cannot start");
-            ExitCode::FAILURE
-        }
-        Ok(running) => {
-            let mut idle = IdleTrim::default();
-            while running.is_running() {
-                idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
-                if let Some(signal) = sys::wait_for_stop() {
-                    tracing::info!(signal, "received signal; shutting down");
-                    break;
-                }
-            }
-            match running.stop() {
-                Ok(()) => {
-                    tracing::info!("closed etcd server");
-                    ExitCode::SUCCESS
-                }
-                Err(reason) => {
-                    tracing::error!(error = %reason, "stopped after a failure");
-                    ExitCode::FAILURE
-                }
-            }
+    let code = loop {
+        match run_once(config.clone()) {
+            Ended::StartOver => tracing::info!("starting over from the data directory"),
+            Ended::Exit(code) => break code,
         }
     };
     drop(logger);
     code
+}
+
+/// How a life of the member ended.
+enum Ended {
+    /// It is to start again at once, from what is on its disk.
+    StartOver,
+    Exit(ExitCode),
+}
+
+fn run_once(config: Config) -> Ended {
+    let running = match boot::start(config) {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!(error = %error, "the member cannot start");
+            return Ended::Exit(ExitCode::FAILURE);
+        }
+    };
+    let (mut idle, mut signalled) = (IdleTrim::default(), false);
+    while running.is_running() && !running.shared().is_restarting() {
+        idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
+        if let Some(signal) = sys::wait_for_stop() {
+            tracing::info!(signal, "received signal; shutting down");
+            signalled = true;
+            break;
+        }
+    }
+    let shared = running.shared().clone();
+    match running.stop() {
+        Ok(()) if shared.is_restarting() && !signalled => Ended::StartOver,
+        Ok(()) => {
+            tracing::info!("closed etcd server");
+            Ended::Exit(ExitCode::SUCCESS)
+        }
+        Err(reason) => {
+            tracing::error!(error = %reason, "stopped after a failure");
+            Ended::Exit(ExitCode::FAILURE)
+        }
+    }
 }
 
 /// Gives memory back once a burst of writes is over: the allocator keeps what the burst needed, and

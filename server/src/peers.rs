@@ -36,7 +36,7 @@ const LISTENERS: u32 = 1 << 16;
 /// Asked whether this member is there.
 const PROBING_PATH: &str = "/raft/probing";
 /// Questions that only the replica can answer.
-const LEASE_PATHS: [&str; 2] = ["/leases", "/leases/internal"];
+const REPLICA_PATHS: [&str; 3] = ["/leases", "/leases/internal", crate::replica::PART_PATH];
 
 /// What links are made of.
 pub struct Parts {
@@ -445,7 +445,7 @@ impl Peers {
 
     fn take_question(&mut self, asked: PeerAsked) {
         let path = asked.target.split('?').next().unwrap_or_default();
-        if LEASE_PATHS.contains(&path) {
+        if REPLICA_PATHS.contains(&path) {
             return self.asked.push_back(asked);
         }
         if path == PROBING_PATH {

@@ -17,7 +17,7 @@ use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
-use etcore_raftlog::node::{Destination, Effects, Role, SoftState};
+use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::alarm::Alarms;
@@ -42,6 +42,7 @@ mod messages;
 pub mod peering;
 mod propose;
 mod publish;
+mod snapshots;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,8 @@ pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Sta
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;
+pub use snapshots::PART_PATH;
+use snapshots::Snapshots;
 use space::Space;
 use transfer::Transfer;
 use versions::Versions;
@@ -176,6 +179,7 @@ pub struct Replica {
     reads: VecDeque<(u64, usize, u64)>,
     next_read: u64,
     soft_state: SoftState,
+    snapshots: Snapshots,
     /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
     /// that wakes the shard, so what waits in the rings is no reason to stay awake.
     proposals_wait: bool,
@@ -263,6 +267,7 @@ impl Replica {
             reads: VecDeque::new(),
             next_read: 0,
             soft_state,
+            snapshots: Snapshots::default(),
             proposals_wait: false,
             large_wait: false,
             members: publish::members(&store),
@@ -303,10 +308,11 @@ impl Replica {
     /// When the next turn is due at the latest.
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
+        let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
         if !self.is_leader() || self.proposals_wait {
-            return self.next_tick_ms;
+            return due_ms;
         }
-        self.next_tick_ms.min(self.desk.deadline_ms(self.now_ms))
+        due_ms.min(self.desk.deadline_ms(self.now_ms))
     }
 
     /// True if something waits that a turn would take.
@@ -339,7 +345,7 @@ impl Replica {
             return None;
         }
         self.now_ms = now_ms;
-        self.tick(now_ms);
+        let ticked = self.tick(now_ms);
         self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
@@ -357,7 +363,13 @@ impl Replica {
         }
         self.answer_lease_asks();
         self.watch_transfers();
+        self.move_snapshots();
+        self.end_install();
         self.maybe_checkpoint(now_ms);
+        if ticked {
+            // What could be applied is: what is committed beyond is a backlog.
+            self.refresh_gauges();
+        }
         for front in &mut self.fronts {
             front.flush();
         }
@@ -374,13 +386,13 @@ impl Replica {
         self.log_op_done(result.map(|()| FileOutput::Written(buf)));
     }
 
-    fn tick(&mut self, now_ms: u64) {
+    fn tick(&mut self, now_ms: u64) -> bool {
         let tick_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
         if self.next_tick_ms == 0 {
             (self.next_tick_ms, self.started_ms) = (now_ms, now_ms);
         }
         if self.next_tick_ms > now_ms {
-            return;
+            return false;
         }
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
@@ -393,9 +405,10 @@ impl Replica {
             self.look_for_space();
         }
         self.clear_alarm(now_ms);
+        self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
-        self.refresh_gauges();
+        true
     }
 
     fn fail(&mut self, reason: String) {
@@ -460,6 +473,9 @@ impl Replica {
                     self.finish_checkpoint(*output);
                 }
                 Answer::Stalled => self.space.stalled = true,
+                Answer::SnapshotHeld(mark) => self.snapshot_held(mark),
+                Answer::SnapshotRead { ticket, part } => self.part_read(ticket, part),
+                Answer::SnapshotReceived(received) => self.snapshot_received(received),
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
@@ -482,7 +498,9 @@ impl Replica {
             self.end_defragment();
         }
         self.unpublished = true;
-        if let Err(error) = self.log.checkpoint_ended(self.store.durable_applied()) {
+        if self.snapshots.installing.is_none()
+            && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
+        {
             self.fail(format!("write-ahead log: {error}"));
         }
         let finished = output.compact_finished.0;
@@ -522,7 +540,9 @@ impl Replica {
             self.unpublished = true;
         }
         let resting = now_ms < self.checkpoint_rest_until_ms;
-        if self.checkpoint_started_ms.is_some()
+        // What would be saved is about to be replaced.
+        if self.snapshots.installing.is_some()
+            || self.checkpoint_started_ms.is_some()
             || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
         {
             return;
@@ -554,7 +574,7 @@ impl Replica {
             if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
                 let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
                 self.space.proposed_bytes += bytes.sum::<u64>();
-                if self.log.node.destination() != Destination::Here {
+                if self.log.node.status().soft_state.role != Role::Leader {
                     self.outlive_overwritten(write.first.0);
                 }
             }
@@ -565,7 +585,15 @@ impl Replica {
                     None => self.log.node.on_fetched(fetch.id, Vec::new()),
                 }
             }
-            self.to_apply.extend(effects.committed.drain(..));
+            if let Some(mark) = effects.snapshot.take() {
+                self.begin_install(mark);
+            }
+            if let Some(to) = effects.snapshot_wanted.take() {
+                self.snapshot_wanted(to);
+            }
+            if self.snapshots.installing.is_none() {
+                self.to_apply.extend(effects.committed.drain(..));
+            }
             for read in effects.reads.drain(..) {
                 self.finish_reads(read.ticket, read.index);
             }
@@ -641,7 +669,8 @@ impl Replica {
             self.stopped = true;
             return;
         }
-        if !shared.is_stopping() || shared.fronts_running.load(Ordering::Acquire) > 0 {
+        let busy = shared.fronts_running.load(Ordering::Acquire) > 0 || self.lingers();
+        if !shared.is_stopping() || busy {
             return;
         }
         let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);

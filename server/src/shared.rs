@@ -47,6 +47,8 @@ pub struct Shared {
     pub handed_over: AtomicBool,
     /// Set once that is over, or by a fatal error.
     pub stopping: AtomicBool,
+    /// Set with it if the member is to start again at once, in the same process.
+    pub restarting: AtomicBool,
     /// Fronts that have not finished draining yet.
     pub fronts_running: AtomicUsize,
     /// Wakes every shard; the fronts come first.
@@ -149,6 +151,17 @@ impl Shared {
         for waker in self.wakers.get().into_iter().flatten() {
             waker.wake();
         }
+    }
+
+    /// Stops the member so that it starts over from what is on its disk.
+    pub fn restart(&self) {
+        self.restarting.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// True once the member is to start over.
+    pub fn is_restarting(&self) -> bool {
+        self.restarting.load(Ordering::Acquire)
     }
 
     /// Stops the member because it can no longer be trusted; the process ends with status 1.

@@ -102,6 +102,15 @@ impl Space {
         self.ready_units + self.kept.iter().map(|extent| extent.units).sum::<u64>()
     }
 
+    /// Extents that no tree uses now, ascending: first unit and number of units.
+    pub(crate) fn unused(&self) -> Vec<(u64, u64)> {
+        let ready = self.ready.iter().map(|(first, units)| (*first, *units));
+        let kept = self.kept.iter().map(|extent| (extent.first_unit, extent.units));
+        let mut unused: Vec<(u64, u64)> = ready.chain(kept).collect();
+        unused.sort_unstable();
+        unused
+    }
+
     /// Upper bound of [`Space::encode`]'s length after one more allocation.
     pub(crate) fn encoded_len(&self) -> usize {
         (self.ready.len() + self.kept.len()) * EXTENT_BYTES

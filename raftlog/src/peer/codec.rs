@@ -340,8 +340,9 @@ pub fn decode_message(bytes: Bytes) -> Result<Message, DecodeError> {
 /// Field 7 (entries) as a length-delimited key.
 const ENTRIES_KEY: u64 = 7 << 3 | 2;
 
-/// How often the field of entries stands in an encoded message; stops where it cannot be read. An
-/// empty entry takes two bytes there and a hundred in memory.
+/// How often the field of entries stands in an encoded message, or could behind a group, which no
+/// peer sends; stops where it cannot be read. An empty entry takes two bytes there and a hundred in
+/// memory.
 fn count_entries(mut rest: &[u8]) -> u64 {
     let mut count = 0;
     while let Some(key) = varint(&mut rest) {
@@ -358,7 +359,7 @@ fn count_entries(mut rest: &[u8]) -> u64 {
                 None => return count,
             },
             5 => 4,
-            _ => return count,
+            _ => return count + rest.len() as u64 / 2,
         };
         count += u64::from(key == ENTRIES_KEY);
         match usize::try_from(skip).ok().and_then(|skip| rest.get(skip..)) {

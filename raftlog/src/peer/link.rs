@@ -30,6 +30,11 @@ pub(super) struct Link {
     pub(super) is_probing: bool,
     pub(super) next_probe_ms: u64,
     pub(super) counters: Counters,
+    /// A snapshot's name went over the message stream that is open.
+    pub(super) has_named_snapshot: bool,
+    /// Messages dropped since this was said last.
+    pub(super) dropped: u64,
+    pub(super) say_dropped_ms: u64,
 }
 
 /// A job that waits for a connection.
@@ -71,6 +76,9 @@ impl Link {
             is_probing: false,
             next_probe_ms,
             counters: Counters::default(),
+            has_named_snapshot: false,
+            dropped: 0,
+            say_dropped_ms: 0,
         }
     }
 

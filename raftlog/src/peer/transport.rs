@@ -34,6 +34,8 @@ const PROBE_MS: u64 = SILENCE_MS - 1000;
 const IDLE_MS: u64 = 4500;
 /// The same for connections of others; also the time a request may take to come in.
 const SERVER_IDLE_MS: u64 = 60_000;
+/// Dropped messages are spoken of this often.
+const SAY_DROPPED_MS: u64 = 1000;
 /// Timeouts are looked at this often.
 const TICK_MS: u64 = 100;
 /// A gap between two ticks that is the machine's doing and not the peers'.
@@ -68,7 +70,6 @@ pub struct Transport {
     dirty: Vec<ConnId>,
     effects: VecDeque<Effect>,
     events: VecDeque<Event>,
-    events_dropped: u64,
     received: VecDeque<Message>,
     received_bytes: usize,
     reports: Vec<PeerReport>,
@@ -98,7 +99,6 @@ impl Transport {
             dirty: Vec::new(),
             effects: VecDeque::new(),
             events: VecDeque::new(),
-            events_dropped: 0,
             received: VecDeque::new(),
             received_bytes: 0,
             reports: Vec::new(),
@@ -148,15 +148,11 @@ impl Transport {
     }
 
     /// Sends messages, each to the member it names; those to nobody known are dropped, as etcd
-    /// does. A snapshot is not carried here and is reported as failed.
+    /// does. Of a snapshot only its name goes here: the receiver asks for the rest.
     pub fn send(&mut self, messages: &mut Vec<Message>) {
         for message in messages.drain(..) {
             let to = message.to.unwrap_or(0);
             if self.link(to).is_none() {
-                continue;
-            }
-            if message.r#type == Some(MessageType::MsgSnap as i32) {
-                self.reports.push(PeerReport::SnapshotSent { to, ok: false });
                 continue;
             }
             self.send_to(to, message);
@@ -178,6 +174,7 @@ impl Transport {
             return;
         };
         if link.writer(stream).queue.push(message) {
+            link.has_named_snapshot |= kind == MessageType::MsgSnap as i32;
             self.mark_dirty(conn);
         } else {
             self.drop_message(peer, kind, Channel::Stream(stream));
@@ -186,10 +183,18 @@ impl Transport {
 
     fn drop_message(&mut self, peer: u64, message: i32, channel: Channel) {
         self.report_unreachable(peer);
+        if message == MessageType::MsgSnap as i32 {
+            self.reports.push(PeerReport::SnapshotSent { to: peer, ok: false });
+        }
+        let now_ms = self.now_ms;
         let Some(link) = self.link(peer) else { return };
         link.counters.sent_failures += 1;
-        let active = link.is_active;
-        self.event(Event::Dropped { peer, message, channel, active });
+        link.dropped += 1;
+        if now_ms >= link.say_dropped_ms {
+            link.say_dropped_ms = now_ms + SAY_DROPPED_MS;
+            let (active, count) = (link.is_active, std::mem::take(&mut link.dropped));
+            self.event(Event::Dropped { peer, message, channel, active, count });
+        }
     }
 
     /// Asks a peer something; the answer comes as a report.
@@ -231,11 +236,6 @@ impl Transport {
     /// The next thing to log.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    /// Events that found no room since this was asked last.
-    pub fn take_dropped_events(&mut self) -> u64 {
-        std::mem::take(&mut self.events_dropped)
     }
 
     /// A connection that may have something to send, or to be closed.
@@ -353,7 +353,14 @@ impl Transport {
     /// A connection was accepted on the peer port; `None` if there are too many.
     pub fn accepted(&mut self) -> Option<ConnId> {
         if self.servers >= limits::PEER_CONNECTIONS {
-            return None;
+            // Strangers must not keep members out.
+            let silent = self
+                .conns
+                .iter()
+                .filter_map(|slot| slot.conn.as_deref())
+                .filter(|conn| matches!(conn.role, Role::Server(_)))
+                .min_by_key(|conn| (conn.heard_ms, conn.id))?;
+            self.end(silent.id, "too many connections");
         }
         self.servers += 1;
         let http = http1::Server::new(limits::PEER_MESSAGE_BYTES_MAX);
@@ -500,6 +507,14 @@ impl Transport {
         }
     }
 
+    /// A stream was lost, and with it perhaps the name of a snapshot: without it the receiver does
+    /// nothing, and raft would wait for ever. Raft ignores this if the snapshot has arrived.
+    fn report_lost_snapshot(&mut self, peer: u64) {
+        if self.link(peer).is_some_and(|link| std::mem::take(&mut link.has_named_snapshot)) {
+            self.reports.push(PeerReport::SnapshotSent { to: peer, ok: false });
+        }
+    }
+
     fn activate(&mut self, peer: u64) {
         let now_ms = self.now_ms;
         let Some(link) = self.link(peer) else { return };
@@ -524,8 +539,6 @@ impl Transport {
     fn event(&mut self, event: Event) {
         if self.events.len() < limits::PEER_EVENTS {
             self.events.push_back(event);
-        } else {
-            self.events_dropped += 1;
         }
     }
 
@@ -552,7 +565,7 @@ impl Transport {
         self.conns[id.slot as usize].conn.take()
     }
 
-    /// Puts it back, or ends it for a reason. A peer's connection that has become idle gets the next
+    /// Puts it back, or ends it for a reason. A connection that has become idle gets the next
     /// job.
     fn put_back(&mut self, conn: Box<Conn>, outcome: Result<(), String>) {
         let id = conn.id;

@@ -108,6 +108,7 @@ pub struct Writer {
     spare: Spare,
     /// The file system is full.
     scarce: bool,
+    held: Option<LogIndex>,
     failed: Option<WalError>,
 }
 
@@ -163,6 +164,7 @@ impl Writer {
             staged_marks: VecDeque::new(),
             spare: Spare::new(parts.dir.clone(), config.segment_bytes, spare_sequence),
             scarce: false,
+            held: None,
             failed: None,
         }
     }
@@ -379,6 +381,7 @@ impl Writer {
         let mark = self.marks.iter().rev().find(|(index, _)| *index <= to);
         let mark = mark.map_or(0, |(index, _)| index.0);
         let limit = to.0.saturating_sub(self.catchup_entries()).min(mark);
+        let limit = self.held.map_or(limit, |held| held.0.min(limit));
         while self.segments.get(1).is_some_and(|next| next.first_index <= limit) {
             if let Some(name) = self.segments.pop_front() {
                 self.spare.remove_later(format!("{}/{name}", self.dir));
@@ -390,6 +393,12 @@ impl Writer {
             self.marks.pop_front();
         }
         self.base()
+    }
+
+    /// Entries after this one are kept whatever else is released: a member gets a snapshot that
+    /// ends there.
+    pub fn hold(&mut self, index: Option<LogIndex>) {
+        self.held = index;
     }
 
     /// The file system is full, or has room again: while it is, nothing is kept for peers that lag,

@@ -1,12 +1,18 @@
-//! What the background does, as a state machine over [`Disk`]: one checkpoint at a time.
+//! What the background does, as a state machine over [`Disk`]: one checkpoint at a time, and beside
+//! it copies of the page file, to and from other members.
 //!
 //! Driven by the executors of this folder and by the simulator. It never blocks and never decides
 //! when a checkpoint is due.
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use etcore_engine::checkpoint::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
 use etcore_engine::file::{Completion, Disk};
+use etcore_engine::types::{Identity, LogIndex, Term};
+use etcore_raftlog::types::SnapshotMark;
+
+use super::copies::Copies;
 
 /// Something to do.
 pub enum Task {
@@ -14,6 +20,30 @@ pub enum Task {
     Checkpoint(Box<CheckpointInput>),
     /// Go on with a stalled checkpoint if there is room by now.
     Retry,
+    /// Hold the newest durable state of the page file for copies, instead of what is held so far.
+    HoldSnapshot,
+    /// Read the part of the held state that follows `from_unit`.
+    ReadSnapshot {
+        /// Returned with the answer.
+        ticket: u64,
+        /// What is held must still end there.
+        index: LogIndex,
+        /// 0 for the first part.
+        from_unit: u64,
+    },
+    /// Hold nothing any more.
+    DropSnapshot,
+    /// Begin to receive a copy, instead of what is being received.
+    ReceiveSnapshot {
+        /// Its last entry.
+        index: LogIndex,
+        /// That entry's term.
+        term: Term,
+        /// Whose page file it is to become.
+        identity: Identity,
+    },
+    /// The next part of the copy being received.
+    SnapshotPart(Bytes),
     /// End the thread.
     Stop,
 }
@@ -24,8 +54,30 @@ pub enum Answer {
     Checkpoint(Box<CheckpointOutput>),
     /// The file system is full; the checkpoint waits for [`Task::Retry`].
     Stalled,
+    /// The state that is held from now on.
+    SnapshotHeld(SnapshotMark),
+    /// A part of it; `None` if it is not held any more.
+    SnapshotRead {
+        /// As in the task.
+        ticket: u64,
+        /// The part.
+        part: Option<Vec<u8>>,
+    },
+    /// How the copy that is being received stands.
+    SnapshotReceived(Received),
     /// The disk failed; the member must stop.
     Failed(String),
+}
+
+/// How a copy stands after a task about it.
+#[derive(Debug)]
+pub enum Received {
+    /// Where its next part begins.
+    Next(u64),
+    /// It is durable under its own name.
+    Complete,
+    /// It was given up; the page file is as before.
+    GivenUp(String),
 }
 
 /// See the module text.
@@ -36,12 +88,20 @@ pub struct Worker {
     /// The replica was told that the checkpoint waits for room.
     stalled: bool,
     stopping: bool,
+    copies: Copies,
 }
 
 impl Worker {
     /// A worker with nothing to do.
     pub fn new(checkpointer: Checkpointer) -> Self {
-        Self { checkpointer, inputs: VecDeque::new(), busy: false, stalled: false, stopping: false }
+        Self {
+            checkpointer,
+            inputs: VecDeque::new(),
+            busy: false,
+            stalled: false,
+            stopping: false,
+            copies: Copies::default(),
+        }
     }
 
     /// Queues a task.
@@ -53,6 +113,7 @@ impl Worker {
                 self.checkpointer.retry();
             }
             Task::Checkpoint(input) => self.inputs.push_back(input),
+            other => self.copies.add(other),
         }
     }
 
@@ -70,7 +131,25 @@ impl Worker {
         completions: &mut Vec<Completion>,
         answer: &mut dyn FnMut(Answer),
     ) {
+        self.copies.turn(disk, completions, answer);
+        self.turn_checkpoint(disk, completions, answer);
+        if !self.busy && self.copies.wants_state {
+            self.copies.hold(self.checkpointer.snapshot(), answer);
+            // What waited for it goes on.
+            self.turn_checkpoint(disk, completions, answer);
+        }
+    }
+
+    fn turn_checkpoint(
+        &mut self,
+        disk: &mut dyn Disk,
+        completions: &mut Vec<Completion>,
+        answer: &mut dyn FnMut(Answer),
+    ) {
         loop {
+            if !self.busy && self.copies.wants_state {
+                return;
+            }
             if !self.busy {
                 let Some(input) = self.inputs.pop_front() else { return };
                 self.checkpointer.start(*input);

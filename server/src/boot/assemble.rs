@@ -145,6 +145,7 @@ pub(crate) fn shared(
         handing_over: AtomicBool::new(false),
         handed_over: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
+        restarting: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
         failure: std::sync::OnceLock::new(),

@@ -112,6 +112,7 @@ impl Rig {
             handing_over: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            restarting: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
             failure: std::sync::OnceLock::new(),

@@ -135,13 +135,14 @@ impl Reporter {
                     "peer became inactive (message send to peer failed)"
                 );
             }
-            Event::Dropped { peer, message, channel, active } => {
+            Event::Dropped { peer, message, channel, active, count } => {
                 tracing::warn!(
                     message_type = message_name(*message),
                     local_member_id,
                     remote_peer_id = hex(*peer),
                     remote_peer_name = channel.name(),
                     remote_peer_active = *active,
+                    dropped = *count,
                     "dropped internal Raft message since sending buffer is full"
                 );
             }

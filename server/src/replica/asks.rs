@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use etcore_engine::types::LogIndex;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
 use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
@@ -16,6 +17,7 @@ use super::Replica;
 use super::leasing::{Asker, Waiting};
 use super::lessor::TimeToLive;
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
+use super::snapshots::PART_PATH;
 use crate::limits;
 
 const LEASES: &str = "/leases";
@@ -46,6 +48,8 @@ pub struct PeerReply {
 enum Purpose {
     Lease(Waiting),
     Version(u64),
+    /// A part of the snapshot that ends with this entry.
+    SnapshotPart(LogIndex),
 }
 
 /// The questions that are out.
@@ -138,6 +142,7 @@ impl Replica {
         let answer = answer.ok();
         match self.asks.out.remove(&token) {
             None => {}
+            Some(Purpose::SnapshotPart(index)) => self.part_answered(index, answer),
             Some(Purpose::Version(member)) => {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
                 self.versions.learned(member, body.as_deref());
@@ -158,6 +163,9 @@ impl Replica {
     /// A peer asks this member about a lease.
     pub fn asked(&mut self, asked: PeerAsked) {
         let PeerAsked { conn, method, target, body } = asked;
+        if let Some((PART_PATH, query)) = target.split_once('?') {
+            return self.asked_for_part(conn, &method, query);
+        }
         if method != "POST" {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());
         }
@@ -231,7 +239,18 @@ impl Replica {
         self.reply_peer(conn, status, TEXT, format!("{NOT_PRIMARY}\n").into_bytes());
     }
 
-    fn reply_peer(&mut self, conn: ConnId, status: u16, content_type: &'static str, body: Vec<u8>) {
+    /// Asks for a part of a snapshot.
+    pub(super) fn ask_for_part(&mut self, ask: PeerAsk, index: LogIndex) {
+        self.ask(ask, Purpose::SnapshotPart(index));
+    }
+
+    pub(super) fn reply_peer(
+        &mut self,
+        conn: ConnId,
+        status: u16,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) {
         self.peering.replies.push(PeerReply { conn, status, content_type, body });
     }
 }

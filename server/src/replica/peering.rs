@@ -4,11 +4,11 @@
 //! be sent. Messages with entries wait in a queue of their own, so that heartbeats are heard while
 //! the disk is behind; a network may reorder them just so. Nothing here does I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use etcore_proto::raftpb::{self, MessageType};
-use etcore_raftlog::node::{Role, StepError};
+use etcore_raftlog::node::{Destination, Role, StepError};
 use etcore_raftlog::peer::{PeerAsk, PeerReport};
 
 use super::Replica;
@@ -23,8 +23,8 @@ pub(super) struct Peering {
     urgent: VecDeque<raftpb::Message>,
     /// Appends.
     bulk: VecDeque<raftpb::Message>,
-    /// Proposals that other members gave to this one.
-    pub(super) forwarded: VecDeque<raftpb::Message>,
+    /// Proposals that other members gave to this one, and when.
+    pub(super) forwarded: VecDeque<(u64, raftpb::Message)>,
     bytes: usize,
     /// The disk is behind: appends wait. What ends that wakes the shard.
     choked: bool,
@@ -33,6 +33,10 @@ pub(super) struct Peering {
     pub(super) replies: Vec<PeerReply>,
     /// Reachable peers, and since when.
     pub(super) active: BTreeMap<u64, u64>,
+    /// Those that were reachable and are not.
+    lost: BTreeSet<u64>,
+    /// Those to whom a message was lost and that have said nothing since.
+    silent: BTreeSet<u64>,
     /// When a heartbeat was last sent to each.
     heartbeats: BTreeMap<u64, u64>,
     /// The election clock was put forward, or is not to be any more.
@@ -58,12 +62,26 @@ impl Peering {
 
     /// The next forwarded proposals, if they take no more than `room_bytes`.
     pub(super) fn next_forwarded(&mut self, room_bytes: usize) -> Option<raftpb::Message> {
-        let message = self.forwarded.pop_front_if(|message| cost_bytes(message) <= room_bytes)?;
+        let fits = |(_, message): &mut (u64, _)| cost_bytes(message) <= room_bytes;
+        let (_, message) = self.forwarded.pop_front_if(fits)?;
         self.bytes -= cost_bytes(&message);
         Some(message)
     }
 
-    /// Nobody is connected yet, or not for long enough.
+    /// Forgets proposals whose clients have given up by now.
+    pub(super) fn expire_forwarded(&mut self, since_ms: u64) {
+        while let Some((_, message)) = self.forwarded.pop_front_if(|(at_ms, _)| *at_ms <= since_ms)
+        {
+            self.bytes -= cost_bytes(&message);
+        }
+    }
+
+    /// True if nothing can be sent to this member now.
+    pub(super) fn has_lost(&self, id: u64) -> bool {
+        self.lost.contains(&id) || self.silent.contains(&id)
+    }
+
+    /// Since when all of these are reachable; `u64::MAX` if one is not.
     fn connected_since(&self, wanted: &[u64]) -> u64 {
         let since = |id: &u64| self.active.get(id).copied().unwrap_or(u64::MAX);
         wanted.iter().map(since).max().unwrap_or(0)
@@ -81,8 +99,11 @@ impl Replica {
     pub fn step(&mut self, message: raftpb::Message) {
         let peering = &mut self.peering;
         peering.bytes += cost_bytes(&message);
+        if !peering.silent.is_empty() {
+            peering.silent.remove(&message.from.unwrap_or(0));
+        }
         match MessageType::try_from(message.r#type.unwrap_or(0)) {
-            Ok(MessageType::MsgProp) => peering.forwarded.push_back(message),
+            Ok(MessageType::MsgProp) => peering.forwarded.push_back((self.now_ms, message)),
             Ok(MessageType::MsgApp) if !message.entries.is_empty() => {
                 peering.bulk.push_back(message);
             }
@@ -98,15 +119,21 @@ impl Replica {
     /// What the transport has noticed.
     pub fn peer_report(&mut self, report: PeerReport) {
         match report {
-            PeerReport::Unreachable(id) => self.log.node.report_unreachable(id),
+            PeerReport::Unreachable(id) => {
+                self.peering.silent.insert(id);
+                self.log.node.report_unreachable(id);
+            }
             PeerReport::SnapshotSent { to, ok } => self.log.node.report_snapshot(to, ok),
             PeerReport::Active(id) => {
                 self.peering.active.entry(id).or_insert(self.now_ms);
+                self.peering.lost.remove(&id);
+                self.peering.silent.remove(&id);
                 self.refresh_connected();
                 self.advance_election();
             }
             PeerReport::Inactive(id) => {
                 self.peering.active.remove(&id);
+                self.peering.lost.insert(id);
                 self.refresh_connected();
             }
             PeerReport::Removed => {
@@ -138,7 +165,8 @@ impl Replica {
             stepped_bytes += bytes;
             self.step_now(message);
         }
-        if !self.is_leader() {
+        let leader = self.soft_state.leader;
+        if self.log.node.destination() == Destination::Leader && !self.peering.has_lost(leader) {
             // A leader takes them with its own proposals; anybody else passes them on.
             while let Some(message) = self.peering.next_forwarded(usize::MAX) {
                 self.step_now(message);
@@ -152,7 +180,9 @@ impl Replica {
     pub(super) fn step_forwarded(&mut self, room_bytes: usize, tight: bool, scarce: bool) -> usize {
         let mut taken_bytes = 0;
         while taken_bytes < room_bytes {
-            let left_bytes = room_bytes - taken_bytes;
+            // One alone may be larger than a turn's room.
+            let alone = taken_bytes == 0 && !scarce;
+            let left_bytes = if alone { usize::MAX } else { room_bytes - taken_bytes };
             let Some(mut message) = self.peering.next_forwarded(left_bytes) else {
                 if scarce && let Some(lost) = self.peering.next_forwarded(usize::MAX) {
                     tracing::debug!(entries = lost.entries.len(), "forwarded proposals dropped");
@@ -175,11 +205,15 @@ impl Replica {
     }
 
     fn step_now(&mut self, message: raftpb::Message) {
-        let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
+        let kind = message.r#type.unwrap_or(0);
         if kind == MessageType::MsgSnap as i32 {
-            // Its pages travel another way, which must end before raft may know of it.
-            return;
+            return self.receive_snapshot(message);
         }
+        self.step_raft(message);
+    }
+
+    pub(super) fn step_raft(&mut self, message: raftpb::Message) {
+        let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
         match self.log.node.step(message) {
             Ok(()) => {}
             Err(StepError::ProposalDropped) => {
@@ -212,6 +246,10 @@ impl Replica {
                      overloaded likely from slow disk"
                 );
             }
+        }
+        let snapshot = MessageType::MsgSnap as i32;
+        for message in messages.iter().filter(|message| message.r#type == Some(snapshot)) {
+            self.snapshot_sent(message);
         }
         self.peering.outbox.append(messages);
     }

@@ -60,8 +60,11 @@ impl Replica {
         self.proposals_wait = false;
         match self.log.node.destination() {
             Destination::Here => self.take_as_leader(),
-            Destination::Leader => self.take_as_follower(),
-            Destination::Nowhere => {
+            // What is sent to a leader that is gone would only get lost.
+            Destination::Leader if !self.peering.has_lost(self.soft_state.leader) => {
+                self.take_as_follower();
+            }
+            Destination::Leader | Destination::Nowhere => {
                 self.proposals_wait = true;
                 self.take_reads();
             }

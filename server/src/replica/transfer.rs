@@ -25,6 +25,8 @@ pub(super) struct Transfer {
     wishes: Vec<Wish>,
     /// To whom this member, which stops, hands over.
     heir: Option<u64>,
+    /// It goes on until then, for proposals that others have sent to it as their leader.
+    linger_until_ms: u64,
 }
 
 impl Replica {
@@ -75,6 +77,11 @@ impl Replica {
         }
     }
 
+    /// True while other members may still take this one for their leader.
+    pub(super) fn lingers(&self) -> bool {
+        self.now_ms < self.transfer.linger_until_ms
+    }
+
     /// A member that is to stop gives its leadership to the peer that has most of the log.
     fn hand_over(&mut self) {
         let leads = self.is_leader();
@@ -83,6 +90,8 @@ impl Replica {
             if under_way || (!leads && self.soft_state.leader == 0) {
                 return;
             }
+            let heartbeat_ms = self.shared.config.heartbeat.as_millis();
+            self.transfer.linger_until_ms = self.now_ms + u64::try_from(heartbeat_ms).unwrap_or(0);
             if leads {
                 tracing::warn!(heir = %format_args!("{heir:x}"), "leadership transfer failed");
             }

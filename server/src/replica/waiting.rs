@@ -63,6 +63,7 @@ impl Replica {
         while let Some((front, slot)) = self.waiting.expired(now_ms) {
             self.give_up((front, slot));
         }
+        self.peering.expire_forwarded(now_ms.saturating_sub(self.request_timeout_ms));
         if self.is_leader() {
             return;
         }

@@ -16,6 +16,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
+pub mod cluster;
 pub mod watch;
 
 /// Both drivers: every end-to-end test runs on each.
@@ -46,6 +47,9 @@ pub struct Setup {
     pub peer_port: u16,
     pub driver: &'static str,
     pub extra: Vec<String>,
+    pub name: String,
+    /// `--initial-cluster`; the member alone if empty.
+    pub initial_cluster: String,
 }
 
 impl Setup {
@@ -56,6 +60,8 @@ impl Setup {
             peer_port: free_port(),
             driver,
             extra: Vec::new(),
+            name: "default".to_owned(),
+            initial_cluster: String::new(),
         }
     }
 
@@ -71,6 +77,8 @@ impl Setup {
     pub fn command(&self) -> Command {
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let own = format!("{}={peer}", self.name);
+        let cluster = if self.initial_cluster.is_empty() { &own } else { &self.initial_cluster };
         // Another build of the server can be tested in place of the one made for the tests.
         let binary = std::env::var_os("ETCORE_BIN");
         let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_etcore").into());
@@ -82,7 +90,8 @@ impl Setup {
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
+            .arg(format!("--name={}", self.name))
+            .arg(format!("--initial-cluster={cluster}"))
             .arg(format!("--io-driver={}", self.driver))
             .args(self.segment_flag())
             .args(&self.extra)
@@ -303,6 +312,7 @@ calls! {
     defragment "/etcdserverpb.Maintenance/Defragment" DefragmentRequest DefragmentResponse
     member_list "/etcdserverpb.Cluster/MemberList" MemberListRequest MemberListResponse
     lease_grant "/etcdserverpb.Lease/LeaseGrant" LeaseGrantRequest LeaseGrantResponse
+    move_leader "/etcdserverpb.Maintenance/MoveLeader" MoveLeaderRequest MoveLeaderResponse
 }
 
 impl Client {

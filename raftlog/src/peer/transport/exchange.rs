@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use etcore_proto::http1::ClientEvent;
-use etcore_proto::raftpb::Message;
+use etcore_proto::raftpb::{Message, MessageType};
 
 use super::{IDLE_MS, PROBE_MS, SILENCE_MS, Transport, host};
 use crate::limits;
@@ -65,22 +65,13 @@ impl Transport {
             }
             let exchanges = link.exchanges.clone();
             let waiting = link.jobs.len();
-            let is_idle = |id: &ConnId| {
-                let conn = self.conns.get(id.slot as usize).and_then(|slot| slot.conn.as_ref());
-                matches!(conn, Some(conn) if conn.id == *id && matches!(
-                    &conn.role,
-                    Role::Exchange(exchange) if exchange.job.is_none() && exchange.client.is_reusable()
-                ))
-            };
-            if let Some(id) = exchanges.iter().copied().find(is_idle) {
+            let idle = exchanges.iter().copied().find(|id| self.is_idle(*id));
+            if let Some(id) = idle {
                 self.start_job(id, peer);
                 continue;
             }
-            let dialling = exchanges.iter().filter(|id| {
-                let conn = self.conns.get(id.slot as usize).and_then(|slot| slot.conn.as_ref());
-                matches!(conn, Some(conn) if matches!(conn.role, Role::Dial { .. }))
-            });
-            let dialling = dialling.count();
+            let is_dialled = |id: &&ConnId| matches!(self.role(**id), Some(Role::Dial { .. }));
+            let dialling = exchanges.iter().filter(is_dialled).count();
             if dialling >= waiting || exchanges.len() >= limits::PEER_PIPELINE_CONNECTIONS {
                 return;
             }
@@ -90,6 +81,21 @@ impl Transport {
             if let Some(link) = self.link(peer) {
                 link.exchanges.push(id);
             }
+        }
+    }
+
+    fn role(&self, id: ConnId) -> Option<&Role> {
+        let conn = self.conns.get(id.slot as usize)?.conn.as_deref()?;
+        (conn.id == id).then_some(&conn.role)
+    }
+
+    /// A connection that could take a job.
+    fn is_idle(&self, id: ConnId) -> bool {
+        match self.role(id) {
+            Some(Role::Exchange(exchange)) => {
+                exchange.job.is_none() && exchange.client.is_reusable()
+            }
+            _ => false,
         }
     }
 
@@ -224,7 +230,10 @@ impl Transport {
     /// A job ends without success.
     pub(super) fn fail_job(&mut self, peer: u64, job: Job, why: AskError, error: &str) {
         match job {
-            Job::Post(_) => {
+            Job::Post(message) => {
+                if message.r#type == Some(MessageType::MsgSnap as i32) {
+                    self.reports.push(PeerReport::SnapshotSent { to: peer, ok: false });
+                }
                 if let Some(link) = self.link(peer) {
                     link.counters.sent_failures += 1;
                 }

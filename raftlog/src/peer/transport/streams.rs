@@ -191,6 +191,9 @@ impl Transport {
             // be lost.
             self.event(Event::Replaced { peer, kind });
             self.report_unreachable(peer);
+            if kind == StreamKind::Message {
+                self.report_lost_snapshot(peer);
+            }
             self.end(before, "replaced");
         }
         self.established(peer, kind, End::Writer);
@@ -237,6 +240,9 @@ impl Transport {
         end.queue.clear();
         link.counters.sent_failures += 1;
         self.report_unreachable(peer);
+        if kind == StreamKind::Message {
+            self.report_lost_snapshot(peer);
+        }
         let error = reason.to_owned();
         self.event(Event::Lost { peer, kind, end: End::Writer, error });
         if reason != "EOF" {

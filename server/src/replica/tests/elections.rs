@@ -106,3 +106,27 @@ fn the_first_election_does_not_wait_for_a_whole_timeout() {
     );
     assert!(quick + 500 < slow, "{quick} ms, without the advance {slow} ms");
 }
+
+#[test]
+fn proposals_on_their_way_to_a_leader_that_hands_over_are_passed_on() {
+    let mut passed = 0;
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(3, 260 + seed);
+        let leader = cluster.ready();
+        let [heir, other] = cluster.others(leader)[..] else { panic!("two others") };
+        let target = cluster.members[heir].id();
+        move_leader(&mut cluster, leader, target);
+        let mut slots = Vec::new();
+        for number in 0..10 {
+            for at in [heir, other] {
+                slots.push((at, cluster.put(at, &format!("k{number}"), "v")));
+            }
+            passed += cluster.members[leader].replica.peering.forwarded.len();
+            cluster.step();
+        }
+        for (at, slot) in slots {
+            assert_eq!(cluster.reply(at, slot), Ok(()), "seed {seed}");
+        }
+    }
+    assert!(passed > 0, "some came while the leader was handing over");
+}

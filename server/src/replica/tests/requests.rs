@@ -83,11 +83,13 @@ fn a_proposal_that_is_lost_on_its_way_is_given_up_after_the_request_timeout() {
     let mut cluster = Cluster::new(3, 14);
     let leader = cluster.ready();
     let follower = cluster.others(leader)[0];
-    cluster.isolate(follower, true);
-    let begun_ms = cluster.now_ms;
+    // It still believes in its leader and forwards; nobody has noticed yet.
     let slot = cluster.put(follower, "k", "v");
-    // It still believes in its leader and forwards.
+    let begun_ms = cluster.now_ms;
+    cluster.lost = 1000;
     cluster.step();
+    cluster.isolate(follower, true);
+    cluster.lost = 0;
     assert_eq!(cluster.members[follower].replica.waiting.len(), 1);
     assert_eq!(cluster.reply(follower, slot), Err("etcdserver: request timed out".to_owned()));
     let took_ms = cluster.now_ms - begun_ms;
@@ -96,6 +98,17 @@ fn a_proposal_that_is_lost_on_its_way_is_given_up_after_the_request_timeout() {
     cluster.ready();
     cluster.run_ms(1000);
     assert_eq!(cluster.members[follower].replies[&slot].len(), 1, "not answered twice");
+}
+
+#[test]
+fn a_proposal_is_not_sent_to_a_leader_that_is_gone() {
+    let mut cluster = Cluster::new(3, 17);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    cluster.crash(leader);
+    // Long before it gives its leader up.
+    let slot = cluster.put(follower, "k", "v");
+    assert_eq!(cluster.reply(follower, slot), Ok(()));
 }
 
 #[test]
