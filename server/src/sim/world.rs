@@ -20,7 +20,7 @@ use super::finish::Stage;
 use super::judges::{Judges, log, state};
 use super::logs;
 use super::member::{Member, NEVER};
-use super::net::Connection;
+use super::net::{Connection, Held};
 use super::plan::Plan;
 use super::trace::Trace;
 use crate::driver::SocketId;
@@ -95,6 +95,10 @@ pub(super) enum Event {
     },
     Connect {
         connection: u64,
+    },
+    Release {
+        connection: u64,
+        to: usize,
     },
     Dialed {
         connection: u64,
@@ -314,28 +318,17 @@ impl World {
                 self.trace.event(self.now, "connect", &[connection]);
                 self.arrive(connection);
             }
-            Event::Deliver { connection, to, bytes }
-                if self.is_blocked_to(connection, to).is_some() =>
-            {
-                let until = self.is_blocked_to(connection, to).unwrap_or(self.now);
-                self.schedule(until, Event::Deliver { connection, to, bytes });
-            }
-            Event::Ended { connection, to, error }
-                if self.is_blocked_to(connection, to).is_some() =>
-            {
-                let until = self.is_blocked_to(connection, to).unwrap_or(self.now);
-                self.schedule(until, Event::Ended { connection, to, error });
-            }
+            Event::Release { connection, to } => self.release(connection, to),
             Event::Dialed { connection, result } => self.dialed(connection, result),
             Event::Deliver { connection, to, bytes } => {
                 let length = bytes.len() as u64;
                 self.trace.event(self.now, "deliver", &[connection, to as u64, length]);
                 self.trace.bytes(&bytes);
-                self.deliver(connection, to, bytes);
+                self.come(connection, to, Held::Bytes(bytes));
             }
             Event::Ended { connection, to, error } => {
                 self.trace.event(self.now, "ended", &[connection, to as u64]);
-                self.end_arrives(connection, to, error);
+                self.come(connection, to, Held::End(error));
             }
             Event::Sent { member, life, thread, socket, buf, result } => {
                 if self.members[member].life_number == life {
