@@ -584,7 +584,9 @@ impl Node {
 
     fn is_tail_synced(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        log.persisted == log.last_index()
+        // Below a snapshot that is being installed there is nothing to look at, which raft-rs does
+        // before it campaigns.
+        log.persisted == log.last_index() && log.applied + 1 >= log.first_index()
     }
 
     /// raft-rs draws election timeouts from the thread's random numbers; replaced by a function of

@@ -139,8 +139,8 @@ fn open_file(disk: &mut dyn Disk) -> Result<FileId, EngineError> {
         call(disk, FileOp::SyncDir { name: root() }, "sync the directory")?;
     }
     let file = open_named(disk, DB_FILE, OpenMode::Existing)?;
-    // A killed process may have left a checkpoint that can be read and would be lost with the power:
-    // the next one must not overwrite what only the one before it needs.
+    // A killed process may have left a checkpoint that can be read and would be lost with the
+    // power: the next one must not overwrite what only the one before it needs.
     call(disk, FileOp::Sync { file }, "sync")?;
     call(disk, FileOp::SyncDir { name: root() }, "sync the directory")?;
     Ok(file)

@@ -373,6 +373,7 @@ impl World {
 
     /// Writes down what came of the operation under way.
     fn conclude(&mut self, client: &mut Client, outcome: Outcome) {
+        let known = outcome != Outcome::Unknown;
         if let Some(op) = &client.op
             && let Ask::Do(request) = &op.ask
         {
@@ -387,15 +388,13 @@ impl World {
                 Outcome::Refused(_) => self.trace.event(self.now, "refused", &[]),
                 Outcome::Unknown => self.trace.event(self.now, "unknown", &[]),
             }
-            if outcome == Outcome::Unknown {
-                client.op = None;
-                client.next_at = self.now + client.prng.below(100 * MS);
-            }
             let operation = Operation { client: number, member, invoke, ret, request, outcome };
             self.history.operations.push(operation);
         }
-        if client.op.is_some() {
+        if known && client.op.is_some() {
             self.over(client);
+        } else if client.op.take().is_some() {
+            client.next_at = self.now + client.prng.below(100 * MS);
         }
     }
 

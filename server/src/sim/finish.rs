@@ -109,7 +109,7 @@ impl World {
             trouble.disk_fails = false;
             trouble.start_crash = None;
         }
-        self.blocked.clear();
+        self.release_all();
         for member in 0..self.members.len() {
             self.members[member].disk.set_full(false);
             self.wake_all(member);

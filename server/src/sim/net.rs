@@ -4,6 +4,7 @@
 //! on its way when it breaks is lost. An end may learn of the break late, or never if the other
 //! machine lost power.
 
+use std::collections::VecDeque;
 use std::io;
 
 use super::driver::{Input, emptied};
@@ -47,11 +48,20 @@ pub(super) struct Connection {
     /// Towards each end.
     on_the_way_bytes: [u64; 2],
     stalled_until: u64,
+    /// Towards each end, in order.
+    held: [VecDeque<Held>; 2],
     latency: Span,
     broken: bool,
     /// What reached end 1 before it was read.
     early: Vec<Vec<u8>>,
     early_end: Option<Option<io::ErrorKind>>,
+}
+
+/// What waits until a partition is over.
+#[derive(Debug)]
+pub(super) enum Held {
+    Bytes(Vec<u8>),
+    End(Option<io::ErrorKind>),
 }
 
 /// Bytes that a sender's kernel takes before it waits for the receiver.
@@ -76,6 +86,7 @@ impl World {
             arrives: [at, at],
             on_the_way_bytes: [0, 0],
             stalled_until: 0,
+            held: [VecDeque::new(), VecDeque::new()],
             latency,
             broken: false,
             early: Vec::new(),
@@ -241,8 +252,51 @@ impl World {
         })
     }
 
+    /// Something has come as far as the network lets it. Nothing overtakes what is held.
+    pub(super) fn come(&mut self, id: u64, to: usize, what: Held) {
+        let blocked = self.is_blocked_to(id, to);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let held = &mut connection.held[to];
+        if held.is_empty() && blocked.is_none() {
+            return self.hand_over(id, to, what);
+        }
+        held.push_back(what);
+        if let Some(until) = blocked {
+            self.schedule(until, Event::Release { connection: id, to });
+        }
+    }
+
+    /// A partition may be over.
+    pub(super) fn release(&mut self, id: u64, to: usize) {
+        while self.is_blocked_to(id, to).is_none() {
+            let held = self.connections.get_mut(&id).and_then(|known| known.held[to].pop_front());
+            let Some(what) = held else { return };
+            self.hand_over(id, to, what);
+        }
+        if let Some(until) = self.is_blocked_to(id, to) {
+            self.schedule(until, Event::Release { connection: id, to });
+        }
+    }
+
+    /// All partitions are over.
+    pub(super) fn release_all(&mut self) {
+        self.blocked.clear();
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        for id in ids {
+            self.schedule(self.now, Event::Release { connection: id, to: 0 });
+            self.schedule(self.now, Event::Release { connection: id, to: 1 });
+        }
+    }
+
+    fn hand_over(&mut self, id: u64, to: usize, what: Held) {
+        match what {
+            Held::Bytes(bytes) => self.deliver(id, to, bytes),
+            Held::End(error) => self.end_arrives(id, to, error),
+        }
+    }
+
     /// Bytes have arrived.
-    pub(super) fn deliver(&mut self, id: u64, to: usize, bytes: Vec<u8>) {
+    fn deliver(&mut self, id: u64, to: usize, bytes: Vec<u8>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.on_the_way_bytes[to] -= bytes.len() as u64;
         if connection.broken {
@@ -294,7 +348,7 @@ impl World {
     }
 
     /// An end learns that the connection is over.
-    pub(super) fn end_arrives(&mut self, id: u64, to: usize, error: Option<io::ErrorKind>) {
+    fn end_arrives(&mut self, id: u64, to: usize, error: Option<io::ErrorKind>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match connection.ends[to] {
             End::Client(client) => {

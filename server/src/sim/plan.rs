@@ -1,8 +1,8 @@
 //! What a seed decides once, before anything runs: how large the world is, how fast its parts are,
 //! and what goes wrong how often.
 //!
-//! Made by [`Plan::from_seed`]; tests may change a plan before it is run. About half of all kinds of
-//! faults are off in any one seed, so that each kind is met alone as well as among others.
+//! Made by [`Plan::from_seed`]; tests may change a plan before it is run. About half of all kinds
+//! of faults are off in any one seed, so that each kind is met alone as well as among others.
 
 use etcore_engine::testing::prng::Prng;
 
@@ -148,8 +148,7 @@ impl Plan {
             partitions: if members > 1 { maybe(8) } else { 0 },
             disk_stalls: maybe(12),
             disk_errors: maybe(6),
-            // A full disk lets go of what the log keeps for members that lag: see `catchup_entries`.
-            disk_full: if members > 1 { 0 } else { maybe(4) },
+            disk_full: maybe(4),
         };
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
@@ -181,8 +180,7 @@ impl Plan {
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
             segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
-            // Members that lag further could be brought up by a snapshot alone.
-            catchup_entries: if members > 1 { 100_000 } else { [2, 50, 5000][prng.index(3)] },
+            catchup_entries: [2, 50, 5000][prng.index(3)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
         }

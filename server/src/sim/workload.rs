@@ -49,8 +49,8 @@ impl Source<'_> {
             }
             750..760 => Request::Delete(Delete { range: self.range(), prev_kv: true }),
             760..890 => Request::Txn(self.txn()),
-            // At odd revisions only: etcd remembers the hash of a compaction as that of its revision,
-            // and if a compaction leaves no key that is not the hash of what was there.
+            // At odd revisions only: etcd remembers the hash of a compaction as that of its
+            // revision, and if it leaves no key that is not the hash of what was there.
             890..905 => Request::Compact { revision: (self.told - 1 - self.number(200)) | 1 },
             905..925 => {
                 *self.leases += 1;

@@ -1,8 +1,8 @@
 //! The world: all events in the order of virtual time, carried out one by one.
 //!
 //! Made from a [`Plan`] by [`run`]. A step of a member is one event: its completions are handed
-//! over, its turn is taken, and what it wants done is scheduled. A crash is placed among the effects
-//! of a step. It never carries out two events at once, and draws every choice from the seed.
+//! over, its turn is taken, and what it wants done is scheduled. A crash is placed among the
+//! effects of a step. It never carries out two events at once, and draws every choice from the seed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,17 +10,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use etcore_bench::history::{self, History};
-use etcore_engine::file::{Completion, FileOp, run as run_op};
+use etcore_engine::file::FileOp;
 use etcore_engine::testing::prng::Prng;
 
 use super::clients::Client;
 use super::driver::Input;
-use super::effects::{Effect, Owner};
+use super::effects::Owner;
 use super::finish::Stage;
 use super::judges::{Judges, log, state};
 use super::logs;
 use super::member::{Member, NEVER};
-use super::net::Connection;
+use super::net::{Connection, Held};
 use super::plan::Plan;
 use super::trace::Trace;
 use crate::driver::SocketId;
@@ -95,6 +95,10 @@ pub(super) enum Event {
     },
     Connect {
         connection: u64,
+    },
+    Release {
+        connection: u64,
+        to: usize,
     },
     Dialed {
         connection: u64,
@@ -176,7 +180,7 @@ pub(super) struct World {
     pub(super) members: Vec<Member>,
     pub(super) troubles: Vec<Trouble>,
     pub(super) pending: BTreeMap<u64, Pending>,
-    next_op: u64,
+    pub(super) next_op: u64,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) next_connection: u64,
     /// Until when nothing gets from one member to another.
@@ -314,28 +318,17 @@ impl World {
                 self.trace.event(self.now, "connect", &[connection]);
                 self.arrive(connection);
             }
-            Event::Deliver { connection, to, bytes }
-                if self.is_blocked_to(connection, to).is_some() =>
-            {
-                let until = self.is_blocked_to(connection, to).unwrap_or(self.now);
-                self.schedule(until, Event::Deliver { connection, to, bytes });
-            }
-            Event::Ended { connection, to, error }
-                if self.is_blocked_to(connection, to).is_some() =>
-            {
-                let until = self.is_blocked_to(connection, to).unwrap_or(self.now);
-                self.schedule(until, Event::Ended { connection, to, error });
-            }
+            Event::Release { connection, to } => self.release(connection, to),
             Event::Dialed { connection, result } => self.dialed(connection, result),
             Event::Deliver { connection, to, bytes } => {
                 let length = bytes.len() as u64;
                 self.trace.event(self.now, "deliver", &[connection, to as u64, length]);
                 self.trace.bytes(&bytes);
-                self.deliver(connection, to, bytes);
+                self.come(connection, to, Held::Bytes(bytes));
             }
             Event::Ended { connection, to, error } => {
                 self.trace.event(self.now, "ended", &[connection, to as u64]);
-                self.end_arrives(connection, to, error);
+                self.come(connection, to, Held::End(error));
             }
             Event::Sent { member, life, thread, socket, buf, result } => {
                 if self.members[member].life_number == life {
@@ -474,7 +467,7 @@ impl World {
     }
 
     /// What a step may have woken.
-    fn look_around(&mut self, member: usize) {
+    pub(super) fn look_around(&mut self, member: usize) {
         self.take_logs(member);
         let number = self.members[member].life_number;
         let Some(life) = &mut self.members[member].life else { return };
@@ -518,169 +511,6 @@ impl World {
         self.die(member, Death::Kill);
     }
 
-    fn background(&mut self, member: usize, number: u64) {
-        let paused_until = self.troubles[member].paused_until;
-        if self.members[member].life_number != number {
-            return;
-        }
-        let now = self.now;
-        let Some(life) = &mut self.members[member].life else { return };
-        if life.background_due > now {
-            return;
-        }
-        if paused_until > now {
-            life.background_due = paused_until;
-            return self.schedule(paused_until, Event::Background { member, life: number });
-        }
-        life.background_due = NEVER;
-        self.trace.event(now, "background", &[member as u64]);
-        while let Some(task) = life.desk.take() {
-            life.background.add(task);
-        }
-        let desk = &life.desk;
-        let mut answered = false;
-        let mut answer = |answer| {
-            answered = true;
-            desk.answer(answer);
-        };
-        let disk = &mut life.background_disk;
-        life.background.turn(disk, &mut life.background_done, &mut answer);
-        if answered {
-            life.replica_waker.wake();
-        }
-        let effects = life.effects.take();
-        self.apply(member, effects);
-        self.look_around(member);
-    }
-
-    fn hash(&mut self, member: usize, number: u64) {
-        if self.members[member].life_number != number {
-            return;
-        }
-        let now = self.now;
-        let Some(life) = &mut self.members[member].life else { return };
-        life.hasher_due = NEVER;
-        self.trace.event(now, "hasher", &[member as u64]);
-        life.hasher.step();
-        self.look_around(member);
-    }
-
-    /// Does what a member wants done, in its order.
-    pub(super) fn apply(&mut self, member: usize, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Listen { shard, listener, address } => {
-                    if let Some(life) = &mut self.members[member].life {
-                        life.listening.push((listener, shard, address));
-                    }
-                }
-                Effect::Unlisten { shard, listener } => {
-                    if let Some(life) = &mut self.members[member].life {
-                        life.listening.retain(|(l, s, _)| (*l, *s) != (listener, shard));
-                    }
-                }
-                Effect::Attach { shard, connection, socket } => {
-                    self.attach(connection, member, shard, socket);
-                }
-                Effect::Dial { shard, socket, address } => {
-                    self.dial(member, shard, socket, &address);
-                }
-                Effect::Send { shard, socket, buf } => {
-                    self.send_from_member(member, shard, socket, buf);
-                }
-                Effect::Close { shard, socket } => self.close_from_member(member, shard, socket),
-                Effect::Disk { owner, op } => {
-                    let id = self.next_op;
-                    self.next_op += 1;
-                    self.pending.insert(id, Pending { member, owner, op });
-                    let at = self.now + self.plan.disk_latency.draw(&mut self.prng);
-                    self.schedule(at, Event::DiskOp { member, id });
-                }
-            }
-        }
-    }
-
-    /// The disk gets to an operation.
-    fn carry_out(&mut self, member: usize, id: u64) {
-        let stalled_until = self.troubles[member].disk_stalled_until;
-        if stalled_until > self.now && self.pending.contains_key(&id) {
-            return self.schedule(stalled_until, Event::DiskOp { member, id });
-        }
-        let Some(pending) = self.pending.get(&id) else { return };
-        if let Some(FileOp::Close { file }) = &pending.op {
-            // Outstanding operations on a file that is closed finish first.
-            let file = *file;
-            let busy = self.pending.iter().any(|(other, pending)| {
-                *other != id
-                    && pending.member == member
-                    && file_of(pending.op.as_ref()) == Some(file)
-            });
-            if busy {
-                let at = self.now + 100_000;
-                return self.schedule(at, Event::DiskOp { member, id });
-            }
-        }
-        let Some(Pending { owner, op, .. }) = self.pending.remove(&id) else { return };
-        self.trace.event(self.now, "disk", &[member as u64, id]);
-        self.trace.say(self.now, || format!("member {member}: {owner:?} {op:?}"));
-        let result = op.map(|op| {
-            let disk = &mut self.members[member].disk;
-            let trouble = &mut self.troubles[member];
-            if std::mem::take(&mut trouble.disk_fails) {
-                disk.fail_at(disk.change_count(), io::ErrorKind::Other);
-                trouble.disk_failed = true;
-                trouble.cache_lies |= matches!(owner, Owner::Background(_));
-            }
-            run_op(disk, op)
-        });
-        if let Some(Err(error)) = &result {
-            self.trace.say(self.now, || format!("member {member}: {owner:?} failed: {error}"));
-        }
-        self.completed(member, owner, result);
-    }
-
-    fn completed(
-        &mut self,
-        member: usize,
-        owner: Owner,
-        result: Option<io::Result<etcore_engine::file::FileOutput>>,
-    ) {
-        use etcore_engine::file::{AlignedBuf, FileOutput};
-        let number = self.members[member].life_number;
-        let Some(life) = &mut self.members[member].life else { return };
-        match (owner, result) {
-            (Owner::Driver { shard, token }, Some(result)) => {
-                let (buf, result) = match result {
-                    Ok(FileOutput::Written(buf)) => (buf, Ok(())),
-                    Ok(_) => (AlignedBuf::default(), Ok(())),
-                    Err(error) => (AlignedBuf::default(), Err(error)),
-                };
-                self.put(member, shard, Input::Written { token, buf, result });
-            }
-            (Owner::Log(lane), Some(result)) => {
-                // One operation per lane is outstanding at most: there is room.
-                let _ = life.log_finished.push((lane.into(), result));
-                life.replica_waker.wake();
-                self.look_around(member);
-            }
-            (Owner::Background(token), Some(result)) => {
-                life.background_done.push(Completion { token, result });
-                if life.background_due == NEVER {
-                    let at = self.now + 1000 + self.prng.below(50_000);
-                    life.background_due = at;
-                    self.schedule(at, Event::Background { member, life: number });
-                }
-            }
-            (Owner::Page { pages, at }, _) => {
-                if let Some(arrivals) = life.arrivals.get(pages) {
-                    arrivals.put(at);
-                }
-                self.look_around(member);
-            }
-            (_, None) => {}
-        }
-    }
-
     /// Judges what the member's log says.
     pub(super) fn look_into_log(&mut self, member: usize) {
         if let Err(violation) = log::look(&mut self.judges, member, &self.members[member].disk) {
@@ -700,17 +530,5 @@ impl World {
         if let Err(violation) = state::look(&mut self.judges, member, &view, disk) {
             self.violation.get_or_insert(violation);
         }
-    }
-}
-
-fn file_of(op: Option<&FileOp>) -> Option<etcore_engine::file::FileId> {
-    match op? {
-        FileOp::Write { file, .. }
-        | FileOp::ZeroFill { file, .. }
-        | FileOp::Sync { file }
-        | FileOp::Allocate { file, .. }
-        | FileOp::SetLen { file, .. }
-        | FileOp::Read { file, .. } => Some(*file),
-        _ => None,
     }
 }
