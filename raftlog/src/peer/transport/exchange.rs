@@ -14,7 +14,7 @@ use crate::limits;
 use crate::peer::conn::{Exchange, Job, Purpose, Role};
 use crate::peer::link::Queued;
 use crate::peer::queue::weight;
-use crate::peer::{AskError, ConnId, Event, PeerAnswer, PeerReport, Refusal};
+use crate::peer::{AskError, ConnId, Event, PeerAnswer, PeerReport, Refusal, StreamKind};
 
 const _: () = assert!(IDLE_MS > PROBE_MS && IDLE_MS < SILENCE_MS);
 
@@ -238,7 +238,13 @@ impl Transport {
                     link.counters.sent_failures += 1;
                 }
                 self.report_unreachable(peer);
-                self.deactivate(peer, format!("failed to write {peer:x} on pipeline ({error})"));
+                // A stream that was established meanwhile takes what follows, and nothing would ever
+                // call the peer active again.
+                let writer = self.link(peer).map(|link| link.writer(StreamKind::Message).conn);
+                if writer.is_none_or(|conn| conn.is_none()) {
+                    let error = format!("failed to write {peer:x} on pipeline ({error})");
+                    self.deactivate(peer, error);
+                }
             }
             Job::Ask(ask) => {
                 self.reports.push(PeerReport::Answered { token: ask.token, answer: Err(why) });
