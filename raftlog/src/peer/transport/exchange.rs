@@ -238,8 +238,8 @@ impl Transport {
                     link.counters.sent_failures += 1;
                 }
                 self.report_unreachable(peer);
-                // A stream that was established meanwhile takes what follows, and nothing would ever
-                // call the peer active again.
+                // A stream that was established meanwhile takes what follows, and nothing would
+                // ever call the peer active again.
                 let writer = self.link(peer).map(|link| link.writer(StreamKind::Message).conn);
                 if writer.is_none_or(|conn| conn.is_none()) {
                     let error = format!("failed to write {peer:x} on pipeline ({error})");
