@@ -253,3 +253,8 @@ pub const SNAPSHOT_HOLD_MS: u64 = 10_000;
 pub const RESTART_DRAIN_MS: u64 = 300;
 
 const _: () = assert!(SNAPSHOT_READS + 8 <= BACKGROUND_TASKS);
+
+/// How long a leader waits for a write that can tell a follower what is committed, in milliseconds.
+pub const COMMIT_HOLD_MS: u64 = 2;
+/// A follower that forwarded proposals within so many milliseconds is not kept waiting.
+pub const FORWARDER_MS: u64 = 1000;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
@@ -29,7 +28,6 @@ use crate::limits;
 use crate::member::Member;
 use crate::pages::Pages;
 use crate::quota::Quota;
-use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
 
 mod alarms;
@@ -37,6 +35,7 @@ mod apply;
 pub mod asks;
 mod leasing;
 pub mod lessor;
+mod link;
 mod log_files;
 mod messages;
 pub mod peering;
@@ -44,14 +43,13 @@ mod propose;
 mod publish;
 mod snapshots;
 mod space;
-#[cfg(test)]
-mod tests;
 mod transfer;
 mod versions;
 mod waiting;
 
 use leasing::LeaseDesk;
 use lessor::Lessor;
+pub use link::FrontLink;
 pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
@@ -62,56 +60,6 @@ use space::Space;
 use transfer::Transfer;
 use versions::Versions;
 use waiting::Waiting;
-
-/// The rings to one front.
-pub struct FrontLink {
-    /// From the front.
-    pub inbox: Consumer<ToReplica>,
-    /// Questions about leases from the front.
-    pub asks: Consumer<LeaseAsk>,
-    /// To the front.
-    pub outbox: Producer<ToFront>,
-    /// What did not fit into the ring; bounded by what the front may have outstanding.
-    backlog: VecDeque<ToFront>,
-    /// Large proposals out of the ring, bounded likewise: small ones overtake them.
-    large: VecDeque<(Origin, Bytes)>,
-}
-
-impl FrontLink {
-    /// Ties the rings together.
-    pub fn new(
-        inbox: Consumer<ToReplica>,
-        asks: Consumer<LeaseAsk>,
-        outbox: Producer<ToFront>,
-    ) -> Self {
-        Self { inbox, asks, outbox, backlog: VecDeque::new(), large: VecDeque::new() }
-    }
-
-    fn send(&mut self, message: ToFront) {
-        if self.backlog.is_empty() {
-            if let Err(message) = self.outbox.push(message) {
-                self.backlog.push_back(message);
-            }
-        } else {
-            self.backlog.push_back(message);
-        }
-    }
-
-    /// True if something that found the ring full has room now.
-    fn can_flush(&self) -> bool {
-        !self.backlog.is_empty() && self.outbox.room() > 0
-    }
-
-    fn flush(&mut self) {
-        while let Some(message) = self.backlog.pop_front() {
-            if let Err(message) = self.outbox.push(message) {
-                self.backlog.push_front(message);
-                break;
-            }
-        }
-        self.outbox.flush();
-    }
-}
 
 /// A proposal of this member that waits to be applied.
 struct Proposal {
@@ -309,6 +257,7 @@ impl Replica {
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
         let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
+        let due_ms = due_ms.min(self.peering.deadline_ms());
         if !self.is_leader() || self.proposals_wait {
             return due_ms;
         }
@@ -722,3 +671,6 @@ fn checkpoint_rest_ms(took_ms: u64) -> u64 {
 const STOP_MS: u64 = 2000;
 
 const _: () = assert!(limits::BACKGROUND_TASKS >= 2);
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,7 @@ impl Replica {
         peers.into_iter().for_each(|(conn, question)| self.refuse_peer(conn, question));
         if self.is_leader() && self.desk.lessor.is_primary() {
             let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
-            while !self.to_apply.is_empty()
+            while self.is_behind()
                 && let Some(waiting) = self.desk.queued.pop_front_if(|waiting| overdue(waiting))
             {
                 let refused = LeaseAnswer::Refused(EtcdError::TimeoutWaitAppliedIndex.into());
@@ -185,6 +185,12 @@ impl Replica {
         }
     }
 
+    /// True if something is committed that this member has not applied. A quorum of others may
+    /// have it on disk before this leader has: it is committed then, and not handed out yet.
+    fn is_behind(&self) -> bool {
+        !self.to_apply.is_empty() || self.log.node.status().commit > self.store.applied().0
+    }
+
     /// Answers what can be answered; the rest waits.
     pub(super) fn answer_lease_asks(&mut self) {
         if self.desk.queued.is_empty() {
@@ -196,9 +202,7 @@ impl Replica {
         if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }
-        // What is committed may not be handed out yet: the others' disks can be faster than this
-        // one's.
-        let behind = self.store.applied().0 < self.log.node.status().commit;
+        let behind = self.is_behind();
         for _ in 0..self.desk.queued.len() {
             let Some(waiting) = self.desk.queued.pop_front() else { return };
             let question = waiting.ask.question;

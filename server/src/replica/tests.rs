@@ -72,6 +72,8 @@ struct Member {
     leases: BTreeMap<Slot, LeaseAnswer>,
     /// Whether it is run.
     up: bool,
+    /// Its disk stands still.
+    holds_writes: bool,
 }
 
 impl Member {
@@ -138,6 +140,7 @@ impl Member {
             reads: BTreeMap::new(),
             leases: BTreeMap::new(),
             up: true,
+            holds_writes: false,
         }
     }
 
@@ -388,7 +391,7 @@ impl Cluster {
             if !self.members[at].up {
                 continue;
             }
-            if self.prng.chance(3, 4) {
+            if self.prng.chance(3, 4) && !self.members[at].holds_writes {
                 self.members[at].finish_write();
             }
             if self.prng.chance(1, 2) {

@@ -114,3 +114,25 @@ fn a_leader_that_is_cut_off_ends_no_lease_that_another_keeps_alive() {
     cluster.ready();
     assert!(others.iter().all(|at| exists(&cluster, *at, 7)));
 }
+
+#[test]
+fn a_leader_whose_disk_is_slower_than_its_followers_waits_before_it_says_that_there_is_no_lease() {
+    let mut cluster = Cluster::new(3, 36);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    cluster.members[leader].holds_writes = true;
+    grant(&mut cluster, follower, 7, 60);
+    assert!(exists(&cluster, follower, 7) && !exists(&cluster, leader, 7), "committed without it");
+    cluster.next_slot += 1;
+    let slot = cluster.next_slot;
+    let question = LeaseQuestion::TimeToLive { id: 7, keys: false };
+    let deadline_ms = cluster.now_ms + 7000;
+    let asked = cluster.members[follower].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+    assert!(asked.is_ok());
+    cluster.run_ms(500);
+    assert!(cluster.members[follower].leases.is_empty());
+    cluster.members[leader].holds_writes = false;
+    cluster.until(1000, "an answer", |cluster| !cluster.members[follower].leases.is_empty());
+    let answer = &cluster.members[follower].leases[&slot];
+    assert!(matches!(answer, LeaseAnswer::TimeToLive { times: Some(_), .. }), "{answer:?}");
+}
