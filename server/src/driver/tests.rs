@@ -528,7 +528,7 @@ fn who_has_much_to_say_gets_a_share_of_each_wait_and_others_are_heard_at_once() 
             }
         }
         let turns = (ROUNDS - ROUNDS / 4) * limits::BULK_RECEIVES / bulky;
-        let least = (turns - 2) * limits::RECEIVE_BUFFER_BYTES;
+        let least = turns / 2 * limits::RECEIVE_BUFFER_BYTES;
         for (before, after) in settled.into_iter().zip(received(&rig.seen)) {
             assert!(after - before >= least, "{name}: {} bytes of {least}", after - before);
         }

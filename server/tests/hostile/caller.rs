@@ -183,7 +183,13 @@ pub(crate) fn calls_until(port: u16, stop: &AtomicBool) -> Took {
 }
 
 /// The time that 99 of a hundred kept.
-pub(crate) fn p99(mut took: Vec<Duration>) -> Duration {
+pub(crate) fn p99(took: &[Duration]) -> Duration {
+    quantile(took, 99)
+}
+
+/// The time that so many of a hundred kept.
+pub(crate) fn quantile(took: &[Duration], percent: usize) -> Duration {
+    let mut took = took.to_vec();
     took.sort_unstable();
-    took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+    took.get(took.len() * percent / 100).copied().unwrap_or_default()
 }
