@@ -33,10 +33,14 @@ const SETTINGS_INITIAL_WINDOW: u8 = 4;
 /// memory tables, what the allocator keeps.
 const MOVING_KIB: u64 = 160 << 10;
 
-/// How long a request may wait behind the attackers': the front handles what has arrived in order,
-/// up to all of its driver's receive buffers, and 2 MiB of the smallest frames take a while. The
-/// attackers also share the machine's two cores with the member.
-const BEHIND_ATTACKERS: Duration = Duration::from_millis(250);
+/// What may be added to twice the idle wait of a read. The member itself lets nobody wait for
+/// longer than a few receive buffers of others take, far below a millisecond; but attackers,
+/// member and bystander share two cores with each other and with whatever else runs there, and a
+/// scheduler that owes them nothing lets each wait for several slices.
+const READ_SLACK: Duration = Duration::from_millis(60);
+/// The same for a put, which also waits for the device, and for the kernel's threads behind it to
+/// get a core.
+const PUT_SLACK: Duration = Duration::from_millis(200);
 
 fn is_long() -> bool {
     std::env::var_os("ETCORE_LONG").is_some()
@@ -96,17 +100,18 @@ struct Harm {
 
 impl Harm {
     /// Memory grew by less, and others waited at most twice as long as on an idle member, and
-    /// [`BEHIND_ATTACKERS`].
+    /// the slack.
     fn assert_within(&self, what: &str, grown_kib_max: u64) {
         let grown_kib = self.peak_kib.saturating_sub(self.before_kib);
         eprintln!("{what}: RssAnon {} KiB, grown by {grown_kib} KiB", self.peak_kib);
         self.print_waits(what);
         assert!(grown_kib <= grown_kib_max, "{what}: {grown_kib} KiB more");
-        for (idle, attacked) in
-            [(&self.idle.puts, &self.attacked.puts), (&self.idle.gets, &self.attacked.gets)]
-        {
+        for (idle, attacked, slack) in [
+            (&self.idle.puts, &self.attacked.puts, PUT_SLACK),
+            (&self.idle.gets, &self.attacked.gets, READ_SLACK),
+        ] {
             let (idle, attacked) = (p99(idle), p99(attacked));
-            assert!(attacked <= 2 * idle + BEHIND_ATTACKERS, "{what}: {attacked:?}, {idle:?} idle");
+            assert!(attacked <= 2 * idle + slack, "{what}: {attacked:?}, {idle:?} idle");
         }
     }
 
