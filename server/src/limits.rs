@@ -22,6 +22,9 @@ pub const RING_TO_REPLICA: usize = 16 << 10;
 /// Messages in the ring from the replica to one front. Larger than the other direction, so a reply
 /// always finds room: at most one is outstanding per message sent, plus notices.
 pub const RING_TO_FRONT: usize = RING_TO_REPLICA + RING_LEASES + 1024;
+/// Proposals of one front that the replica puts aside while it cannot take any, so that reads pass
+/// them; past it the rest stays in the ring, reads included. As many as a front has outstanding.
+pub const PROPOSALS_ASIDE: usize = PENDING_REQUESTS + ABANDONED_PROPOSALS;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; with more it reads no socket whose own
