@@ -151,7 +151,8 @@ impl SnapshotSink {
         meta.identity = self.identity;
         self.state = part.state;
         self.next_unit = 1;
-        self.ops.push_back(("extend", FileOp::SetLen { file, len_bytes }));
+        // Without room for it, that is known before anything was sent.
+        self.ops.push_back(("extend", FileOp::Allocate { file, len_bytes }));
         self.meta = Some(meta);
         Ok(())
     }
