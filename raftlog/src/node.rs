@@ -251,6 +251,11 @@ impl Node {
         }
     }
 
+    /// True if the log write of `number`, and all before it, are known to be on disk.
+    pub fn is_persisted(&self, number: BatchNumber) -> bool {
+        number.0 <= self.persisted
+    }
+
     /// The state machine has applied everything up to `index`, which was handed out as committed,
     /// or installed the snapshot at `index`.
     pub fn on_applied(&mut self, index: LogIndex) {

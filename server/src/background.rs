@@ -146,6 +146,14 @@ impl Background {
         Ok(())
     }
 
+    /// Like [`Background::submit`] for what can wait: leaves room for the tasks that cannot.
+    pub fn offer(&self, task: Task) -> Result<(), Task> {
+        if self.tasks.tasks.len() + limits::BACKGROUND_TASKS_KEPT >= limits::BACKGROUND_TASKS {
+            return Err(task);
+        }
+        self.submit(task)
+    }
+
     /// The next answer.
     pub fn poll(&self) -> Option<Answer> {
         self.answers.pop()

@@ -166,8 +166,11 @@ pub const ELECTION_ADVANCE_MS: u64 = 5000;
 /// `--warning-apply-duration`).
 pub const SLOW_APPLY_MS: u64 = 100;
 
-/// Tasks waiting for the background thread: one checkpoint and a stop.
+/// Tasks waiting for the background thread, and answers of it: checkpoints, and about copies of the
+/// page file. Those about copies are put off while fewer than [`BACKGROUND_TASKS_KEPT`] fit.
 pub const BACKGROUND_TASKS: usize = 16;
+/// Room for a checkpoint, its retries, and a stop.
+pub const BACKGROUND_TASKS_KEPT: usize = 4;
 /// Bytes of applied log entries kept in memory for peers that lag.
 pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
 
@@ -255,7 +258,7 @@ pub const SNAPSHOT_HOLD_MS: u64 = 10_000;
 /// milliseconds.
 pub const RESTART_DRAIN_MS: u64 = 300;
 
-const _: () = assert!(SNAPSHOT_READS + 8 <= BACKGROUND_TASKS);
+const _: () = assert!(SNAPSHOT_READS + 4 + BACKGROUND_TASKS_KEPT <= BACKGROUND_TASKS);
 
 /// How long a leader waits for a write that can tell a follower what is committed, in milliseconds.
 pub const COMMIT_HOLD_MS: u64 = 2;

@@ -426,7 +426,9 @@ impl Replica {
                 Answer::Stalled => self.space.stalled = true,
                 Answer::SnapshotHeld(mark) => self.snapshot_held(mark),
                 Answer::SnapshotRead { ticket, part } => self.part_read(ticket, part),
-                Answer::SnapshotReceived(received) => self.snapshot_received(received),
+                Answer::SnapshotReceived { transfer, received } => {
+                    self.snapshot_received(transfer, received);
+                }
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
