@@ -589,7 +589,8 @@ fn a_proposal_that_was_posted_is_not_posted_again_when_its_connection_breaks() {
         net.carry();
         net.effects();
         net.carry();
-        net.member(1).transport.begin(net.now_ms);
+        let now_ms = net.now_ms;
+        net.member(1).transport.begin(now_ms);
         net.send(1, append(1, 2, 1000 + round, 10));
         net.send(1, Message { entries: append(1, 2, round, 10).entries, ..proposal(round) });
         net.carry();
