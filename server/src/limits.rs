@@ -22,6 +22,9 @@ pub const RING_TO_REPLICA: usize = 16 << 10;
 /// Messages in the ring from the replica to one front. Larger than the other direction, so a reply
 /// always finds room: at most one is outstanding per message sent, plus notices.
 pub const RING_TO_FRONT: usize = RING_TO_REPLICA + RING_LEASES + 1024;
+/// Proposals of one front that the replica puts aside while it cannot take any, so that reads pass
+/// them; past it the rest stays in the ring, reads included. As many as a front has outstanding.
+pub const PROPOSALS_ASIDE: usize = PENDING_REQUESTS + ABANDONED_PROPOSALS;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; with more it reads no socket whose own
@@ -256,3 +259,8 @@ pub const SNAPSHOT_HOLD_MS: u64 = 10_000;
 pub const RESTART_DRAIN_MS: u64 = 300;
 
 const _: () = assert!(SNAPSHOT_READS + 4 + BACKGROUND_TASKS_KEPT <= BACKGROUND_TASKS);
+
+/// How long a leader waits for a write that can tell a follower what is committed, in milliseconds.
+pub const COMMIT_HOLD_MS: u64 = 2;
+/// A follower that forwarded proposals within so many milliseconds is not kept waiting.
+pub const FORWARDER_MS: u64 = 1000;

@@ -257,6 +257,7 @@ impl Replica {
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
         let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
+        let due_ms = due_ms.min(self.peering.deadline_ms());
         if !self.is_leader() || self.proposals_wait {
             return due_ms;
         }
@@ -268,13 +269,15 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || self.fronts.iter().any(|front| front.can_flush() || !front.asks.is_empty())
+            || self.fronts.iter().any(|front| {
+                front.can_flush() || front.has_news() || !front.asks.is_empty()
+            })
             || self.peering.has_input()
             || (!self.proposals_wait
                 && (self.is_leader() && self.desk.has_input()
                     || !self.peering.forwarded.is_empty()
                     || self.fronts.iter().any(|front| {
-                        !front.inbox.is_empty() || !self.large_wait && !front.large.is_empty()
+                        front.has_messages() || !self.large_wait && !front.large.is_empty()
                     })))
     }
 

@@ -13,7 +13,7 @@
 //! | [`world`] | the events of all parts in order of virtual time, and who makes them |
 //! | [`plan`] | what a seed decides once: sizes, latencies, rates of faults |
 //! | [`member`] | one member: its disk and clock, and while it runs its shards and helpers |
-//! | `devices`, `driver`, `disk`, `pages` | the third driver: what members do reaches the world as effects |
+//! | `devices`, `driver`, `disk`, `pages` | the third driver: what members do becomes effects |
 //! | `net` | connections that delay, split, break |
 //! | `clients`, `watchers`, `wire`, `workload` | who asks what, and what is written down of it |
 //! | [`judges`] | properties of members that clients cannot see, one a file |

@@ -281,10 +281,10 @@ fn cut(
     })
 }
 
-/// Makes durable what was read. A process that was killed, or whose sync failed, leaves a batch and
-/// names behind that can be seen and are still lost with the power. Nobody may build on such: a
-/// later batch would be synced, the one before it gone. Only the last batch can be of that kind, and
-/// a sync after a failed one hardens nothing, so its bytes are written once more.
+/// Makes durable what was read. A process that was killed, or whose sync failed, leaves a batch
+/// and names behind that can be seen and are still lost with the power. Nobody may build on such:
+/// a later batch would be synced, the one before it gone. Only the last batch can be of that kind,
+/// and a sync after a failed one hardens nothing, so its bytes are written once more.
 fn harden(
     disk: &mut dyn Disk,
     dir: &str,

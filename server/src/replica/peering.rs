@@ -37,6 +37,11 @@ pub(super) struct Peering {
     lost: BTreeSet<u64>,
     /// Those to whom a message was lost and that have said nothing since.
     silent: BTreeSet<u64>,
+    /// Appends without entries, which only say what is committed, and until when they wait for one
+    /// with entries to say it.
+    held: BTreeMap<u64, (u64, raftpb::Message)>,
+    /// Members whose clients' proposals came from them, and when: they wait for commits.
+    forwarders: BTreeMap<u64, u64>,
     /// When a heartbeat was last sent to each.
     heartbeats: BTreeMap<u64, u64>,
     /// The election clock was put forward, or is not to be any more.
@@ -58,6 +63,39 @@ impl Peering {
     /// True if a turn would take something.
     pub(super) fn has_input(&self) -> bool {
         !self.urgent.is_empty() || (!self.bulk.is_empty() && !self.choked)
+    }
+
+    /// When something that is held must leave.
+    pub(super) fn deadline_ms(&self) -> u64 {
+        self.held.values().map(|(due_ms, _)| *due_ms).min().unwrap_or(u64::MAX)
+    }
+
+    /// Under a stream of writes the next append tells a follower what is committed: sending that by
+    /// itself would double the messages and wake-ups of every write. Who forwards proposals is told
+    /// at once.
+    fn send(&mut self, message: raftpb::Message, now_ms: u64) {
+        let to = message.to.unwrap_or(0);
+        let kind = message.r#type.unwrap_or(0);
+        if kind == MessageType::MsgApp as i32 && message.entries.is_empty() {
+            let forwarded_ms = self.forwarders.get(&to).copied();
+            if forwarded_ms.is_none_or(|at_ms| now_ms > at_ms + limits::FORWARDER_MS) {
+                let due_ms = self.held.remove(&to).map(|(due_ms, _)| due_ms);
+                let due_ms = due_ms.unwrap_or(now_ms + limits::COMMIT_HOLD_MS);
+                self.held.insert(to, (due_ms, message));
+                return;
+            }
+        }
+        if kind == MessageType::MsgApp as i32 || kind == MessageType::MsgSnap as i32 {
+            self.held.remove(&to);
+        }
+        self.outbox.push(message);
+    }
+
+    /// What was held for long enough leaves.
+    fn release(&mut self, now_ms: u64) {
+        let Self { held, outbox, .. } = self;
+        let due = held.extract_if(.., |_, (due_ms, _)| *due_ms <= now_ms);
+        outbox.extend(due.map(|(_, (_, message))| message));
     }
 
     /// The next forwarded proposals, if they take no more than `room_bytes`.
@@ -103,7 +141,10 @@ impl Replica {
             peering.silent.remove(&message.from.unwrap_or(0));
         }
         match MessageType::try_from(message.r#type.unwrap_or(0)) {
-            Ok(MessageType::MsgProp) => peering.forwarded.push_back((self.now_ms, message)),
+            Ok(MessageType::MsgProp) => {
+                peering.forwarders.insert(message.from.unwrap_or(0), self.now_ms);
+                peering.forwarded.push_back((self.now_ms, message));
+            }
             Ok(MessageType::MsgApp) if !message.entries.is_empty() => {
                 peering.bulk.push_back(message);
             }
@@ -113,6 +154,7 @@ impl Replica {
 
     /// Takes what the turn left to be sent, in order.
     pub fn take_messages(&mut self, out: &mut Vec<raftpb::Message>) {
+        self.peering.release(self.now_ms);
         out.append(&mut self.peering.outbox);
     }
 
@@ -251,12 +293,14 @@ impl Replica {
         for message in messages.iter().filter(|message| message.r#type == Some(snapshot)) {
             self.snapshot_sent(message);
         }
-        self.peering.outbox.append(messages);
+        let now_ms = self.now_ms;
+        messages.drain(..).for_each(|message| self.peering.send(message, now_ms));
     }
 
     /// Leader or role changed: heartbeats start anew, and other connections matter.
     pub(super) fn leader_changed(&mut self) {
         self.peering.heartbeats.clear();
+        self.peering.held.clear();
         self.refresh_connected();
     }
 

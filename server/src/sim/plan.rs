@@ -113,6 +113,8 @@ pub struct Plan {
     pub round: Span,
     /// Of a hundred fronts and replicas, so many have all pages in memory.
     pub warm_percent: u64,
+    /// Pages that a replica keeps in memory.
+    pub replica_pages: usize,
     /// Length of a segment of the log in bytes.
     pub segment_bytes: u64,
     /// Entries that the log keeps for slow peers.
@@ -179,6 +181,7 @@ impl Plan {
             wake_latency: [Span::new(US, 20 * US), Span::new(US, 3 * MS)][prng.index(2)],
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
+            replica_pages: [8, 64, 4096][prng.index(3)],
             segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
             catchup_entries: [2, 50, 5000][prng.index(3)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],

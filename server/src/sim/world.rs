@@ -2,7 +2,8 @@
 //!
 //! Made from a [`Plan`] by [`run`]. A step of a member is one event: its completions are handed
 //! over, its turn is taken, and what it wants done is scheduled. A crash is placed among the
-//! effects of a step. It never carries out two events at once, and draws every choice from the seed.
+//! effects of a step. It never carries out two events at once, and draws every choice from the
+//! seed.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -258,3 +258,31 @@ pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
     }
     started_over + cluster.members.iter().map(|member| member.started_over).sum::<u32>()
 }
+
+#[test]
+fn a_read_does_not_wait_behind_proposals_that_nobody_can_take() {
+    let mut cluster = Cluster::new(1, 18);
+    let at = cluster.ready();
+    // While its log is busy a leader takes no proposals, but a sole voter answers reads.
+    cluster.members[at].holds_writes = true;
+    let value = "x".repeat(20_000);
+    let slots: Vec<Slot> = (0..2000)
+        .map(|number| {
+            let slot = cluster.put(at, &format!("k{number}"), &value);
+            if number % 100 == 0 {
+                cluster.step();
+            }
+            slot
+        })
+        .collect();
+    cluster.run_ms(100);
+    assert!(cluster.members[at].replica.proposals_wait, "the log is busy");
+    let waiting = cluster.put(at, "k", "v");
+    cluster.read(at);
+    assert!(!cluster.members[at].replies.contains_key(&waiting));
+    cluster.members[at].holds_writes = false;
+    for slot in slots.into_iter().chain([waiting]) {
+        assert_eq!(cluster.reply(at, slot), Ok(()));
+    }
+    assert_eq!(cluster.members[at].get("k").as_deref(), Some("v"));
+}
