@@ -55,7 +55,7 @@ impl DiskPages {
     }
 
     fn suffer(&mut self, ptr: PagePtr) -> Result<(), EngineError> {
-        let meets = |which: u64| (ptr.first_unit ^ which) % 8 == 0;
+        let meets = |which: u64| (ptr.first_unit ^ which).is_multiple_of(8);
         match self.rot {
             Some(Rot::Flipped(which)) if meets(which) => {
                 let at = usize::try_from(which).unwrap_or(0) % self.current.len().max(1);
