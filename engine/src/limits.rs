@@ -85,5 +85,14 @@ pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
 /// saved when it is full; a quarter of them may be used before more are asked for.
 pub const FILE_RESERVE_BYTES: u64 = 32 << 20;
 
+/// Units of a part of a copy, at most: half a megabyte.
+pub const SNAPSHOT_PART_UNITS: u64 = 128;
+
+/// Free units in a row that a copy leaves out; fewer are sent along.
+pub const SNAPSHOT_SKIP_UNITS: u64 = 16;
+
+/// Bytes of a copy that are read at once when it is checked, unless a single page is larger.
+pub const SNAPSHOT_CHECK_BYTES: usize = 512 << 10;
+
 const _: () = assert!(INDEX_LEAF_ENTRIES_MAX >= 4 && INDEX_FANOUT_MAX >= 4);
 const _: () = assert!(ROW_BYTES_MAX < (1 << 31), "a length shares its word with a flag");

@@ -60,6 +60,8 @@ pub struct PageMap {
     clock: u64,
     /// Cuts of the file that the windows are not older than.
     cuts: u64,
+    /// Bytes that the evaluation under way may still have fetched before it reads in place.
+    patience_bytes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -141,6 +143,7 @@ impl PageMap {
             next_ticket: 0,
             clock: 0,
             cuts: 0,
+            patience_bytes: None,
         }
     }
 
@@ -162,6 +165,9 @@ impl PageMap {
             Ok(map) => {
                 self.clock += 1;
                 let verified = vec![0; map.len() / UNIT_BYTES];
+                if let Some(left) = &mut self.patience_bytes {
+                    *left = left.saturating_sub(map.len() as u64);
+                }
                 let window = Window { map, verified, used_at: self.clock };
                 match self.windows.binary_search_by_key(&span, |(span, _)| *span) {
                     Ok(at) => self.windows[at].1 = window,
@@ -184,6 +190,20 @@ impl PageMap {
             self.windows.clear();
             self.failed.clear();
         }
+    }
+
+    /// An evaluation that must end begins: it starts again after each `Pending`, and would do so for
+    /// ever if it needs more windows than the budget keeps. Once half of the budget was fetched for
+    /// it, missing windows are populated in place: the caller blocks, and the evaluation ends.
+    /// Again before [`PageMap::end_evaluation`], nothing changes.
+    pub fn begin_evaluation(&mut self) {
+        let half = (self.budget_bytes / 2).max(WINDOW_BYTES * WINDOWS_MIN as u64 / 2);
+        self.patience_bytes.get_or_insert(half);
+    }
+
+    /// It has ended.
+    pub fn end_evaluation(&mut self) {
+        self.patience_bytes = None;
     }
 
     /// Bytes of windows mapped.
@@ -229,11 +249,12 @@ impl PageSource for PageMap {
         let span = Span { first, count: last - first + 1 };
         let unit = usize::try_from(ptr.first_unit - first * WINDOW_UNITS).expect("below 256");
         let (start, len) = (unit * UNIT_BYTES, ptr.len_bytes as usize);
-        let Some(at) =
-            self.position(span).filter(|at| start + len <= self.windows[*at].1.map.len())
-        else {
-            return self.miss(span, &ptr);
-        };
+        let mut position = self.position_of(span, start + len);
+        if position.is_none() && self.patience_bytes == Some(0) {
+            self.populate_now(span);
+            position = self.position_of(span, start + len);
+        }
+        let Some(at) = position else { return self.miss(span, &ptr) };
         self.clock += 1;
         self.last_used = at;
         let window = &mut self.windows[at].1;
@@ -255,6 +276,18 @@ impl PageMap {
             Some((last, _)) if *last == span => Some(self.last_used),
             _ => self.windows.binary_search_by_key(&span, |(span, _)| *span).ok(),
         }
+    }
+
+    /// Of a window that reaches as far.
+    fn position_of(&self, span: Span, end: usize) -> Option<usize> {
+        self.position(span).filter(|at| end <= self.windows[*at].1.map.len())
+    }
+
+    fn populate_now(&mut self, span: Span) {
+        // A request that is out for it changes nothing when it is done.
+        let ticket = self.pending.get(&span).copied().unwrap_or(Ticket(self.next_ticket));
+        let request = PopulateRequest { ticket, span, file: self.file.clone(), cuts: self.cuts };
+        self.on_populated(request.run());
     }
 
     /// A page whose window is not here, or ends before it because the file has grown since.

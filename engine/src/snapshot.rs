@@ -7,25 +7,21 @@
 //! until it is complete. Nothing here puts the copy into use: the next start does, if the log has
 //! the snapshot's mark. It must never write to the page file itself.
 //!
-//! A part: first unit (8 bytes), unit behind the last one of the whole copy (8), CRC32C of the data
-//! (4), then whole units; numbers are little endian. No data: the copy is complete. The first part
-//! is the meta page.
+//! FORMAT.md has the layout of a part and why a copy that has its name is sound.
 
-use std::collections::VecDeque;
-use std::io;
+mod sink;
 
-use crate::file::{AlignedBuf, FileId, FileOp, FileOutput, OpenMode};
+use crate::file::{FileId, FileOp};
+use crate::limits::{SNAPSHOT_PART_UNITS, SNAPSHOT_SKIP_UNITS};
 use crate::page::UNIT_BYTES;
 use crate::page::meta::Meta;
-use crate::page::node::DB_FILE;
 use crate::pins::VersionPin;
-use crate::types::{Identity, LogIndex, Term};
+use crate::types::{LogIndex, Term};
+
+pub use sink::{SinkError, SnapshotSink};
 
 /// Bytes of a part before its data.
-const PART_HEAD_BYTES: usize = 20;
-
-/// Units in a part: half a megabyte.
-pub const PART_UNITS: u64 = 128;
+const PART_HEAD_BYTES: usize = 32;
 
 /// A copy that is not complete.
 const PART_FILE: &str = "etcore.snap.part";
@@ -41,8 +37,11 @@ const META_UNITS: u64 = 2;
 pub struct SnapshotSource {
     file: FileId,
     meta: Meta,
-    /// Ascending: first unit and number of units that the state does not use.
-    free: Vec<(u64, u64)>,
+    /// Tells this state from every other: the checksum of its meta page.
+    state: u32,
+    /// Ascending, apart from each other: first unit and unit behind the last one of what need not
+    /// be sent. The state does not use it.
+    gaps: Vec<(u64, u64)>,
     _pin: VersionPin,
 }
 
@@ -55,14 +54,27 @@ pub enum NextPart {
     Read {
         /// Where it lies.
         first_unit: u64,
+        /// How many bytes that is.
+        len_bytes: usize,
         /// How to get it.
         op: FileOp,
     },
 }
 
 impl SnapshotSource {
+    /// `free`, ascending: first unit and number of units that the state does not use.
     pub(crate) fn new(file: FileId, meta: Meta, free: Vec<(u64, u64)>, pin: VersionPin) -> Self {
-        Self { file, meta, free, _pin: pin }
+        let mut gaps: Vec<(u64, u64)> = Vec::new();
+        for (first, units) in free {
+            match gaps.last_mut() {
+                Some((_, end)) if *end == first => *end += units,
+                _ => gaps.push((first, first + units)),
+            }
+        }
+        // Short ones go along: a part for every page of a fragmented file would take for ever.
+        gaps.retain(|(first, end)| end - first >= SNAPSHOT_SKIP_UNITS);
+        let state = crc32c::crc32c(&meta.encode());
+        Self { file, meta, state, gaps, _pin: pin }
     }
 
     /// The last entry it contains, and that entry's term.
@@ -75,42 +87,39 @@ impl SnapshotSource {
         &self.meta.conf_state
     }
 
-    /// Its size in bytes, free extents included.
-    pub fn size_bytes(&self) -> u64 {
-        self.meta.end_unit * UNIT_BYTES as u64
-    }
-
     /// The part that follows `from_unit`; 0 for the first.
     pub fn next_part(&self, from_unit: u64) -> NextPart {
         if from_unit == 0 {
             // Its own place is the file's business; a copy is told apart by being the first.
-            return NextPart::Ready(self.part(0, &self.meta.encode()));
+            return NextPart::Ready(self.part(0, 0, &self.meta.encode()));
         }
         let mut first_unit = from_unit.max(META_UNITS);
-        let mut until = self.meta.end_unit;
-        for (free, units) in &self.free {
-            if *free > first_unit {
-                until = until.min(*free);
-                break;
-            }
-            first_unit = first_unit.max(free + units);
+        let mut next = self.gaps.partition_point(|(_, end)| *end <= first_unit);
+        if let Some((_, end)) = self.gaps.get(next).filter(|(first, _)| *first <= first_unit) {
+            first_unit = *end;
+            next += 1;
         }
-        let units = until.saturating_sub(first_unit).min(PART_UNITS);
+        let end_unit = self.meta.end_unit;
+        let until = self.gaps.get(next).map_or(end_unit, |(first, _)| end_unit.min(*first));
+        let units = until.saturating_sub(first_unit).min(SNAPSHOT_PART_UNITS);
         if units == 0 {
-            return NextPart::Ready(self.part(self.meta.end_unit, &[]));
+            return NextPart::Ready(self.part(from_unit, end_unit, &[]));
         }
-        let len_bytes = usize::try_from(units).expect("at most PART_UNITS") * UNIT_BYTES;
+        let len_bytes = usize::try_from(units).expect("at most a part's") * UNIT_BYTES;
         let offset_bytes = first_unit * UNIT_BYTES as u64;
         let op = FileOp::Read { file: self.file, offset_bytes, len_bytes };
-        NextPart::Read { first_unit, op }
+        NextPart::Read { first_unit, len_bytes, op }
     }
 
-    /// A part of these units.
-    pub fn part(&self, first_unit: u64, data: &[u8]) -> Vec<u8> {
+    /// The part that answers `from_unit`: these units.
+    pub fn part(&self, from_unit: u64, first_unit: u64, data: &[u8]) -> Vec<u8> {
         let mut part = Vec::with_capacity(PART_HEAD_BYTES + data.len());
+        part.extend_from_slice(&from_unit.to_le_bytes());
         part.extend_from_slice(&first_unit.to_le_bytes());
         part.extend_from_slice(&self.meta.end_unit.to_le_bytes());
-        part.extend_from_slice(&crc32c::crc32c(data).to_le_bytes());
+        part.extend_from_slice(&self.state.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&part), data);
+        part.extend_from_slice(&crc.to_le_bytes());
         part.extend_from_slice(data);
         part
     }
@@ -119,8 +128,10 @@ impl SnapshotSource {
 /// One piece of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part<'a> {
+    from_unit: u64,
     first_unit: u64,
     end_unit: u64,
+    state: u32,
     data: &'a [u8],
 }
 
@@ -129,167 +140,21 @@ impl<'a> Part<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (head, data) = bytes.split_at_checked(PART_HEAD_BYTES)?;
         let long = |at: usize| head[at..at + 8].try_into().ok().map(u64::from_le_bytes);
-        let crc = u32::from_le_bytes(head[16..].try_into().ok()?);
-        let (first_unit, end_unit) = (long(0)?, long(8)?);
+        let word = |at: usize| head[at..at + 4].try_into().ok().map(u32::from_le_bytes);
+        let (from_unit, first_unit, end_unit) = (long(0)?, long(8)?, long(16)?);
+        let (state, crc) = (word(24)?, word(28)?);
+        let found = crc32c::crc32c_append(crc32c::crc32c(&head[..28]), data);
         let units = (data.len() / UNIT_BYTES) as u64;
         let fits = first_unit.checked_add(units).is_some_and(|end| end <= end_unit);
-        let sound = data.len().is_multiple_of(UNIT_BYTES) && crc32c::crc32c(data) == crc;
-        (sound && fits).then_some(Self { first_unit, end_unit, data })
+        let sound = found == crc && data.len().is_multiple_of(UNIT_BYTES);
+        let placed = fits && from_unit <= first_unit;
+        (sound && placed).then_some(Self { from_unit, first_unit, end_unit, state, data })
     }
 
     /// Where the part after it begins; `None` if it is the end of the copy.
     pub fn next_unit(&self) -> Option<u64> {
         let next = self.first_unit + (self.data.len() / UNIT_BYTES) as u64;
         (!self.data.is_empty()).then_some(next)
-    }
-}
-
-/// Why a copy cannot be taken on.
-#[derive(Debug, thiserror::Error)]
-pub enum SinkError {
-    /// The disk refused.
-    #[error("{DB_FILE}: {what}: {error}")]
-    Io {
-        /// Which operation.
-        what: &'static str,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The parts make no copy of the state that was announced.
-    #[error("the parts received are no snapshot at entry {0}")]
-    Foreign(LogIndex),
-}
-
-/// Writes a copy, one operation at a time.
-///
-/// Invariant: `file` is open while parts are taken; the meta page is written after everything else
-/// was synced.
-#[derive(Debug)]
-pub struct SnapshotSink {
-    index: LogIndex,
-    term: Term,
-    identity: Identity,
-    file: Option<FileId>,
-    meta: Option<Meta>,
-    ops: VecDeque<(&'static str, FileOp)>,
-    /// What the operation that is out was for.
-    busy: Option<&'static str>,
-    /// The last part has come.
-    ending: bool,
-    complete: bool,
-}
-
-impl SnapshotSink {
-    /// A sink for a copy that ends with entry `index` of `term`, to become the page file of the
-    /// member `identity`. An unfinished copy that lies there is removed.
-    pub fn new(index: LogIndex, term: Term, identity: Identity) -> Self {
-        let list = ("list", FileOp::List { name: String::new() });
-        let (name, mode) = (PART_FILE.to_owned(), OpenMode::CreateNew);
-        let open = ("create", FileOp::Open { name, mode, direct: false });
-        let ops = VecDeque::from([list, open]);
-        Self {
-            index,
-            term,
-            identity,
-            file: None,
-            meta: None,
-            ops,
-            busy: None,
-            ending: false,
-            complete: false,
-        }
-    }
-
-    /// Takes the next part. Call it when [`SnapshotSink::is_idle`].
-    ///
-    /// # Errors
-    /// [`SinkError::Foreign`].
-    pub fn add(&mut self, part: Part<'_>) -> Result<(), SinkError> {
-        let foreign = SinkError::Foreign(self.index);
-        let (Some(file), false) = (self.file, self.ending) else { return Err(foreign) };
-        let Some(meta) = &self.meta else {
-            let slot = |slot| Meta::decode(part.data, slot).ok();
-            let Some(mut meta) = slot(0).or_else(|| slot(1)) else { return Err(foreign) };
-            let of_cluster = meta.identity.cluster_id == self.identity.cluster_id;
-            if part.first_unit != 0
-                || !of_cluster
-                || (meta.applied, meta.term) != (self.index, self.term)
-            {
-                return Err(foreign);
-            }
-            meta.identity = self.identity;
-            let len_bytes = meta.end_unit * UNIT_BYTES as u64;
-            self.ops.push_back(("extend", FileOp::SetLen { file, len_bytes }));
-            self.meta = Some(meta);
-            return Ok(());
-        };
-        if part.end_unit != meta.end_unit || part.first_unit < META_UNITS {
-            return Err(foreign);
-        }
-        if part.data.is_empty() {
-            self.ending = true;
-            let (offset_bytes, data) = (meta.offset_bytes(), AlignedBuf::from(&meta.encode()[..]));
-            let write = FileOp::Write { file, offset_bytes, data, durable: false };
-            let (from, to) = (PART_FILE.to_owned(), complete_name(self.index));
-            self.ops.extend([
-                ("sync", FileOp::Sync { file }),
-                ("write the meta page", write),
-                ("sync the meta page", FileOp::Sync { file }),
-                ("close", FileOp::Close { file }),
-                ("rename", FileOp::Rename { from, to }),
-                ("sync the directory", FileOp::SyncDir { name: String::new() }),
-            ]);
-        } else {
-            let offset_bytes = part.first_unit * UNIT_BYTES as u64;
-            let data = AlignedBuf::from(part.data);
-            let write = FileOp::Write { file, offset_bytes, data, durable: false };
-            self.ops.push_back(("write", write));
-        }
-        Ok(())
-    }
-
-    /// The next operation; one is out at a time.
-    pub fn next_op(&mut self) -> Option<FileOp> {
-        if self.busy.is_some() {
-            return None;
-        }
-        let (what, op) = self.ops.pop_front()?;
-        self.busy = Some(what);
-        Some(op)
-    }
-
-    /// How the operation went.
-    ///
-    /// # Errors
-    /// [`SinkError::Io`]; the copy is to be given up.
-    pub fn done(&mut self, result: io::Result<FileOutput>) -> Result<(), SinkError> {
-        let what = self.busy.take().unwrap_or("an operation nobody asked for");
-        match result.map_err(|error| SinkError::Io { what, error })? {
-            FileOutput::Opened(file) => self.file = Some(file),
-            FileOutput::Names(names) => {
-                for name in names.into_iter().filter(|name| is_copy(name)) {
-                    self.ops.push_front(("remove", FileOp::Remove { name }));
-                }
-            }
-            _ => {}
-        }
-        self.complete = self.ending && self.ops.is_empty();
-        Ok(())
-    }
-
-    /// Nothing is left to do but to take the next part.
-    pub fn is_idle(&self) -> bool {
-        self.busy.is_none() && self.ops.is_empty()
-    }
-
-    /// The copy is durable under its own name.
-    pub fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// Gives the copy up: the file to close, if it is open.
-    pub fn into_file(self) -> Option<FileId> {
-        if self.ending { None } else { self.file }
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Log {
     /// What the checkpoints contain that are not yet covered by the older meta of the page file:
     /// the one under way and the one before it.
     checkpoints: VecDeque<SnapshotMark>,
+    /// The write with the mark of a snapshot that raft has taken.
+    installing: Option<BatchNumber>,
 }
 
 impl Log {
@@ -102,7 +104,8 @@ impl Log {
             config.entry_data_bytes_max.min(writer.entry_data_bytes_max());
         let Applied { index, term, conf_state } = applied;
         let node = Node::new(config, recovered.take(), index, term, conf_state)?;
-        Ok(Self { node, writer, staged: BatchNumber::default(), checkpoints: VecDeque::new() })
+        let (staged, checkpoints) = (BatchNumber::default(), VecDeque::new());
+        Ok(Self { node, writer, staged, checkpoints, installing: None })
     }
 
     /// Collects what is to be done into `out` and stages its log write; false if there is nothing.
@@ -112,7 +115,11 @@ impl Log {
         let any = self.node.ready(out);
         if let Some(write) = &out.log {
             if let Some(mark) = &write.mark {
-                self.writer.append_mark(mark, write.number)?;
+                let state = write.hard_state.unwrap_or_else(|| self.writer.hard_state());
+                // With entries behind it, all of the write is on disk only once these are.
+                let number = if write.count > 0 { self.staged } else { write.number };
+                self.writer.append_snapshot(mark, state, number)?;
+                self.installing = Some(write.number);
             }
             let entries = self.node.entries_of(write);
             let mut hard_state = write.hard_state;
@@ -174,6 +181,12 @@ impl Log {
         }
         self.release(durable);
         Ok(())
+    }
+
+    /// True once the log goes on from a snapshot that raft has taken: the mark is on disk, and the
+    /// page file is not this member's state any more.
+    pub fn is_installed(&self) -> bool {
+        self.installing.is_some_and(|number| self.node.is_persisted(number))
     }
 
     /// Lets the segments go that hold nothing above `to`; see [`Writer::release`].

@@ -576,3 +576,33 @@ fn strangers_that_open_connections_and_say_nothing_do_not_keep_members_out() {
     net.run(1500);
     assert!(net.member(1).has_streams_with(2), "{:?}", net.member(1).events);
 }
+
+#[test]
+fn a_proposal_that_was_posted_is_not_posted_again_when_its_connection_breaks() {
+    let mut net = Net::new(2, 15);
+    let mut came = 0;
+    net.run(300);
+    for round in 0..10 {
+        // Without streams everything is posted, the second time on a connection that was idle.
+        net.break_all();
+        net.send(1, message(MessageType::MsgPreVote, 1, 2, round));
+        for _ in 0..6 {
+            net.effects();
+            net.carry();
+        }
+        net.send(1, Message { entries: append(1, 2, round, 10).entries, ..proposal(round) });
+        net.carry();
+        // It has arrived; the answer is lost.
+        net.break_all();
+        net.run(400);
+        let got = std::mem::take(&mut net.member(2).received);
+        let count = got.iter().filter(|m| m.r#type == Some(MessageType::MsgProp as i32)).count();
+        assert!(count <= 1, "round {round}: it arrived {count} times");
+        came += count;
+    }
+    assert!(came > 0, "some arrive");
+}
+
+fn proposal(index: u64) -> Message {
+    message(MessageType::MsgProp, 1, 2, index)
+}

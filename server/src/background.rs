@@ -16,7 +16,7 @@ use crate::driver::Waker;
 use crate::driver::probe::{self, DriverKind};
 use crate::limits;
 
-mod copies;
+pub(crate) mod copies;
 mod glommio_disk;
 mod plain;
 pub mod worker;
@@ -144,6 +144,14 @@ impl Background {
         self.tasks.tasks.push(task)?;
         self.tasks.notify();
         Ok(())
+    }
+
+    /// Like [`Background::submit`] for what can wait: leaves room for the tasks that cannot.
+    pub fn offer(&self, task: Task) -> Result<(), Task> {
+        if self.tasks.tasks.len() + limits::BACKGROUND_TASKS_KEPT >= limits::BACKGROUND_TASKS {
+            return Err(task);
+        }
+        self.submit(task)
     }
 
     /// The next answer.

@@ -27,6 +27,9 @@ pub const RING_TO_REPLICA: usize = 16 << 10;
 /// Messages in the ring from the replica to one front. Larger than the other direction, so a reply
 /// always finds room: at most one is outstanding per message sent, plus notices.
 pub const RING_TO_FRONT: usize = RING_TO_REPLICA + RING_LEASES + 1024;
+/// Proposals of one front that the replica puts aside while it cannot take any, so that reads pass
+/// them; past it the rest stays in the ring, reads included. As many as a front has outstanding.
+pub const PROPOSALS_ASIDE: usize = PENDING_REQUESTS + ABANDONED_PROPOSALS;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; with more it reads no socket whose own
@@ -169,8 +172,11 @@ pub const ELECTION_ADVANCE_MS: u64 = 5000;
 /// `--warning-apply-duration`).
 pub const SLOW_APPLY_MS: u64 = 100;
 
-/// Tasks waiting for the background thread: one checkpoint and a stop.
+/// Tasks waiting for the background thread, and answers of it: checkpoints, and about copies of the
+/// page file. Those about copies are put off while fewer than [`BACKGROUND_TASKS_KEPT`] fit.
 pub const BACKGROUND_TASKS: usize = 16;
+/// Room for a checkpoint, its retries, and a stop.
+pub const BACKGROUND_TASKS_KEPT: usize = 4;
 /// Bytes of applied log entries kept in memory for peers that lag.
 pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
 
@@ -258,7 +264,7 @@ pub const SNAPSHOT_HOLD_MS: u64 = 10_000;
 /// milliseconds.
 pub const RESTART_DRAIN_MS: u64 = 300;
 
-const _: () = assert!(SNAPSHOT_READS + 8 <= BACKGROUND_TASKS);
+const _: () = assert!(SNAPSHOT_READS + 4 + BACKGROUND_TASKS_KEPT <= BACKGROUND_TASKS);
 
 /// How long a leader waits for a write that can tell a follower what is committed, in milliseconds.
 pub const COMMIT_HOLD_MS: u64 = 2;

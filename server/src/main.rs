@@ -70,7 +70,9 @@ fn run_once(config: Config) -> Ended {
         }
     };
     let (mut idle, mut signalled) = (IdleTrim::default(), false);
-    while running.is_running() && !running.shared().is_restarting() {
+    let _ = running.shared().on_stop.set(sys::wake_waiter);
+    // A wake that comes before is not lost: it is a signal that stays pending.
+    while running.is_running() && !running.shared().is_stopping() {
         idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
         if let Some(signal) = sys::wait_for_stop() {
             tracing::info!(signal, "received signal; shutting down");

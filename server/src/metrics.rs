@@ -17,8 +17,10 @@ use prometheus_client::registry::Registry;
 use crate::version;
 
 mod network;
+mod snapshots;
 
 pub use network::{Counters, Network};
+pub use snapshots::Snapshots;
 
 /// A gauge of unsigned integers.
 pub type Level = Gauge<u64, AtomicU64>;
@@ -105,6 +107,8 @@ pub struct Metrics {
     pub lease_expired: Counter,
     /// The links to peers.
     pub network: Network,
+    /// Of snapshots between members.
+    pub snapshots: Snapshots,
     process: Process,
 }
 
@@ -224,6 +228,7 @@ impl Metrics {
                 "Leases revoked because they had expired",
             ),
             network: Network::register(&mut r),
+            snapshots: Snapshots::register(&mut r),
             process: Process::register(&mut r),
             registry: r,
         };

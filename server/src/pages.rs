@@ -41,6 +41,10 @@ pub trait SimulatedPages {
     fn take_arrived(&mut self) -> bool;
     /// Something waits to be taken.
     fn has_finished(&self) -> bool;
+    /// An evaluation that must end has met a page that is not there.
+    fn begin_evaluation(&mut self) {}
+    /// It has ended.
+    fn end_evaluation(&mut self) {}
 }
 
 /// The map, and what is on its way into it.
@@ -74,6 +78,23 @@ impl Pages {
         match &mut self.source {
             Source::Map(mapped) => &mut mapped.map,
             Source::Simulated(pages) => pages.source(),
+        }
+    }
+
+    /// An evaluation that must end has met a page that is not there, and will start again: see
+    /// [`PageMap::begin_evaluation`].
+    pub fn begin_evaluation(&mut self) {
+        match &mut self.source {
+            Source::Map(mapped) => mapped.map.begin_evaluation(),
+            Source::Simulated(pages) => pages.begin_evaluation(),
+        }
+    }
+
+    /// It has ended.
+    pub fn end_evaluation(&mut self) {
+        match &mut self.source {
+            Source::Map(mapped) => mapped.map.end_evaluation(),
+            Source::Simulated(pages) => pages.end_evaluation(),
         }
     }
 

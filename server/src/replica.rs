@@ -269,13 +269,16 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || self.fronts.iter().any(|front| front.can_flush() || !front.asks.is_empty())
+            || self
+                .fronts
+                .iter()
+                .any(|front| front.can_flush() || front.has_news() || !front.asks.is_empty())
             || self.peering.has_input()
             || (!self.proposals_wait
                 && (self.is_leader() && self.desk.has_input()
                     || !self.peering.forwarded.is_empty()
                     || self.fronts.iter().any(|front| {
-                        !front.inbox.is_empty() || !self.large_wait && !front.large.is_empty()
+                        front.has_messages() || !self.large_wait && !front.large.is_empty()
                     })))
     }
 
@@ -424,7 +427,9 @@ impl Replica {
                 Answer::Stalled => self.space.stalled = true,
                 Answer::SnapshotHeld(mark) => self.snapshot_held(mark),
                 Answer::SnapshotRead { ticket, part } => self.part_read(ticket, part),
-                Answer::SnapshotReceived(received) => self.snapshot_received(received),
+                Answer::SnapshotReceived { transfer, received } => {
+                    self.snapshot_received(transfer, received);
+                }
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }

@@ -23,14 +23,12 @@ pub struct Producer<T> {
 /// The consuming end.
 pub struct Consumer<T> {
     queue: Arc<ArrayQueue<T>>,
-    /// Taken out and put back by [`Consumer::pop_if`].
-    held: Option<T>,
 }
 
 /// Makes a ring for `capacity` messages whose consumer is woken through `waker`.
 pub fn ring<T>(capacity: usize, waker: Option<Waker>) -> (Producer<T>, Consumer<T>) {
     let queue = Arc::new(ArrayQueue::new(capacity));
-    (Producer { queue: queue.clone(), waker, dirty: false }, Consumer { queue, held: None })
+    (Producer { queue: queue.clone(), waker, dirty: false }, Consumer { queue })
 }
 
 impl<T> Producer<T> {
@@ -62,22 +60,12 @@ impl<T> Producer<T> {
 impl<T> Consumer<T> {
     /// The next message.
     pub fn pop(&mut self) -> Option<T> {
-        self.held.take().or_else(|| self.queue.pop())
-    }
-
-    /// The next message if it satisfies the condition; otherwise it stays the next one.
-    pub fn pop_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
-        let message = self.pop()?;
-        if wanted(&message) {
-            return Some(message);
-        }
-        self.held = Some(message);
-        None
+        self.queue.pop()
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.held.is_none() && self.queue.is_empty()
+        self.queue.is_empty()
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Shared {
     pub fronts_running: AtomicUsize,
     /// Wakes every shard; the fronts come first.
     pub wakers: std::sync::OnceLock<Vec<Waker>>,
+    /// Wakes whoever waits for the member's end, once it is to stop.
+    pub on_stop: std::sync::OnceLock<fn()>,
     /// The first fatal error, if any.
     pub failure: std::sync::OnceLock<String>,
 }
@@ -145,6 +147,9 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake_all();
+        if let Some(wake) = self.on_stop.get() {
+            wake();
+        }
     }
 
     fn wake_all(&self) {

@@ -1,8 +1,12 @@
 //! The few system calls that neither the standard library nor a driver covers: signals, affinity
 //! and priority. Each unsafe block states why it is sound; nothing here keeps state.
 
-/// Blocks SIGTERM and SIGINT in this thread and all it starts, so that [`wait_for_stop`] gets them,
-/// and ignores SIGPIPE.
+/// Ends [`wait_for_stop`] from within: a signal that means nothing to a process that does not wait
+/// for it.
+const WAKE: libc::c_int = libc::SIGURG;
+
+/// Blocks SIGTERM, SIGINT and the signal of [`wake_waiter`] in this thread and all it starts, so
+/// that [`wait_for_stop`] gets them, and ignores SIGPIPE.
 pub fn block_stop_signals() {
     // SAFETY: the set is initialised by sigemptyset before use and outlives the calls.
     unsafe {
@@ -10,12 +14,20 @@ pub fn block_stop_signals() {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGTERM);
         libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, WAKE);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
 
-/// Waits up to a second for SIGTERM or SIGINT; its name, if one came.
+/// Ends a [`wait_for_stop`] of this process at once, or the next one.
+pub fn wake_waiter() {
+    // SAFETY: a signal that is ignored by default, to the process itself.
+    unsafe { libc::kill(libc::getpid(), WAKE) };
+}
+
+/// Waits up to a second for SIGTERM or SIGINT, or for [`wake_waiter`]; the name of the signal, if
+/// one of the first two came.
 pub fn wait_for_stop() -> Option<&'static str> {
     // SAFETY: the set and the timeout are initialised and outlive the call; no siginfo is asked
     // for.
@@ -24,6 +36,7 @@ pub fn wait_for_stop() -> Option<&'static str> {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGTERM);
         libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, WAKE);
         let timeout = libc::timespec { tv_sec: 1, tv_nsec: 0 };
         libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const timeout)
     };

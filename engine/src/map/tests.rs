@@ -132,3 +132,36 @@ fn a_rotten_page_and_a_pointer_beyond_the_end_are_errors() {
     assert!(matches!(pages.get(beyond), Err(EngineError::Corrupt { .. })));
     assert_eq!(view.revision, Revision(2));
 }
+
+#[test]
+fn an_evaluation_of_more_windows_than_are_kept_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = StdDisk::new(dir.path());
+    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+    let mut rows = Vec::new();
+    for index in 1..61u8 {
+        let mut txn = store.begin(LogIndex(index.into()), Term(1));
+        rows.push(txn.put(&[index], &vec![index; 700_000], LeaseId(0)).at);
+        txn.commit();
+    }
+    checkpoint(&mut store, &mut checkpointer, &mut disk);
+    let view = store.publish();
+    let file = disk.handle(checkpointer.file()).unwrap();
+    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    // Reads all rows, from the first one on after each page that is not there.
+    let evaluate = |pages: &mut Eager| {
+        rows.iter().all(|row| matches!(view.value(*row, pages).unwrap(), Fetch::Ready(_)))
+    };
+    assert!((0..200).all(|_| !evaluate(&mut pages)), "it needs more than is kept");
+    pages.0.begin_evaluation();
+    let (mut tries, before) = (0, pages.1);
+    while !evaluate(&mut pages) {
+        pages.0.begin_evaluation();
+        tries += 1;
+        assert!(tries < 40, "still pending");
+    }
+    assert!(pages.1 > before, "first it waits");
+    assert!(pages.0.windows.len() <= WINDOWS_MIN);
+    pages.0.end_evaluation();
+    assert!(!evaluate(&mut pages), "others wait again");
+}

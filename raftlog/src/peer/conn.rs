@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use etcore_proto::http1;
-use etcore_proto::raftpb::Message;
+use etcore_proto::raftpb::{Message, MessageType};
 use prost::Message as _;
 
 use super::codec::{Decoder, Encoder};
@@ -117,6 +117,12 @@ impl Job {
             Self::Ask(ask) => (ask.method, &ask.target, ask.content_type, ask.body.clone()),
             Self::Probe => ("GET", super::handshake::PROBING_PATH, "", Bytes::new()),
         }
+    }
+
+    /// True for a message that takes effect each time it arrives.
+    pub(super) fn is_proposal(&self) -> bool {
+        let propose = Some(MessageType::MsgProp as i32);
+        matches!(self, Self::Post(message) if message.r#type == propose)
     }
 }
 

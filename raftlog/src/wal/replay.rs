@@ -60,9 +60,13 @@ impl Replay {
         }
     }
 
-    /// Last index of the log; 0 if it is empty.
+    /// Last index of the log; 0 if it is empty. With nothing but a mark that counts, the mark's.
     pub(crate) fn last_index(&self) -> u64 {
-        self.terms.as_ref().map_or(0, TermRuns::last_index)
+        match (&self.terms, &self.pending) {
+            (Some(terms), _) => terms.last_index(),
+            (None, Some(mark)) if mark.index <= self.hard_state.commit => mark.index.0,
+            (None, _) => 0,
+        }
     }
 
     /// Takes the next record, which starts at `place`.
@@ -259,5 +263,40 @@ trait EndsBefore {
 impl EndsBefore for Option<TermRuns> {
     fn is_none_or_ends_before(&self, index: u64) -> bool {
         self.as_ref().is_none_or(|terms| terms.last_index() < index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: RecordKind, message: &impl prost::Message) -> Record {
+        Record { kind, crc: 0, data: message.encode_to_vec().into() }
+    }
+
+    fn mark(index: u64) -> Record {
+        let mark = raftpb::WalSnapshot { index: Some(index), term: Some(3), conf_state: None };
+        record(RecordKind::Snapshot, &mark)
+    }
+
+    fn state(commit: u64) -> Record {
+        let state = raftpb::HardState { term: Some(3), vote: Some(0), commit: Some(commit) };
+        record(RecordKind::State, &state)
+    }
+
+    #[test]
+    fn a_log_of_nothing_but_a_mark_reaches_to_the_mark_once_a_commit_index_does() {
+        // As a member leaves it that got a snapshot, released what came before, and got nothing
+        // since.
+        let mut replay = Replay::new(640, 1 << 20);
+        let place = Place { segment: 1, offset_bytes: 0 };
+        for (record, last_index) in
+            [(state(496), 0), (mark(521), 0), (state(521), 521), (mark(640), 0), (state(640), 640)]
+        {
+            replay.record(&record, place).expect("it fits");
+            assert_eq!(replay.last_index(), last_index);
+        }
+        replay.finish(false).expect("it ends well");
+        assert_eq!(replay.terms.map(|terms| terms.base_index()), Some(640));
     }
 }

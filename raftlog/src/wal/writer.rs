@@ -261,6 +261,23 @@ impl Writer {
         Ok(())
     }
 
+    /// Stages what a snapshot from the leader means, as a batch of its own: its mark, and a hard
+    /// state whose commit index reaches it. Nothing that follows it may come in the same write: a
+    /// part of that could be found after a power cut, with entries behind the mark, and still the
+    /// snapshot would not count.
+    pub fn append_snapshot(
+        &mut self,
+        mark: &SnapshotMark,
+        hard_state: HardState,
+        number: BatchNumber,
+    ) -> Result<(), WalError> {
+        self.append_mark(mark, number)?;
+        let commit = self.hard_state.commit.max(mark.index);
+        self.append(std::iter::empty(), Some(HardState { commit, ..hard_state }), number)?;
+        self.close_open();
+        Ok(())
+    }
+
     /// Has the newest hard state written even if only its commit changed: before a clean stop.
     pub fn flush(&mut self) {
         if self.hard_state != HardState::default() {
@@ -433,6 +450,11 @@ impl Writer {
     /// True if nothing is staged and no operation of the main lane is outstanding.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.closed.is_empty() && !self.has_open_records()
+    }
+
+    /// The newest hard state that was staged.
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.hard_state
     }
 
     /// The error after which nothing works any more.

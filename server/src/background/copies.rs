@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use etcore_engine::file::{Completion, Disk, FileId, FileOp, FileOutput, Token};
+use etcore_engine::file::{Completion, Disk, FileOutput, Token};
 use etcore_engine::snapshot::{NextPart, Part, SnapshotSink, SnapshotSource};
 use etcore_proto::raftpb;
 use etcore_raftlog::types::SnapshotMark;
@@ -19,6 +19,11 @@ use super::worker::{Answer, Received, Task};
 /// Tokens from here on are not the checkpointer's, which counts from 0.
 const TOKENS: u64 = 1 << 62;
 
+/// True for an operation on a copy, or on what one is made from.
+pub(crate) fn is_of_copies(token: Token) -> bool {
+    token.0 >= TOKENS
+}
+
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Copies {
@@ -26,23 +31,51 @@ pub(super) struct Copies {
     pub(super) wants_state: bool,
     source: Option<SnapshotSource>,
     /// Parts to be read.
-    asked: VecDeque<(u64, Asked)>,
-    /// Parts being read: their tickets and where they lie.
-    reading: BTreeMap<Token, (u64, u64)>,
-    sink: Option<SnapshotSink>,
-    /// The operation of the sink that is out; those of one that was given up are not known here.
-    sinking: Option<Token>,
-    parts: VecDeque<Bytes>,
-    /// A part, or the beginning, is to be answered once the sink is idle.
-    owes_answer: Option<u64>,
-    closes: Vec<FileId>,
+    asked: VecDeque<Asked>,
+    /// Parts being read.
+    reading: BTreeMap<Token, Reading>,
+    receiving: Option<Receiving>,
+    /// Takes its place once that is over.
+    next: Option<Receiving>,
     next_token: u64,
 }
 
-/// Where a part is asked for.
+/// A part asked for.
 struct Asked {
+    ticket: u64,
     index: u64,
     from_unit: u64,
+}
+
+/// A part being read.
+struct Reading {
+    asked: Asked,
+    first_unit: u64,
+    len_bytes: usize,
+}
+
+/// A copy being received. An operation that is out ends before anything else is done with it: what
+/// two copies do to the same name must not overtake each other.
+struct Receiving {
+    transfer: u64,
+    sink: SnapshotSink,
+    /// The operation that is out.
+    busy: Option<Token>,
+    part: Option<Bytes>,
+    /// Where the next part begins: to be answered once the sink is idle.
+    owes: Option<u64>,
+}
+
+impl Receiving {
+    fn new(transfer: u64, sink: SnapshotSink) -> Self {
+        Self { transfer, sink, busy: None, part: None, owes: Some(0) }
+    }
+
+    /// Gives it up; nobody is told anything any more.
+    fn give_up(&mut self) {
+        (self.part, self.owes) = (None, None);
+        self.sink.give_up();
+    }
 }
 
 impl Copies {
@@ -52,26 +85,43 @@ impl Copies {
             Task::HoldSnapshot => self.wants_state = true,
             Task::DropSnapshot => self.source = None,
             Task::ReadSnapshot { ticket, index, from_unit } => {
-                self.asked.push_back((ticket, Asked { index: index.0, from_unit }));
+                self.asked.push_back(Asked { ticket, index: index.0, from_unit });
             }
-            Task::ReceiveSnapshot { index, term, identity } => {
-                self.give_up();
-                self.sink = Some(SnapshotSink::new(index, term, identity));
-                self.owes_answer = Some(0);
+            Task::ReceiveSnapshot { transfer, index, term, identity } => {
+                self.replace(Receiving::new(transfer, SnapshotSink::new(index, term, identity)));
             }
-            Task::SnapshotPart(part) => self.parts.push_back(part),
+            Task::SnapshotPart { transfer, part } => {
+                // After another was begun nobody waits for it.
+                let current = self.receiving.as_mut().filter(|known| known.transfer == transfer);
+                if let Some(receiving) = current {
+                    receiving.part = Some(part);
+                }
+            }
+            Task::DiscardSnapshot => {
+                let mut remover = Receiving::new(0, SnapshotSink::remover());
+                remover.owes = None;
+                self.replace(remover);
+            }
             Task::Checkpoint(_) | Task::Retry | Task::Stop => {}
         }
+    }
+
+    fn replace(&mut self, next: Receiving) {
+        if let Some(receiving) = &mut self.receiving {
+            receiving.give_up();
+        }
+        self.next = Some(next);
     }
 
     /// Holds a state for others to copy.
     pub(super) fn hold(&mut self, state: Option<SnapshotSource>, answer: &mut dyn FnMut(Answer)) {
         self.wants_state = false;
-        let Some(source) = state else { return };
-        let (index, term) = source.applied();
-        let conf_state = raftpb::ConfState::decode(source.conf_state()).ok();
-        self.source = Some(source);
-        answer(Answer::SnapshotHeld(SnapshotMark { index, term, conf_state }));
+        self.source = state;
+        answer(Answer::SnapshotHeld(self.source.as_ref().map(|source| {
+            let (index, term) = source.applied();
+            let conf_state = raftpb::ConfState::decode(source.conf_state()).ok();
+            SnapshotMark { index, term, conf_state }
+        })));
     }
 
     /// Takes its own completions out of `completions`, and goes on.
@@ -82,30 +132,35 @@ impl Copies {
         answer: &mut dyn FnMut(Answer),
     ) {
         for completion in completions.extract_if(.., |done| done.token.0 >= TOKENS) {
-            if let Some((ticket, first_unit)) = self.reading.remove(&completion.token) {
-                let part = self.part_read(first_unit, completion.result);
+            if let Some(reading) = self.reading.remove(&completion.token) {
+                let ticket = reading.asked.ticket;
+                let part = self.part_read(&reading, completion.result);
                 answer(Answer::SnapshotRead { ticket, part });
-            } else if self.sinking == Some(completion.token) {
-                self.sinking = None;
-                let done = self.sink.as_mut().map_or(Ok(()), |sink| sink.done(completion.result));
-                if let Err(error) = done {
-                    self.refuse(error.to_string(), answer);
+            } else if let Some(receiving) = &mut self.receiving
+                && receiving.busy == Some(completion.token)
+            {
+                receiving.busy = None;
+                if let Err(error) = receiving.sink.done(completion.result) {
+                    refuse(receiving, error.to_string(), answer);
                 }
             }
         }
         self.read_parts(disk, answer);
         self.receive(disk, answer);
-        for file in std::mem::take(&mut self.closes) {
-            let token = self.token();
-            disk.submit(token, FileOp::Close { file });
-        }
     }
 
-    fn part_read(&self, first_unit: u64, result: std::io::Result<FileOutput>) -> Option<Vec<u8>> {
-        let source = self.source.as_ref()?;
+    fn part_read(&self, reading: &Reading, result: std::io::Result<FileOutput>) -> Option<Vec<u8>> {
+        let Reading { asked, first_unit, len_bytes } = reading;
+        // What was held when it was asked for may be overwritten if it is held no more.
+        let source = self.source.as_ref().filter(|source| source.applied().0.0 == asked.index)?;
         match result {
-            Ok(FileOutput::Data(data)) => Some(source.part(first_unit, &data)),
-            Ok(_) => None,
+            Ok(FileOutput::Data(data)) if data.len() == *len_bytes => {
+                Some(source.part(asked.from_unit, *first_unit, &data))
+            }
+            Ok(_) => {
+                tracing::warn!(first_unit, "a part of a snapshot is not in the page file");
+                None
+            }
             Err(error) => {
                 tracing::warn!(error = %error, "a part of a snapshot cannot be read");
                 None
@@ -114,16 +169,17 @@ impl Copies {
     }
 
     fn read_parts(&mut self, disk: &mut dyn Disk, answer: &mut dyn FnMut(Answer)) {
-        while let Some((ticket, Asked { index, from_unit })) = self.asked.pop_front() {
-            let held = self.source.as_ref().filter(|source| source.applied().0.0 == index);
-            match held.map(|source| source.next_part(from_unit)) {
+        while let Some(asked) = self.asked.pop_front() {
+            let ticket = asked.ticket;
+            let held = self.source.as_ref().filter(|source| source.applied().0.0 == asked.index);
+            match held.map(|source| source.next_part(asked.from_unit)) {
                 None => answer(Answer::SnapshotRead { ticket, part: None }),
                 Some(NextPart::Ready(part)) => {
                     answer(Answer::SnapshotRead { ticket, part: Some(part) });
                 }
-                Some(NextPart::Read { first_unit, op }) => {
+                Some(NextPart::Read { first_unit, len_bytes, op }) => {
                     let token = self.token();
-                    self.reading.insert(token, (ticket, first_unit));
+                    self.reading.insert(token, Reading { asked, first_unit, len_bytes });
                     disk.submit(token, op);
                 }
             }
@@ -132,56 +188,57 @@ impl Copies {
 
     fn receive(&mut self, disk: &mut dyn Disk, answer: &mut dyn FnMut(Answer)) {
         loop {
-            let Some(sink) = &mut self.sink else {
-                self.parts.clear();
-                return;
-            };
-            if self.sinking.is_some() {
-                return;
+            if self.receiving.as_ref().is_none_or(|receiving| receiving.sink.is_over()) {
+                self.receiving = self.next.take();
             }
-            if let Some(op) = sink.next_op() {
-                let token = self.token();
-                self.sinking = Some(token);
-                disk.submit(token, op);
+            let Some(receiving) = &mut self.receiving else { return };
+            if receiving.busy.is_some() {
                 return;
             }
-            if sink.is_complete() {
-                self.sink = None;
-                self.owes_answer = None;
-                answer(Answer::SnapshotReceived(Received::Complete));
-                return;
-            }
-            if let Some(next) = self.owes_answer.take() {
-                answer(Answer::SnapshotReceived(Received::Next(next)));
-            }
-            let Some(part) = self.parts.pop_front() else { return };
-            let taken = match Part::parse(&part) {
-                None => Err("a part arrived damaged".to_owned()),
-                Some(part) => {
-                    self.owes_answer = part.next_unit();
-                    sink.add(part).map_err(|error| error.to_string())
+            match receiving.sink.next_op() {
+                Ok(Some(op)) => {
+                    self.next_token += 1;
+                    let token = Token(TOKENS + self.next_token);
+                    receiving.busy = Some(token);
+                    disk.submit(token, op);
+                    return;
                 }
-            };
-            if let Err(error) = taken {
-                self.refuse(error, answer);
+                Ok(None) if receiving.sink.is_complete() => {
+                    let transfer = receiving.transfer;
+                    self.receiving = None;
+                    let received = Received::Complete;
+                    answer(Answer::SnapshotReceived { transfer, received });
+                }
+                Ok(None) if receiving.sink.is_over() => {}
+                Ok(None) => {
+                    if let Some(next) = receiving.owes.take() {
+                        let (transfer, received) = (receiving.transfer, Received::Next(next));
+                        answer(Answer::SnapshotReceived { transfer, received });
+                    }
+                    let Some(part) = receiving.part.take() else { return };
+                    if let Err(error) = take(receiving, &part) {
+                        refuse(receiving, error, answer);
+                    }
+                }
+                Err(error) => refuse(receiving, error.to_string(), answer),
             }
         }
-    }
-
-    fn refuse(&mut self, error: String, answer: &mut dyn FnMut(Answer)) {
-        self.give_up();
-        answer(Answer::SnapshotReceived(Received::GivenUp(error)));
-    }
-
-    fn give_up(&mut self) {
-        self.parts.clear();
-        self.sinking = None;
-        self.owes_answer = None;
-        self.closes.extend(self.sink.take().and_then(SnapshotSink::into_file));
     }
 
     fn token(&mut self) -> Token {
         self.next_token += 1;
         Token(TOKENS + self.next_token)
     }
+}
+
+fn take(receiving: &mut Receiving, part: &[u8]) -> Result<(), String> {
+    let part = Part::parse(part).ok_or_else(|| "a part arrived damaged".to_owned())?;
+    receiving.owes = part.next_unit();
+    receiving.sink.add(part).map_err(|error| error.to_string())
+}
+
+fn refuse(receiving: &mut Receiving, error: String, answer: &mut dyn FnMut(Answer)) {
+    receiving.give_up();
+    let (transfer, received) = (receiving.transfer, Received::GivenUp(error));
+    answer(Answer::SnapshotReceived { transfer, received });
 }

@@ -33,8 +33,11 @@ pub enum Task {
     },
     /// Hold nothing any more.
     DropSnapshot,
-    /// Begin to receive a copy, instead of what is being received.
+    /// Begin to receive a copy, instead of what is being received. What was received so far, and is
+    /// not in use, is removed.
     ReceiveSnapshot {
+        /// Names it in the answers.
+        transfer: u64,
         /// Its last entry.
         index: LogIndex,
         /// That entry's term.
@@ -42,8 +45,16 @@ pub enum Task {
         /// Whose page file it is to become.
         identity: Identity,
     },
-    /// The next part of the copy being received.
-    SnapshotPart(Bytes),
+    /// The next part of a copy being received, to be handed over when it was answered where that
+    /// begins.
+    SnapshotPart {
+        /// Of which copy.
+        transfer: u64,
+        /// The part.
+        part: Bytes,
+    },
+    /// Receive nothing any more, and remove what was received: raft has no use for it.
+    DiscardSnapshot,
     /// End the thread.
     Stop,
 }
@@ -54,8 +65,8 @@ pub enum Answer {
     Checkpoint(Box<CheckpointOutput>),
     /// The file system is full; the checkpoint waits for [`Task::Retry`].
     Stalled,
-    /// The state that is held from now on.
-    SnapshotHeld(SnapshotMark),
+    /// The state that is held from now on; `None` if there is nothing in the page file.
+    SnapshotHeld(Option<SnapshotMark>),
     /// A part of it; `None` if it is not held any more.
     SnapshotRead {
         /// As in the task.
@@ -64,7 +75,12 @@ pub enum Answer {
         part: Option<Vec<u8>>,
     },
     /// How the copy that is being received stands.
-    SnapshotReceived(Received),
+    SnapshotReceived {
+        /// Which one.
+        transfer: u64,
+        /// How it stands.
+        received: Received,
+    },
     /// The disk failed; the member must stop.
     Failed(String),
 }

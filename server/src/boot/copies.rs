@@ -1,9 +1,10 @@
 //! What a start does with copies of other members' page files (`replica::snapshots`).
 //!
 //! Called before anything else is read. A complete copy takes the page file's place exactly if the
-//! log has its mark and a commit index that reaches it: then raft has given up what came before,
-//! and the copy is this member's state. Any other copy is removed: the log goes on from the page
-//! file as it is, and the leader sends another.
+//! log goes on from it: then raft has given up what came before, and the copy is this member's
+//! state. That the log does is made durable first, or a power cut could leave the copy with the log
+//! of before. Any other copy is removed: the log goes on from the page file as it is, and the
+//! leader sends another.
 
 use std::path::Path;
 
@@ -55,3 +56,6 @@ fn call(disk: &mut dyn Disk, op: FileOp, name: &str) -> Result<(), BootError> {
         .map(|_| ())
         .map_err(|error| BootError::Stored(format!("{name}: received snapshot: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,7 +256,11 @@ impl Replica {
         let leases = &self.desk.lessor;
         let mut context =
             Context { pages: self.pages.source(), leases, scratch: &mut self.scratch };
-        match change(&mut txn, &mut context, &header, &mut out) {
+        let changed = change(&mut txn, &mut context, &header, &mut out);
+        if !matches!(changed, Err(Stop::NeedsPage(_))) {
+            self.pages.end_evaluation();
+        }
+        match changed {
             Ok(()) => {
                 if !self.desk.lessor.is_empty() {
                     for row in txn.rows() {
@@ -274,6 +278,8 @@ impl Replica {
                         Ok(Reply::Refused(status))
                     }
                     Stop::NeedsPage(_) => {
+                        // However many it needs, it ends.
+                        self.pages.begin_evaluation();
                         self.pages.fetch_wanted();
                         Err(Halt::Later)
                     }

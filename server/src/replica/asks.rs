@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use etcore_engine::types::LogIndex;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
 use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
@@ -48,8 +47,8 @@ pub struct PeerReply {
 enum Purpose {
     Lease(Waiting),
     Version(u64),
-    /// A part of the snapshot that ends with this entry.
-    SnapshotPart(LogIndex),
+    /// The next part of the snapshot that is being received under this number.
+    SnapshotPart(u64),
 }
 
 /// The questions that are out.
@@ -142,7 +141,7 @@ impl Replica {
         let answer = answer.ok();
         match self.asks.out.remove(&token) {
             None => {}
-            Some(Purpose::SnapshotPart(index)) => self.part_answered(index, answer),
+            Some(Purpose::SnapshotPart(transfer)) => self.part_answered(transfer, answer),
             Some(Purpose::Version(member)) => {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
                 self.versions.learned(member, body.as_deref());
@@ -240,8 +239,8 @@ impl Replica {
     }
 
     /// Asks for a part of a snapshot.
-    pub(super) fn ask_for_part(&mut self, ask: PeerAsk, index: LogIndex) {
-        self.ask(ask, Purpose::SnapshotPart(index));
+    pub(super) fn ask_for_part(&mut self, ask: PeerAsk, transfer: u64) {
+        self.ask(ask, Purpose::SnapshotPart(transfer));
     }
 
     pub(super) fn reply_peer(

@@ -1,7 +1,8 @@
 //! The rings between the replica and one front.
 //!
 //! Owned by the replica. A reply is never lost: what finds the ring full waits here, and there is
-//! never more of it than the front has asked for.
+//! never more of it than the front has asked for. Proposals that cannot be taken are put aside, so
+//! that reads behind them in the ring do not wait with them.
 
 use std::collections::VecDeque;
 
@@ -9,12 +10,15 @@ use bytes::Bytes;
 
 use super::messages::{LeaseAsk, ToFront, ToReplica};
 use super::propose::Origin;
+use crate::limits;
 use crate::ring::{Consumer, Producer};
 
 /// The rings to one front.
 pub struct FrontLink {
     /// From the front.
-    pub inbox: Consumer<ToReplica>,
+    inbox: Consumer<ToReplica>,
+    /// Proposals out of the ring that could not be taken, before all that is in it.
+    aside: VecDeque<ToReplica>,
     /// Questions about leases from the front.
     pub asks: Consumer<LeaseAsk>,
     /// To the front.
@@ -32,7 +36,41 @@ impl FrontLink {
         asks: Consumer<LeaseAsk>,
         outbox: Producer<ToFront>,
     ) -> Self {
-        Self { inbox, asks, outbox, backlog: VecDeque::new(), large: VecDeque::new() }
+        Self {
+            inbox,
+            aside: VecDeque::new(),
+            asks,
+            outbox,
+            backlog: VecDeque::new(),
+            large: VecDeque::new(),
+        }
+    }
+
+    /// The next message.
+    pub(super) fn next(&mut self) -> Option<ToReplica> {
+        self.aside.pop_front().or_else(|| self.inbox.pop())
+    }
+
+    /// The next message that is no proposal; proposals in front of it keep their order.
+    pub(super) fn next_but_proposals(&mut self) -> Option<ToReplica> {
+        while self.has_news() {
+            match self.inbox.pop()? {
+                proposal @ ToReplica::Propose { .. } => self.aside.push_back(proposal),
+                other => return Some(other),
+            }
+        }
+        None
+    }
+
+    /// True if there is something that [`FrontLink::next_but_proposals`] has not looked at and
+    /// would.
+    pub(super) fn has_news(&self) -> bool {
+        !self.inbox.is_empty() && self.aside.len() < limits::PROPOSALS_ASIDE
+    }
+
+    /// True if [`FrontLink::next`] has something.
+    pub(super) fn has_messages(&self) -> bool {
+        !self.aside.is_empty() || !self.inbox.is_empty()
     }
 
     pub(super) fn send(&mut self, message: ToFront) {

@@ -82,7 +82,7 @@ impl Replica {
                 let large = self.fronts[front].large.pop_front();
                 let (origin, data) = match large {
                     Some(large) => large,
-                    None => match self.fronts[front].inbox.pop() {
+                    None => match self.fronts[front].next() {
                         None => break,
                         Some(ToReplica::Propose { slot, id, data }) => {
                             (Origin { front, slot, id }, data)
@@ -138,7 +138,7 @@ impl Replica {
         let mut batch = Batch::new(room, scarce);
         for front in 0..self.fronts.len() {
             while !batch.is_full()
-                && let Some(message) = self.fronts[front].inbox.pop()
+                && let Some(message) = self.fronts[front].next()
             {
                 match message {
                     ToReplica::Propose { slot, id, data } => {
@@ -208,8 +208,7 @@ impl Replica {
     /// Reads go on while proposals must wait for the disk, or for a leader.
     fn take_reads(&mut self) {
         for front in 0..self.fronts.len() {
-            let is_read = |message: &ToReplica| !matches!(message, ToReplica::Propose { .. });
-            while let Some(message) = self.fronts[front].inbox.pop_if(is_read) {
+            while let Some(message) = self.fronts[front].next_but_proposals() {
                 self.take_other(front, message);
             }
         }

@@ -166,7 +166,7 @@ impl Member {
         let made = Rc::new(RefCell::new(Vec::new()));
         let wiring = assemble::Wiring {
             shared: shared.clone(),
-            pages: pages_maker(&self.disk, &effects, plan.warm_percent, prng.fork(), made.clone()),
+            pages: pages_maker(&self.disk, &effects, plan, prng.fork(), made.clone()),
             hasher,
             front_wakers: front_wakers.clone(),
             replica_waker: replica_waker.clone(),
@@ -239,19 +239,26 @@ impl Member {
     }
 }
 
+/// Pages that a front keeps in memory.
+const FRONT_PAGES: usize = 4096;
+
 /// Makes each thread's way to the page file, and remembers where its pages arrive.
 fn pages_maker(
     disk: &MemDisk,
     effects: &Effects,
-    warm_percent: u64,
+    plan: &Plan,
     prng: Prng,
     made: Rc<RefCell<Vec<Arrivals>>>,
 ) -> Box<dyn Fn(&Waker) -> Pages> {
     let (disk, effects, prng) = (disk.clone(), effects.clone(), RefCell::new(prng));
+    let (fronts, warm_percent, memory) = (plan.fronts, plan.warm_percent, plan.replica_pages);
     Box::new(move |waker| {
         let warm = prng.borrow_mut().below(100) < warm_percent;
         let number = made.borrow().len();
-        let (pages, arrivals) = SimPages::new(number, &disk, effects.clone(), waker.clone(), warm);
+        // The fronts are made first.
+        let room = if number < fronts { FRONT_PAGES } else { memory };
+        let (pages, arrivals) =
+            SimPages::new(number, &disk, effects.clone(), waker.clone(), warm, room);
         made.borrow_mut().push(arrivals);
         Pages::simulated(Box::new(pages))
     })

@@ -9,29 +9,31 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use etcore_engine::error::EngineError;
 use etcore_engine::page::{Fetch, PagePtr, PageSource, Ticket};
-use etcore_engine::testing::disk_pages::DiskPages;
+use etcore_engine::testing::disk_pages::{DiskPages, Rot};
 use etcore_engine::testing::mem_disk::MemDisk;
 
 use super::effects::{Effect, Effects, Owner};
 use crate::driver::Waker;
 use crate::pages::SimulatedPages;
 
-/// Pages in memory. An evaluation that needs more at once never ends, here as in a running member,
-/// whose map keeps [`crate::limits::PAGE_WINDOW_BYTES`].
-const KEPT: usize = 4096;
-
 type At = (u64, u32);
 
-/// What reader and world share: pages that have come.
+/// What reader and world share: pages that have come, and what is wrong with the device.
 #[derive(Clone)]
 pub(super) struct Arrivals {
     come: Arc<Mutex<Vec<At>>>,
+    rot: Arc<Mutex<Option<Rot>>>,
     waker: Waker,
 }
 
 impl Arrivals {
     fn lock(&self) -> MutexGuard<'_, Vec<At>> {
         self.come.lock().expect("nothing panics while it holds the list")
+    }
+
+    /// From now on reads meet this, or nothing.
+    pub(super) fn set_rot(&self, rot: Option<Rot>) {
+        *self.rot.lock().expect("nothing panics while it holds it") = rot;
     }
 
     /// A page has come.
@@ -49,7 +51,12 @@ pub(super) struct SimPages {
     arrivals: Arrivals,
     /// Nothing has to be waited for.
     warm: bool,
+    /// Pages in memory, at most `room`. A read of a front that needs more at once never ends, here
+    /// as in a running member, whose map keeps [`crate::limits::PAGE_WINDOW_BYTES`].
     kept: VecDeque<At>,
+    room: usize,
+    /// Pages that the evaluation under way may still have fetched before it reads in place.
+    patience: Option<usize>,
     wanted: Vec<At>,
     under_way: Vec<At>,
     arrived: bool,
@@ -64,8 +71,9 @@ impl SimPages {
         effects: Effects,
         waker: Waker,
         warm: bool,
+        room: usize,
     ) -> (Self, Arrivals) {
-        let arrivals = Arrivals { come: Arc::default(), waker };
+        let arrivals = Arrivals { come: Arc::default(), rot: Arc::default(), waker };
         let pages = Self {
             number,
             disk: DiskPages::new(disk),
@@ -73,6 +81,8 @@ impl SimPages {
             arrivals: arrivals.clone(),
             warm,
             kept: VecDeque::new(),
+            room,
+            patience: None,
             wanted: Vec::new(),
             under_way: Vec::new(),
             arrived: false,
@@ -85,12 +95,13 @@ impl SimPages {
 impl PageSource for SimPages {
     fn get(&mut self, ptr: PagePtr) -> Result<Fetch<&[u8]>, EngineError> {
         let at = (ptr.first_unit, ptr.crc);
-        if !self.warm && !self.kept.contains(&at) {
+        if !self.warm && self.patience != Some(0) && !self.kept.contains(&at) {
             if !self.under_way.contains(&at) && !self.wanted.contains(&at) {
                 self.wanted.push(at);
             }
             return Ok(Fetch::Pending(Ticket(ptr.first_unit)));
         }
+        self.disk.set_rot(*self.arrivals.rot.lock().expect("nothing panics while it holds it"));
         self.disk.get(ptr)
     }
 }
@@ -119,8 +130,11 @@ impl SimulatedPages for SimPages {
         let come = std::mem::take(&mut *self.arrivals.lock());
         for at in come {
             self.under_way.retain(|waiting| *waiting != at);
-            if self.kept.len() == KEPT {
+            if self.kept.len() == self.room {
                 self.kept.pop_front();
+            }
+            if let Some(left) = &mut self.patience {
+                *left = left.saturating_sub(1);
             }
             self.kept.push_back(at);
             self.arrived = true;
@@ -134,5 +148,13 @@ impl SimulatedPages for SimPages {
 
     fn has_finished(&self) -> bool {
         !self.arrivals.lock().is_empty()
+    }
+
+    fn begin_evaluation(&mut self) {
+        self.patience.get_or_insert(self.room / 2);
+    }
+
+    fn end_evaluation(&mut self) {
+        self.patience = None;
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Part of the transport. A request that fails on a connection that had been idle is tried once
 //! more on another: its peer may have closed it meanwhile. Raft's messages and the questions asked
-//! here may arrive twice.
+//! here may arrive twice, but proposals must not: each would take effect.
 
 use bytes::Bytes;
 use etcore_proto::http1::ClientEvent;
@@ -288,12 +288,13 @@ impl Transport {
     }
 
     pub(super) fn exchange_ended(&mut self, id: ConnId, exchange: Exchange, reason: &str) {
-        let Exchange { peer, job, done, status, deadline_ms, .. } = exchange;
+        let Exchange { peer, job, done, status, deadline_ms, is_sent, .. } = exchange;
         let now_ms = self.now_ms;
         self.exchange_gone(peer, id);
         let Some(job) = job else { return };
         let is_late = now_ms >= deadline_ms;
-        if done > 0 && status == 0 && !is_late {
+        let may_repeat = !is_sent || !job.is_proposal();
+        if done > 0 && status == 0 && !is_late && may_repeat {
             // The connection had been idle: its peer may have closed it before it saw the request.
             if let Some(link) = self.link(peer) {
                 link.jobs.push_front(Queued { job, deadline_ms });

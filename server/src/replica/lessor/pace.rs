@@ -13,6 +13,9 @@ const CLEAR_MS: u64 = 1700;
 const RATE_MIN: u64 = 8192;
 /// What a new backlog may start with at once.
 const FIRST: u64 = 16;
+/// Revocations come in batches so far apart, in microseconds: between two of them the log is free,
+/// and a batch costs little more than one alone.
+const APART_US: u64 = 1000;
 /// A turn that was late makes up for no more than this, in microseconds.
 const CATCH_UP_US: u64 = 20_000;
 /// The allowance counts in millionths of revocations, so that no turn is too short to add to it.
@@ -26,6 +29,8 @@ pub struct Pace {
     /// What may be proposed now, in [`UNIT`]s.
     allowance: u64,
     last_us: u64,
+    /// Before this nothing is allowed.
+    next_us: u64,
 }
 
 impl Pace {
@@ -45,11 +50,17 @@ impl Pace {
         self.last_us = now_us;
         let most = (self.rate * CATCH_UP_US).max(FIRST * UNIT);
         self.allowance = (self.allowance + self.rate * passed_us).min(most);
+        if now_us < self.next_us {
+            return 0;
+        }
         backlog.min(usize::try_from(self.allowance / UNIT).unwrap_or(0))
     }
 
     /// So many were proposed.
     pub fn took(&mut self, count: usize) {
+        if count > 0 {
+            self.next_us = self.last_us + APART_US;
+        }
         self.allowance = self.allowance.saturating_sub(count as u64 * UNIT);
     }
 }
@@ -77,6 +88,7 @@ mod tests {
             let (took_us, most) = clear(100_000, turn_us);
             assert!(took_us <= 1_750_000, "{took_us} us in turns of {turn_us}");
             let even = 100_000 * turn_us / 1_700_000;
+            let even = even.max(100_000 * APART_US / 1_700_000 + 100_000 * turn_us / 1_700_000);
             assert!(most as u64 <= even + 17, "{most} in a turn of {turn_us}");
         }
     }

@@ -184,7 +184,13 @@ fn nothing_acknowledged_is_lost_over_crashes_cuts_and_losses() {
 /// Clients of all members write keys of their own while members crash, restart and are cut off; in
 /// the end all agree, every acknowledged write is there, and no request was answered twice.
 fn chaos(seed: u64) {
-    let mut cluster = Cluster::new(3, 1000 + seed);
+    chaos_with(1000 + seed, &[], 10);
+}
+
+/// With values of so many bytes; returns how often a member has started over from a snapshot.
+pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
+    let mut cluster = Cluster::with_flags(3, seed, extra);
+    let mut started_over = 0;
     cluster.ready();
     let mut acknowledged = Vec::new();
     let mut open: Expected = VecDeque::new();
@@ -203,6 +209,7 @@ fn chaos(seed: u64) {
             1 => {
                 for at in 0..3 {
                     if !cluster.members[at].up {
+                        started_over += cluster.members[at].started_over;
                         cluster.restart(at);
                     }
                 }
@@ -218,7 +225,7 @@ fn chaos(seed: u64) {
             let at = cluster.prng.index(3);
             if cluster.members[at].up {
                 number += 1;
-                let (key, value) = (format!("k{number}"), format!("{seed}-{number}"));
+                let (key, value) = (format!("k{number}"), format!("{seed}-{number:bytes$}"));
                 let slot = cluster.put(at, &key, &value);
                 open.push_back((slot, at, key, value));
             }
@@ -237,6 +244,7 @@ fn chaos(seed: u64) {
     for at in 0..3 {
         cluster.isolate(at, false);
         if !cluster.members[at].up {
+            started_over += cluster.members[at].started_over;
             cluster.restart(at);
         }
     }
@@ -248,4 +256,33 @@ fn chaos(seed: u64) {
     for (key, value) in acknowledged {
         assert_eq!(cluster.members[0].get(&key), Some(value), "seed {seed}: {key} was lost");
     }
+    started_over + cluster.members.iter().map(|member| member.started_over).sum::<u32>()
+}
+
+#[test]
+fn a_read_does_not_wait_behind_proposals_that_nobody_can_take() {
+    let mut cluster = Cluster::new(1, 18);
+    let at = cluster.ready();
+    // While its log is busy a leader takes no proposals, but a sole voter answers reads.
+    cluster.members[at].holds_writes = true;
+    let value = "x".repeat(20_000);
+    let slots: Vec<Slot> = (0..2000)
+        .map(|number| {
+            let slot = cluster.put(at, &format!("k{number}"), &value);
+            if number % 100 == 0 {
+                cluster.step();
+            }
+            slot
+        })
+        .collect();
+    cluster.run_ms(100);
+    assert!(cluster.members[at].replica.proposals_wait, "the log is busy");
+    let waiting = cluster.put(at, "k", "v");
+    cluster.read(at);
+    assert!(!cluster.members[at].replies.contains_key(&waiting));
+    cluster.members[at].holds_writes = false;
+    for slot in slots.into_iter().chain([waiting]) {
+        assert_eq!(cluster.reply(at, slot), Ok(()));
+    }
+    assert_eq!(cluster.members[at].get("k").as_deref(), Some("v"));
 }

@@ -49,6 +49,14 @@ pub(in crate::sim) fn look(
                 let state = raftpb::HardState::decode(record.data).unwrap_or_default();
                 commit = commit.max(state.commit.unwrap_or(0));
             }
+            RecordKind::Snapshot => {
+                // A snapshot from the leader takes the place of all that came before.
+                let mark = raftpb::WalSnapshot::decode(record.data).unwrap_or_default();
+                let (index, term) = (mark.index.unwrap_or(0), mark.term.unwrap_or(0));
+                if own.get(&index).is_none_or(|(known, _)| *known != term) {
+                    own.clear();
+                }
+            }
             _ => {}
         }
         true

@@ -1,0 +1,382 @@
+//! The receiving side of a copy: writes the parts, reads all of them again, names the file.
+//!
+//! Driven by the background one operation at a time. A copy gets its name only after every page
+//! that can be reached from its meta page was read back and matched its checksum: what a start puts
+//! in the page file's place can be opened. Whatever goes wrong, what was written is removed.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::{META_UNITS, PART_FILE, Part, complete_name, is_copy};
+use crate::bucket::Bucket;
+use crate::error::EngineError;
+use crate::file::{AlignedBuf, FileId, FileOp, FileOutput, OpenMode};
+use crate::limits::SNAPSHOT_CHECK_BYTES;
+use crate::page::meta::Meta;
+use crate::page::node::{DB_FILE, NodeRef};
+use crate::page::space::Space;
+use crate::page::{PagePtr, UNIT_BYTES};
+use crate::types::{Identity, LogIndex, Term};
+
+/// Why a copy cannot be taken on.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The disk refused.
+    #[error("{DB_FILE}: copy: {what}: {error}")]
+    Io {
+        /// Which operation.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The parts make no copy of the state that was announced.
+    #[error("the parts received are no snapshot at entry {0}")]
+    Foreign(LogIndex),
+    /// A page of it is not what its checksum says.
+    #[error("the snapshot received is damaged: {0}")]
+    Damaged(#[from] EngineError),
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Removing what lies there, making the file; then parts are taken.
+    Parts,
+    /// All parts are written and are read again.
+    Checking(Box<Walk>),
+    /// Making it durable under its name.
+    Ending,
+    /// It was given up, and is being removed.
+    Leaving,
+}
+
+/// Writes a copy, one operation at a time.
+///
+/// Invariant: the meta page is written after everything else was checked and synced.
+#[derive(Debug)]
+pub struct SnapshotSink {
+    index: LogIndex,
+    term: Term,
+    identity: Identity,
+    stage: Stage,
+    /// Open, until it is closed.
+    file: Option<FileId>,
+    /// What it is called, once it exists.
+    name: Option<String>,
+    /// With this member's identity.
+    meta: Option<Meta>,
+    /// Of the state that the parts belong to.
+    state: u32,
+    /// Where the next part begins.
+    next_unit: u64,
+    ops: VecDeque<(&'static str, FileOp)>,
+    /// What the operation that is out was for.
+    busy: Option<&'static str>,
+    complete: bool,
+}
+
+impl SnapshotSink {
+    /// A sink for a copy that ends with entry `index` of `term`, to become the page file of the
+    /// member `identity`. All copies that lie there are removed.
+    pub fn new(index: LogIndex, term: Term, identity: Identity) -> Self {
+        let (name, mode) = (PART_FILE.to_owned(), OpenMode::CreateNew);
+        let open = ("create", FileOp::Open { name, mode, direct: false });
+        Self {
+            index,
+            term,
+            identity,
+            stage: Stage::Parts,
+            file: None,
+            name: None,
+            meta: None,
+            state: 0,
+            next_unit: 0,
+            ops: VecDeque::from([("list", FileOp::List { name: String::new() }), open]),
+            busy: None,
+            complete: false,
+        }
+    }
+
+    /// Only removes the copies that lie there.
+    pub fn remover() -> Self {
+        let mut sink = Self::new(LogIndex(0), Term(0), Identity::default());
+        sink.ops.pop_back();
+        sink.stage = Stage::Leaving;
+        sink
+    }
+
+    /// Takes the next part. Call it when [`SnapshotSink::is_idle`].
+    ///
+    /// # Errors
+    /// [`SinkError::Foreign`]: it is not the next part of the state that was announced.
+    pub fn add(&mut self, part: Part<'_>) -> Result<(), SinkError> {
+        let foreign = SinkError::Foreign(self.index);
+        let (Some(file), Stage::Parts) = (self.file, &self.stage) else { return Err(foreign) };
+        if part.from_unit != self.next_unit {
+            return Err(foreign);
+        }
+        let Some(meta) = &self.meta else { return self.begin(file, part) };
+        if (part.end_unit, part.state) != (meta.end_unit, self.state)
+            || part.first_unit < META_UNITS
+        {
+            return Err(foreign);
+        }
+        match part.next_unit() {
+            Some(next) => {
+                self.next_unit = next;
+                let offset_bytes = part.first_unit * UNIT_BYTES as u64;
+                self.write("write", file, offset_bytes, part.data);
+            }
+            None => self.stage = Stage::Checking(Box::new(Walk::new(meta))),
+        }
+        Ok(())
+    }
+
+    /// The first part: the meta page.
+    fn begin(&mut self, file: FileId, part: Part<'_>) -> Result<(), SinkError> {
+        let foreign = SinkError::Foreign(self.index);
+        let slot = |slot| Meta::decode(part.data, slot).ok();
+        let Some(mut meta) = slot(0).or_else(|| slot(1)) else { return Err(foreign) };
+        let announced = (self.index, self.term, self.identity.cluster_id);
+        let len_bytes = meta.end_unit.checked_mul(UNIT_BYTES as u64);
+        let Some(len_bytes) = len_bytes.filter(|len_bytes| i64::try_from(*len_bytes).is_ok())
+        else {
+            return Err(foreign);
+        };
+        if (part.first_unit, part.end_unit) != (0, meta.end_unit)
+            || (meta.applied, meta.term, meta.identity.cluster_id) != announced
+            || part.state != crc32c::crc32c(part.data)
+        {
+            return Err(foreign);
+        }
+        meta.identity = self.identity;
+        self.state = part.state;
+        self.next_unit = 1;
+        // Without room for it, that is known before anything was sent.
+        self.ops.push_back(("extend", FileOp::Allocate { file, len_bytes }));
+        self.meta = Some(meta);
+        Ok(())
+    }
+
+    /// The next operation; one is out at a time.
+    ///
+    /// # Errors
+    /// [`SinkError::Damaged`]; the copy is to be given up.
+    pub fn next_op(&mut self) -> Result<Option<FileOp>, SinkError> {
+        if self.busy.is_some() {
+            return Ok(None);
+        }
+        if let (Stage::Checking(walk), Some(file), true) =
+            (&mut self.stage, self.file, self.ops.is_empty())
+        {
+            if let Some((offset_bytes, len_bytes)) = walk.step()? {
+                self.busy = Some("read");
+                return Ok(Some(FileOp::Read { file, offset_bytes, len_bytes }));
+            }
+            self.end(file);
+        }
+        let Some((what, op)) = self.ops.pop_front() else { return Ok(None) };
+        self.busy = Some(what);
+        Ok(Some(op))
+    }
+
+    /// Every page is there: the meta page makes a page file of them.
+    fn end(&mut self, file: FileId) {
+        let Some(meta) = &self.meta else { return };
+        let (offset_bytes, page) = (meta.offset_bytes(), meta.encode());
+        self.stage = Stage::Ending;
+        self.ops.push_back(("sync", FileOp::Sync { file }));
+        self.write("write the meta page", file, offset_bytes, &page);
+        let (from, to) = (PART_FILE.to_owned(), complete_name(self.index));
+        self.ops.extend([
+            ("sync the meta page", FileOp::Sync { file }),
+            (CLOSE, FileOp::Close { file }),
+            (RENAME, FileOp::Rename { from, to }),
+            ("sync the directory", FileOp::SyncDir { name: String::new() }),
+        ]);
+    }
+
+    fn write(&mut self, what: &'static str, file: FileId, offset_bytes: u64, data: &[u8]) {
+        let data = AlignedBuf::from(data);
+        let write = FileOp::Write { file, offset_bytes, data, durable: false };
+        self.ops.push_back((what, write));
+    }
+
+    /// How the operation went.
+    ///
+    /// # Errors
+    /// [`SinkError::Io`]; the copy is to be given up. Not once it was.
+    pub fn done(&mut self, result: io::Result<FileOutput>) -> Result<(), SinkError> {
+        let what = self.busy.take().unwrap_or("an operation nobody asked for");
+        let is_leaving = matches!(self.stage, Stage::Leaving);
+        let output = match result {
+            Ok(output) => output,
+            // What cannot be removed now, the next copy or the next start removes.
+            Err(_) if is_leaving => FileOutput::Done,
+            Err(error) => return Err(SinkError::Io { what, error }),
+        };
+        match output {
+            FileOutput::Opened(file) => {
+                (self.file, self.name) = (Some(file), Some(PART_FILE.to_owned()));
+            }
+            FileOutput::Names(names) => {
+                for name in names.into_iter().filter(|name| is_copy(name)) {
+                    self.ops.push_front(("remove", FileOp::Remove { name }));
+                }
+            }
+            FileOutput::Data(data) => {
+                if let Stage::Checking(walk) = &mut self.stage {
+                    walk.loaded(data);
+                }
+            }
+            _ => {}
+        }
+        match what {
+            CLOSE => self.file = None,
+            RENAME => self.name = Some(complete_name(self.index)),
+            _ => {}
+        }
+        if is_leaving {
+            self.leave();
+        }
+        self.complete = matches!(self.stage, Stage::Ending) && self.ops.is_empty();
+        Ok(())
+    }
+
+    /// Nothing is left to do but to take the next part.
+    pub fn is_idle(&self) -> bool {
+        self.busy.is_none() && self.ops.is_empty() && matches!(self.stage, Stage::Parts)
+    }
+
+    /// The copy is durable under its own name.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Gives the copy up: what is left to do removes it. [`SnapshotSink::is_over`] tells the end.
+    pub fn give_up(&mut self) {
+        self.ops.clear();
+        self.stage = Stage::Leaving;
+        if self.busy.is_none() {
+            self.leave();
+        }
+    }
+
+    /// True once a copy that was given up is gone.
+    pub fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Leaving) && self.busy.is_none() && self.ops.is_empty()
+    }
+
+    /// What a copy that was given up has left behind.
+    fn leave(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.ops.push_back(("close", FileOp::Close { file }));
+        }
+        if let Some(name) = self.name.take() {
+            self.ops.push_back(("remove", FileOp::Remove { name }));
+        }
+    }
+}
+
+const CLOSE: &str = "close";
+const RENAME: &str = "rename";
+
+/// All pages that a meta page reaches, in the order of keys. Levels fall from parent to child and
+/// no more pages are read than the file has units, so this ends whatever the bytes say.
+#[derive(Debug)]
+struct Walk {
+    /// To be read, the next one last: the bucket of a node, or `None` for the free extents.
+    left: Vec<(Option<u8>, PagePtr)>,
+    pages_left: u64,
+    end_unit: u64,
+    window_bytes: u64,
+    window: Vec<u8>,
+    inner: Vec<u8>,
+    /// The read that is out is for an inner node, which must not move the window away.
+    reads_inner: bool,
+    /// What was read must hold the next page, or the file is too short.
+    was_read: bool,
+}
+
+impl Walk {
+    fn new(meta: &Meta) -> Self {
+        let roots = Bucket::ALL.iter().rev().filter_map(|bucket| {
+            meta.roots[*bucket as usize].map(|root| (Some(*bucket as u8), root))
+        });
+        Self {
+            left: meta.space.map(|space| (None, space)).into_iter().chain(roots).collect(),
+            pages_left: meta.end_unit,
+            end_unit: meta.end_unit,
+            window_bytes: 0,
+            window: Vec::new(),
+            inner: Vec::new(),
+            reads_inner: false,
+            was_read: false,
+        }
+    }
+
+    /// Goes on as far as it can; what to read next (first byte and length), or `None` at the end.
+    fn step(&mut self) -> Result<Option<(u64, usize)>, EngineError> {
+        while let Some((bucket, ptr)) = self.left.last().copied() {
+            let len_bytes = ptr.len_bytes as usize;
+            let Some(bytes) = self.bytes_of(ptr) else {
+                self.was_read = false;
+                self.reads_inner = ptr.level > 0;
+                if self.reads_inner {
+                    return Ok(Some((ptr.offset_bytes(), len_bytes)));
+                }
+                self.window_bytes = ptr.offset_bytes();
+                return Ok(Some((self.window_bytes, len_bytes.max(SNAPSHOT_CHECK_BYTES))));
+            };
+            ptr.verify(bytes)?;
+            let mut children = Vec::new();
+            match bucket {
+                None => {
+                    if Space::decode(bytes, self.end_unit).is_none() {
+                        return Err(ptr.corrupt("the list of free extents contradicts itself"));
+                    }
+                }
+                Some(bucket) => {
+                    let node = NodeRef::new(ptr, bytes)?;
+                    if node.bucket() != bucket {
+                        return Err(ptr.corrupt("a node belongs to another bucket"));
+                    }
+                    if ptr.level > 0 {
+                        for at in (0..node.count()).rev() {
+                            children.push((Some(bucket), node.child(at)?));
+                        }
+                    }
+                }
+            }
+            self.pages_left = self
+                .pages_left
+                .checked_sub(1)
+                .ok_or_else(|| ptr.corrupt("the tree has more nodes than the file has pages"))?;
+            self.was_read = false;
+            self.left.pop();
+            self.left.append(&mut children);
+        }
+        Ok(None)
+    }
+
+    /// The page's bytes if they were read, fewer at the end of the file.
+    fn bytes_of(&self, ptr: PagePtr) -> Option<&[u8]> {
+        let len_bytes = ptr.len_bytes as usize;
+        if ptr.level > 0 {
+            return self.was_read.then(|| &self.inner[..len_bytes.min(self.inner.len())]);
+        }
+        let start = usize::try_from(ptr.offset_bytes().checked_sub(self.window_bytes)?).ok()?;
+        match self.window.get(start..start.checked_add(len_bytes)?) {
+            None if self.was_read => self.window.get(start..).or(Some(&[])),
+            found => found,
+        }
+    }
+
+    fn loaded(&mut self, data: Vec<u8>) {
+        self.was_read = true;
+        if self.reads_inner {
+            self.inner = data;
+        } else {
+            self.window = data;
+        }
+    }
+}

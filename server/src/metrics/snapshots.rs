@@ -1,0 +1,108 @@
+//! The metrics of snapshots between members, under etcd's names and labels.
+//!
+//! Touched by the replica. A member that has received a snapshot starts over, and these and all
+//! other counters of it start over with it, as after any restart.
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use super::{Level, MethodLabels, family};
+
+/// A number for each label. The names do not end as a counter's would in the text.
+type Levels = Family<MethodLabels, Level>;
+type Histograms = Family<MethodLabels, Histogram, fn() -> Histogram>;
+
+/// One direction. `peer` names the other member in hexadecimal.
+pub struct Direction {
+    label: &'static str,
+    inflights: Levels,
+    success: Levels,
+    failures: Levels,
+    seconds: Histograms,
+}
+
+impl Direction {
+    fn labels(&self, peer: u64) -> MethodLabels {
+        vec![(self.label, format!("{peer:x}"))]
+    }
+
+    /// One has begun.
+    pub fn began(&self, peer: u64) {
+        self.inflights.get_or_create(&self.labels(peer)).inc();
+    }
+
+    /// One that had begun has ended, after `took_ms`.
+    pub fn ended(&self, peer: u64, ok: bool, took_ms: u64) {
+        let labels = self.labels(peer);
+        self.inflights.get_or_create(&labels).dec();
+        if ok {
+            self.success.get_or_create(&labels).inc();
+            let took_ms = u32::try_from(took_ms).unwrap_or(u32::MAX);
+            self.seconds.get_or_create(&labels).observe(f64::from(took_ms) / 1000.0);
+        } else {
+            self.failures.get_or_create(&labels).inc();
+        }
+    }
+}
+
+/// See the module text.
+pub struct Snapshots {
+    /// `etcd_network_snapshot_send_*{To}`.
+    pub sent: Direction,
+    /// `etcd_network_snapshot_receive_*{From}`.
+    pub received: Direction,
+    /// `etcd_server_snapshot_apply_in_progress_total`: 1 from when the log has the snapshot to the
+    /// new start from it.
+    pub applying: Level,
+}
+
+impl Snapshots {
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let seconds = Histograms::new_with_constructor(durations);
+        let name = "etcd_network_snapshot_send_total_duration_seconds";
+        r.register(name, "How long snapshots took to be sent", seconds.clone());
+        let sent = Direction {
+            label: "To",
+            inflights: family(
+                r,
+                "etcd_network_snapshot_send_inflights_total",
+                "Snapshots being sent",
+            ),
+            success: family(r, "etcd_network_snapshot_send_success", "Snapshots sent"),
+            failures: family(
+                r,
+                "etcd_network_snapshot_send_failures",
+                "Snapshots that could not be sent",
+            ),
+            seconds,
+        };
+        let seconds = Histograms::new_with_constructor(durations);
+        let name = "etcd_network_snapshot_receive_total_duration_seconds";
+        r.register(name, "How long snapshots took to be received", seconds.clone());
+        let received = Direction {
+            label: "From",
+            inflights: family(
+                r,
+                "etcd_network_snapshot_receive_inflights_total",
+                "Snapshots being received",
+            ),
+            success: family(r, "etcd_network_snapshot_receive_success", "Snapshots received"),
+            failures: family(
+                r,
+                "etcd_network_snapshot_receive_failures",
+                "Snapshots that could not be received",
+            ),
+            seconds,
+        };
+        let applying = Level::default();
+        let name = "etcd_server_snapshot_apply_in_progress_total";
+        r.register(name, "1 while the member goes over to a snapshot", applying.clone());
+        Self { sent, received, applying }
+    }
+}
+
+/// etcd's buckets: 0.1 s to 51.2 s.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.1, 2.0, 10))
+}
