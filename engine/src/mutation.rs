@@ -39,11 +39,13 @@ pub enum Mutation {
     FollowerAnswersBeforeSync,
     /// A compaction is forgotten by the checkpoint.
     CompactionForgotten,
+    /// A leader applies, publishes and answers what the others may not have.
+    PublishBeforeCommit,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AnswerBeforeSync,
         Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
@@ -60,6 +62,7 @@ impl Mutation {
         Self::LeaseRevokedByFollower,
         Self::FollowerAnswersBeforeSync,
         Self::CompactionForgotten,
+        Self::PublishBeforeCommit,
     ];
 }
 

@@ -6,6 +6,7 @@
 
 pub mod disk_pages;
 pub mod mem_disk;
+pub mod meta_pages;
 pub mod model;
 pub mod prng;
 mod sparse_file;

@@ -57,6 +57,8 @@ pub struct Node {
     held: VecDeque<(u64, raftpb::Message)>,
     outbox: Vec<raftpb::Message>,
     messages_dropped: u64,
+    /// Of a fault: see [`Node::hand_out_early`].
+    handed_out_early: u64,
     fetches: VecDeque<(u64, Wanted)>,
     next_fetch: u64,
     snapshot_for: Option<u64>,
@@ -117,6 +119,7 @@ impl Node {
             held: VecDeque::new(),
             outbox: Vec::new(),
             messages_dropped: 0,
+            handed_out_early: 0,
             fetches: VecDeque::new(),
             next_fetch: 0,
             snapshot_for: None,
@@ -259,9 +262,13 @@ impl Node {
     /// The state machine has applied everything up to `index`, which was handed out as committed,
     /// or installed the snapshot at `index`.
     pub fn on_applied(&mut self, index: LogIndex) {
-        if index.0 > self.raw.raft.raft_log.applied {
-            self.raw.advance_apply_to(index.0);
-            self.raw.mut_store().evict(index.0);
+        let index = match is_on(Mutation::PublishBeforeCommit) {
+            true => index.0.min(self.raw.raft.raft_log.committed),
+            false => index.0,
+        };
+        if index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
+            self.raw.mut_store().evict(index);
         }
     }
 
@@ -479,6 +486,9 @@ impl Node {
         for entry in ready.take_committed_entries() {
             out.committed.push(log_entry(entry));
         }
+        if is_on(Mutation::PublishBeforeCommit) {
+            self.hand_out_early(&write, out);
+        }
         self.dispatch(ready.take_messages(), ready.take_persisted_messages());
         self.raw.advance_append_async(ready);
         if self.persisted >= self.last_write {
@@ -486,6 +496,24 @@ impl Node {
         }
         let writes = write.must_sync || write.hard_state.is_some();
         out.log = writes.then_some(write);
+    }
+
+    /// A fault, never made in a member that serves: entries are handed out when the leader has
+    /// them, and not again when they are committed.
+    fn hand_out_early(&mut self, write: &LogWrite, out: &mut Effects) {
+        out.committed.retain(|entry| entry.index.0 > self.handed_out_early);
+        if self.raw.raft.state != StateRole::Leader {
+            return;
+        }
+        let known = out.committed.last().map_or(self.handed_out_early, |last| last.index.0);
+        let mut next = known.max(self.raw.raft.raft_log.committed) + 1;
+        for entry in self.raw.store().range(write.first.0, write.count) {
+            if entry.index == next && convert::kind(entry) == EntryKind::Normal {
+                out.committed.push(log_entry(entry.clone()));
+                self.handed_out_early = next;
+                next += 1;
+            }
+        }
     }
 
     /// Sends what may be sent and holds what must wait for a sync.

@@ -16,7 +16,7 @@ use crate::driver::Waker;
 use crate::driver::probe::{self, DriverKind};
 use crate::limits;
 
-mod copies;
+pub(crate) mod copies;
 mod glommio_disk;
 mod plain;
 pub mod worker;

@@ -41,7 +41,7 @@ pub use threads::Running;
 /// The log's directory below the member's.
 const WAL_DIR: &str = "wal";
 /// The page file.
-const DB_FILE: &str = "etcore.db";
+pub(crate) const DB_FILE: &str = "etcore.db";
 /// Held as long as the member runs.
 const LOCK_FILE: &str = "lock";
 

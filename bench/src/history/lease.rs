@@ -4,11 +4,12 @@
 //! lease lives for its time after that call at least, unless somebody revokes it. That is judged
 //! where a member says that there is no such lease, and where its keys went without a call
 //! ([`judge_ends`], by the order that [`super::linear`] found; a revision that somebody's
-//! revocation may have made is never held against the clock). That all its keys go in one revision
+//! revocation may have made is never held against the clock, nor one that another order could give
+//! to somebody else). That all its keys go in one revision
 //! is judged by the replay, and told with [`TOGETHER`]. The clock of the history and the members'
 //! must run alike. Must never judge a lease that was granted twice, nor one whose grant is unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
 use super::linear::{Witness, Writer};
@@ -138,12 +139,16 @@ fn missing(life: &Life, operation: &Operation) -> Result<(), Violation> {
 pub fn judge_ends(history: &History, witness: &Witness) -> Result<(), Violation> {
     let lives = lives(history);
     let known_by = known_by(history);
+    let watched = watched(history);
     for (index, writer) in witness.writers.iter().enumerate() {
         let Writer::Expiry(id) = writer else { continue };
         let Some(life) = lives.get(id) else { continue };
         let offset = i64::try_from(index).unwrap_or(i64::MAX);
         let revision = witness.model.base().saturating_add(1).saturating_add(offset);
         let Some((_, seen)) = known_by.range(revision..).next() else { continue };
+        if !watched.contains(&revision) && could_be_another(history, witness, index, *seen) {
+            continue;
+        }
         if *seen < life.promised(*seen) {
             let detail =
                 format!("lease {id} ended at revision {revision}, {seen} ns at the latest");
@@ -151,6 +156,25 @@ pub fn judge_ends(history: &History, witness: &Witness) -> Result<(), Violation>
         }
     }
     Ok(())
+}
+
+/// Revisions that a watch has told: there the order has no choice.
+fn watched(history: &History) -> BTreeSet<i64> {
+    let batches = history.watches.iter().flat_map(|watch| &watch.batches);
+    batches.flat_map(|batch| &batch.events).map(|event| event.kv.modified).collect()
+}
+
+/// True if the revision of the writer at `index`, known by `seen`, may as well be that of a write
+/// that nobody knows the outcome of, or of a lease that the order has end later.
+fn could_be_another(history: &History, witness: &Witness, index: usize, seen: u64) -> bool {
+    let unknown = |operation: &Operation| {
+        operation.outcome == Outcome::Unknown
+            && operation.invoke < seen
+            && !matches!(operation.request, Request::Get(_) | Request::KeepAlive { .. })
+    };
+    let mut later = witness.writers.iter().skip(index + 1);
+    history.operations.iter().any(unknown)
+        || later.any(|writer| matches!(writer, Writer::Expiry(_)))
 }
 
 /// Revision to the first moment by which it, or a later one, had been told.

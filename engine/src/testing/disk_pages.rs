@@ -11,6 +11,15 @@ use crate::error::EngineError;
 use crate::page::node::DB_FILE;
 use crate::page::{Fetch, PagePtr, PageSource, Ticket};
 
+/// What is wrong with a device, of every eighth page: which ones is drawn by the number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rot {
+    /// A bit comes up changed.
+    Flipped(u64),
+    /// They cannot be read.
+    Unreadable(u64),
+}
+
 /// Reads pages from the current content of a [`MemDisk`].
 pub struct DiskPages {
     disk: MemDisk,
@@ -19,6 +28,7 @@ pub struct DiskPages {
     /// First unit and checksum of pages that were asked for before.
     asked: BTreeSet<(u64, u32)>,
     next_ticket: u64,
+    rot: Option<Rot>,
 }
 
 impl DiskPages {
@@ -30,12 +40,35 @@ impl DiskPages {
             slow: None,
             asked: BTreeSet::new(),
             next_ticket: 0,
+            rot: None,
         }
     }
 
     /// About half of the pages are pending when they are first asked for, and ready after.
     pub fn slow(disk: &MemDisk, seed: u64) -> Self {
         Self { slow: Some(Prng::new(seed)), ..Self::new(disk) }
+    }
+
+    /// From now on reads meet this, or nothing.
+    pub fn set_rot(&mut self, rot: Option<Rot>) {
+        self.rot = rot;
+    }
+
+    fn suffer(&mut self, ptr: PagePtr) -> Result<(), EngineError> {
+        let meets = |which: u64| (ptr.first_unit ^ which).is_multiple_of(8);
+        match self.rot {
+            Some(Rot::Flipped(which)) if meets(which) => {
+                let at = usize::try_from(which).unwrap_or(0) % self.current.len().max(1);
+                if let Some(byte) = self.current.get_mut(at) {
+                    *byte ^= 1 << (which % 7);
+                }
+                Ok(())
+            }
+            Some(Rot::Unreadable(which)) if meets(which) => {
+                Err(EngineError::io(DB_FILE, "read", &std::io::Error::other("a bad sector")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -50,6 +83,7 @@ impl PageSource for DiskPages {
         }
         let bytes = self.disk.read_at(DB_FILE, ptr.offset_bytes(), ptr.len_bytes as usize);
         self.current = bytes.unwrap_or_default();
+        self.suffer(ptr)?;
         ptr.verify(&self.current)?;
         Ok(Fetch::Ready(&self.current))
     }

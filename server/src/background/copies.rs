@@ -19,6 +19,11 @@ use super::worker::{Answer, Received, Task};
 /// Tokens from here on are not the checkpointer's, which counts from 0.
 const TOKENS: u64 = 1 << 62;
 
+/// True for an operation on a copy, or on what one is made from.
+pub(crate) fn is_of_copies(token: Token) -> bool {
+    token.0 >= TOKENS
+}
+
 /// See the module text.
 #[derive(Default)]
 pub(super) struct Copies {

@@ -25,6 +25,8 @@ use super::world::{Event, World};
 
 /// No answer hides a fault of the member.
 pub const FINE: &str = "no request ends with an error inside the member";
+/// Times of leases.
+pub const NO_LONGER: &str = "a lease has no more time left than it was granted";
 /// Answers can be read.
 pub const READABLE: &str = "an answer is a message of etcd's API";
 
@@ -47,6 +49,8 @@ pub(super) enum Ask {
     Lead(u64),
     /// The hash up to the newest revision told, or the one before it.
     Hash,
+    /// How long a lease has left.
+    TimeToLive(i64),
 }
 
 /// What is under way.
@@ -56,6 +60,8 @@ pub(super) struct Op {
     invoke: u64,
     deadline: u64,
     answer: Option<Answer>,
+    /// What has come of a RangeStream.
+    pieces: Option<pb::RangeResponse>,
 }
 
 /// See the module text.
@@ -218,12 +224,18 @@ impl World {
                     values: &mut self.values,
                     leases: &mut self.lease_ids,
                 };
-                Ask::Do(source.request())
+                match source.request() {
+                    Request::KeepAlive { id } if source.prng.chance(1, 4) => Ask::TimeToLive(id),
+                    request => Ask::Do(request),
+                }
             }
         };
+        let in_pieces = matches!(&ask, Ask::Do(Request::Get(_))) && client.prng.chance(1, 6);
         let wire = client.wire.as_mut()?;
         let stream = match &ask {
+            Ask::Do(Request::Get(get)) if in_pieces => wire.start_range_stream(get),
             Ask::Do(request) => wire.start(request),
+            Ask::TimeToLive(id) => wire.start_time_to_live(*id),
             Ask::Lead(heir) => wire.start_transfer(*heir),
             // Compactions are at odd ones.
             Ask::Hash => wire.start_hash(self.told & !1),
@@ -236,7 +248,8 @@ impl World {
         let patience = if client.prng.chance(1, 8) { 50 * MS } else { PATIENCE };
         let deadline = self.now + patience;
         let invoke = self.history_time();
-        client.op = Some(Op { ask, stream, invoke, deadline, answer: None });
+        let pieces = in_pieces.then(pb::RangeResponse::default);
+        client.op = Some(Op { ask, stream, invoke, deadline, answer: None, pieces });
         Some(deadline)
     }
 
@@ -329,6 +342,25 @@ impl World {
                 });
                 self.over(client);
             }
+            Ask::TimeToLive(id) => {
+                let id = *id;
+                let Ok(answer) = pb::LeaseTimeToLiveResponse::decode(message) else {
+                    return self.violate(READABLE, "LeaseTimeToLive".to_owned());
+                };
+                self.trace.say(self.now, || format!("client {at} is told {answer:?}"));
+                if answer.id != id || answer.ttl > answer.granted_ttl {
+                    return self.violate(NO_LONGER, format!("client {at}: {answer:?}"));
+                }
+                self.over(client);
+            }
+            Ask::Do(_) if op.pieces.is_some() => {
+                let piece = pb::RangeStreamResponse::decode(message).unwrap_or_default();
+                let piece = piece.range_response.unwrap_or_default().encode_to_vec();
+                let merged = op.pieces.as_mut().map(|whole| whole.merge(&piece[..]));
+                if merged.is_none_or(|merged| merged.is_err()) {
+                    self.violate(READABLE, "RangeStream".to_owned());
+                }
+            }
             Ask::Do(request) => {
                 let answer = match wire::decode(request, message) {
                     Ok(answer) => answer,
@@ -357,8 +389,18 @@ impl World {
     ) {
         let Some(op) = client.op.as_mut().filter(|op| op.stream == stream) else { return };
         self.trace.say(self.now, || format!("client {at} is refused: {code:?} {message}"));
-        if matches!(code, Code::Internal | Code::DataLoss | Code::Unimplemented) {
+        let is_rotten = self.troubles[client.member].has_rotten;
+        let hides = matches!(code, Code::Internal | Code::Unimplemented)
+            || code == Code::DataLoss && !is_rotten;
+        if hides {
             return self.violate(FINE, format!("client {at}: {code:?} {message}"));
+        }
+        if code == Code::Ok
+            && let Some(whole) = op.pieces.take()
+        {
+            let answer = Answer::from(whole);
+            self.trace.say(self.now, || format!("client {at} was told {answer:?}"));
+            return self.conclude(client, Outcome::Known(answer));
         }
         if let Some(answer) = op.answer.take() {
             return self.conclude(client, Outcome::Known(answer));
@@ -438,5 +480,6 @@ fn text(ask: &Ask) -> String {
         Ask::Do(request) => format!(": {request:?}"),
         Ask::Lead(heir) => format!(": {heir:x} shall lead"),
         Ask::Hash => ": hash".to_owned(),
+        Ask::TimeToLive(id) => format!(": what is left of lease {id}"),
     }
 }

@@ -10,7 +10,8 @@ use etcore_engine::file::{AlignedBuf, Completion, FileId, FileOp, FileOutput, ru
 use super::driver::Input;
 use super::effects::{Effect, Owner};
 use super::member::NEVER;
-use super::world::{Event, Pending, World};
+use super::world::{Death, Event, Pending, World};
+use crate::background::copies::is_of_copies;
 
 impl World {
     pub(super) fn background(&mut self, member: usize, number: u64) {
@@ -115,6 +116,13 @@ impl World {
                 return self.schedule(at, Event::DiskOp { member, id });
             }
         }
+        let is_log_write = matches!(pending.owner, Owner::Driver { .. });
+        let is_copy = matches!(&pending.owner, Owner::Background(token) if is_of_copies(*token));
+        if self.is_cut_off(member, is_log_write, is_copy) {
+            // It is among what is interrupted.
+            let death = if self.prng.chance(1, 4) { Death::Kill } else { Death::PowerCut };
+            return self.die(member, death);
+        }
         let Some(Pending { owner, op, .. }) = self.pending.remove(&id) else { return };
         self.trace.event(self.now, "disk", &[member as u64, id]);
         self.trace.say(self.now, || format!("member {member}: {owner:?} {op:?}"));
@@ -122,7 +130,12 @@ impl World {
             let disk = &mut self.members[member].disk;
             let trouble = &mut self.troubles[member];
             if std::mem::take(&mut trouble.disk_fails) {
-                disk.fail_at(disk.change_count(), io::ErrorKind::Other);
+                match op {
+                    FileOp::Read { .. } => {
+                        disk.fail_read_at(disk.read_count(), io::ErrorKind::Other);
+                    }
+                    _ => disk.fail_at(disk.change_count(), io::ErrorKind::Other),
+                }
                 trouble.disk_failed = true;
                 trouble.cache_lies |= matches!(owner, Owner::Background(_));
             }

@@ -5,10 +5,13 @@
 //! on.
 
 use etcore_engine::file::{FileOp, run};
+use etcore_engine::testing::disk_pages::Rot;
+use etcore_engine::testing::meta_pages::newest_of_two;
 
 use super::finish::Stage;
 use super::member::Member;
 use super::world::{Death, Event, Pending, World};
+use crate::boot::DB_FILE;
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
@@ -44,7 +47,7 @@ impl World {
         let until = |world: &mut World, most| world.now + world.prng.below(most);
         match kind {
             0 => self.doom(member, Death::Kill),
-            1 => self.doom(member, Death::PowerCut),
+            1 => self.cut_power(member),
             2 => {
                 if let Some(life) = &self.members[member].life {
                     life.shared.stop();
@@ -72,11 +75,62 @@ impl World {
                 self.troubles[member].disk_stalled_until = until(self, most);
             }
             8 => self.troubles[member].disk_fails = self.members[member].life.is_some(),
+            10 => self.rot(member),
             _ => {
                 self.members[member].disk.set_full(true);
                 let at = until(self, 4 * S);
                 self.schedule(at, Event::DiskHasRoom { member });
             }
+        }
+    }
+
+    /// Now, or while the log is being written.
+    fn cut_power(&mut self, member: usize) {
+        if self.prng.below(100) >= self.plan.torn_percent {
+            return self.doom(member, Death::PowerCut);
+        }
+        let writes = self.prng.below(6);
+        self.troubles[member].cut_in_write = Some(writes);
+        // The next life is cut off likewise: it writes over what this one leaves.
+        self.troubles[member].cut_again = self.prng.chance(1, 2);
+    }
+
+    /// Some pages come up wrong for a while.
+    fn rot(&mut self, member: usize) {
+        let which = self.prng.next_u64() >> 1;
+        let rot = if self.prng.chance(1, 2) { Rot::Flipped(which) } else { Rot::Unreadable(which) };
+        let Some(life) = &self.members[member].life else { return };
+        life.arrivals.iter().for_each(|pages| pages.set_rot(Some(rot)));
+        self.troubles[member].has_rotten = true;
+        let at = self.now + self.prng.below(2 * S);
+        self.schedule(at, Event::DiskIsSound { member });
+    }
+
+    /// The disk returns what was written to it.
+    pub(super) fn disk_is_sound(&mut self, member: usize) {
+        if let Some(life) = &self.members[member].life {
+            life.arrivals.iter().for_each(|pages| pages.set_rot(None));
+        }
+    }
+
+    /// True if the member dies instead of carrying out an operation; what comes of that is drawn.
+    pub(super) fn is_cut_off(&mut self, member: usize, is_log_write: bool, is_copy: bool) -> bool {
+        if self.stage != Stage::Trouble || self.members[member].life.is_none() {
+            return false;
+        }
+        if is_copy && self.prng.below(1000) < self.plan.copy_cuts {
+            return true;
+        }
+        match &mut self.troubles[member].cut_in_write {
+            Some(0) if is_log_write => {
+                self.troubles[member].cut_in_write = None;
+                true
+            }
+            Some(left) if is_log_write => {
+                *left -= 1;
+                false
+            }
+            _ => false,
         }
     }
 
@@ -152,13 +206,18 @@ impl World {
         if death == Death::PowerCut {
             self.lose_power(member);
         }
-        let until = self.now + 1 + self.prng.below([20 * MS, 2 * S][self.prng.clone().index(2)]);
+        let until = self.now + 1 + self.plan.down.draw(&mut self.prng);
         if self.prng.below(1000) < self.plan.start_crashes && self.stage == Stage::Trouble {
             self.troubles[member].start_crash = Some(self.prng.below(12));
         }
         self.troubles[member].doomed = None;
         self.troubles[member].paused_until = 0;
         self.troubles[member].disk_fails = false;
+        self.troubles[member].has_rotten = false;
+        self.held_views.remove(&member);
+        if std::mem::take(&mut self.troubles[member].cut_again) && self.stage == Stage::Trouble {
+            self.troubles[member].cut_in_write = Some(self.prng.below(4));
+        }
         self.schedule(until, Event::Start { member });
     }
 
@@ -185,5 +244,21 @@ impl World {
         };
         let disk = self.members[member].disk.crash(seed);
         self.members[member].disk = disk;
+        if self.stage == Stage::Trouble && self.prng.below(100) < self.plan.meta_rot_percent {
+            self.damage_newest_meta(member);
+        }
+    }
+
+    /// If both meta pages are sound: the member must get on with the older one.
+    fn damage_newest_meta(&mut self, member: usize) {
+        let disk = &self.members[member].disk;
+        if let Some(offset_bytes) = newest_of_two(disk) {
+            let at = offset_bytes + 8 + self.prng.below(400);
+            let byte = disk.read_at(DB_FILE, at, 1).unwrap_or_default();
+            if let [byte] = byte[..] {
+                disk.patch(DB_FILE, at, &[byte ^ 1 << self.prng.below(8)]);
+                self.trace.event(self.now, "meta rots", &[member as u64, at]);
+            }
+        }
     }
 }

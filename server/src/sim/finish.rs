@@ -108,10 +108,13 @@ impl World {
             trouble.disk_stalled_until = trouble.disk_stalled_until.min(now);
             trouble.disk_fails = false;
             trouble.start_crash = None;
+            trouble.cut_in_write = None;
+            trouble.cut_again = false;
         }
         self.release_all();
         for member in 0..self.members.len() {
             self.members[member].disk.set_full(false);
+            self.disk_is_sound(member);
             self.wake_all(member);
         }
         let ids: Vec<u64> = self.connections.keys().copied().collect();

@@ -2,6 +2,7 @@
 //!
 //! Asked by the world after every step. What clients can see is judged by `etcore_bench::history`.
 
+pub mod held;
 pub mod log;
 pub mod state;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use etcore_engine::error::EngineError;
 use etcore_engine::page::{Fetch, PagePtr, PageSource, Ticket};
-use etcore_engine::testing::disk_pages::DiskPages;
+use etcore_engine::testing::disk_pages::{DiskPages, Rot};
 use etcore_engine::testing::mem_disk::MemDisk;
 
 use super::effects::{Effect, Effects, Owner};
@@ -18,16 +18,22 @@ use crate::pages::SimulatedPages;
 
 type At = (u64, u32);
 
-/// What reader and world share: pages that have come.
+/// What reader and world share: pages that have come, and what is wrong with the device.
 #[derive(Clone)]
 pub(super) struct Arrivals {
     come: Arc<Mutex<Vec<At>>>,
+    rot: Arc<Mutex<Option<Rot>>>,
     waker: Waker,
 }
 
 impl Arrivals {
     fn lock(&self) -> MutexGuard<'_, Vec<At>> {
         self.come.lock().expect("nothing panics while it holds the list")
+    }
+
+    /// From now on reads meet this, or nothing.
+    pub(super) fn set_rot(&self, rot: Option<Rot>) {
+        *self.rot.lock().expect("nothing panics while it holds it") = rot;
     }
 
     /// A page has come.
@@ -67,7 +73,7 @@ impl SimPages {
         warm: bool,
         room: usize,
     ) -> (Self, Arrivals) {
-        let arrivals = Arrivals { come: Arc::default(), waker };
+        let arrivals = Arrivals { come: Arc::default(), rot: Arc::default(), waker };
         let pages = Self {
             number,
             disk: DiskPages::new(disk),
@@ -95,6 +101,7 @@ impl PageSource for SimPages {
             }
             return Ok(Fetch::Pending(Ticket(ptr.first_unit)));
         }
+        self.disk.set_rot(*self.arrivals.rot.lock().expect("nothing panics while it holds it"));
         self.disk.get(ptr)
     }
 }

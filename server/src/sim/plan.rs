@@ -52,11 +52,13 @@ pub struct Rates {
     pub disk_errors: u64,
     /// A member's disk is full for a while.
     pub disk_full: u64,
+    /// For a while a member's disk returns some pages damaged, or not at all.
+    pub rot: u64,
 }
 
 impl Rates {
     /// All of them, in the order of their names above.
-    pub fn all(&self) -> [u64; 10] {
+    pub fn all(&self) -> [u64; 11] {
         [
             self.kills,
             self.power_cuts,
@@ -68,6 +70,7 @@ impl Rates {
             self.disk_stalls,
             self.disk_errors,
             self.disk_full,
+            self.rot,
         ]
     }
 }
@@ -97,8 +100,10 @@ pub struct Plan {
     pub trouble: u64,
     /// How long everything may take to work again after the last fault.
     pub heal: u64,
-    /// Leases are used. They promise times, so clocks must not jump then.
+    /// Leases are used.
     pub leases: bool,
+    /// Of a thousand requests, so many more are about leases.
+    pub more_leases: u64,
     /// Members' clocks run faster or slower by up to this, in millionths.
     pub drift: u64,
     /// One way between a client and a member.
@@ -119,6 +124,15 @@ pub struct Plan {
     pub segment_bytes: u64,
     /// Entries that the log keeps for slow peers.
     pub catchup_entries: u64,
+    /// For how long a member is down.
+    pub down: Span,
+    /// Of a hundred power cuts, so many come while the log is being written, and again soon after
+    /// the start.
+    pub torn_percent: u64,
+    /// Of a thousand operations on copies of other members' page files, so many are cut off.
+    pub copy_cuts: u64,
+    /// Of a hundred power cuts, so many damage the newest meta page.
+    pub meta_rot_percent: u64,
     /// Of a thousand starts, so many are cut off in the middle.
     pub start_crashes: u64,
     /// Faults.
@@ -133,7 +147,7 @@ impl Plan {
     /// The plan of a seed, for so many members if the seed is not to choose.
     pub fn from_seed(seed: u64, members: Option<usize>) -> Self {
         let mut prng = Prng::new(seed ^ 0x5157_4d11);
-        let drawn = [1, 1, 3, 3, 3, 3, 2, 5, 7][prng.index(9)];
+        let drawn = [1, 1, 2, 3, 3, 3, 3, 5, 5, 7][prng.index(10)];
         let members = members.unwrap_or(drawn);
         let mut maybe = |most: u64| match prng.below(4) {
             0 | 1 => 0,
@@ -151,6 +165,7 @@ impl Plan {
             disk_stalls: maybe(12),
             disk_errors: maybe(6),
             disk_full: maybe(4),
+            rot: maybe(4),
         };
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
@@ -168,6 +183,7 @@ impl Plan {
             trouble: 2 * S + prng.below(8 * S),
             heal: 40 * S,
             leases: prng.chance(1, 2),
+            more_leases: [0, 0, 300][prng.index(3)],
             drift: [0, 0, 200, 20_000][prng.index(4)],
             client_latency: [Span::new(20 * US, 200 * US), Span::new(100 * US, 20 * MS)]
                 [prng.index(2)],
@@ -182,8 +198,12 @@ impl Plan {
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
             replica_pages: [8, 64, 4096][prng.index(3)],
+            down: [Span::new(0, 20 * MS), Span::new(0, 2 * S), Span::new(0, 5 * S)][prng.index(3)],
+            torn_percent: [0, 30, 80][prng.index(3)],
+            copy_cuts: [0, 0, 30, 150][prng.index(4)],
+            meta_rot_percent: [0, 0, 30][prng.index(3)],
             segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
-            catchup_entries: [2, 50, 5000][prng.index(3)],
+            catchup_entries: [2, 2, 50, 5000][prng.index(4)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
         }

@@ -2,7 +2,7 @@
 //!
 //! Used by the clients. It must never make up an answer: what cannot be decoded is a violation.
 
-use etcore_bench::history::types::{Answer, Request};
+use etcore_bench::history::types::{Answer, Get, Request};
 use etcore_proto::grpc::{CallOptions, Client, ClientConfig, MethodHandle};
 use etcore_proto::h2::{Budget, StreamId};
 use etcore_proto::pb::etcdserverpb as pb;
@@ -12,6 +12,8 @@ use prost::Message;
 #[derive(Debug, Clone, Copy)]
 struct Methods {
     range: MethodHandle,
+    range_stream: MethodHandle,
+    time_to_live: MethodHandle,
     put: MethodHandle,
     delete: MethodHandle,
     txn: MethodHandle,
@@ -37,6 +39,8 @@ impl Wire {
         let mut method = |path: &str| grpc.method(path);
         let methods = Methods {
             range: method("/etcdserverpb.KV/Range"),
+            range_stream: method("/etcdserverpb.KV/RangeStream"),
+            time_to_live: method("/etcdserverpb.Lease/LeaseTimeToLive"),
             put: method("/etcdserverpb.KV/Put"),
             delete: method("/etcdserverpb.KV/DeleteRange"),
             txn: method("/etcdserverpb.KV/Txn"),
@@ -75,11 +79,27 @@ impl Wire {
         self.grpc.start_unary(method, &CallOptions::default(), &message).ok()
     }
 
+    /// Starts a Range whose answer comes in pieces.
+    pub(super) fn start_range_stream(&mut self, get: &Get) -> Option<StreamId> {
+        let message = pb::RangeRequest::from(get).encode_to_vec();
+        self.start_one_sided(self.methods.range_stream, &message)
+    }
+
+    /// Asks how long a lease has left.
+    pub(super) fn start_time_to_live(&mut self, id: i64) -> Option<StreamId> {
+        let message = pb::LeaseTimeToLiveRequest { id, keys: true }.encode_to_vec();
+        self.grpc.start_unary(self.methods.time_to_live, &CallOptions::default(), &message).ok()
+    }
+
     fn keep_alive(&mut self, id: i64) -> Option<StreamId> {
         let message = pb::LeaseKeepAliveRequest { id }.encode_to_vec();
-        let method = self.methods.keep_alive;
+        self.start_one_sided(self.methods.keep_alive, &message)
+    }
+
+    /// A streaming call with one message.
+    fn start_one_sided(&mut self, method: MethodHandle, message: &[u8]) -> Option<StreamId> {
         let stream = self.grpc.start_stream(method, &CallOptions::default()).ok()?;
-        self.grpc.send_message(stream, &message).ok()?;
+        self.grpc.send_message(stream, message).ok()?;
         self.grpc.half_close(stream).ok()?;
         Some(stream)
     }

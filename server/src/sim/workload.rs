@@ -25,7 +25,12 @@ impl Source<'_> {
     /// The next request.
     pub(super) fn request(&mut self) -> Request {
         let kinds = if self.plan.leases { 1000 } else { 905 };
-        match self.prng.below(kinds) {
+        let kind = match self.plan.leases && self.prng.below(1000) < self.plan.more_leases {
+            // Mostly renewals.
+            true => [905, 930, 970, 970, 970, 970][self.prng.index(6)],
+            false => self.prng.below(kinds),
+        };
+        match kind {
             0..170 => Request::Get(Get { range: KeyRange::one(self.key()), ..Get::default() }),
             170..270 => {
                 let limit = self.number(4);

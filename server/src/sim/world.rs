@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use etcore_bench::history::{self, History};
@@ -18,13 +19,15 @@ use super::clients::Client;
 use super::driver::Input;
 use super::effects::Owner;
 use super::finish::Stage;
-use super::judges::{Judges, log, state};
+use super::judges::{Judges, held, log, state};
 use super::logs;
 use super::member::{Member, NEVER};
 use super::net::{Connection, Held};
 use super::plan::Plan;
 use super::trace::Trace;
+use crate::boot::DB_FILE;
 use crate::driver::SocketId;
+use crate::shared::MemberView;
 
 /// A property that does not hold, and what shows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +43,8 @@ pub struct Violation {
 pub const SOUND: &str = "a member stops by itself only if its disk has failed";
 /// A member's files can be opened again.
 pub const STARTS: &str = "a member starts again, whatever moment it was cut off at";
+/// An operator must know what to restore.
+pub const NAMED: &str = "a member that meets damage says where";
 /// An invariant that the code itself watches.
 pub const NO_PANIC: &str = "no assertion inside a member fails";
 /// The driver of a simulated member does not break.
@@ -130,6 +135,9 @@ pub(super) enum Event {
     DiskHasRoom {
         member: usize,
     },
+    DiskIsSound {
+        member: usize,
+    },
     Start {
         member: usize,
     },
@@ -166,6 +174,11 @@ pub(super) struct Trouble {
     /// What the kernel shows of its page file may not be on the disk: a sync of it has failed. Only
     /// a start of the machine shows what is.
     pub(super) cache_lies: bool,
+    /// It loses power after so many more writes of its log, and maybe again in its next life.
+    pub(super) cut_in_write: Option<u64>,
+    pub(super) cut_again: bool,
+    /// Pages came up damaged in this life, or not at all.
+    pub(super) has_rotten: bool,
     /// Its next start is cut off after so many changes.
     pub(super) start_crash: Option<u64>,
 }
@@ -195,6 +208,8 @@ pub(super) struct World {
     pub(super) starts: u64,
     pub(super) stage: Stage,
     pub(super) judges: Judges,
+    /// Views that somebody holds, by member, and until when.
+    pub(super) held_views: BTreeMap<usize, (u64, held::HeldView)>,
     pub(super) violation: Option<Violation>,
 }
 
@@ -245,6 +260,7 @@ impl World {
             lease_ids: 0,
             starts: 0,
             stage: Stage::Trouble,
+            held_views: BTreeMap::new(),
             violation: None,
         }
     }
@@ -342,6 +358,7 @@ impl World {
                 self.trace.event(self.now, "disk has room", &[member as u64]);
                 self.members[member].disk.set_full(false);
             }
+            Event::DiskIsSound { member } => self.disk_is_sound(member),
             Event::Start { member } => self.start(member),
             Event::Stage => self.next_stage(),
         }
@@ -388,6 +405,7 @@ impl World {
         let started = self.members[member].start(self.now, &self.plan, &mut prng);
         let trouble = std::mem::take(&mut self.troubles[member]);
         self.troubles[member].disk_stalled_until = trouble.disk_stalled_until;
+        self.troubles[member].cut_in_write = trouble.cut_in_write;
         self.take_logs(member);
         if self.members[member].disk.has_crashed() {
             self.members[member].life = None;
@@ -504,10 +522,16 @@ impl World {
         let failure = life.shared.failure.get().cloned();
         self.trace.event(self.now, "exit", &[member as u64]);
         self.trace.say(self.now, || format!("member {member} has stopped: {failure:?}"));
+        let trouble = &self.troubles[member];
         if let Some(reason) = failure
-            && !self.troubles[member].disk_failed
+            && !trouble.disk_failed
         {
-            return self.violate(SOUND, format!("member {member}: {reason}"));
+            if !trouble.has_rotten {
+                return self.violate(SOUND, format!("member {member}: {reason}"));
+            }
+            if !reason.contains(DB_FILE) {
+                return self.violate(NAMED, format!("member {member}: {reason}"));
+            }
         }
         self.die(member, Death::Kill);
     }
@@ -529,6 +553,26 @@ impl World {
         let view = life.shared.view.load_full();
         let disk = &self.members[member].disk;
         if let Err(violation) = state::look(&mut self.judges, member, &view, disk) {
+            self.violation.get_or_insert(violation);
+        }
+        self.hold_view(member, &view);
+    }
+
+    /// Now and then a view is held for a while, as by a slow reader, and read at both ends.
+    fn hold_view(&mut self, member: usize, view: &Arc<MemberView>) {
+        match self.held_views.get(&member) {
+            Some((until, _)) if *until > self.now => return,
+            Some(_) => {}
+            None if self.prng.chance(1, 40) => {
+                let until = self.now + self.prng.below(1_500_000_000);
+                let held = held::HeldView::take(view, &self.members[member].disk);
+                self.held_views.extend(held.map(|held| (member, (until, held))));
+                return;
+            }
+            None => return,
+        }
+        let Some((_, view)) = self.held_views.remove(&member) else { return };
+        if let Err(violation) = view.look(member, &self.members[member].disk) {
             self.violation.get_or_insert(violation);
         }
     }

@@ -172,7 +172,7 @@ fn hash_of(text: &str) -> u64 {
 }
 
 /// FNV-1a: the same on every machine.
-struct Fnv(u64);
+pub(super) struct Fnv(u64);
 
 impl Default for Fnv {
     fn default() -> Self {
