@@ -247,7 +247,8 @@ fn sender(
     (model, SnapshotMark { index, term, conf_state: Some(conf_state.clone()) }, parts)
 }
 
-/// A disk of a process that is killed after some operations: what it has done stays as it is.
+/// A disk of a process that is killed in the middle of some operation: what was done stays as it
+/// is, and what was to be written is, but it is not on the device.
 struct Killed {
     disk: MemDisk,
     left: u64,
@@ -255,14 +256,18 @@ struct Killed {
 
 impl Disk for Killed {
     fn submit(&mut self, token: Token, op: FileOp) {
-        if self.left > 0 {
+        if self.left > 1 {
             self.left -= 1;
-            self.disk.submit(token, op);
-        } else {
-            // A name that is not there: an error that changes nothing.
-            let (name, mode) = ("nowhere".to_owned(), OpenMode::Existing);
-            self.disk.submit(token, FileOp::Open { name, mode, direct: false });
+            return self.disk.submit(token, op);
         }
+        if let (1, FileOp::Write { file, offset_bytes, data, .. }) = (self.left, op) {
+            run(&mut self.disk, FileOp::Write { file, offset_bytes, data, durable: false })
+                .unwrap();
+        }
+        self.left = 0;
+        // Nobody hears of it: an error that changes nothing, for a name that is not there.
+        let (name, mode) = ("nowhere".to_owned(), OpenMode::Existing);
+        self.disk.submit(token, FileOp::Open { name, mode, direct: false });
     }
 
     fn poll(&mut self, out: &mut Vec<Completion>) {
