@@ -68,8 +68,8 @@ fn a_checkpoint_under_way_spares_the_pages_of_both_metas() {
     let mut change = 0;
     loop {
         let image = disk.crash(1);
-        image.crash_at(change);
         let (mut store, mut checkpointer) = open(&image).unwrap();
+        image.crash_at(image.change_count() + change);
         let mut prng = Prng::new(2);
         for _ in 0..60 {
             apply(&mut store, &random_entry(&mut prng, &models[newest]));

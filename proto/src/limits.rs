@@ -53,6 +53,14 @@ pub const PINGS: (u32, u32) = (65_536, 65_536);
 /// Frames without use (empty DATA, PRIORITY, unknown types, frames on closed streams): burst and
 /// refill a second; past it ENHANCE_YOUR_CALM.
 pub const IDLE_FRAMES: (u32, u32) = (4_096, 1_024);
+/// DATA frames that complete no message and carry fewer than [`FRAGMENT_BYTES`] of it: burst and
+/// refill a second; past it ENHANCE_YOUR_CALM. Honest clients fill their frames: they cut a message
+/// at a frame's maximum and where a window ends, some also behind its prefix.
+pub const FRAGMENTS: (u32, u32) = (4_096, 1_024);
+/// So many bytes of a message in one frame make it no fragment, and pay for another one.
+pub const FRAGMENT_BYTES: u32 = 64;
+/// Fragments that a message pays for when it is complete.
+pub const FRAGMENTS_PER_MESSAGE: u32 = 16;
 /// Closed streams whose manner of closing is remembered, so that late frames are judged rightly.
 pub const CLOSED_STREAMS_REMEMBERED: usize = 128;
 /// Time for the peer's preface and SETTINGS, in milliseconds; past it the connection ends.

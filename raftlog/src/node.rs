@@ -385,6 +385,13 @@ impl Node {
         self.raw.raft.prs().get(id).map(|peer| (LogIndex(peer.matched), peer.recent_active))
     }
 
+    /// True if `id` is known to have committed `index`, though perhaps not yet what else it has:
+    /// a member says so with every heartbeat that it answers.
+    pub fn has_committed(&self, id: u64, index: LogIndex) -> bool {
+        let leads = self.raw.raft.state == StateRole::Leader;
+        leads && self.raw.raft.prs().get(id).is_some_and(|peer| peer.committed_index >= index.0)
+    }
+
     /// Where this node stands.
     pub fn status(&self) -> Status {
         let raft = &self.raw.raft;

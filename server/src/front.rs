@@ -363,7 +363,8 @@ impl Front {
     /// When a listener cannot be watched: the member cannot serve.
     pub fn flush(&mut self, driver: &mut dyn Driver) -> io::Result<()> {
         self.listen(driver)?;
-        while let Some(socket) = self.doors[self.index].queue.pop() {
+        for _ in 0..limits::ATTACHES_PER_TURN {
+            let Some(socket) = self.doors[self.index].queue.pop() else { break };
             self.attach(driver, socket);
         }
         let mut dirty = std::mem::take(&mut self.dirty);

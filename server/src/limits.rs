@@ -8,6 +8,11 @@
 pub const RECEIVE_BUFFERS: u16 = 64;
 /// Bytes of one receive buffer: what one read may bring.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
+/// Full receive buffers that one wait hands over, one a socket; sockets with more waiting take
+/// turns, so that nobody with little to say waits behind the megabytes of others.
+pub const BULK_RECEIVES: usize = 16;
+/// Connections that a front takes over in one turn; more wait for the next.
+pub const ATTACHES_PER_TURN: usize = 64;
 /// Submission entries of one io_uring; a full queue is submitted at once.
 pub const URING_ENTRIES: u32 = 1024;
 /// Readiness events taken from epoll at once; more wait for the next turn.
@@ -136,6 +141,7 @@ pub const LOG_LINES: usize = 8192;
 /// it (etcd: grpcOverheadBytes).
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
+const _: () = assert!(2 * BULK_RECEIVES <= RECEIVE_BUFFERS as usize);
 const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
 const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);

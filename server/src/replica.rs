@@ -269,9 +269,10 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
-            || self.fronts.iter().any(|front| {
-                front.can_flush() || front.has_news() || !front.asks.is_empty()
-            })
+            || self
+                .fronts
+                .iter()
+                .any(|front| front.can_flush() || front.has_news() || !front.asks.is_empty())
             || self.peering.has_input()
             || (!self.proposals_wait
                 && (self.is_leader() && self.desk.has_input()

@@ -236,9 +236,17 @@ fn space_that_runs_out_on_one_is_an_alarm_for_all() {
             assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, no_space));
             for other in 0..3 {
                 let client = cluster.client(other).await;
-                let get = pb::AlarmRequest::default();
-                let alarms = client.alarm(get).await.unwrap().alarms;
-                assert!(alarms.iter().any(|alarm| alarm.member_id == own_id), "{alarms:?}");
+                // The first refusal does not wait for the alarm that it raises.
+                let began = Instant::now();
+                loop {
+                    let get = pb::AlarmRequest::default();
+                    let alarms = client.alarm(get).await.unwrap().alarms;
+                    if alarms.iter().any(|alarm| alarm.member_id == own_id) {
+                        break;
+                    }
+                    assert!(began.elapsed() < Duration::from_secs(10), "{alarms:?}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
                 let refused = try_put(&client, "k", "v").await.unwrap_err();
                 assert_eq!(refused.message(), no_space);
             }

@@ -31,6 +31,12 @@ impl Bucket {
         self.tokens -= 1;
         true
     }
+
+    /// Gives tokens back, up to the burst.
+    #[inline]
+    pub(super) fn give(&mut self, tokens: u32) {
+        self.tokens = self.tokens.saturating_add(tokens).min(self.burst);
+    }
 }
 
 #[cfg(test)]
@@ -44,5 +50,16 @@ mod tests {
         assert_eq!(passed, 10);
         let passed = (0..1_000).filter(|step| bucket.take(1_000 + step)).count();
         assert!((90..=110).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn what_is_given_back_may_be_taken_again_up_to_the_burst() {
+        let mut bucket = Bucket::new((10, 100));
+        assert_eq!((0..100).filter(|_| bucket.take(0)).count(), 10);
+        bucket.give(3);
+        assert_eq!((0..100).filter(|_| bucket.take(0)).count(), 3);
+        bucket.give(u32::MAX);
+        bucket.give(u32::MAX);
+        assert_eq!((0..100).filter(|_| bucket.take(0)).count(), 10);
     }
 }

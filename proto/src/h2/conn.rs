@@ -157,6 +157,7 @@ pub struct Conn {
     settings_frames: Bucket,
     pings: Bucket,
     idle_frames: Bucket,
+    fragments: Bucket,
     /// A bound was passed within the current frame.
     flood: Option<Flood>,
 
@@ -222,6 +223,7 @@ impl Conn {
             settings_frames: Bucket::new(limits::SETTINGS),
             pings: Bucket::new(limits::PINGS),
             idle_frames: Bucket::new(limits::IDLE_FRAMES),
+            fragments: Bucket::new(limits::FRAGMENTS),
             flood: None,
             drain: Drain::No,
             peer_goaway: None,
@@ -280,6 +282,21 @@ impl Conn {
     /// The account of what the peer makes us hold; the owner charges its own buffers here too.
     pub fn budget(&mut self) -> &mut BudgetLease {
         &mut self.budget
+    }
+
+    /// Counts a piece of `bytes` of a message that goes on behind it. The connection ends after the
+    /// current frame if there are too many tiny ones.
+    pub fn count_piece(&mut self, bytes: u32) {
+        if bytes >= limits::FRAGMENT_BYTES {
+            self.fragments.give(bytes / limits::FRAGMENT_BYTES);
+        } else if !self.fragments.take(self.now_ms) {
+            self.flood = Some(Flood::Fragments);
+        }
+    }
+
+    /// A message that came in pieces is complete, and pays for some.
+    pub fn count_whole(&mut self) {
+        self.fragments.give(limits::FRAGMENTS_PER_MESSAGE);
     }
 
     /// The time of the last call that carried one, in milliseconds.

@@ -74,6 +74,8 @@ pub enum Flood {
     Pings,
     /// Frames without use.
     IdleFrames,
+    /// Messages in tiny pieces.
+    Fragments,
     /// Replies the peer does not read.
     UnreadReplies,
 }

@@ -290,13 +290,9 @@ mod tests {
         // since.
         let mut replay = Replay::new(640, 1 << 20);
         let place = Place { segment: 1, offset_bytes: 0 };
-        for (record, last_index) in [
-            (state(496), 0),
-            (mark(521), 0),
-            (state(521), 521),
-            (mark(640), 0),
-            (state(640), 640),
-        ] {
+        for (record, last_index) in
+            [(state(496), 0), (mark(521), 0), (state(521), 521), (mark(640), 0), (state(640), 640)]
+        {
             replay.record(&record, place).expect("it fits");
             assert_eq!(replay.last_index(), last_index);
         }

@@ -56,3 +56,6 @@ fn call(disk: &mut dyn Disk, op: FileOp, name: &str) -> Result<(), BootError> {
         .map(|_| ())
         .map_err(|error| BootError::Stored(format!("{name}: received snapshot: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

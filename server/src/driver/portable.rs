@@ -39,6 +39,10 @@ pub struct Portable {
     lost: Vec<(SocketId, io::Error)>,
     /// Sockets that were connected at once; reported by the next `wait`.
     connected: Vec<SocketId>,
+    /// Full reads that this wait may still make.
+    bulk_left: usize,
+    /// Sockets, each once, that this is too late for; first in the next wait.
+    late: Vec<SocketId>,
 }
 
 #[derive(Default)]
@@ -53,6 +57,10 @@ struct Socket {
     sent: usize,
     /// It is being connected.
     connecting: bool,
+    /// Its last read filled the buffer.
+    bulky: bool,
+    /// It is among those that are late.
+    late: bool,
     paused: bool,
     disconnected: bool,
     closing: bool,
@@ -104,6 +112,8 @@ impl Portable {
             ended: Vec::new(),
             lost: Vec::new(),
             connected: Vec::new(),
+            bulk_left: 0,
+            late: Vec::new(),
         };
         driver.control(libc::EPOLL_CTL_ADD, driver.waker.fd(), libc::EPOLLIN as u32, WAKE)?;
         Ok(driver)
@@ -206,6 +216,9 @@ impl Portable {
     }
 
     fn readable(&mut self, id: SocketId, completions: &mut dyn Completions) {
+        if self.is_late(id) {
+            return;
+        }
         let mut buf = std::mem::take(&mut self.read_buf);
         if let Some(socket) = self.socket(id)
             && !socket.closing
@@ -217,7 +230,12 @@ impl Portable {
                     socket.disconnected = true;
                     completions.disconnected(id, None);
                 }
-                Ok(count) => completions.received(id, &buf[..count]),
+                Ok(count) => {
+                    let is_bulky = count == buf.len();
+                    socket.bulky = is_bulky;
+                    self.bulk_left = self.bulk_left.saturating_sub(usize::from(is_bulky));
+                    completions.received(id, &buf[..count]);
+                }
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -231,6 +249,18 @@ impl Portable {
         }
         self.read_buf = buf;
         self.update_interest(id);
+    }
+
+    /// True, and remembered, if it will fill the buffer and this wait has handed over enough.
+    fn is_late(&mut self, id: SocketId) -> bool {
+        if self.bulk_left > 0 {
+            return false;
+        }
+        let Some(socket) = self.socket(id).filter(|socket| socket.bulky) else { return false };
+        if !std::mem::replace(&mut socket.late, true) {
+            self.late.push(id);
+        }
+        true
     }
 
     fn ready(&mut self, event: libc::epoll_event, completions: &mut dyn Completions) {
@@ -295,6 +325,8 @@ impl Portable {
             sending: None,
             sent: 0,
             connecting,
+            bulky: false,
+            late: false,
             paused: false,
             disconnected: false,
             closing: false,
@@ -492,9 +524,17 @@ impl Driver for Portable {
         let idle = self.ended.is_empty()
             && self.lost.is_empty()
             && self.connected.is_empty()
+            && self.late.is_empty()
             && self.log.done.is_empty();
         let timeout = if idle { timeout } else { Some(Duration::ZERO) };
         self.report_ended(completions);
+        self.bulk_left = limits::BULK_RECEIVES;
+        for id in std::mem::take(&mut self.late) {
+            if let Some(socket) = self.socket(id) {
+                socket.late = false;
+                self.readable(id, completions);
+            }
+        }
         let count = self.epoll_wait(timeout)?;
         for index in 0..count {
             let event = self.events[index];

@@ -496,6 +496,81 @@ fn more_sockets_than_receive_buffers_are_served_at_once() {
 }
 
 #[test]
+fn who_has_much_to_say_gets_a_share_of_each_wait_and_others_are_heard_at_once() {
+    const ROUNDS: usize = 60;
+    let bulky = 40;
+    assert!(bulky > 2 * limits::BULK_RECEIVES);
+    on_each(|rig| {
+        let name = rig.driver.name();
+        let mut peers: Vec<_> = (0..bulky).map(|_| rig.attach()).collect();
+        let (quiet, mut quiet_peer) = rig.attach();
+        let piece = vec![7; 64 << 10];
+        let ids: Vec<SocketId> = peers.iter().map(|(id, _)| *id).collect();
+        let received = |seen: &Seen| ids.iter().map(|id| seen.bytes(*id)).collect::<Vec<_>>();
+        let mut settled = Vec::new();
+        for round in 0..ROUNDS {
+            for (_, theirs) in &mut peers {
+                theirs.set_nonblocking(true).unwrap();
+                while theirs.write(&piece).is_ok() {}
+            }
+            // What comes before all are known to be bulky does not count.
+            if round == ROUNDS / 4 {
+                settled = received(&rig.seen);
+            }
+            quiet_peer.write_all(b"?").unwrap();
+            let before: usize = received(&rig.seen).iter().sum();
+            rig.wait(Duration::from_millis(50));
+            let came = received(&rig.seen).iter().sum::<usize>() - before;
+            let most = limits::BULK_RECEIVES * limits::RECEIVE_BUFFER_BYTES;
+            if round >= ROUNDS / 4 {
+                assert!(came <= most, "{name}: {came} bytes in one wait");
+                assert!(rig.seen.bytes(quiet) + 1 >= round, "{name}: not heard in round {round}");
+            }
+        }
+        let turns = (ROUNDS - ROUNDS / 4) * limits::BULK_RECEIVES / bulky;
+        let least = turns / 2 * limits::RECEIVE_BUFFER_BYTES;
+        for (before, after) in settled.into_iter().zip(received(&rig.seen)) {
+            assert!(after - before >= least, "{name}: {} bytes of {least}", after - before);
+        }
+    });
+}
+
+#[test]
+fn a_bulky_socket_is_paused_and_closed_like_any_other() {
+    on_each(|rig| {
+        let name = rig.driver.name();
+        let (id, mut theirs) = rig.attach();
+        let writer = std::thread::spawn(move || {
+            let sent = theirs.write_all(&pattern(40_000_000)).is_ok();
+            (theirs, sent)
+        });
+        rig.until("bulky", |seen| seen.bytes(id) > 1_000_000);
+        rig.driver.pause(id);
+        rig.settle();
+        let before = rig.seen.bytes(id);
+        rig.settle();
+        assert_eq!(rig.seen.bytes(id), before, "{name}: paused");
+        rig.driver.resume(id);
+        rig.until("resumed", |seen| seen.bytes(id) > before + 1_000_000);
+        rig.driver.close(id);
+        let (mut theirs, sent) = {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !writer.is_finished() {
+                assert!(Instant::now() < deadline, "{name}: still open");
+                rig.wait(Duration::from_millis(10));
+            }
+            writer.join().unwrap()
+        };
+        assert!(!sent || theirs.read(&mut [0]).is_ok_and(|count| count == 0), "{name}: closed");
+        // The slot serves its next socket from the start.
+        let (next, mut theirs) = rig.attach();
+        assert_eq!((next.slot, next == id), (id.slot, false));
+        theirs.write_all(b"small").unwrap();
+        rig.until("received", |seen| seen.bytes(next) == 5);
+    });
+}
+
+#[test]
 fn more_operations_than_the_queue_holds_are_all_submitted() {
     on_each(|rig| {
         let (id, mut theirs) = rig.attach();

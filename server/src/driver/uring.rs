@@ -4,11 +4,15 @@
 //! Created and used on one thread. It must never look into the bytes it moves, and never reports a
 //! log write as done unless the kernel completed the fdatasync behind it.
 //!
+//! A socket on which buffers arrive full is *bulky*: a multishot receive would take dozens of them
+//! at once, and all others would wait. It gets a receive for one buffer, renewed in each wait for
+//! at most [`limits::BULK_RECEIVES`] such sockets in turn.
+//!
 //! Contract of its unsafe lines: memory named by a submitted operation (send buffers, write
 //! buffers, the eventfd counter) is owned by a table entry of this driver and neither moved nor
 //! freed until the completion has arrived; the ring itself is dropped before those tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -43,6 +47,10 @@ pub struct Uring {
     wake_armed: bool,
     waker: Waker,
     rearm: Vec<SocketId>,
+    /// Sockets that found no buffer: first in the next wait.
+    starved: Vec<SocketId>,
+    /// Bulky sockets, each once, that wait for their turn.
+    bulky: VecDeque<SocketId>,
 }
 
 struct Listener {
@@ -72,10 +80,19 @@ struct Socket {
     /// The address it is being connected to.
     connecting: Option<Box<SockAddr>>,
     receiving: bool,
+    /// What receives goes on after its first buffer.
+    multishot: bool,
+    /// Above 0 it is bulky: receives left until it gets a multishot one again.
+    bulky: u16,
+    /// It is in the queue of those.
+    in_turn: bool,
     paused: bool,
     disconnected: bool,
     closing: bool,
 }
+
+/// Buffers in a row that were not full make a bulky socket an ordinary one.
+const BULKY: u16 = 256;
 
 // The top byte of `user_data` says what completed, the low 56 bits which one.
 const ACCEPT: u64 = 1 << 56;
@@ -90,6 +107,23 @@ const KIND: u64 = 0xff << 56;
 
 fn socket_data(kind: u64, socket: SocketId) -> u64 {
     kind | u64::from(socket.generation & 0xff_ffff) << 32 | u64::from(socket.slot)
+}
+
+impl Socket {
+    fn may_receive(&self) -> bool {
+        let over = self.disconnected || self.closing;
+        !self.receiving && !self.paused && !over && self.connecting.is_none()
+    }
+
+    /// Bytes arrived; true if its multishot receive must end.
+    fn note_received(&mut self, bytes: usize) -> bool {
+        if bytes < limits::RECEIVE_BUFFER_BYTES {
+            self.bulky = self.bulky.saturating_sub(1);
+            return false;
+        }
+        self.bulky = BULKY;
+        self.receiving && self.multishot
+    }
 }
 
 impl Uring {
@@ -127,6 +161,8 @@ impl Uring {
             wake_armed: false,
             waker,
             rearm: Vec::new(),
+            starved: Vec::new(),
+            bulky: VecDeque::new(),
         })
     }
 
@@ -152,16 +188,42 @@ impl Uring {
 
     fn arm_receive(&mut self, id: SocketId) {
         let Some(socket) = self.socket(id) else { return };
-        if socket.receiving || socket.paused || socket.disconnected || socket.closing {
+        if !socket.may_receive() {
             return;
         }
-        if socket.connecting.is_some() {
+        if socket.bulky > 0 {
+            if !socket.in_turn {
+                socket.in_turn = true;
+                self.bulky.push_back(id);
+            }
             return;
         }
         socket.receiving = true;
+        socket.multishot = true;
         let fd = Fd(socket.fd.as_raw_fd());
         let entry = opcode::RecvMulti::new(fd, buffers::GROUP).build();
         self.push(&entry.user_data(socket_data(RECEIVE, id)));
+    }
+
+    /// Lets the next bulky sockets receive one buffer each.
+    fn arm_bulky(&mut self) {
+        for _ in 0..limits::BULK_RECEIVES {
+            let Some(id) = self.bulky.pop_front() else { return };
+            let Some(socket) = self.socket(id) else { continue };
+            socket.in_turn = false;
+            if !socket.may_receive() {
+                continue;
+            }
+            socket.receiving = true;
+            socket.multishot = false;
+            let fd = Fd(socket.fd.as_raw_fd());
+            let length = limits::RECEIVE_BUFFER_BYTES as u32;
+            let entry = opcode::Recv::new(fd, std::ptr::null_mut(), length)
+                .buf_group(buffers::GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT);
+            self.push(&entry.user_data(socket_data(RECEIVE, id)));
+        }
     }
 
     fn cancel_receive(&mut self, id: SocketId) {
@@ -298,6 +360,7 @@ impl Uring {
             socket.receiving = false;
         }
         let silent = socket.closing || socket.disconnected;
+        let too_much = result > 0 && socket.note_received(result as usize) && !silent;
         let buffer = cqueue::buffer_select(cqe.flags());
         if let Some(buffer) = buffer {
             if result > 0 && !silent {
@@ -319,9 +382,11 @@ impl Uring {
                 socket.disconnected = true;
             }
             completions.disconnected(id, error);
+        } else if ended && result == -libc::ENOBUFS {
+            self.starved.push(id);
         } else if ended {
             self.rearm.push(id);
-        } else if self.socket(id).is_some_and(|socket| socket.paused) {
+        } else if too_much || self.socket(id).is_some_and(|socket| socket.paused) {
             // The cancellation has missed it.
             self.cancel_receive(id);
         }
@@ -389,6 +454,9 @@ impl Uring {
             sent: 0,
             connecting,
             receiving: false,
+            multishot: false,
+            bulky: 0,
+            in_turn: false,
             paused: false,
             disconnected: false,
             closing: false,
@@ -429,9 +497,13 @@ impl Uring {
     }
 
     fn arm(&mut self) {
+        for id in std::mem::take(&mut self.starved) {
+            self.arm_receive(id);
+        }
         for id in std::mem::take(&mut self.rearm) {
             self.arm_receive(id);
         }
+        self.arm_bulky();
         if !self.wake_armed {
             self.wake_armed = true;
             let counter: *mut u64 = &raw mut *self.wake_counter;
@@ -552,6 +624,8 @@ impl Driver for Uring {
         completions: &mut dyn Completions,
     ) -> io::Result<()> {
         self.arm();
+        // Bulky sockets that were not in turn may have bytes already.
+        let timeout = if self.bulky.is_empty() { timeout } else { Some(Duration::ZERO) };
         let timespec = timeout.map(Timespec::from);
         let args = match &timespec {
             Some(timespec) => SubmitArgs::new().timespec(timespec),

@@ -356,7 +356,9 @@ impl Replica {
         let mut ended = Vec::new();
         self.snapshots.receivers.retain(|member, receiver| {
             let progress = self.log.node.progress(*member);
-            let done = progress.is_some_and(|(matched, _)| matched >= receiver.index);
+            // What it said when it took the snapshot may be lost: it starts over then.
+            let done = progress.is_some_and(|(matched, _)| matched >= receiver.index)
+                || self.log.node.has_committed(*member, receiver.index);
             let lost = progress.is_none() || now_ms > receiver.asked_ms + limits::SNAPSHOT_IDLE_MS;
             if done || lost {
                 ended.push((*member, done, receiver.index.0, now_ms - receiver.began_ms));

@@ -30,6 +30,7 @@ use crate::wire;
 mod elections;
 mod leases;
 mod requests;
+mod snapshots;
 
 /// Milliseconds between two turns of a member.
 const STEP_MS: u64 = 10;
@@ -74,6 +75,8 @@ struct Member {
     up: bool,
     /// Its disk stands still.
     holds_writes: bool,
+    /// How often it has, from a snapshot.
+    started_over: u32,
 }
 
 impl Member {
@@ -141,6 +144,7 @@ impl Member {
             leases: BTreeMap::new(),
             up: true,
             holds_writes: false,
+            started_over: 0,
         }
     }
 
@@ -270,8 +274,10 @@ impl Cluster {
                 format!("--initial-cluster={}", pairs.join(",")),
                 format!("--initial-advertise-peer-urls={}", url(at)),
                 format!("--advertise-client-urls=http://10.0.0.{at}:2379"),
-                "--wal-segment-bytes=1048576".to_owned(),
             ];
+            if !extra.iter().any(|flag| flag.starts_with("--wal-segment-bytes=")) {
+                own.push("--wal-segment-bytes=1048576".to_owned());
+            }
             own.extend(extra.iter().map(|flag| (*flag).to_owned()));
             args.push(own);
         }
@@ -344,6 +350,11 @@ impl Cluster {
                         || !self.connected(from, to)
                         || !self.members[at].replica.wants_messages()
                     {
+                        // So the sender's transport says of a lost stream.
+                        if message.r#type == Some(MessageType::MsgSnap as i32) {
+                            let report = PeerReport::SnapshotSent { to, ok: false };
+                            self.post(from, Parcel::Report(report));
+                        }
                         continue;
                     }
                     // As a transport does: what one member sends another can read.
@@ -405,6 +416,14 @@ impl Cluster {
             if let Some(reason) = member.shared.failure.get() {
                 panic!("{} failed: {reason}", member.name);
             }
+            if member.shared.is_restarting() {
+                // What it said last may still have left.
+                if self.prng.chance(1, 2) {
+                    self.collect(at);
+                }
+                self.start_over(at);
+                continue;
+            }
             member.take_answers();
             self.collect(at);
         }
@@ -419,15 +438,14 @@ impl Cluster {
         member.replica.take_replies(&mut replies);
         let from = member.id();
         for message in messages {
-            let to = message.to.unwrap_or(0);
-            if message.r#type == Some(MessageType::MsgSnap as i32) {
-                let report = PeerReport::SnapshotSent { to, ok: false };
-                self.post(from, Parcel::Report(report));
-            } else {
-                self.post(to, Parcel::Message(message));
-            }
+            self.post(message.to.unwrap_or(0), Parcel::Message(message));
         }
         for ask in asks {
+            // If nobody answers; an answer that comes first is the only one.
+            self.posted += 1;
+            let answer = Err(AskError::TimedOut);
+            let late = Parcel::Report(PeerReport::Answered { token: ask.token, answer });
+            self.network.insert((self.now_ms + ask.timeout_ms, self.posted), (from, late));
             self.post(ask.to, Parcel::Ask(from, ask));
         }
         for reply in replies {
@@ -532,16 +550,48 @@ impl Cluster {
 
     /// Starts a member again on what a power cut would have left of its disk.
     fn restart(&mut self, at: usize) {
+        let disk = self.members[at].disk.crash(self.prng.next_u64());
+        self.open_again(at, disk);
+    }
+
+    /// Starts a member again that wishes it, from a snapshot it received. Nothing of its disk is
+    /// lost, but a write that was under way may be.
+    fn start_over(&mut self, at: usize) {
+        if self.prng.chance(1, 2) {
+            self.members[at].finish_write();
+        }
+        let (disk, times) = (self.members[at].disk.clone(), self.members[at].started_over);
+        self.open_again(at, disk);
+        self.members[at].started_over = times + 1;
+    }
+
+    fn open_again(&mut self, at: usize, disk: MemDisk) {
         self.nonce += 1 << 30;
-        let member = &self.members[at];
-        let (name, id) = (member.name.clone(), member.id());
-        let disk = member.disk.crash(self.prng.next_u64());
+        let (name, id) = (self.members[at].name.clone(), self.members[at].id());
         let args = self.args[at].clone();
         self.members[at] = Member::open(&name, &args, disk, self.nonce);
         assert_eq!(self.members[at].id(), id);
         // What was on its way to the old one is lost.
         self.network.retain(|_, (to, _)| *to != id);
+        self.asked.retain(|_, (from, _)| *from != id);
         self.report_connections();
+    }
+
+    /// Waits for a leader among others than those that are cut off; `known` may be it still.
+    #[track_caller]
+    fn leader_among(&mut self, known: &[usize]) -> usize {
+        self.until(20_000, "a leader of the majority", |cluster| cluster.strongest().is_some());
+        self.strongest().unwrap_or(known[0])
+    }
+
+    /// The leader that reaches a majority.
+    fn strongest(&self) -> Option<usize> {
+        self.members.iter().position(|member| {
+            let id = member.id();
+            let reached =
+                self.members.iter().filter(|m| m.id() == id || self.connected(m.id(), id));
+            member.leads() && reached.count() > self.members.len() / 2
+        })
     }
 
     fn isolate(&mut self, at: usize, cut: bool) {

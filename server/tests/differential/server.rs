@@ -77,7 +77,6 @@ impl Server {
         command
             .arg(format!("--max-request-bytes={REQUEST_BYTES_MAX}"))
             .arg(format!("--max-txn-ops={TXN_OPS_MAX}"))
-            .arg("--name=default")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -118,6 +117,7 @@ fn etcd(program: &PathBuf, setup: &Setup) -> Command {
         }
     }
     command
+        .arg("--name=default")
         .arg("--data-dir")
         .arg(&setup.data_dir)
         .arg(format!("--listen-client-urls={client}"))

@@ -31,6 +31,7 @@ impl Caller {
     pub(crate) fn connect(port: u16, window_bytes: u32) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).expect("the member listens");
         socket.set_nonblocking(true).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
         socket.set_nodelay(true).expect("a socket");
         let mut config = ClientConfig::default();
         config.h2.stream_window_bytes = window_bytes;
@@ -112,17 +113,37 @@ impl Caller {
         while self.answers.len() < count {
             let moved = self.write() | (self.read(64 << 10) > 0);
             if !moved {
-                std::thread::sleep(Duration::from_micros(100));
+                self.sleep_until_readable();
                 assert!(Instant::now() < deadline, "{} answers of {count}", self.answers.len());
             }
         }
     }
 
+    /// While there is more to write it looks at both sides in turns.
+    fn sleep_until_readable(&self) {
+        if !self.out.is_empty() {
+            return std::thread::sleep(Duration::from_micros(100));
+        }
+        self.socket.set_nonblocking(false).expect("a socket");
+        // Its outcome shows at the next read.
+        let _ = self.socket.peek(&mut [0]);
+        self.socket.set_nonblocking(true).expect("a socket");
+    }
+
     /// Starts a put and waits for its answer, which must be a good one.
     pub(crate) fn put_once(&mut self, key: &str) -> Duration {
+        self.once(|caller| caller.start_put(1, key, b"x"))
+    }
+
+    /// The same for a read of one key, of which no disk knows.
+    fn get_once(&mut self, key: &str) -> Duration {
+        self.once(|caller| caller.start_list(1, key, ""))
+    }
+
+    fn once(&mut self, start_call: impl FnOnce(&mut Self)) -> Duration {
         let start = Instant::now();
         self.answers.clear();
-        self.start_put(1, key, b"x");
+        start_call(self);
         self.until_answers(1);
         assert!(self.answers[0].1.is_ok(), "{:?}", self.answers[0].1);
         start.elapsed()
@@ -140,19 +161,35 @@ pub(crate) fn list(key: &str, end: &str) -> Vec<u8> {
     request.encode_to_vec()
 }
 
-/// Puts small values, one after the other, until told to stop; how long each took.
-pub(crate) fn puts_until(port: u16, stop: &AtomicBool) -> Vec<Duration> {
+/// How long each call of a well-behaved client took.
+#[derive(Default)]
+pub(crate) struct Took {
+    pub(crate) puts: Vec<Duration>,
+    pub(crate) gets: Vec<Duration>,
+}
+
+/// Puts and reads a small value, one call after the other, until told to stop.
+pub(crate) fn calls_until(port: u16, stop: &AtomicBool) -> Took {
     let mut caller = Caller::connect(port, 1 << 20);
-    let mut took = Vec::new();
+    let mut took = Took::default();
     while !stop.load(Ordering::Relaxed) {
-        took.push(caller.put_once("bystander"));
-        std::thread::sleep(Duration::from_millis(1));
+        took.puts.push(caller.put_once("bystander"));
+        for _ in 0..4 {
+            took.gets.push(caller.get_once("bystander"));
+            std::thread::sleep(Duration::from_micros(500));
+        }
     }
     took
 }
 
 /// The time that 99 of a hundred kept.
-pub(crate) fn p99(mut took: Vec<Duration>) -> Duration {
+pub(crate) fn p99(took: &[Duration]) -> Duration {
+    quantile(took, 99)
+}
+
+/// The time that so many of a hundred kept.
+pub(crate) fn quantile(took: &[Duration], percent: usize) -> Duration {
+    let mut took = took.to_vec();
     took.sort_unstable();
-    took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+    took.get(took.len() * percent / 100).copied().unwrap_or_default()
 }

@@ -111,9 +111,15 @@ impl Handler for Core {
             Phase::Http => {
                 let data = Bytes::copy_from_slice(data);
                 self.events.push_back(ServerEvent::HttpData { stream, data, end_stream });
+                if !end_stream {
+                    conn.count_piece(length);
+                }
                 return;
             }
             Phase::Answering => {
+                if !end_stream {
+                    conn.count_piece(length);
+                }
                 conn.release_connection(length);
                 conn.release_stream(stream, length);
                 return;
@@ -266,11 +272,17 @@ impl Core {
 
     fn body(&mut self, conn: &mut Conn, stream: StreamId, mut data: &[u8]) {
         let length = data.len() as u32;
+        let mut completes = false;
         loop {
             let Some(call) = self.calls.get_mut(stream) else { return };
+            let in_pieces = call.assembler.is_partial();
             let pushed = call.assembler.push(&mut data, self.message_bytes_max, &mut self.chunk);
             match pushed {
                 Ok(Some(framed)) => {
+                    completes = true;
+                    if in_pieces {
+                        conn.count_whole();
+                    }
                     if call.assembler.charged > 0 {
                         self.settle(conn, stream);
                     }
@@ -281,6 +293,9 @@ impl Core {
             }
         }
         let Some(call) = self.calls.get_mut(stream) else { return };
+        if !completes && call.assembler.is_partial() {
+            conn.count_piece(length);
+        }
         if call.assembler.is_in_body() {
             self.account(conn, stream, length);
         } else {

@@ -1,6 +1,8 @@
 //! Tests of the server against hand-made frames: bodies in odd pieces, budgets, plain HTTP.
 
 use super::*;
+use crate::grpc::Code;
+use crate::h2::{ErrorCode, Flood};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const DATA: u8 = 0;
@@ -56,13 +58,79 @@ fn a_body_in_one_byte_frames_is_assembled() {
     let body = message(20_000);
     for (index, byte) in body.iter().enumerate() {
         let flags = if index + 1 == body.len() { END_STREAM } else { 0 };
-        server.receive(&frame(DATA, flags, 1, &[*byte]), 0).unwrap();
+        // Slowly, as somebody who types.
+        server.receive(&frame(DATA, flags, 1, &[*byte]), index as u64).unwrap();
     }
     match server.next_event() {
         Some(ServerEvent::Unary { method: MethodId(3), message, .. }) => {
             assert_eq!(message, body[5..]);
         }
         event => panic!("{event:?}"),
+    }
+}
+
+#[test]
+fn messages_in_tiny_pieces_are_a_flood_beyond_what_whole_ones_pay_for() {
+    let mut server = server(&Budget::default(), false);
+    let body = message(20_000);
+    let mut pieces = 0;
+    let error = (0..).find_map(|call: u32| {
+        let stream = call * 2 + 1;
+        server.receive(&head(stream), 0).unwrap();
+        body.iter().take(1_000).find_map(|byte| {
+            pieces += 1;
+            server.receive(&frame(DATA, 0, stream, &[*byte]), 0).err()
+        })
+    });
+    assert_eq!(error, Some(ConnError::Flood(Flood::Fragments)));
+    assert_eq!(pieces, limits::FRAGMENTS.0 + 1);
+    assert!(contains(&transmitted(&mut server), &ErrorCode::ENHANCE_YOUR_CALM.0.to_be_bytes()));
+}
+
+/// Each shape is repeated far more often than the burst allows, at one moment.
+#[test]
+fn no_shape_of_an_honest_request_is_a_flood() {
+    let whole = |length: usize| vec![message(length)];
+    let prefix_first = |length: usize| vec![message(length)[..5].to_vec(), vec![b'm'; length]];
+    // What fits a window, a remnant, and the next window.
+    let at_a_border = |length: usize| {
+        let (first, rest) = (length * 3 / 4, length - length * 3 / 4 - 3);
+        vec![message(length)[..5 + first].to_vec(), vec![b'm'; 3], vec![b'm'; rest]]
+    };
+    let by_twelve = |length: usize| {
+        message(length).chunks(length.div_ceil(12) + 1).map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let shapes: [(&str, Vec<Vec<u8>>); 7] = [
+        ("a small message", whole(10)),
+        ("an empty message", whole(0)),
+        ("a message behind its prefix", prefix_first(10)),
+        ("a message with a remnant", at_a_border(1_000)),
+        ("a large message with a remnant", at_a_border(12_000)),
+        ("a small message in a dozen pieces", by_twelve(100)),
+        ("a large message in a dozen pieces", by_twelve(12_000)),
+    ];
+    for (what, pieces) in shapes {
+        for ends_apart in [false, true] {
+            let mut server = server(&Budget::default(), false);
+            for call in 0..3 * limits::FRAGMENTS.0 {
+                let stream = call * 2 + 1;
+                let mut wire = head(stream);
+                for (number, piece) in pieces.iter().enumerate() {
+                    let is_last = number + 1 == pieces.len() && !ends_apart;
+                    wire.extend(frame(DATA, u8::from(is_last) * END_STREAM, stream, piece));
+                }
+                if ends_apart {
+                    wire.extend(frame(DATA, END_STREAM, stream, b""));
+                }
+                let outcome = server.receive(&wire, 0);
+                assert_eq!(outcome, Ok(()), "{what}, call {call}");
+                let Some(ServerEvent::Unary { stream, .. }) = server.next_event() else {
+                    panic!("{what}, call {call}");
+                };
+                server.reply_error(stream, Code::Unknown, "done").unwrap();
+                transmitted(&mut server);
+            }
+        }
     }
 }
 

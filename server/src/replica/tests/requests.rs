@@ -184,7 +184,13 @@ fn nothing_acknowledged_is_lost_over_crashes_cuts_and_losses() {
 /// Clients of all members write keys of their own while members crash, restart and are cut off; in
 /// the end all agree, every acknowledged write is there, and no request was answered twice.
 fn chaos(seed: u64) {
-    let mut cluster = Cluster::new(3, 1000 + seed);
+    chaos_with(1000 + seed, &[], 10);
+}
+
+/// With values of so many bytes; returns how often a member has started over from a snapshot.
+pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
+    let mut cluster = Cluster::with_flags(3, seed, extra);
+    let mut started_over = 0;
     cluster.ready();
     let mut acknowledged = Vec::new();
     let mut open: Expected = VecDeque::new();
@@ -203,6 +209,7 @@ fn chaos(seed: u64) {
             1 => {
                 for at in 0..3 {
                     if !cluster.members[at].up {
+                        started_over += cluster.members[at].started_over;
                         cluster.restart(at);
                     }
                 }
@@ -218,7 +225,7 @@ fn chaos(seed: u64) {
             let at = cluster.prng.index(3);
             if cluster.members[at].up {
                 number += 1;
-                let (key, value) = (format!("k{number}"), format!("{seed}-{number}"));
+                let (key, value) = (format!("k{number}"), format!("{seed}-{number:bytes$}"));
                 let slot = cluster.put(at, &key, &value);
                 open.push_back((slot, at, key, value));
             }
@@ -237,6 +244,7 @@ fn chaos(seed: u64) {
     for at in 0..3 {
         cluster.isolate(at, false);
         if !cluster.members[at].up {
+            started_over += cluster.members[at].started_over;
             cluster.restart(at);
         }
     }
@@ -248,6 +256,7 @@ fn chaos(seed: u64) {
     for (key, value) in acknowledged {
         assert_eq!(cluster.members[0].get(&key), Some(value), "seed {seed}: {key} was lost");
     }
+    started_over + cluster.members.iter().map(|member| member.started_over).sum::<u32>()
 }
 
 #[test]

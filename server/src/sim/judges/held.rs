@@ -49,8 +49,7 @@ impl HeldView {
 
 fn hash(view: &MemberView, disk: &MemDisk) -> Result<u64, String> {
     let mut pages = DiskPages::new(disk);
-    let hits =
-        view.store.range(b"\0", b"\0", Revision(0), 0).map_err(|error| error.to_string())?;
+    let hits = view.store.range(b"\0", b"\0", Revision(0), 0).map_err(|error| error.to_string())?;
     let mut hash = Fnv::default();
     for hit in hits.hits() {
         match view.store.value(hit.modified, &mut pages).map_err(|error| error.to_string())? {

@@ -1,0 +1,201 @@
+//! Members that were away for longer than the log reaches back.
+
+use super::requests::chaos_with;
+use super::*;
+
+/// The log reaches back hardly at all.
+const SHORT_LOG: [&str; 2] = ["--snapshot-catchup-entries=5", "--wal-segment-bytes=65536"];
+
+fn long(short: u64, long: u64) -> u64 {
+    if std::env::var_os("ETCORE_LONG").is_some() { long } else { short }
+}
+
+/// Writes through `at` until what is before `behind`'s last entry is in no leader's log.
+fn outrun(cluster: &mut Cluster, at: usize, behind: u64) -> Vec<String> {
+    let mut keys = Vec::new();
+    while cluster.members[at].replica.log.node.status().base.0 <= behind {
+        assert!(keys.len() < 2000, "the log keeps everything");
+        let slots: Vec<Slot> = (0..10)
+            .map(|_| {
+                keys.push(format!("k{}", keys.len()));
+                cluster.put(at, &keys[keys.len() - 1], &"v".repeat(3000))
+            })
+            .collect();
+        for slot in slots {
+            assert_eq!(cluster.reply(at, slot), Ok(()));
+        }
+        cluster.run_ms(100);
+    }
+    keys
+}
+
+fn last_index(cluster: &Cluster, at: usize) -> u64 {
+    cluster.members[at].replica.log.node.status().last_index.0
+}
+
+fn receives(cluster: &Cluster, at: usize) -> bool {
+    cluster.members[at].disk.names().iter().any(|name| name == "etcore.snap.part")
+}
+
+/// What everybody holds must be the same, and no copy may be left.
+fn assert_healed(cluster: &mut Cluster, keys: &[String]) {
+    let leader = cluster.ready();
+    let slot = cluster.put(leader, "last", "v");
+    assert_eq!(cluster.reply(leader, slot), Ok(()));
+    cluster.agree(keys);
+    for at in 0..cluster.members.len() {
+        cluster.read(at);
+        let names = cluster.members[at].disk.names();
+        assert!(!names.iter().any(|name| name.starts_with("etcore.snap")), "{names:?}");
+    }
+}
+
+#[test]
+fn members_that_the_log_does_not_reach_get_a_snapshot_all_at_once() {
+    for seed in 0..long(4, 40) {
+        let mut cluster = Cluster::with_flags(5, 40 + seed, &SHORT_LOG);
+        let leader = cluster.ready();
+        let away = cluster.others(leader)[..2].to_vec();
+        for at in &away {
+            cluster.isolate(*at, true);
+        }
+        cluster.lost = 30 * (seed % 2);
+        let behind = away.iter().map(|at| last_index(&cluster, *at)).max().unwrap();
+        let leader = cluster.leader_among(&[leader]);
+        let keys = outrun(&mut cluster, leader, behind);
+        for at in &away {
+            cluster.isolate(*at, false);
+        }
+        cluster.until(60_000, "both start over", |cluster| {
+            away.iter().all(|at| cluster.members[*at].started_over > 0)
+        });
+        cluster.lost = 0;
+        assert_healed(&mut cluster, &keys);
+        assert!(away.iter().all(|at| cluster.members[*at].started_over == 1), "once each");
+        let leader = cluster.leader();
+        cluster.run_ms(30_000);
+        let shared = cluster.members[leader].shared.clone();
+        let text = shared.metrics.render();
+        let sent =
+            text.lines().filter(|line| line.starts_with("etcd_network_snapshot_send_success{"));
+        assert_eq!(sent.count(), 2, "{text}");
+        let none = "etcd_network_snapshot_send_inflights_total{";
+        assert!(
+            text.lines().filter(|line| line.starts_with(none)).all(|line| line.ends_with(" 0"))
+        );
+    }
+}
+
+#[test]
+fn a_member_that_starts_over_under_load_does_so_at_once_and_serves_nothing_wrong_meanwhile() {
+    let mut cluster = Cluster::with_flags(3, 77, &SHORT_LOG);
+    let leader = cluster.ready();
+    let away = cluster.others(leader)[0];
+    let slot = cluster.put(away, "before", "v");
+    assert_eq!(cluster.reply(away, slot), Ok(()));
+    cluster.isolate(away, true);
+    let behind = last_index(&cluster, away);
+    let keys = outrun(&mut cluster, leader, behind);
+    cluster.isolate(away, false);
+    let mut number = 0;
+    let mut installing_since = None;
+    let end_ms = cluster.now_ms + 60_000;
+    while cluster.members[away].started_over == 0 {
+        assert!(cluster.now_ms < end_ms, "it never starts over");
+        number += 1;
+        cluster.put(leader, &format!("load{number}"), "v");
+        cluster.step();
+        let member = &cluster.members[away];
+        if member.replica.snapshots.installing.is_some() {
+            installing_since.get_or_insert(cluster.now_ms);
+        }
+        if member.started_over == 0 {
+            assert_eq!(member.get("before").as_deref(), Some("v"));
+            assert_eq!(member.get("k0"), None, "nothing of the snapshot is seen before its time");
+        }
+    }
+    let took_ms = cluster.now_ms - installing_since.unwrap_or(cluster.now_ms);
+    assert!(took_ms < 500, "{took_ms} ms after raft took it, the log being written all the time");
+    assert_healed(&mut cluster, &keys);
+}
+
+#[test]
+fn a_receiver_that_crashes_at_any_time_of_the_transfer_gets_there_after_all() {
+    for steps in (0..long(40, 400)).step_by(5) {
+        let mut cluster = Cluster::with_flags(3, 200 + steps, &SHORT_LOG);
+        let leader = cluster.ready();
+        let away = cluster.others(leader)[0];
+        cluster.crash(away);
+        let behind = last_index(&cluster, away);
+        let leader = cluster.leader_among(&[leader]);
+        let keys = outrun(&mut cluster, leader, behind);
+        cluster.restart(away);
+        cluster.until(60_000, "a copy arrives", |cluster| {
+            receives(cluster, away) || cluster.members[away].started_over > 0
+        });
+        for _ in 0..steps {
+            cluster.step();
+        }
+        cluster.crash(away);
+        cluster.run_ms(500);
+        cluster.restart(away);
+        assert_healed(&mut cluster, &keys);
+    }
+}
+
+#[test]
+fn a_sender_that_is_lost_during_the_transfer_is_followed_by_the_next_leader() {
+    for seed in 0..long(6, 60) {
+        let mut cluster = Cluster::with_flags(5, 300 + seed, &SHORT_LOG);
+        let leader = cluster.ready();
+        let away = cluster.others(leader)[0];
+        cluster.isolate(away, true);
+        let behind = last_index(&cluster, away);
+        let leader = cluster.leader_among(&[leader]);
+        let keys = outrun(&mut cluster, leader, behind);
+        cluster.isolate(away, false);
+        cluster.until(60_000, "a copy arrives", |cluster| receives(cluster, away));
+        for _ in 0..seed {
+            cluster.step();
+        }
+        let lost = cluster.members.iter().position(Member::leads).unwrap_or(leader);
+        match seed % 3 {
+            0 => cluster.crash(lost),
+            _ => cluster.isolate(lost, true),
+        }
+        cluster.run_ms(8_000);
+        match seed % 3 {
+            0 => cluster.restart(lost),
+            _ => cluster.isolate(lost, false),
+        }
+        cluster.until(90_000, "it starts over", |cluster| cluster.members[away].started_over > 0);
+        assert_healed(&mut cluster, &keys);
+    }
+}
+
+#[test]
+fn a_copy_that_the_disk_has_no_room_for_is_given_up_and_comes_again() {
+    let mut cluster = Cluster::with_flags(3, 91, &SHORT_LOG);
+    let leader = cluster.ready();
+    let away = cluster.others(leader)[0];
+    cluster.isolate(away, true);
+    let behind = last_index(&cluster, away);
+    let keys = outrun(&mut cluster, leader, behind);
+    cluster.members[away].disk.set_full(true);
+    cluster.isolate(away, false);
+    cluster.run_ms(40_000);
+    assert_eq!(cluster.members[away].started_over, 0);
+    assert!(!receives(&cluster, away), "what cannot be completed takes no room");
+    cluster.members[away].disk.set_full(false);
+    cluster.until(60_000, "it starts over", |cluster| cluster.members[away].started_over > 0);
+    assert_healed(&mut cluster, &keys);
+}
+
+#[test]
+fn nothing_is_lost_when_everything_happens_and_the_log_is_short() {
+    let mut started_over = 0;
+    for seed in 0..long(100, 2000) {
+        started_over += chaos_with(5000 + seed, &SHORT_LOG, 8000);
+    }
+    assert!(started_over > 15, "{started_over} snapshots were installed");
+}

@@ -1,0 +1,158 @@
+//! Three real members, one of which was away for longer than the logs of the others reach back.
+//!
+//! `ETCORE_LONG=1` makes the state it has missed a hundred times as large.
+
+use std::time::{Duration, Instant};
+
+use etcore_proto::pb::etcdserverpb as pb;
+use tonic::Code;
+
+mod harness;
+
+use harness::cluster::Cluster;
+use harness::{Client, DRIVERS, block_on, http_get, is_available};
+
+const FLAGS: [&str; 2] = ["--snapshot-catchup-entries=10", "--wal-segment-bytes=65536"];
+
+fn each_driver(test: impl Fn(Cluster)) {
+    for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
+        let dir = tempfile::tempdir().unwrap();
+        test(Cluster::start(dir.path(), driver, 3, &FLAGS));
+    }
+}
+
+/// Bytes that a member misses.
+fn missed_bytes() -> usize {
+    if std::env::var_os("ETCORE_LONG").is_some() { 800 << 20 } else { 8 << 20 }
+}
+
+/// Writes so many bytes, in rows of 20 kB, many at a time.
+async fn fill(client: &Client, name: &str, bytes: usize) {
+    let value = "x".repeat(20_000);
+    let rows: Vec<usize> = (0..bytes / value.len()).collect();
+    for rows in rows.chunks(16) {
+        let puts = rows.iter().map(|row| {
+            let (client, value) = (client.clone(), value.clone());
+            let key = format!("{name}{row}");
+            tokio::spawn(async move { client.put_kv(&key, &value).await })
+        });
+        for put in puts.collect::<Vec<_>>() {
+            put.await.unwrap();
+        }
+    }
+}
+
+fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
+    let (_, text) = http_get(cluster.setups[at].client_port, "/metrics");
+    text.lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
+}
+
+#[test]
+fn a_member_that_was_away_too_long_gets_a_snapshot_and_starts_over_at_once() {
+    each_driver(|mut cluster| {
+        let leader = block_on(cluster.leader());
+        let away = cluster.others(leader)[0];
+        block_on(async { cluster.client(away).await.put_kv("before", "v").await });
+        cluster.kill(away);
+        block_on(async { fill(&cluster.client(leader).await, "a", missed_bytes()).await });
+        let mut member = cluster.setups[away].spawn();
+        member.wait_for_line("received and saved database snapshot");
+        let begun = Instant::now();
+        member.wait_for_line("starting over from the data directory");
+        member.wait_for_line("takes the page file's place");
+        member.wait_for_line("ready to serve client requests");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(900) || missed_bytes() > 8 << 20, "{took:?}");
+        cluster.members[away] = Some(member);
+        block_on(async {
+            let client = cluster.client(away).await;
+            assert_eq!(client.get("before").await.as_deref(), Some("v"));
+            client.put_kv("back", "again").await;
+            cluster.assert_equal(leader).await;
+        });
+        let (status, health) = http_get(cluster.setups[away].client_port, "/health");
+        assert!(status == 200 && health.contains("\"health\":\"true\""), "{health}");
+        let leader = block_on(cluster.leader());
+        assert!(metric(&cluster, leader, "etcd_network_snapshot_send_success{") >= 1.0);
+        assert_eq!(metric(&cluster, leader, "etcd_network_snapshot_send_inflights_total{"), 0.0);
+        assert_eq!(metric(&cluster, away, "etcd_server_has_leader"), 1.0);
+    });
+}
+
+#[test]
+fn a_member_that_is_killed_while_it_gets_a_snapshot_gets_there_in_the_end() {
+    each_driver(|mut cluster| {
+        let leader = block_on(cluster.leader());
+        let away = cluster.others(leader)[0];
+        cluster.kill(away);
+        block_on(async { fill(&cluster.client(leader).await, "a", missed_bytes()).await });
+        for pause_ms in [0, 3, 10, 30, 100] {
+            let mut member = cluster.setups[away].spawn();
+            member.wait_for_line("receiving database snapshot");
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            member.kill();
+            block_on(async {
+                let client = cluster.client(leader).await;
+                fill(&client, &format!("b{pause_ms}-"), 200_000).await;
+            });
+        }
+        cluster.restart(away);
+        block_on(async {
+            cluster.client(away).await.put_kv("back", "again").await;
+            cluster.assert_equal(leader).await;
+        });
+        let names: Vec<String> = std::fs::read_dir(cluster.setups[away].data_dir.join("member"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(!names.iter().any(|name| name.starts_with("etcore.snap")), "{names:?}");
+    });
+}
+
+#[test]
+fn clients_of_a_member_that_starts_over_are_told_to_come_again() {
+    each_driver(|mut cluster| {
+        let leader = block_on(cluster.leader());
+        let away = cluster.others(leader)[0];
+        // It stands still, so that its clients' connections stay.
+        let stopped = cluster.members[away].as_ref().unwrap().pid();
+        let signal = |signal| send_signal(stopped, signal);
+        block_on(async {
+            let client = cluster.client(away).await;
+            client.put_kv("before", "v").await;
+            signal("-STOP");
+            fill(&cluster.client(leader).await, "a", missed_bytes()).await;
+            signal("-CONT");
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let mut ready = None;
+            while ready.is_none() {
+                assert!(Instant::now() < deadline, "it does not come back");
+                let request = pb::RangeRequest {
+                    key: "before".into(),
+                    serializable: true,
+                    ..pb::RangeRequest::default()
+                };
+                match client.range(request).await {
+                    Ok(found) if found.header.unwrap().revision > 2 => ready = Some(found.kvs),
+                    Ok(found) => assert_eq!(found.kvs[0].value.as_ref(), b"v", "as it was"),
+                    Err(error) => assert!(
+                        matches!(error.code(), Code::Unavailable | Code::Unknown | Code::Cancelled),
+                        "{error:?}"
+                    ),
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(ready.unwrap()[0].value.as_ref(), b"v");
+            cluster.assert_equal(leader).await;
+        });
+        assert!(cluster.members[away].as_mut().unwrap().has_ended(Duration::ZERO).is_none());
+    });
+}
+
+fn send_signal(pid: u32, signal: &str) {
+    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
