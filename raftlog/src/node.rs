@@ -263,7 +263,10 @@ impl Node {
     /// or installed the snapshot at `index`.
     pub fn on_applied(&mut self, index: LogIndex) {
         let index = match is_on(Mutation::PublishBeforeCommit) {
-            true => index.0.min(self.raw.raft.raft_log.committed),
+            true => {
+                let log = &self.raw.raft.raft_log;
+                index.0.min(log.committed).min(log.persisted)
+            }
             false => index.0,
         };
         if index > self.raw.raft.raft_log.applied {

@@ -345,3 +345,48 @@ fn a_member_too_far_behind_gets_a_snapshot_and_opens_behind_it() {
     cluster.settle();
     assert!(cluster.model.len() > 300);
 }
+
+#[test]
+fn a_member_that_installs_a_snapshot_is_not_made_the_leader() {
+    let mut cluster = Cluster::new(3, 5);
+    cluster.settle();
+    let leader = cluster.leader().expect("a leader");
+    let slow = (leader + 1) % 3;
+    cluster.isolated = Some(slow as u64 + 1);
+    for n in 0..300u64 {
+        cluster.propose(Bytes::from(vec![n as u8; 1000]));
+        cluster.step(0);
+    }
+    cluster.isolated = None;
+    let member = &mut cluster.members[leader];
+    let mark = member.mark();
+    let term = member.log.node.status().soft_state.term.0;
+    let snapshot = raftpb::Snapshot {
+        data: None,
+        metadata: Some(raftpb::SnapshotMetadata {
+            conf_state: mark.conf_state.clone(),
+            index: Some(mark.index.0),
+            term: Some(mark.term.0),
+        }),
+    };
+    let message = |kind: raftpb::MessageType| raftpb::Message {
+        r#type: Some(kind as i32),
+        from: Some(leader as u64 + 1),
+        to: Some(slow as u64 + 1),
+        term: Some(term),
+        ..raftpb::Message::default()
+    };
+    let Member { log, disk, .. } = &mut cluster.members[slow];
+    let snap = message(raftpb::MessageType::MsgSnap);
+    log.node.step(raftpb::Message { snapshot: Some(snapshot), ..snap }).expect("taken");
+    let mut effects = Effects::default();
+    while log.turn(&mut effects).expect("staged") {}
+    log.drive(disk).expect("written");
+    // It is on its disk, and not applied yet.
+    log.node.step(message(raftpb::MessageType::MsgTimeoutNow)).expect("ignored");
+    for _ in 0..100 {
+        log.node.tick();
+        while log.turn(&mut effects).expect("staged") {}
+    }
+    assert!(!cluster.members[slow].leads());
+}

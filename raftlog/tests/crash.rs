@@ -174,3 +174,32 @@ fn however_a_power_cut_or_an_error_hits_released_segments_the_log_has_no_hole() 
         }
     }
 }
+
+#[test]
+fn what_a_killed_process_left_unsynced_is_not_built_upon() {
+    let mut whole = MemDisk::new();
+    history(&mut whole, &mut Vec::new()).expect("no crash");
+    let mut new = MemDisk::new();
+    create(&mut new, SMALL_SEGMENT_BYTES).expect("no crash");
+    let mut went_on = 0;
+    for change in new.change_count()..whole.change_count() {
+        // The write can be read, but its sync has failed: no later one makes it durable.
+        let mut disk = MemDisk::new();
+        disk.fail_at(change, std::io::ErrorKind::Other);
+        let mut acknowledged = Vec::new();
+        if history(&mut disk, &mut acknowledged).is_ok() {
+            continue;
+        }
+        let Ok(mut log) = open(&mut disk, SMALL_SEGMENT_BYTES) else { continue };
+        let mut applied = Vec::new();
+        settle(&mut log, &mut disk, &mut applied).expect("settled");
+        log.node.propose([payload(98, 3000)].into_iter()).expect("proposed");
+        settle(&mut log, &mut disk, &mut applied).expect("settled");
+        drop(log);
+        went_on += 1;
+        for seed in 0..if long() { 60 } else { 6 } {
+            check(disk.crash(seed), &applied, &format!("change {change} seed {seed}"));
+        }
+    }
+    assert!(went_on > 10, "{went_on} lives went on from what a failure left");
+}

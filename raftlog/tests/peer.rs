@@ -606,3 +606,24 @@ fn a_proposal_that_was_posted_is_not_posted_again_when_its_connection_breaks() {
 fn proposal(index: u64) -> Message {
     message(MessageType::MsgProp, 1, 2, index)
 }
+
+#[test]
+fn a_post_that_fails_after_its_peers_stream_came_up_does_not_call_the_peer_inactive() {
+    let mut net = Net::new(2, 16);
+    net.send(1, message(MessageType::MsgPreVote, 1, 2, 9));
+    net.effects();
+    let exchange = *net.other_end.keys().find(|(at, _)| *at == 0).expect("a connection to post on");
+    net.carry();
+    // Its request, and whatever answers it, never arrive.
+    let theirs = net.other_end.remove(&exchange).expect("an end");
+    net.other_end.remove(&theirs);
+    net.wires.retain(|place, _| *place != exchange && *place != theirs);
+    net.run(300);
+    assert!(net.member(1).has_streams_with(2), "{:?}", net.member(1).events);
+    net.member(1).reports.clear();
+    let reset = Some("connection reset by peer".to_owned());
+    net.members[0].transport.closed(exchange.1, reset);
+    net.run(300);
+    assert!(!net.member(1).reports.contains(&PeerReport::Inactive(2)));
+    assert!(net.member(1).transport.active().any(|peer| peer == 2));
+}

@@ -336,6 +336,17 @@ fn a_lease_that_ends_early() {
 }
 
 #[test]
+fn an_early_revision_that_an_unknown_write_may_have_made_is_not_held_against_a_lease() {
+    // Revision 4 came at three seconds and the keys were gone at six: the put may be either.
+    is_good(
+        leased()
+            .call((100, 9_000), put("c", "3"), Outcome::Unknown)
+            .call((3_000, 3_010), get("z"), found(4, &[]))
+            .call((6_000, 6_010), get("a"), found(5, &[])),
+    );
+}
+
+#[test]
 fn a_lease_that_is_missing_early() {
     let missing = Outcome::Known(Answer::KeepAlive { revision: 3, ttl: 0 });
     is_bad(leased().call((100, 110), Request::KeepAlive { id: 7 }, missing), lease::EARLY);

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcore_server::clock::Clock;
@@ -12,6 +13,9 @@ use etcore_server::sim::{Plan, Report, run};
 
 /// Lines of the trace that a violation is told with.
 const TAIL: usize = 120;
+
+/// The seed that is being run, for the last words of a build whose panics abort.
+static SEED: AtomicU64 = AtomicU64::new(0);
 
 struct Options {
     seeds: std::ops::Range<u64>,
@@ -26,6 +30,12 @@ struct Options {
 
 fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let seed = SEED.load(Ordering::Relaxed);
+        let _ = writeln!(std::io::stderr(), "seed {seed}: an assertion inside a member fails");
+        say(panic);
+    }));
     match options(std::env::args().skip(1)) {
         Ok(options) => match start(&options, &mut out) {
             Ok(true) => ExitCode::SUCCESS,
@@ -77,6 +87,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
 }
 
 fn plan(seed: u64, options: &Options) -> Plan {
+    SEED.store(seed, Ordering::Relaxed);
     Plan::from_seed(seed, options.members)
 }
 
@@ -101,7 +112,11 @@ fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Resul
         let mut found = None;
         let mut virtual_ns = 0;
         for seed in options.seeds.clone() {
-            let report = run(plan(seed, options), 0);
+            let lines = if options.trace { usize::MAX } else { 0 };
+            let report = run(plan(seed, options), lines);
+            for line in &report.lines {
+                writeln!(out, "{line}")?;
+            }
             virtual_ns += report.virtual_ns;
             if let Some(violation) = report.violation {
                 found = Some((seed, violation));
@@ -113,8 +128,7 @@ fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Resul
         match found {
             Some((seed, violation)) => writeln!(
                 out,
-                "{mutation:?}: seed {seed}, {took:.1} s, {simulated} virtual s: {}",
-                violation.property
+                "{mutation:?}: seed {seed}, {took:.1} s, {simulated} virtual s: {violation:.300}"
             )?,
             None => {
                 all_found = false;

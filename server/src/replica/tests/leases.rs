@@ -136,3 +136,27 @@ fn a_leader_whose_disk_is_slower_than_its_followers_waits_before_it_says_that_th
     let answer = &cluster.members[follower].leases[&slot];
     assert!(matches!(answer, LeaseAnswer::TimeToLive { times: Some(_), .. }), "{answer:?}");
 }
+
+#[test]
+fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledged() {
+    let mut cluster = Cluster::new(3, 36);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    // Two disks of three are a quorum: what the followers have commits without the leader's.
+    cluster.members[leader].holds_writes = true;
+    grant(&mut cluster, follower, 7, 60);
+    assert!(!exists(&cluster, leader, 7), "it has not applied the grant");
+    cluster.next_slot += 1;
+    let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
+    let question = LeaseQuestion::Renew { id: 7 };
+    let asked = cluster.members[leader].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+    assert!(asked.is_ok());
+    cluster.run_ms(200);
+    assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
+    cluster.members[leader].holds_writes = false;
+    cluster.until(7000, "an answer", |cluster| {
+        cluster.members[leader].leases.contains_key(&slot)
+    });
+    let renewed = cluster.members[leader].leases.remove(&slot).unwrap();
+    assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 60 }), "{renewed:?}");
+}
