@@ -154,9 +154,7 @@ fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledg
     cluster.run_ms(200);
     assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
     cluster.members[leader].holds_writes = false;
-    cluster.until(7000, "an answer", |cluster| {
-        cluster.members[leader].leases.contains_key(&slot)
-    });
+    cluster.until(7000, "an answer", |cluster| cluster.members[leader].leases.contains_key(&slot));
     let renewed = cluster.members[leader].leases.remove(&slot).unwrap();
     assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 60 }), "{renewed:?}");
 }
