@@ -192,9 +192,9 @@ impl PageMap {
         }
     }
 
-    /// An evaluation that must end begins: it starts again after each `Pending`, and would do so for
-    /// ever if it needs more windows than the budget keeps. Once half of the budget was fetched for
-    /// it, missing windows are populated in place: the caller blocks, and the evaluation ends.
+    /// An evaluation that must end begins: it starts again after each `Pending`, and would do so
+    /// for ever if it needs more windows than the budget keeps. Once half of the budget was fetched
+    /// for it, missing windows are populated in place: the caller blocks, and the evaluation ends.
     /// Again before [`PageMap::end_evaluation`], nothing changes.
     pub fn begin_evaluation(&mut self) {
         let half = (self.budget_bytes / 2).max(WINDOW_BYTES * WINDOWS_MIN as u64 / 2);

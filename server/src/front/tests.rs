@@ -283,9 +283,14 @@ fn sockets_beyond_those_waiting_for_their_front_are_closed() {
     let refused = rig.accept();
     assert!(is_closed(&refused));
     assert_eq!(rig.connections(), limits::HANDOFFS);
-    assert!(rig.front.has_input());
-    rig.turn();
+    // A burst of connections takes turns with the requests of those that are there.
+    let mut turns = 0;
+    while rig.front.has_input() && rig.driver.sockets.len() < limits::HANDOFFS {
+        rig.turn();
+        turns += 1;
+    }
     assert_eq!(rig.driver.sockets.len(), limits::HANDOFFS);
+    assert!((2..=limits::HANDOFFS).contains(&turns), "{turns} turns");
 }
 
 #[test]
