@@ -449,3 +449,42 @@ fn a_client_with_small_requests_is_read_while_one_with_large_requests_must_wait(
     assert_eq!(small.answers.len(), 1);
     assert_eq!(rig.driver.paused, [false, false], "the large ones are answered too");
 }
+
+#[test]
+fn what_comes_while_the_shard_sleeps_is_answered_from_the_newest_view() {
+    use etcore_engine::types::{LeaseId, LogIndex, Term};
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    // The front has begun its turn and sleeps; meanwhile another one answers from a newer view.
+    rig.front.begin_turn(rig.now_ms);
+    let (mut store, _) = Store::open(&mut MemDisk::new(), EngineConfig::default()).unwrap();
+    let mut txn = store.begin(LogIndex(5), Term(1));
+    txn.put(b"k", b"new", LeaseId(0));
+    txn.commit();
+    rig.front.shared.view.store(Arc::new(MemberView {
+        store: store.publish(),
+        members: Arc::default(),
+        cluster_version: None,
+        alarms: Arc::default(),
+        file_cuts: 0,
+    }));
+    rig.front.shared.status.applied.store(5, Ordering::Release);
+    let range = caller.client.method("/etcdserverpb.KV/Range");
+    let key = b"k".as_slice().into();
+    let request = pb::RangeRequest { key, serializable: true, ..Default::default() };
+    caller.client.start_unary(range, &CallOptions::default(), &request.encode_to_vec()).unwrap();
+    let mut bytes = Vec::new();
+    while caller.client.poll_transmit(&mut bytes, 32 << 10) {}
+    rig.front.received(caller.socket, &bytes);
+    rig.turn();
+    for (_, bytes) in std::mem::take(&mut rig.driver.sends) {
+        caller.client.receive(&bytes, rig.now_ms).unwrap();
+    }
+    let mut answers = Vec::new();
+    while let Some(event) = caller.client.next_event() {
+        if let ClientEvent::Response { message, .. } = event {
+            answers.push(pb::RangeResponse::decode(&message[..]).unwrap().count);
+        }
+    }
+    assert_eq!(answers, [1]);
+}

@@ -389,7 +389,7 @@ impl World {
     ) {
         let Some(op) = client.op.as_mut().filter(|op| op.stream == stream) else { return };
         self.trace.say(self.now, || format!("client {at} is refused: {code:?} {message}"));
-        let is_rotten = self.troubles[client.member].has_rotten;
+        let is_rotten = self.rotten_runs.contains(&client.run);
         let hides = matches!(code, Code::Internal | Code::Unimplemented)
             || code == Code::DataLoss && !is_rotten;
         if hides {

@@ -102,6 +102,7 @@ impl World {
         let Some(life) = &self.members[member].life else { return };
         life.arrivals.iter().for_each(|pages| pages.set_rot(Some(rot)));
         self.troubles[member].has_rotten = true;
+        self.rotten_runs.insert(self.members[member].run_number());
         let at = self.now + self.prng.below(2 * S);
         self.schedule(at, Event::DiskIsSound { member });
     }

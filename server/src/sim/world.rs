@@ -5,7 +5,7 @@
 //! effects of a step. It never carries out two events at once, and draws every choice from the
 //! seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -208,6 +208,8 @@ pub(super) struct World {
     pub(super) starts: u64,
     pub(super) stage: Stage,
     pub(super) judges: Judges,
+    /// Runs of members in which pages came up damaged, or not at all.
+    pub(super) rotten_runs: BTreeSet<u64>,
     /// Views that somebody holds, by member, and until when.
     pub(super) held_views: BTreeMap<usize, (u64, held::HeldView)>,
     pub(super) violation: Option<Violation>,
@@ -260,6 +262,7 @@ impl World {
             lease_ids: 0,
             starts: 0,
             stage: Stage::Trouble,
+            rotten_runs: BTreeSet::new(),
             held_views: BTreeMap::new(),
             violation: None,
         }
