@@ -90,25 +90,51 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
     assert_eq!(hashes.len(), 3);
 }
 
+/// Faults, each with a seed that shows it or is not far from one that does.
+#[cfg(feature = "mutations")]
+const FAULTS: [(etcore_engine::mutation::Mutation, u64); 17] = {
+    use etcore_engine::mutation::Mutation::*;
+    [
+        (AnswerBeforeSync, 1),
+        (VoteForgotten, 1),
+        (ApplyAgainAfterRestart, 1),
+        (StaleReadIndex, 1),
+        (LeaseEndsEarly, 1),
+        (PinnedPageReused, 1),
+        (TornTailTaken, 1),
+        (ConfStateForgotten, 1),
+        (WatchBatchDropped, 1),
+        (MetaBeforePages, 1),
+        (LogReleasedEarly, 1),
+        (UnsyncedTailTrusted, 1),
+        (OldViewServed, 1),
+        (LeaseRevokedByFollower, 1),
+        (FollowerAnswersBeforeSync, 1),
+        (CompactionForgotten, 1),
+        (PublishBeforeCommit, 1),
+    ]
+};
+
 #[cfg(feature = "mutations")]
 #[test]
 fn deliberate_faults_are_found_within_a_few_seeds() {
-    use etcore_engine::mutation::{Mutation, switch};
-    for mutation in [
-        Mutation::AnswerBeforeSync,
-        Mutation::ApplyAgainAfterRestart,
-        Mutation::StaleReadIndex,
-        Mutation::LeaseEndsEarly,
-        Mutation::ConfStateForgotten,
-        Mutation::WatchBatchDropped,
-        Mutation::UnsyncedTailTrusted,
-        Mutation::OldViewServed,
-        Mutation::CompactionForgotten,
-    ] {
-        switch(Some(mutation));
-        let found = (1..60).find_map(|seed| run(Plan::from_seed(seed, None), 0).violation);
-        switch(None);
-        let found = found.unwrap_or_else(|| panic!("{mutation:?} is not found"));
-        eprintln!("{mutation:?}: {found:.200}");
-    }
+    use etcore_engine::mutation::switch;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            scope.spawn(|| {
+                while let Some((fault, first)) = FAULTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    // The switch is this thread's alone.
+                    switch(Some(*fault));
+                    let mut reports = (*first..first + 60)
+                        .map(|seed| (seed, run(Plan::from_seed(seed, None), 0).violation));
+                    let found = reports.find_map(|(seed, found)| Some((seed, found?)));
+                    switch(None);
+                    let (seed, found) = found.unwrap_or_else(|| panic!("{fault:?} is not found"));
+                    eprintln!("{fault:?}: seed {seed}, {:?}: {found:.160}", start.elapsed());
+                }
+            });
+        }
+    });
 }
