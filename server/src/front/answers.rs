@@ -18,7 +18,7 @@ use crate::api::range;
 use crate::api::reader::Stop;
 use crate::api::txn::{self, Context, NoLeases};
 use crate::driver::SocketId;
-use crate::http::Page;
+use crate::http::{self, Page};
 use crate::limits;
 use crate::replica::{Reply, Slot, ToFront, ToReplica};
 use crate::shared::Shared;
@@ -381,7 +381,7 @@ fn timed_out(client_deadline: bool) -> EtcdError {
 fn unavailable(status: &Status) -> Page {
     Page {
         status: 503,
-        content_type: "text/plain; charset=utf-8",
+        content_type: http::TEXT,
         headers: Vec::new(),
         body: status.message.as_bytes().to_vec(),
     }
