@@ -76,7 +76,6 @@ impl Front {
         match task.kind {
             Kind::Abandoned => return,
             Kind::QuotaAlarm => {
-                self.raising_alarm = false;
                 return self.reply_status(task.socket, task.to, &EtcdError::NoSpace.into());
             }
             _ => {}
@@ -317,13 +316,13 @@ impl Front {
             return;
         }
         for slot in overdue {
-            let deadline_ms = self.tasks.deadline_ms(slot);
-            if let Some((socket, to, client_deadline, bytes)) = self.tasks.abandon(slot) {
-                self.proposal_ended(socket, bytes);
-                // If this was to raise the alarm, the next request without space tries again.
-                self.raising_alarm = false;
-                let error = self.proposal_timed_out(deadline_ms, client_deadline);
-                self.reply_status(socket, to, &error.into());
+            if let Some(task) = self.tasks.abandon(slot) {
+                self.proposal_ended(task.socket, task.bytes);
+                let error = match task.kind {
+                    Kind::QuotaAlarm if !task.client_deadline => EtcdError::NoSpace,
+                    _ => self.proposal_timed_out(task.deadline_ms, task.client_deadline),
+                };
+                self.reply_status(task.socket, task.to, &error.into());
                 continue;
             }
             let Some(task) = self.tasks.remove(slot) else { continue };
