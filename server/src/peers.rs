@@ -420,7 +420,9 @@ impl Peers {
             if let Some(conn) = self.conn(id) {
                 conn.is_sending = true;
             }
-            driver.send(socket, buf);
+            if let Some((buf, result)) = driver.send(socket, buf) {
+                self.sent(socket, buf, result);
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
-use crate::driver::{Completions, LogFile, PeerAddress, WriteToken};
+use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::ring::ring;
@@ -58,9 +58,10 @@ impl Driver for Remembering {
     fn resume(&mut self, socket: SocketId) {
         self.paused[socket.slot as usize] = false;
     }
-    fn send(&mut self, socket: SocketId, buf: Vec<u8>) {
+    fn send(&mut self, socket: SocketId, buf: Vec<u8>) -> Option<Sent> {
         assert!(buf.len() <= limits::SEND_BYTES + 64, "a send of {} bytes", buf.len());
         self.sends.push((socket, buf));
+        None
     }
     fn close(&mut self, socket: SocketId) {
         self.closed.push(socket);
