@@ -127,8 +127,6 @@ pub struct Front {
     hasher: Hasher,
     hash_answers: hasher::Answers,
     waker: Waker,
-    /// A NOSPACE alarm is on its way through raft; further requests need not raise it too.
-    raising_alarm: bool,
     scratch: Scratch,
     answer: Vec<u8>,
     now_ms: u64,
@@ -212,7 +210,6 @@ impl Front {
             hasher,
             hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
             waker,
-            raising_alarm: false,
             scratch: Scratch::default(),
             answer: Vec::new(),
             now_ms: 0,

@@ -452,7 +452,7 @@ impl Peers {
         }
         if path == PROBING_PATH {
             let body = prober::answer(self.shared.clock.unix());
-            let fields = [("Content-Type", "text/plain; charset=utf-8")];
+            let fields = [("Content-Type", http::TEXT)];
             return self.transport.answer(asked.conn, 200, &fields, body.as_bytes());
         }
         let view = self.shared.view.load();

@@ -508,10 +508,7 @@ fn cpu_us(pid: u32) -> f64 {
 }
 
 fn anonymous_bytes(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux");
-    let kib: f64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
-    kib * 1024.0
+    harness::rss_anon_kib(pid) as f64 * 1024.0
 }
 
 /// As scattered as those that a server chooses.
