@@ -27,13 +27,17 @@
 
 pub mod compaction;
 pub mod data;
+mod demands;
+mod differ;
 pub mod durable;
 mod evidence;
 pub mod hash;
+mod keys;
 pub mod lease;
 pub mod linear;
 pub mod lines;
 pub mod model;
+mod open;
 mod origin;
 pub mod realtime;
 pub mod registers;

@@ -19,15 +19,16 @@ pub enum Mutation {
     LeaseEndsEarly,
     /// A page that somebody may still read is overwritten.
     PinnedPageReused,
-    /// A torn tail is left where it is and written over.
-    TornTailLeft,
+    /// A record of a torn write, a sector of which is missing, is taken for whole.
+    TornTailTaken,
     /// A checkpoint forgets who the members are.
     ConfStateForgotten,
     /// A response of a watch is dropped now and then.
     WatchBatchDropped,
     /// A checkpoint's meta page is written before its pages are synced.
     MetaBeforePages,
-    /// The log is released up to the newest checkpoint instead of the one before.
+    /// The log is released up to the newest checkpoint instead of the one before, and without
+    /// waiting for the mark that says so.
     LogReleasedEarly,
     /// What a killed process left unsynced is built upon.
     UnsyncedTailTrusted,
@@ -52,7 +53,7 @@ impl Mutation {
         Self::StaleReadIndex,
         Self::LeaseEndsEarly,
         Self::PinnedPageReused,
-        Self::TornTailLeft,
+        Self::TornTailTaken,
         Self::ConfStateForgotten,
         Self::WatchBatchDropped,
         Self::MetaBeforePages,

@@ -2,7 +2,7 @@
 //! loop and handed down; nothing below reads time by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A monotonic clock; clones agree.
@@ -15,8 +15,8 @@ pub struct Clock {
 enum Source {
     /// The machine's.
     Machine(Instant),
-    /// Nanoseconds that the simulator sets.
-    Simulated(Arc<AtomicU64>),
+    /// Nanoseconds that the simulator sets, and seconds from them to the time of day.
+    Simulated { nanos: Arc<AtomicU64>, wall_s: Arc<AtomicI64> },
 }
 
 impl Clock {
@@ -25,9 +25,10 @@ impl Clock {
         Self { source: Source::Machine(Instant::now()) }
     }
 
-    /// Shows what the simulator writes into `nanos`, which must never go back.
-    pub fn simulated(nanos: Arc<AtomicU64>) -> Self {
-        Self { source: Source::Simulated(nanos) }
+    /// Shows what the simulator writes into `nanos`, which must never go back. The time of day is
+    /// `wall_s` seconds more, which may be anything at any time.
+    pub fn simulated(nanos: Arc<AtomicU64>, wall_s: Arc<AtomicI64>) -> Self {
+        Self { source: Source::Simulated { nanos, wall_s } }
     }
 
     /// Milliseconds since the start.
@@ -39,7 +40,7 @@ impl Clock {
     pub fn elapsed(&self) -> Duration {
         match &self.source {
             Source::Machine(origin) => origin.elapsed(),
-            Source::Simulated(nanos) => Duration::from_nanos(nanos.load(Ordering::Relaxed)),
+            Source::Simulated { nanos, .. } => Duration::from_nanos(nanos.load(Ordering::Relaxed)),
         }
     }
 
@@ -47,7 +48,10 @@ impl Clock {
     pub fn unix(&self) -> SystemTime {
         match &self.source {
             Source::Machine(_) => SystemTime::now(),
-            Source::Simulated(_) => UNIX_EPOCH + self.elapsed(),
+            Source::Simulated { wall_s, .. } => {
+                let wall_s = u64::try_from(wall_s.load(Ordering::Relaxed)).unwrap_or(0);
+                UNIX_EPOCH + Duration::from_secs(wall_s) + self.elapsed()
+            }
         }
     }
 }

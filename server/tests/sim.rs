@@ -2,10 +2,13 @@
 //! give equal traces; and, built with the feature `mutations`, deliberate faults are found.
 //!
 //! Some seconds by default; `ETCORE_LONG=1` runs the fixed set of a thousand and five minutes of
-//! fresh seeds. A violation names its seed: `cargo run -p etcore-server --bin sim -- --seed N`.
+//! fresh seeds, or `ETCORE_SIM_FRESH_S` seconds of them. A violation names its seed:
+//! `cargo run -p etcore-server --bin sim -- --seed N`.
 
 #![cfg(feature = "sim")]
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use etcore_server::sim::{Plan, Report, run};
@@ -39,17 +42,35 @@ fn a_fixed_set_of_seeds_shows_no_violation_and_much_happens_in_them() {
 
 #[test]
 fn fresh_seeds_show_no_violation() {
-    let time = Duration::from_secs(if is_long() { 300 } else { 5 });
+    let asked = std::env::var("ETCORE_SIM_FRESH_S").ok().map(|s| s.parse().unwrap());
+    let time = Duration::from_secs(asked.unwrap_or(if is_long() { 300 } else { 5 }));
     let start = Instant::now();
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    let mut seed = u64::try_from(now.as_nanos()).unwrap();
-    let mut count = 0;
-    while start.elapsed() < time {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        run_seed(seed);
-        count += 1;
-    }
-    eprintln!("{count} fresh seeds");
+    // Seconds since 1970, with room for a thousand seeds a second.
+    let first = now.as_secs() * 1000;
+    let (next, virtual_ns) = (AtomicU64::new(first), AtomicU64::new(0));
+    let undecided = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            scope.spawn(|| {
+                while start.elapsed() < time {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let report = run_seed(seed);
+                    virtual_ns.fetch_add(report.virtual_ns, Ordering::Relaxed);
+                    if report.undecided {
+                        undecided.lock().unwrap().push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let (next, undecided) = (next.into_inner(), undecided.into_inner().unwrap());
+    let speed = virtual_ns.into_inner() as f64 / 1e9 / start.elapsed().as_secs_f64();
+    eprintln!("{} fresh seeds: --seeds {first}..{next}, {speed:.0} simulated hours an hour", {
+        next - first
+    });
+    eprintln!("not judged for linearizability, too many choices: {undecided:?}");
+    assert!(undecided.len() as u64 <= 1 + (next - first) / 1000, "{undecided:?}");
 }
 
 #[test]
@@ -69,25 +90,51 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
     assert_eq!(hashes.len(), 3);
 }
 
+/// Faults, each with a seed that shows it or is not far from one that does.
+#[cfg(feature = "mutations")]
+const FAULTS: [(etcore_engine::mutation::Mutation, u64); 17] = {
+    use etcore_engine::mutation::Mutation::*;
+    [
+        (AnswerBeforeSync, 1),
+        (VoteForgotten, 1),
+        (ApplyAgainAfterRestart, 1),
+        (StaleReadIndex, 1),
+        (LeaseEndsEarly, 1),
+        (PinnedPageReused, 1),
+        (TornTailTaken, 1),
+        (ConfStateForgotten, 1),
+        (WatchBatchDropped, 1),
+        (MetaBeforePages, 1),
+        (LogReleasedEarly, 1),
+        (UnsyncedTailTrusted, 1),
+        (OldViewServed, 1),
+        (LeaseRevokedByFollower, 1),
+        (FollowerAnswersBeforeSync, 1),
+        (CompactionForgotten, 1),
+        (PublishBeforeCommit, 1),
+    ]
+};
+
 #[cfg(feature = "mutations")]
 #[test]
 fn deliberate_faults_are_found_within_a_few_seeds() {
-    use etcore_engine::mutation::{Mutation, switch};
-    for mutation in [
-        Mutation::AnswerBeforeSync,
-        Mutation::ApplyAgainAfterRestart,
-        Mutation::StaleReadIndex,
-        Mutation::LeaseEndsEarly,
-        Mutation::ConfStateForgotten,
-        Mutation::WatchBatchDropped,
-        Mutation::UnsyncedTailTrusted,
-        Mutation::OldViewServed,
-        Mutation::CompactionForgotten,
-    ] {
-        switch(Some(mutation));
-        let found = (1..60).find_map(|seed| run(Plan::from_seed(seed, None), 0).violation);
-        switch(None);
-        let found = found.unwrap_or_else(|| panic!("{mutation:?} is not found"));
-        eprintln!("{mutation:?}: {found:.200}");
-    }
+    use etcore_engine::mutation::switch;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
+            scope.spawn(|| {
+                while let Some((fault, first)) = FAULTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    // The switch is this thread's alone.
+                    switch(Some(*fault));
+                    let mut reports = (*first..first + 60)
+                        .map(|seed| (seed, run(Plan::from_seed(seed, None), 0).violation));
+                    let found = reports.find_map(|(seed, found)| Some((seed, found?)));
+                    switch(None);
+                    let (seed, found) = found.unwrap_or_else(|| panic!("{fault:?} is not found"));
+                    eprintln!("{fault:?}: seed {seed}, {:?}: {found:.160}", start.elapsed());
+                }
+            });
+        }
+    });
 }

@@ -120,8 +120,11 @@ impl<'a> Removals<'a> {
             if operation.is_refused() {
                 continue;
             }
-            let leased = operation.request.puts().into_iter().filter(|put| put.lease != 0);
-            removals.leased.extend(leased.map(|put| (&put.key, ())));
+            operation.request.each_put(&mut |put| {
+                if put.lease != 0 {
+                    removals.leased.insert(&put.key, ());
+                }
+            });
             let revision = operation.answer().map(Answer::revision);
             removals.add(&operation.request, revision);
         }

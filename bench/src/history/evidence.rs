@@ -31,6 +31,8 @@ pub(crate) struct Evidence {
     removed: BTreeMap<i64, BTreeSet<Data>>,
     /// Key to the revision of a write to the last revision at which that was still the last write.
     resting: BTreeMap<Data, BTreeMap<i64, i64>>,
+    /// Key to the revision at which it came to be to the last one at which it was still there.
+    alive: BTreeMap<Data, BTreeMap<i64, i64>>,
     watched: Vec<Watched>,
     /// The highest revision of which anything is told.
     pub(crate) last: i64,
@@ -103,6 +105,14 @@ impl Evidence {
         }
         let until = self.resting.entry(kv.key.clone()).or_default().entry(kv.modified).or_default();
         *until = at.max(*until);
+        let until = self.alive.entry(kv.key.clone()).or_default().entry(kv.create).or_default();
+        *until = at.max(*until);
+    }
+
+    /// Keys, and each revision at which they came to be, as far as it was shown.
+    pub(crate) fn creations(&self) -> impl Iterator<Item = (&Data, i64)> {
+        let keys = self.alive.iter();
+        keys.flat_map(|(key, lives)| lives.keys().map(move |create| (key, *create)))
     }
 
     /// What the revision wrote, as far as it was shown.
@@ -124,20 +134,40 @@ impl Evidence {
     /// The last write of the model agrees with all that was shown of its revision.
     pub(crate) fn agrees(&self, model: &Model) -> bool {
         let revision = model.revision();
-        let touched = model.touched(revision);
-        let written = self.written(revision).all(|seen| {
-            touched.contains(&seen.kv.key)
-                && model.kv(&seen.kv.key, revision).is_some_and(|kv| {
-                    kv == seen.kv || (seen.keys_only && kv.version == seen.kv.version)
-                })
-        });
-        let removed = |key: &Data| touched.contains(key) && model.kv(key, revision).is_none();
-        written
-            && self.removed(revision).all(removed)
-            && touched.iter().all(|key| self.may_touch(key, revision))
+        self.shown_otherwise(model).is_none()
+            && model.touched(revision).iter().all(|key| {
+                self.may_touch(key, revision)
+                    && (self.may_remove(key, revision) || model.is_living(key, revision))
+            })
     }
 
-    fn may_touch(&self, key: &Data, revision: i64) -> bool {
+    /// A key that the last write of the model did not leave as it was shown.
+    pub(crate) fn shown_otherwise(&self, model: &Model) -> Option<&Data> {
+        let revision = model.revision();
+        let touched = model.touched(revision);
+        let is_as_shown = |seen: &Seen| {
+            touched.contains(&seen.kv.key)
+                && model.kv(&seen.kv.key, revision).is_some_and(|kv| {
+                    kv == seen.kv
+                        || (seen.keys_only
+                            && kv.version == seen.kv.version
+                            && kv.create == seen.kv.create)
+                })
+        };
+        let removed = |key: &Data| touched.contains(key) && !model.is_living(key, revision);
+        let written = self.written(revision).find(|seen| !is_as_shown(seen));
+        let written = written.map(|seen| &seen.kv.key);
+        written.or_else(|| self.removed(revision).find(|key| !removed(key)))
+    }
+
+    /// Nobody saw the key survive this revision.
+    pub(crate) fn may_remove(&self, key: &Data, revision: i64) -> bool {
+        let alive = self.alive.get(key).and_then(|lives| lives.range(..revision).next_back());
+        alive.is_none_or(|(_, until)| *until < revision)
+    }
+
+    /// Nobody saw an older pair of the key after this revision, and no watch of it says nothing.
+    pub(crate) fn may_touch(&self, key: &Data, revision: i64) -> bool {
         let resting = self.resting.get(key).and_then(|rests| rests.range(..revision).next_back());
         if resting.is_some_and(|(_, until)| *until >= revision) {
             return false;

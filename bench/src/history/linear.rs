@@ -4,9 +4,9 @@
 //! that was answered names the revision that it made, so the order of those is given; every other
 //! answer names the revision at which it was true. So there is no search but for revisions that no
 //! answered write claims: those are given to operations whose outcome is unknown, to revocations,
-//! and to leases that may have ended, newest call first, as evidence allows; a wrong choice is
-//! taken back when an answer disagrees, the nearest one first that has to do with the keys of that
-//! answer. Everything else is one replay against [`super::model`].
+//! and to leases that may have ended, newest call first, as evidence and [`super::demands`] allow; a
+//! wrong choice is taken back when an answer disagrees, the nearest one first that has to do with
+//! the key in which it does. Everything else is one replay against [`super::model`].
 //!
 //! Judged: every field of every answer at its revision, inner answers of transactions included;
 //! each revision has one writer, each operation one effect at most, within its time, a refused one
@@ -19,13 +19,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
-use super::data::{Data, KeyRange};
+use super::data::Data;
+use super::demands::Demands;
+use super::differ::{Reason, difference};
 use super::evidence::{Evidence, Seen};
+use super::keys::{KeySet, Keys};
 use super::lease;
 use super::model::Model;
+use super::open::{self, Open};
 use super::origin;
 use super::realtime::{self, Floors, Place, tell};
-use super::types::{Answer, History, Kv, Outcome, Request};
+use super::types::{Answer, History, Kv, Operation, Request};
 
 /// Answers are true.
 pub const TRUE: &str = "an answer says, in every field, what the store held at its revision";
@@ -40,8 +44,8 @@ pub const REFUSED: &str = "what was refused has no effect";
 /// Not a violation of the store's: too many choices were open.
 pub const UNDECIDED: &str = "the history leaves few enough choices to be judged";
 
-/// Choices tried before a search is given up.
-const TRIES_MAX: u64 = 2_000_000;
+/// Requests replayed before a search is given up, besides one for each of the history.
+const STEPS_MAX: u64 = 300_000;
 
 /// Who made a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +77,20 @@ impl Witness {
 struct Conflict {
     violation: Violation,
     /// Keys that it depends on.
-    keys: Vec<KeyRange>,
+    keys: KeySet,
 }
 
 /// A revision that may have been made by several.
 struct Choice {
     revision: i64,
-    /// Possible by time alone.
-    candidates: Vec<Writer>,
+    /// Of the open writes, those that are possible by time and by what was shown.
+    candidates: Vec<usize>,
     next: usize,
-    chosen: Writer,
+    chosen: usize,
+    /// Only those help that have to do with these keys.
+    wanted: Option<KeySet>,
     /// Keys of the conflicts that ended earlier tries.
-    keys: Vec<KeyRange>,
+    keys: KeySet,
 }
 
 struct Search<'a> {
@@ -95,15 +101,17 @@ struct Search<'a> {
     claimed: BTreeMap<i64, usize>,
     /// Revision to operations that were answered there without saying that they wrote.
     answered: BTreeMap<i64, Vec<usize>>,
+    keys: Keys,
     /// All that may have written without saying where.
-    open: Vec<(u64, Writer)>,
-    /// Keys that were ever attached to each lease.
-    lease_keys: BTreeMap<i64, BTreeSet<Data>>,
+    open: Vec<Open>,
+    demands: Demands,
     model: Model,
+    /// Of the open writes, which have been placed.
+    taken: Vec<bool>,
     used: BTreeMap<usize, i64>,
-    ended: BTreeSet<i64>,
     choices: Vec<Choice>,
-    tries: u64,
+    steps: u64,
+    steps_max: u64,
     /// The conflict at the highest revision so far.
     deepest: Option<(i64, Violation)>,
 }
@@ -135,18 +143,22 @@ pub fn judge(history: &History) -> Result<Witness, Violation> {
     let floors = realtime::judge(history, places)?;
     let evidence = Evidence::of(history);
     origin::judge(history, &evidence, |revision| claimed.contains_key(&revision))?;
+    let keys = Keys::of(history);
+    let open = open::all(history, &keys);
     let search = Search {
+        demands: Demands::new(history, &keys, &evidence, &claimed, &open),
         evidence,
         floors,
         claimed,
         answered,
-        open: open_writes(history),
-        lease_keys: lease_keys(history),
+        taken: vec![false; open.len()],
+        keys,
+        open,
         model: Model::new(&history.start),
         used: BTreeMap::new(),
-        ended: BTreeSet::new(),
         choices: Vec::new(),
-        tries: 0,
+        steps: 0,
+        steps_max: STEPS_MAX.saturating_add(history.operations.len() as u64),
         deepest: None,
         history,
     };
@@ -176,43 +188,6 @@ fn known_place(history: &History, index: usize) -> Option<(Place, Place)> {
         answer if answer.says_written() => Some((write, write)),
         _ => Some((read, read)),
     }
-}
-
-/// Unknown outcomes, revocations and ends of leases, the newest call first, ends last.
-fn open_writes(history: &History) -> Vec<(u64, Writer)> {
-    let mut open = Vec::new();
-    let mut ends = Vec::new();
-    for (index, operation) in history.operations.iter().enumerate() {
-        let revoked = matches!(operation.answer(), Some(Answer::Revoke { .. }));
-        let unknown = operation.outcome == Outcome::Unknown && operation.request.may_write();
-        if revoked || unknown {
-            open.push((operation.invoke, Writer::Operation(index)));
-        }
-        if let (Request::Grant { id, .. }, false) = (&operation.request, operation.is_refused()) {
-            ends.push((operation.invoke, Writer::Expiry(*id)));
-        }
-    }
-    let newest_first = |writes: &mut Vec<(u64, Writer)>| {
-        writes.sort_by_key(|(invoke, _)| std::cmp::Reverse(*invoke));
-    };
-    newest_first(&mut open);
-    newest_first(&mut ends);
-    // A lease of the start has no grant in the history.
-    let leased = history.start.kvs.iter().map(|kv| kv.lease).filter(|id| *id != 0);
-    ends.extend(leased.collect::<BTreeSet<_>>().into_iter().map(|id| (0, Writer::Expiry(id))));
-    open.append(&mut ends);
-    open
-}
-
-fn lease_keys(history: &History) -> BTreeMap<i64, BTreeSet<Data>> {
-    let mut leases: BTreeMap<i64, BTreeSet<Data>> = BTreeMap::new();
-    let puts = history.operations.iter().flat_map(|operation| operation.request.puts());
-    let attached = puts.map(|put| (put.lease, &put.key));
-    let before = history.start.kvs.iter().map(|kv| (kv.lease, &kv.key));
-    for (lease, key) in attached.chain(before).filter(|(lease, _)| *lease != 0) {
-        leases.entry(lease).or_default().insert(key.clone());
-    }
-    leases
 }
 
 impl Search<'_> {
@@ -251,65 +226,114 @@ impl Search<'_> {
     /// conflict nothing has changed.
     fn replay(&mut self, index: usize) -> Result<(), Conflict> {
         let before = self.model.revision();
-        let checked = self.compare(index).and_then(|()| self.check_answers(before + 1));
+        let checked = self
+            .compare(index, before + 1)
+            .and_then(|()| self.check_shown())
+            .and_then(|()| self.check_answers(before + 1));
         if checked.is_err() {
             self.model.undo_to(before);
         }
         checked
     }
 
-    /// Does the operation in the model and compares answers.
-    fn compare(&mut self, index: usize) -> Result<(), Conflict> {
-        let operation = &self.history.operations[index];
+    /// Does the operation in the model and compares answers; a conflict is told at a revision.
+    fn compare(&mut self, index: usize, revision: i64) -> Result<(), Conflict> {
+        self.steps += 1;
+        let history = self.history;
+        let operation = &history.operations[index];
         let Some(answer) = operation.answer() else { return Ok(()) };
-        let wrong = match self.model.apply(&operation.request) {
-            Ok(expected) => difference(&expected, answer),
-            Err(refusal) => Some(format!("the store would refuse it: {refusal}")),
+        let expected = match self.model.apply(&operation.request) {
+            Ok(expected) => expected,
+            Err(refusal) => {
+                let keys = self.footprint(&operation.request);
+                let wrong = || format!("the store would refuse it: {refusal}");
+                return Err(self.conflict(index, revision, keys, wrong));
+            }
         };
-        match wrong {
-            Some(wrong) => Err(self.conflict(index, &wrong)),
-            None => Ok(()),
+        let Some(wrong) = difference(&operation.request, &expected, answer) else { return Ok(()) };
+        let keys = match (&wrong.reason, wrong.request) {
+            (Reason::Key(key), _) => self.one(key),
+            (Reason::Conditions, Request::Txn(txn)) => {
+                let mut keys = self.keys.none();
+                for compare in &txn.compares {
+                    keys.insert_all(self.keys.span(&compare.range));
+                }
+                keys
+            }
+            (_, request) => self.footprint(request),
+        };
+        Err(self.conflict(index, revision, keys, || wrong.tell()))
+    }
+
+    /// What the last write left is what was shown of it elsewhere. That is found again when the
+    /// answer that shows it is judged; here it only saves a search the way there.
+    fn check_shown(&self) -> Result<(), Conflict> {
+        if self.choices.is_empty() {
+            return Ok(());
         }
+        let Some(key) = self.evidence.shown_otherwise(&self.model) else { return Ok(()) };
+        let mut detail = String::new();
+        if self.is_deepest(self.model.revision()) {
+            let revision = self.model.revision();
+            let kv = self.model.kv(key, revision);
+            let shown: Vec<&Kv> = self.evidence.written(revision).map(|seen| &seen.kv).collect();
+            detail = format!("revision {revision} made {kv:?}, and was shown as {shown:?}");
+        }
+        Err(Conflict { violation: Violation::new(TRUE, detail), keys: self.one(key) })
     }
 
     /// Judges all that was answered at a revision, the model being there.
     fn check_answers(&mut self, revision: i64) -> Result<(), Conflict> {
-        let Some(indices) = self.answered.get(&revision).cloned() else { return Ok(()) };
-        for index in indices {
-            if self.used.contains_key(&index) {
-                continue;
-            }
-            if let Request::Grant { .. } = self.history.operations[index].request {
-                continue;
-            }
-            let compared = self.compare(index);
-            let wrote = self.model.revision() != revision;
-            self.model.undo_to(revision);
-            compared?;
-            if wrote {
-                return Err(self.conflict(index, "it would have made a revision"));
-            }
-        }
-        Ok(())
+        let Some(indices) = self.answered.remove(&revision) else { return Ok(()) };
+        let judged = indices.iter().try_for_each(|index| self.check_answer(*index, revision));
+        self.answered.insert(revision, indices);
+        judged
     }
 
-    fn conflict(&self, index: usize, wrong: &str) -> Conflict {
-        let operation = &self.history.operations[index];
-        let mut property = TRUE;
-        let mut keys = self.footprint(Writer::Operation(index));
-        let reached = self.model.revision();
-        let deeper = self.deepest.as_ref().is_none_or(|(at, _)| *at <= reached);
-        if let Some(answer) = operation.answer() {
-            answer.kvs(&operation.request, &mut |kv, _| {
-                // Costly, and of use only if this is what will be told in the end.
-                if deeper && self.is_refused_only(kv) {
-                    property = REFUSED;
-                }
-                keys.push(KeyRange::one(kv.key.clone()));
-            });
+    fn check_answer(&mut self, index: usize, revision: i64) -> Result<(), Conflict> {
+        let request = &self.history.operations[index].request;
+        if self.used.contains_key(&index) || matches!(request, Request::Grant { .. }) {
+            return Ok(());
         }
-        let detail = if deeper { format!("{wrong}: {}", tell(operation)) } else { String::new() };
+        let compared = self.compare(index, revision);
+        let touched = self.model.touched(revision + 1).first().cloned();
+        self.model.undo_to(revision);
+        compared?;
+        match touched {
+            None => Ok(()),
+            Some(key) => {
+                let keys = self.one(&key);
+                let wrong = || "it would have made a revision".to_owned();
+                Err(self.conflict(index, revision, keys, wrong))
+            }
+        }
+    }
+
+    fn conflict(
+        &self,
+        index: usize,
+        revision: i64,
+        keys: KeySet,
+        wrong: impl FnOnce() -> String,
+    ) -> Conflict {
+        let operation = &self.history.operations[index];
+        let (mut property, mut detail) = (TRUE, String::new());
+        // Costly, and of use only if this is what will be told in the end.
+        if self.is_deepest(revision) {
+            if let Some(answer) = operation.answer() {
+                answer.kvs(&operation.request, &mut |kv, _| {
+                    if self.is_refused_only(kv) {
+                        property = REFUSED;
+                    }
+                });
+            }
+            detail = format!("{}: {}", wrong(), tell(operation));
+        }
         Conflict { violation: Violation::new(property, detail), keys }
+    }
+
+    fn is_deepest(&self, revision: i64) -> bool {
+        self.deepest.as_ref().is_none_or(|(at, _)| *at < revision)
     }
 
     /// The pair could only come from something that was refused.
@@ -317,48 +341,46 @@ impl Search<'_> {
         if kv.modified <= self.history.start.revision {
             return false;
         }
-        let mut refused = false;
-        for operation in &self.history.operations {
-            let writes = operation.request.puts();
-            if writes.iter().any(|put| put.key == kv.key && put.value == kv.value) {
-                if !operation.is_refused() {
-                    return false;
-                }
-                refused = true;
-            }
-        }
-        refused
+        let may_put = |operation: &&Operation| operation.request.may_put(&kv.key, &kv.value);
+        let mut writers = self.history.operations.iter().filter(may_put).peekable();
+        writers.peek().is_some() && writers.all(|operation| operation.is_refused())
     }
 
-    fn footprint(&self, writer: Writer) -> Vec<KeyRange> {
-        let leased = |id: &i64| {
-            let keys = self.lease_keys.get(id).into_iter().flatten();
-            keys.map(|key| KeyRange::one(key.clone())).collect()
-        };
-        match writer {
-            Writer::Expiry(id) => leased(&id),
-            Writer::Operation(index) => match &self.history.operations[index].request {
-                Request::Revoke { id } => leased(id),
-                request => request.footprint(),
-            },
+    fn one(&self, key: &Data) -> KeySet {
+        let mut keys = self.keys.none();
+        if let Some(key) = self.keys.index(key) {
+            keys.insert(key);
         }
+        keys
+    }
+
+    fn footprint(&self, request: &Request) -> KeySet {
+        let mut keys = self.keys.none();
+        if let Request::Revoke { id } = request {
+            let revokes = self.open.iter().filter(|open| open.ends == Some(*id));
+            revokes.for_each(|open| keys.add(&open.footprint));
+        }
+        for range in request.footprint() {
+            keys.insert_all(self.keys.span(&range));
+        }
+        keys
     }
 
     /// Opens a choice and takes the first possibility.
     fn open_choice(&mut self, revision: i64) -> Result<Writer, Conflict> {
         let place = realtime::of_write(revision);
-        let in_time = |(invoke, writer): &&(u64, Writer)| {
-            let answered = match writer {
-                Writer::Operation(index) => self.history.operations[*index].answer(),
-                Writer::Expiry(_) => None,
-            };
-            answered.is_none_or(|answer| answer.revision() == revision)
-                && self.floors.before(*invoke).is_none_or(|(floor, _)| floor < place)
+        let is_shown = self.evidence.written(revision).next().is_some();
+        let is_possible = |open: &Open| {
+            let in_time = self.floors.before(open.invoke).is_none_or(|(floor, _)| floor < place);
+            // Where the pair was shown, answers tell better what is wrong.
+            let put = open.puts.first().filter(|_| !open.is_txn && !is_shown);
+            in_time
+                && open.may_make(revision, &self.evidence, &self.keys)
+                && put.is_none_or(|(key, ..)| self.demands.may_put(*key, revision))
         };
-        let candidates = self.open.iter().filter(in_time).map(|(_, writer)| *writer).collect();
-        let choice =
-            Choice { revision, candidates, next: 0, chosen: Writer::Expiry(0), keys: Vec::new() };
-        self.choices.push(choice);
+        let candidates = (0..self.open.len()).filter(|at| is_possible(&self.open[*at])).collect();
+        let keys = self.keys.none();
+        self.choices.push(Choice { revision, candidates, next: 0, chosen: 0, wanted: None, keys });
         match self.take_next() {
             Some(writer) => Ok(writer),
             None => Err(self.give_up_choice()),
@@ -369,69 +391,78 @@ impl Search<'_> {
     fn take_next(&mut self) -> Option<Writer> {
         loop {
             let choice = self.choices.last_mut()?;
-            let writer = *choice.candidates.get(choice.next)?;
+            let at = *choice.candidates.get(choice.next)?;
             choice.next += 1;
             let revision = choice.revision;
-            self.tries += 1;
-            if self.tries > TRIES_MAX {
-                return None;
-            }
-            match writer {
-                Writer::Operation(index) if self.used.contains_key(&index) => continue,
-                Writer::Operation(index) => {
-                    let request = &self.history.operations[index].request;
-                    // A refusal changes nothing, which is found next.
-                    let _ = self.model.apply(request);
-                }
-                Writer::Expiry(id) if self.ended.contains(&id) => continue,
-                Writer::Expiry(id) => self.model.end_lease(id),
-            }
-            if self.model.revision() != revision {
+            let open = &self.open[at];
+            let helps = |wanted: &KeySet| wanted.meets(&open.footprint);
+            if !choice.wanted.as_ref().is_none_or(helps) {
                 continue;
             }
-            if !self.evidence.agrees(&self.model) {
+            if self.taken[at] {
+                choice.keys.add(&open.footprint);
+                continue;
+            }
+            self.steps += 1;
+            if self.steps > self.steps_max {
+                return None;
+            }
+            match open.writer {
+                Writer::Operation(index) => {
+                    // A refusal changes nothing, which is found next.
+                    let _ = self.model.apply(&self.history.operations[index].request);
+                }
+                Writer::Expiry(id) => self.model.end_lease(id),
+            }
+            if self.model.revision() != revision || !self.evidence.agrees(&self.model) {
+                choice.keys.add(&open.footprint);
                 self.model.undo_to(revision - 1);
                 continue;
             }
-            self.mark(writer, revision);
-            match self.check_answers(revision) {
-                Ok(()) => {
-                    if let Some(choice) = self.choices.last_mut() {
-                        choice.chosen = writer;
-                    }
-                    return Some(writer);
+            let writer = open.writer;
+            self.mark(at, revision);
+            let checked = match self.check_answers(revision) {
+                Ok(()) => self.check_demands(revision),
+                Err(conflict) => Err(conflict),
+            };
+            let Err(conflict) = checked else {
+                if let Some(choice) = self.choices.last_mut() {
+                    choice.chosen = at;
                 }
-                Err(conflict) => {
-                    self.unmark(writer);
-                    self.model.undo_to(revision - 1);
-                    self.note(revision, &conflict.violation);
-                    if let Some(choice) = self.choices.last_mut() {
-                        choice.keys.extend(conflict.keys);
-                    }
-                }
+                return Some(writer);
+            };
+            self.unmark(at);
+            self.model.undo_to(revision - 1);
+            self.note(revision, &conflict.violation);
+            if let Some(choice) = self.choices.last_mut() {
+                choice.keys.add(&conflict.keys);
             }
         }
     }
 
-    fn mark(&mut self, writer: Writer, revision: i64) {
-        match writer {
-            Writer::Operation(index) => {
-                self.used.insert(index, revision);
-            }
-            Writer::Expiry(id) => {
-                self.ended.insert(id);
-            }
+    /// What must be gone by some time can be.
+    fn check_demands(&self, revision: i64) -> Result<(), Conflict> {
+        let unmet = self.demands.unmet(&self.model, &self.keys, &self.open, &self.taken);
+        let Some(keys) = unmet else { return Ok(()) };
+        let mut detail = String::new();
+        if self.is_deepest(revision) {
+            let keys: Vec<&Data> = keys.iter().map(|key| self.keys.key(key)).collect();
+            detail = format!("after revision {revision} nothing can have removed {keys:?} in time");
+        }
+        Err(Conflict { violation: Violation::new(EXPLAINED, detail), keys })
+    }
+
+    fn mark(&mut self, at: usize, revision: i64) {
+        self.taken[at] = true;
+        if let Writer::Operation(index) = self.open[at].writer {
+            self.used.insert(index, revision);
         }
     }
 
-    fn unmark(&mut self, writer: Writer) {
-        match writer {
-            Writer::Operation(index) => {
-                self.used.remove(&index);
-            }
-            Writer::Expiry(id) => {
-                self.ended.remove(&id);
-            }
+    fn unmark(&mut self, at: usize) {
+        self.taken[at] = false;
+        if let Writer::Operation(index) = self.open[at].writer {
+            self.used.remove(&index);
         }
     }
 
@@ -439,26 +470,17 @@ impl Search<'_> {
     fn give_up_choice(&mut self) -> Conflict {
         let Some(choice) = self.choices.pop() else {
             let violation = Violation::new(UNDECIDED, String::new());
-            return Conflict { violation, keys: vec![KeyRange::all()] };
+            return Conflict { violation, keys: self.keys.none() };
         };
-        let mut keys = choice.keys;
-        for writer in &choice.candidates {
-            keys.extend(self.footprint(*writer));
-        }
-        keys.extend(
-            self.evidence.written(choice.revision).map(|s| KeyRange::one(s.kv.key.clone())),
-        );
-        keys.extend(self.evidence.removed(choice.revision).map(|k| KeyRange::one(k.clone())));
-        let new = self.deepest.as_ref().is_none_or(|(at, _)| *at < choice.revision);
-        let violation = match new {
+        let violation = match self.is_deepest(choice.revision) {
             true => self.explain(choice.revision),
             false => Violation::new(EXPLAINED, String::new()),
         };
-        Conflict { violation, keys }
+        Conflict { violation, keys: choice.keys }
     }
 
     fn note(&mut self, revision: i64, violation: &Violation) {
-        if self.deepest.as_ref().is_none_or(|(at, _)| *at < revision) {
+        if self.is_deepest(revision) {
             self.deepest = Some((revision, violation.clone()));
         }
     }
@@ -468,11 +490,11 @@ impl Search<'_> {
         let mut conflict = conflict;
         self.note(revision, &conflict.violation);
         loop {
-            if self.tries > TRIES_MAX {
+            if self.steps > self.steps_max {
                 let reached = self.deepest.take().map_or(String::new(), |(at, violation)| {
                     format!("; the furthest try ended at revision {at}: {violation}")
                 });
-                let detail = format!("gave up after {TRIES_MAX} tries{reached}");
+                let detail = format!("gave up after {} steps{reached}", self.steps);
                 return Err(Violation::new(UNDECIDED, detail));
             }
             let Some(choice) = self.choices.last_mut() else {
@@ -480,19 +502,19 @@ impl Search<'_> {
                 return Err(deepest.unwrap_or(conflict.violation));
             };
             let (chosen, at) = (choice.chosen, choice.revision);
-            let concerned = choice.candidates[choice.next - 1..].to_vec();
+            let helps = |at: &usize| self.open[*at].footprint.meets(&conflict.keys);
+            // Those tried before count too: they failed for other reasons.
+            let is_concerned = choice.candidates.iter().any(helps);
+            if is_concerned {
+                choice.keys.add(&conflict.keys);
+                // If what was chosen has nothing to do with it, only what has can be the remedy.
+                choice.wanted = (!helps(&chosen)).then(|| conflict.keys.clone());
+            }
             self.unmark(chosen);
             self.model.undo_to(at - 1);
-            let meets = |writer: &Writer| {
-                let keys = self.footprint(*writer);
-                keys.iter().any(|key| conflict.keys.iter().any(|other| key.meets(other)))
-            };
-            if !concerned.iter().any(meets) {
+            if !is_concerned {
                 self.choices.pop();
                 continue;
-            }
-            if let Some(choice) = self.choices.last_mut() {
-                choice.keys.append(&mut conflict.keys);
             }
             if let Some(writer) = self.take_next() {
                 return Ok((at, writer));
@@ -502,15 +524,12 @@ impl Search<'_> {
     }
 
     /// Why nothing explains a revision, as well as it can be told; the model is just before it.
-    fn explain(&mut self, revision: i64) -> Violation {
+    fn explain(&self, revision: i64) -> Violation {
         let written: Vec<Seen> = self.evidence.written(revision).cloned().collect();
         let removed: Vec<Data> = self.evidence.removed(revision).cloned().collect();
         let shown = format!("revision {revision} wrote {written:?} and removed {removed:?}");
         for operation in &self.history.operations {
-            let puts = operation.request.puts();
-            let of_it = |seen: &Seen| {
-                puts.iter().any(|put| put.key == seen.kv.key && put.value == seen.kv.value)
-            };
+            let of_it = |seen: &Seen| operation.request.may_put(&seen.kv.key, &seen.kv.value);
             if !written.is_empty() && written.iter().all(of_it) {
                 let property = if operation.is_refused() { REFUSED } else { ONCE };
                 return Violation::new(property, format!("{shown}; {}", tell(operation)));
@@ -528,59 +547,4 @@ impl Search<'_> {
         }
         Violation::new(EXPLAINED, shown)
     }
-}
-
-/// The first field in which an answer is not what it should be.
-fn difference(expected: &Answer, actual: &Answer) -> Option<String> {
-    let (expected_kvs, actual_kvs) = match (expected, actual) {
-        (Answer::Revoke { .. } | Answer::Compact { .. }, _) | (_, Answer::KeepAlive { .. }) => {
-            return field("revision", &expected.revision(), &actual.revision());
-        }
-        (
-            Answer::Get { revision, kvs, more, count },
-            Answer::Get { revision: revision2, kvs: kvs2, more: more2, count: count2 },
-        ) => {
-            let other = field("revision", revision, revision2)
-                .or_else(|| field("count", count, count2))
-                .or_else(|| field("more", more, more2));
-            if other.is_some() {
-                return other;
-            }
-            (&kvs[..], &kvs2[..])
-        }
-        (Answer::Put { revision, prev }, Answer::Put { revision: revision2, prev: prev2 }) => {
-            return field("revision", revision, revision2)
-                .or_else(|| field("prev_kv", prev, prev2));
-        }
-        (
-            Answer::Delete { revision, deleted, prev },
-            Answer::Delete { revision: revision2, deleted: deleted2, prev: prev2 },
-        ) => {
-            let other = field("revision", revision, revision2)
-                .or_else(|| field("deleted", deleted, deleted2));
-            if other.is_some() {
-                return other;
-            }
-            (&prev[..], &prev2[..])
-        }
-        (
-            Answer::Txn { revision, succeeded, answers },
-            Answer::Txn { revision: revision2, succeeded: succeeded2, answers: answers2 },
-        ) => {
-            return field("succeeded", succeeded, succeeded2)
-                .or_else(|| field("revision", revision, revision2))
-                .or_else(|| field("number of answers", &answers.len(), &answers2.len()))
-                .or_else(|| answers.iter().zip(answers2).find_map(|(a, b)| difference(a, b)));
-        }
-        _ => return field("kind of answer", expected, actual),
-    };
-    let pairs = expected_kvs.iter().zip(actual_kvs);
-    pairs
-        .into_iter()
-        .find_map(|(expected, actual)| field("pair", expected, actual))
-        .or_else(|| field("number of pairs", &expected_kvs.len(), &actual_kvs.len()))
-}
-
-fn field<T: PartialEq + std::fmt::Debug>(name: &str, expected: &T, actual: &T) -> Option<String> {
-    (expected != actual).then(|| format!("{name} should be {expected:?} and is {actual:?}"))
 }

@@ -166,6 +166,17 @@ impl Model {
         self.live(key, at).map(|entry| entry.kv(key))
     }
 
+    /// The key is there at a revision.
+    pub(crate) fn is_living(&self, key: &Data, at: i64) -> bool {
+        self.live(key, at).is_some()
+    }
+
+    /// All keys that are there now, in order, each with its lease.
+    pub(crate) fn living(&self) -> impl Iterator<Item = (&Data, i64)> {
+        let last = self.keys.iter().filter_map(|(key, versions)| Some((key, versions.last()?)));
+        last.filter(|(_, entry)| entry.version > 0).map(|(key, entry)| (key, entry.lease))
+    }
+
     fn entry(&self, key: &Data, at: i64) -> Option<&Entry> {
         last_at(self.keys.get(key)?, at)
     }

@@ -30,14 +30,14 @@ pub(crate) fn judge(
 ) -> Result<(), Violation> {
     let mut sources: BTreeMap<(&Data, &Data), Source<'_>> = BTreeMap::new();
     for operation in &history.operations {
-        for put in operation.request.puts() {
+        operation.request.each_put(&mut |put| {
             let source = sources.entry((&put.key, &put.value)).or_default();
             if operation.outcome == Outcome::Unknown {
                 source.unknown += 1;
             } else {
                 source.other = Some(operation);
             }
-        }
+        });
     }
     for (revision, seen) in evidence.all_written() {
         if revision <= history.start.revision || seen.keys_only || is_claimed(revision) {

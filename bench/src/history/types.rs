@@ -201,15 +201,31 @@ impl Request {
         }
     }
 
-    /// All single writes, in either branch of transactions.
-    pub fn puts(&self) -> Vec<&Put> {
+    /// Hands over all single writes, in either branch of transactions.
+    pub fn each_put<'a>(&'a self, each: &mut impl FnMut(&'a Put)) {
         match self {
-            Request::Put(put) => vec![put],
+            Request::Put(put) => each(put),
             Request::Txn(txn) => {
-                txn.success.iter().chain(&txn.failure).flat_map(|request| request.puts()).collect()
+                for request in txn.success.iter().chain(&txn.failure) {
+                    request.each_put(each);
+                }
             }
-            _ => Vec::new(),
+            _ => {}
         }
+    }
+
+    /// May write this value to this key.
+    pub fn may_put(&self, key: &Data, value: &Data) -> bool {
+        let mut found = false;
+        self.each_put(&mut |put| found |= put.key == *key && put.value == *value);
+        found
+    }
+
+    /// Has a single write, in either branch of transactions.
+    pub fn has_put(&self) -> bool {
+        let mut found = false;
+        self.each_put(&mut |_| found = true);
+        found
     }
 }
 

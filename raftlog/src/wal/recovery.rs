@@ -157,10 +157,7 @@ pub fn recover(
         }
         replay.finish(row.action() == Action::Cut).map_err(|what| refused(Row::K, what))?;
         let cut = match row.action() {
-            Action::Cut => {
-                let repair = options.repair && !is_on(Mutation::TornTailLeft);
-                Some(cut(disk, &path, file, &bytes, offset, repair)?)
-            }
+            Action::Cut => Some(cut(disk, &path, file, &bytes, offset, options.repair)?),
             _ => None,
         };
         if options.repair && !is_on(Mutation::UnsyncedTailTrusted) {

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileId, FileOp, FileOutput};
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 
@@ -396,7 +397,10 @@ impl Writer {
     /// it can still be read.
     pub fn release(&mut self, to: LogIndex) -> LogIndex {
         let mark = self.marks.iter().rev().find(|(index, _)| *index <= to);
-        let mark = mark.map_or(0, |(index, _)| index.0);
+        let mark = match is_on(Mutation::LogReleasedEarly) {
+            true => to.0,
+            false => mark.map_or(0, |(index, _)| index.0),
+        };
         let limit = to.0.saturating_sub(self.catchup_entries()).min(mark);
         let limit = self.held.map_or(limit, |held| held.0.min(limit));
         while self.segments.get(1).is_some_and(|next| next.first_index <= limit) {

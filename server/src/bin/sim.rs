@@ -1,11 +1,13 @@
 //! The `sim` program: runs seeds of the simulator, prints what they found.
 //!
-//! `--seed N` runs one and prints the hash of its trace; `--seeds A..B` runs many and goes on until
-//! the first violation. It must never decide anything by the time it took.
+//! `--seed N` runs one and prints the hash of its trace; `--seeds A..B` runs many, on `--threads N`,
+//! and goes on until the first violation. It must never decide anything by the time it took.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use etcore_server::clock::Clock;
@@ -14,12 +16,18 @@ use etcore_server::sim::{Plan, Report, run};
 /// Lines of the trace that a violation is told with.
 const TAIL: usize = 120;
 
-/// The seed that is being run, for the last words of a build whose panics abort.
-static SEED: AtomicU64 = AtomicU64::new(0);
+/// Reports of other threads that wait to be told.
+const REPORTS_MAX: usize = 16;
+
+thread_local! {
+    /// The seed that is being run, for the last words of a build whose panics abort.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
 
 struct Options {
     seeds: std::ops::Range<u64>,
     members: Option<usize>,
+    threads: usize,
     trace: bool,
     /// Go on after a violation.
     all: bool,
@@ -32,7 +40,7 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let say = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let seed = SEED.load(Ordering::Relaxed);
+        let seed = SEED.get();
         let _ = writeln!(std::io::stderr(), "seed {seed}: an assertion inside a member fails");
         say(panic);
     }));
@@ -51,11 +59,12 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-    const USAGE: &str = "sim [--seed N | --seeds A..B] [--members N] [--trace] [--all] \
-                         [--history FILE] [--mutation NAME|all]";
+    const USAGE: &str = "sim [--seed N | --seeds A..B] [--members N] [--threads N] [--trace] \
+                         [--all] [--history FILE] [--mutation NAME|all]";
     let mut options = Options {
         seeds: 0..1,
         members: None,
+        threads: 1,
         trace: false,
         all: false,
         history: None,
@@ -76,6 +85,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
                 options.seeds = number(from)?..number(to)?;
             }
             "--members" => options.members = usize::try_from(number(&value()?)?).ok(),
+            "--threads" => options.threads = usize::try_from(number(&value()?)?).unwrap_or(1),
             "--trace" => options.trace = true,
             "--all" => options.all = true,
             "--history" => options.history = Some(value()?),
@@ -87,7 +97,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
 }
 
 fn plan(seed: u64, options: &Options) -> Plan {
-    SEED.store(seed, Ordering::Relaxed);
+    SEED.set(seed);
     Plan::from_seed(seed, options.members)
 }
 
@@ -146,23 +156,64 @@ fn mutate(_: &str, _: &Options, out: &mut impl Write) -> std::io::Result<bool> {
 }
 
 fn simulate(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
+    if options.threads <= 1 {
+        let seeds = options.seeds.clone();
+        return judge(options, seeds.map(|seed| simulate_one(seed, options)), out);
+    }
+    let (next, stop) = (AtomicU64::new(options.seeds.start), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (reports, told) = sync_channel(REPORTS_MAX);
+        for _ in 0..options.threads {
+            let reports = reports.clone();
+            scope.spawn(|| simulate_next(options, &next, &stop, reports));
+        }
+        drop(reports);
+        let judged = judge(options, told.iter(), out);
+        stop.store(true, Ordering::Relaxed);
+        // Who is about to tell of one more must not wait.
+        drop(told);
+        judged
+    })
+}
+
+/// Takes one seed after the other until there are none left, or nobody listens.
+fn simulate_next(
+    options: &Options,
+    next: &AtomicU64,
+    stop: &AtomicBool,
+    reports: SyncSender<Report>,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= options.seeds.end || reports.send(simulate_one(seed, options)).is_err() {
+            return;
+        }
+    }
+}
+
+fn simulate_one(seed: u64, options: &Options) -> Report {
+    run(plan(seed, options), if options.trace { usize::MAX } else { 0 })
+}
+
+fn judge(
+    options: &Options,
+    reports: impl Iterator<Item = Report>,
+    out: &mut impl Write,
+) -> std::io::Result<bool> {
     let clock = Clock::start();
     let (mut ran, mut failed, mut undecided) = (0u64, 0u64, 0u64);
     let (mut virtual_ns, mut said) = (0u64, Duration::ZERO);
     let single = options.seeds.end - options.seeds.start == 1;
-    for seed in options.seeds.clone() {
-        let lines = if options.trace { usize::MAX } else { 0 };
-        let report = run(plan(seed, options), lines);
+    for report in reports {
+        let seed = report.seed;
         ran += 1;
         virtual_ns += report.virtual_ns;
         undecided += u64::from(report.undecided);
-        if single {
+        if single || report.undecided {
             tell(&report, out)?;
         }
-        if options.trace {
-            for line in &report.lines {
-                writeln!(out, "{line}")?;
-            }
+        for line in &report.lines {
+            writeln!(out, "{line}")?;
         }
         if let Some(path) = &options.history {
             let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);

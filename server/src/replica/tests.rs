@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use etcore_engine::file::{Disk, FileOp, run};
@@ -88,7 +87,7 @@ impl Member {
         let path = Path::new("in memory");
         let mut stored = boot::open_stored(&config, nonce, path, &mut page_disk, &mut log_disk)
             .expect("the files are good");
-        let clock = Clock::simulated(Arc::new(AtomicU64::new(0)));
+        let clock = Clock::simulated(Arc::default(), Arc::default());
         let shared = assemble::shared(*config, clock, &mut stored, 1);
         let pins = stored.store.revision_pins().clone();
         let (hasher, _) = Hasher::with(shared.clone(), DiskPages::new(&disk), pins);

@@ -1,8 +1,11 @@
 //! What goes wrong, drawn from the seed at the plan's rates.
 //!
 //! Called by the world. A fault never reaches beyond its model: a disk loses nothing that it said
-//! was durable, a connection delivers nothing twice, a process that stands still sees its clock go
-//! on.
+//! was durable, a connection delivers nothing twice, a clock does not run ahead of its rate. The
+//! clock of a process that stands still goes on, so that to the process it leaps, or stands still
+//! too.
+
+use std::sync::atomic::Ordering;
 
 use etcore_engine::file::{FileOp, run};
 use etcore_engine::testing::disk_pages::Rot;
@@ -76,6 +79,13 @@ impl World {
             }
             8 => self.troubles[member].disk_fails = self.members[member].life.is_some(),
             10 => self.rot(member),
+            11 => self.stop_clock(member),
+            12 => {
+                let most: u64 = [2, 3600, 40_000_000][self.prng.index(3)];
+                let ahead = self.prng.below(2 * most + 1).cast_signed();
+                let to = 1_700_000_000 + ahead - most.cast_signed();
+                self.members[member].wall_s.store(to, Ordering::Relaxed);
+            }
             _ => {
                 self.members[member].disk.set_full(true);
                 let at = until(self, 4 * S);
@@ -93,6 +103,20 @@ impl World {
         self.troubles[member].cut_in_write = Some(writes);
         // The next life is cut off likewise: it writes over what this one leaves.
         self.troubles[member].cut_again = self.prng.chance(1, 2);
+    }
+
+    /// The member's monotonic clock stands still. What it promised by it may last longer, never
+    /// shorter.
+    fn stop_clock(&mut self, member: usize) {
+        let most = [500 * MS, 5 * S][self.prng.index(2)];
+        let until = self.now + self.prng.below(most);
+        let suspended = self.prng.chance(1, 2);
+        let Some(life) = &mut self.members[member].life else { return };
+        life.clock.stand_still(self.now, until);
+        if suspended {
+            self.troubles[member].paused_until = until;
+        }
+        self.wake_all(member);
     }
 
     /// Some pages come up wrong for a while.

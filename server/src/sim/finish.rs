@@ -114,6 +114,9 @@ impl World {
         self.release_all();
         for member in 0..self.members.len() {
             self.members[member].disk.set_full(false);
+            if let Some(life) = &mut self.members[member].life {
+                life.clock.stand_still(now, now);
+            }
             self.disk_is_sound(member);
             self.wake_all(member);
         }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::Completion;
@@ -37,7 +37,8 @@ use crate::shared::Shared;
 /// Time that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// A member's clock against the world's: it starts at zero with each life and runs at its own rate.
+/// A member's clock against the world's: it starts at zero with each life, runs at its own rate, and
+/// stands still at times.
 #[derive(Debug, Clone)]
 pub(super) struct OwnClock {
     /// What the member reads.
@@ -45,24 +46,41 @@ pub(super) struct OwnClock {
     started: u64,
     /// Own nanoseconds in a million of the world's.
     rate: u64,
+    /// The world's nanoseconds for which it stood still before `still`.
+    stood: u64,
+    /// It stands still from the one moment to the other.
+    still: (u64, u64),
 }
 
 impl OwnClock {
     fn start(now: u64, rate: u64) -> Self {
-        Self { nanos: Arc::new(AtomicU64::new(0)), started: now, rate }
+        Self { nanos: Arc::default(), started: now, rate, stood: 0, still: (now, now) }
+    }
+
+    /// From `now` on it stands still, until the world's `until`.
+    pub(super) fn stand_still(&mut self, now: u64, until: u64) {
+        self.set(now);
+        self.stood = self.stood_by(now);
+        self.still = (now, until.max(now));
+    }
+
+    fn stood_by(&self, now: u64) -> u64 {
+        let (from, until) = self.still;
+        self.stood + now.min(until).saturating_sub(from)
     }
 
     /// Lets the member see the world's `now`.
     pub(super) fn set(&self, now: u64) {
-        let world = u128::from(now - self.started);
+        let world = u128::from(now - self.started - self.stood_by(now));
         let own = world * u128::from(self.rate) / 1_000_000;
         self.nanos.fetch_max(u64::try_from(own).unwrap_or(NEVER), Ordering::Relaxed);
     }
 
-    /// The world's span that takes the member's clock this far.
-    pub(super) fn span(&self, own: u64) -> u64 {
+    /// The world's moment at which the member's clock has gone this far from `now` on.
+    pub(super) fn after(&self, now: u64, own: u64) -> u64 {
         let world = (u128::from(own) * 1_000_000).div_ceil(u128::from(self.rate));
-        u64::try_from(world).unwrap_or(NEVER)
+        let goes_on = now.max(self.still.1);
+        goes_on.saturating_add(u64::try_from(world).unwrap_or(NEVER))
     }
 }
 
@@ -109,6 +127,8 @@ pub struct Member {
     pub(super) life_number: u64,
     pub(super) life: Option<Box<Life>>,
     rate: u64,
+    /// From a life's own clock to the time of day; nothing may come of it.
+    pub(super) wall_s: Arc<AtomicI64>,
 }
 
 /// The address of a member's clients' port.
@@ -126,7 +146,8 @@ impl Member {
     pub(super) fn new(number: usize, plan: &Plan, prng: &mut Prng) -> Self {
         let rate = 1_000_000 - plan.drift + prng.below(2 * plan.drift + 1);
         let config = config(number, plan);
-        Self { number, config, disk: MemDisk::new(), life_number: 0, life: None, rate }
+        let wall_s = Arc::new(AtomicI64::new(1_700_000_000));
+        Self { number, config, disk: MemDisk::new(), life_number: 0, life: None, rate, wall_s }
     }
 
     /// One run of this member, as histories number them.
@@ -151,7 +172,7 @@ impl Member {
         let mut stored =
             boot::open_stored(&self.config, nonce, path, &mut page_disk, &mut log_disk)?;
         let own_clock = OwnClock::start(now, self.rate);
-        let clock = Clock::simulated(own_clock.nanos.clone());
+        let clock = Clock::simulated(own_clock.nanos.clone(), self.wall_s.clone());
         let shared = assemble::shared(self.config.clone(), clock, &mut stored, plan.fronts);
         let front_wakers: Vec<Waker> = (0..plan.fronts).map(|_| Waker::simulated()).collect();
         let replica_waker =

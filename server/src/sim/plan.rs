@@ -54,11 +54,16 @@ pub struct Rates {
     pub disk_full: u64,
     /// For a while a member's disk returns some pages damaged, or not at all.
     pub rot: u64,
+    /// A member's monotonic clock stands still for a while, as that of a suspended machine does;
+    /// the member stands still too, or runs on.
+    pub clock_stops: u64,
+    /// A member's time of day jumps, either way.
+    pub wall_steps: u64,
 }
 
 impl Rates {
     /// All of them, in the order of their names above.
-    pub fn all(&self) -> [u64; 11] {
+    pub fn all(&self) -> [u64; 13] {
         [
             self.kills,
             self.power_cuts,
@@ -71,6 +76,8 @@ impl Rates {
             self.disk_errors,
             self.disk_full,
             self.rot,
+            self.clock_stops,
+            self.wall_steps,
         ]
     }
 }
@@ -147,7 +154,7 @@ impl Plan {
     /// The plan of a seed, for so many members if the seed is not to choose.
     pub fn from_seed(seed: u64, members: Option<usize>) -> Self {
         let mut prng = Prng::new(seed ^ 0x5157_4d11);
-        let drawn = [1, 1, 2, 3, 3, 3, 3, 5, 5, 7][prng.index(10)];
+        let drawn = [1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7, 7][prng.index(13)];
         let members = members.unwrap_or(drawn);
         let mut maybe = |most: u64| match prng.below(4) {
             0 | 1 => 0,
@@ -166,6 +173,8 @@ impl Plan {
             disk_errors: maybe(6),
             disk_full: maybe(4),
             rot: maybe(4),
+            clock_stops: maybe(8),
+            wall_steps: maybe(8),
         };
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);

@@ -462,7 +462,7 @@ impl World {
         state.stopped = timeout.is_none();
         if let Some(timeout) = timeout {
             let own = u64::try_from(timeout.as_nanos()).unwrap_or(NEVER);
-            let at = now.saturating_add(life.clock.span(own)).saturating_add(1000);
+            let at = life.clock.after(now, own).saturating_add(1000);
             let again = !state.port.is_empty();
             self.step_at(member, thread, if again { now } else { at });
         }
