@@ -63,7 +63,7 @@ fn serve(mut socket: TcpStream, shared: &Shared) {
                     server.reply_unary(stream, b"").unwrap();
                     shared.puts.lock().unwrap().push(PutRequest::decode(message).unwrap());
                 }
-                ServerEvent::StreamMessage { stream, message } => {
+                ServerEvent::StreamMessage { stream, message, .. } => {
                     let request = WatchRequest::decode(message).unwrap();
                     let Some(RequestUnion::CreateRequest(create)) = request.request_union else {
                         panic!("only watchers are asked for");

@@ -51,6 +51,10 @@ pub const SPACE_SEARCH_MAX: usize = 1024;
 /// Bytes of raft's configuration in a meta page: hundreds of members.
 pub const CONF_STATE_BYTES_MAX: usize = 2048;
 
+/// While a compaction is unfinished a checkpoint is due this often, in milliseconds: each takes it
+/// a step further.
+pub const COMPACTION_CHECKPOINT_MS: u64 = 100;
+
 /// Leaves that one checkpoint looks at on behalf of a compaction.
 pub const COMPACTION_LEAVES_PER_CHECKPOINT: usize = 512;
 

@@ -17,7 +17,8 @@ use crate::checkpoint::{CheckpointInput, CheckpointOutput};
 use crate::error::RangeError;
 use crate::index::Index;
 use crate::limits::{
-    CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH, INDEX_COMPACT_LEAVES_PER_TURN,
+    COMPACTION_CHECKPOINT_MS, CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH,
+    INDEX_COMPACT_LEAVES_PER_TURN,
 };
 use crate::mutation::{Mutation, is_on};
 use crate::pins::{RevisionPins, VersionPins};
@@ -41,7 +42,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            checkpoint_ms: 100,
+            checkpoint_ms: 500,
             checkpoint_rows: 10_000,
             checkpoint_bytes: 32 << 20,
             checkpoint_entries: 10_000,
@@ -277,7 +278,11 @@ impl Store {
         let state = &self.checkpoint;
         let compacting = self.compaction_unfinished();
         let dirty = state.rows > 0 || state.other || compacting;
-        let aged = now_ms.saturating_sub(state.started_ms) >= self.config.checkpoint_ms;
+        let interval_ms = match compacting {
+            true => self.config.checkpoint_ms.min(COMPACTION_CHECKPOINT_MS),
+            false => self.config.checkpoint_ms,
+        };
+        let aged = now_ms.saturating_sub(state.started_ms) >= interval_ms;
         let open_bytes = self.tables.open_bytes();
         let may_wait = resting && !compacting && open_bytes < rest_bytes;
         !state.in_flight

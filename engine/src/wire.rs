@@ -88,10 +88,10 @@ impl<'a> KvRef<'a> {
     }
 }
 
-/// Bytes of `value` as a varint.
+/// Bytes of `value` as a varint: bits / 7 rounded up, without a division.
+#[inline]
 pub fn varint_len(value: u64) -> usize {
-    let bits = 64 - (value | 1).leading_zeros() as usize;
-    bits.div_ceil(7)
+    ((64 - (value | 1).leading_zeros()) as usize * 9 + 64) / 64
 }
 
 fn int_field_len(value: i64) -> usize {

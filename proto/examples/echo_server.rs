@@ -81,7 +81,7 @@ fn answer(server: &mut Server, event: ServerEvent, bodies: &mut HashMap<StreamId
         ServerEvent::Unary { stream, message, .. } => {
             let _ = server.reply_unary(stream, &message);
         }
-        ServerEvent::StreamMessage { stream, message } => {
+        ServerEvent::StreamMessage { stream, message, .. } => {
             let _ = server.send_message(stream, &message);
         }
         ServerEvent::StreamHalfClosed { stream } => {

@@ -80,7 +80,7 @@ fn serve(server: &mut Server, bytes: &[u8], now_ms: u64) -> bool {
         // A send error means that the input closed the stream.
         let _ = match event {
             ServerEvent::Unary { stream, message, .. } => server.reply_unary(stream, &message),
-            ServerEvent::StreamMessage { stream, message } => {
+            ServerEvent::StreamMessage { stream, message, .. } => {
                 server.send_message(stream, &message).map(|_| ())
             }
             ServerEvent::StreamHalfClosed { stream } => {

@@ -18,6 +18,7 @@
 //! - [`node`]: raft-rs behind plain values.
 //! - [`log`]: both together.
 //! - [`peer`]: the links to the other members.
+//! - [`testing`]: what tests of a log share.
 //!
 //! # What raft-rs 0.7 leaves to its user, and where it is covered
 //!
@@ -44,5 +45,6 @@ pub mod limits;
 pub mod log;
 pub mod node;
 pub mod peer;
+pub mod testing;
 pub mod types;
 pub mod wal;

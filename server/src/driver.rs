@@ -37,6 +37,9 @@ pub struct SocketId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteToken(pub u64);
 
+/// How a send ended, with its buffer, emptied.
+pub type Sent = (Vec<u8>, io::Result<()>);
+
 /// Receives what happened during [`Driver::wait`].
 pub trait Completions {
     /// A listener accepted a connection.
@@ -47,8 +50,8 @@ pub trait Completions {
     fn received(&mut self, socket: SocketId, bytes: &[u8]);
     /// The peer closed its side (`None`) or the connection failed. Sent at most once.
     fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>);
-    /// The whole buffer given to [`Driver::send`] has been taken by the kernel, or the connection
-    /// failed. The buffer comes back, emptied, for reuse.
+    /// The whole buffer given to a [`Driver::send`] that did not end at once has been taken by the
+    /// kernel, or the connection failed. The buffer comes back, emptied, for reuse.
     fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>);
     /// A durable write ended.
     fn written(&mut self, token: WriteToken, buf: AlignedBuf, result: io::Result<()>);
@@ -80,14 +83,15 @@ pub trait Driver {
     fn pause(&mut self, socket: SocketId);
     /// Receives again.
     fn resume(&mut self, socket: SocketId);
-    /// Sends the whole buffer. One send at a time per socket.
-    fn send(&mut self, socket: SocketId, buf: Vec<u8>);
+    /// Sends the whole buffer. One send at a time per socket. What the kernel takes at once has
+    /// ended with the call, which returns it; [`Completions::sent`] is told of the other sends.
+    fn send(&mut self, socket: SocketId, buf: Vec<u8>) -> Option<Sent>;
     /// Closes the socket. What the kernel has not taken of an outstanding send is given up: a peer
     /// that does not read would hold the socket for good. Nothing is reported for it any more
     /// except the end of that send.
     fn close(&mut self, socket: SocketId);
     /// Writes the whole buffer at `offset_bytes` (block-aligned) and makes it durable, as one
-    /// operation.
+    /// operation, which begins at once.
     fn write_durable(
         &mut self,
         token: WriteToken,

@@ -127,8 +127,6 @@ pub struct Front {
     hasher: Hasher,
     hash_answers: hasher::Answers,
     waker: Waker,
-    /// A NOSPACE alarm is on its way through raft; further requests need not raise it too.
-    raising_alarm: bool,
     scratch: Scratch,
     answer: Vec<u8>,
     now_ms: u64,
@@ -212,7 +210,6 @@ impl Front {
             hasher,
             hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
             waker,
-            raising_alarm: false,
             scratch: Scratch::default(),
             answer: Vec::new(),
             now_ms: 0,
@@ -318,13 +315,18 @@ impl Front {
 
     /// A send ended.
     pub fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
-        if buf.capacity() <= SPARE_BUF_BYTES && self.spare_bufs.len() < SPARE_BUFS {
-            self.spare_bufs.push(buf);
-        }
+        self.keep_buf(buf);
         let Some(conn) = self.conn(socket) else { return };
         conn.sending = false;
         conn.gone |= result.is_err();
         self.mark_dirty(socket);
+    }
+
+    /// Keeps an emptied buffer for the next send.
+    fn keep_buf(&mut self, buf: Vec<u8>) {
+        if buf.capacity() <= SPARE_BUF_BYTES && self.spare_bufs.len() < SPARE_BUFS {
+            self.spare_bufs.push(buf);
+        }
     }
 
     /// Sets the time and takes the newest view for this turn. Called before completions are
@@ -446,14 +448,22 @@ impl Front {
         let Some(conn) = self.conn(socket) else { return };
         conn.dirty = false;
         let mut more = false;
+        let mut sent_bytes = 0;
         if !conn.sending && !conn.gone {
             more = conn.transmit(&mut buf);
+            sent_bytes = buf.len() as u64;
             if !buf.is_empty() {
-                conn.sending = true;
+                match driver.send(socket, std::mem::take(&mut buf)) {
+                    Some((emptied, result)) => {
+                        buf = emptied;
+                        conn.gone = result.is_err();
+                    }
+                    None => conn.sending = true,
+                }
             }
         }
-        let (sending, gone) = (conn.sending, conn.gone);
-        let over = gone || (!sending && !more && conn.is_over());
+        let goes_on = more && sent_bytes > 0 && !conn.sending;
+        let over = conn.gone || (!conn.sending && !more && conn.is_over());
         let paused = match paused {
             Paused::None => false,
             Paused::Large => conn.proposal_bytes > limits::CONNECTION_PROPOSAL_BYTES,
@@ -462,11 +472,9 @@ impl Front {
         let wants_read = conn.wants_read() && !paused && !conn.failed;
         let toggle = wants_read != conn.reading;
         conn.reading = wants_read;
-        if !buf.is_empty() {
-            self.shared.metrics.client_sent_bytes.inc_by(buf.len() as u64);
-            driver.send(socket, buf);
-        } else if buf.capacity() > 0 && self.spare_bufs.len() < SPARE_BUFS {
-            self.spare_bufs.push(buf);
+        self.shared.metrics.client_sent_bytes.inc_by(sent_bytes);
+        if buf.capacity() > 0 {
+            self.keep_buf(buf);
         }
         if over {
             self.close(driver, socket);
@@ -474,6 +482,9 @@ impl Front {
         }
         if toggle {
             if wants_read { driver.resume(socket) } else { driver.pause(socket) }
+        }
+        if goes_on {
+            self.mark_dirty(socket);
         }
         // Sending freed room: streams that waited for it may go on.
         self.handle_events(socket);

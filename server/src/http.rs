@@ -10,6 +10,9 @@ use etcore_proto::pb::etcdserverpb::AlarmType;
 use crate::shared::{MemberView, Shared};
 use crate::version;
 
+/// The content type of texts.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
 /// A response without its framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -176,7 +179,7 @@ pub fn check_page(
     }
     Page {
         status,
-        content_type: "text/plain; charset=utf-8",
+        content_type: TEXT,
         headers: vec![("X-Content-Type-Options", "nosniff".to_owned())],
         body: body.into(),
     }
@@ -239,7 +242,7 @@ fn not_allowed(allow: &str) -> Page {
 fn text_page(status: u16, text: &str) -> Page {
     Page {
         status,
-        content_type: "text/plain; charset=utf-8",
+        content_type: TEXT,
         headers: vec![("X-Content-Type-Options", "nosniff".to_owned())],
         body: text.into(),
     }

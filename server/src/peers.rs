@@ -420,7 +420,9 @@ impl Peers {
             if let Some(conn) = self.conn(id) {
                 conn.is_sending = true;
             }
-            driver.send(socket, buf);
+            if let Some((buf, result)) = driver.send(socket, buf) {
+                self.sent(socket, buf, result);
+            }
         }
     }
 
@@ -450,7 +452,7 @@ impl Peers {
         }
         if path == PROBING_PATH {
             let body = prober::answer(self.shared.clock.unix());
-            let fields = [("Content-Type", "text/plain; charset=utf-8")];
+            let fields = [("Content-Type", http::TEXT)];
             return self.transport.answer(asked.conn, 200, &fields, body.as_bytes());
         }
         let view = self.shared.view.load();

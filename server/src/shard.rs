@@ -116,13 +116,14 @@ impl Shard {
         }
         roles.take_from_peers(now_ms);
         if let Some(replica) = &mut roles.replica {
-            if let Some(write) = replica.turn(now_ms) {
-                let DurableWrite { file, offset_bytes, buf } = write;
-                self.driver.write_durable(LOG_WRITE, file, offset_bytes, buf);
-            }
+            let write = replica.turn(now_ms);
+            // Peers first: what a leader appends needs their disks as well as its own.
             roles.give_to_peers();
             if let Some(peers) = &mut roles.peers {
                 peers.flush(&mut *self.driver)?;
+            }
+            if let Some(DurableWrite { file, offset_bytes, buf }) = write {
+                self.driver.write_durable(LOG_WRITE, file, offset_bytes, buf);
             }
             if let Some(front) = &mut roles.front {
                 front.turn(now_ms);

@@ -205,11 +205,6 @@ impl Hub {
         self.by_place.insert(key_of(place), slot);
     }
 
-    /// True if the stream is one of watches.
-    pub fn knows(&self, place: Place) -> bool {
-        self.by_place.contains_key(&key_of(place))
-    }
-
     /// True if there is no stream.
     pub fn is_empty(&self) -> bool {
         self.by_place.is_empty()

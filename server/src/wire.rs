@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use etcore_engine::wire::varint_len;
 use etcore_proto::pb::etcdserverpb as pb;
 
 /// A message that is not valid protobuf.
@@ -18,11 +19,6 @@ pub struct Malformed;
 const RAFT_PUT: u32 = 4;
 /// Field number of `header` in InternalRaftRequest.
 const RAFT_HEADER: u32 = 100;
-
-/// Bytes that [`write_varint`] appends: bits / 7 rounded up, without a division.
-pub fn varint_len(value: u64) -> usize {
-    ((64 - (value | 1).leading_zeros()) as usize * 9 + 64) / 64
-}
 
 /// Appends a base-128 varint.
 #[inline]

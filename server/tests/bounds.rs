@@ -6,160 +6,24 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use etcore_proto::grpc::{CallOptions, Client, ClientConfig, ClientEvent, Code, MethodHandle};
-use etcore_proto::h2::Budget;
+use etcore_proto::grpc::Code;
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
 mod harness;
 
-use harness::{DRIVERS, Member, Setup, is_available};
+use harness::raw::Raw;
+use harness::{Member, Setup, on_each_driver, rss_anon_kib};
 
-const WAIT: Duration = Duration::from_secs(60);
+/// All of any answer may be on its way.
+const WINDOW_BYTES: u32 = 1 << 30;
 
-/// The message, or the status in the server's words.
-type Answer = Result<Vec<u8>, (Code, String)>;
-
-/// One connection by our own client, driven by hand: it reads only when told to.
-struct Raw {
-    socket: TcpStream,
-    client: Client,
-    put: MethodHandle,
-    range: MethodHandle,
-    out: Vec<u8>,
-    start: Instant,
-    /// Answers by the call's number.
-    answers: Vec<(u64, Answer)>,
-    established: bool,
-}
-
-impl Raw {
-    fn connect(setup: &Setup) -> Self {
-        let deadline = Instant::now() + WAIT;
-        let socket = loop {
-            match TcpStream::connect(("127.0.0.1", setup.client_port)) {
-                Ok(socket) => break socket,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        socket.set_nonblocking(true).unwrap();
-        socket.set_nodelay(true).unwrap();
-        let mut config = ClientConfig::default();
-        config.h2.stream_window_bytes = 1 << 30;
-        config.h2.connection_window_bytes = 1 << 30;
-        let mut client = Client::new(config, &Budget::new(4 << 30, 4 << 30));
-        let put = client.method("/etcdserverpb.KV/Put");
-        let range = client.method("/etcdserverpb.KV/Range");
-        let mut raw = Self {
-            socket,
-            client,
-            put,
-            range,
-            out: Vec::new(),
-            start: Instant::now(),
-            answers: Vec::new(),
-            established: false,
-        };
-        raw.until("established", |raw| raw.established);
-        raw
-    }
-
-    fn start_put(&mut self, user: u64, key: &str, value: &[u8]) {
-        let request = pb::PutRequest {
-            key: key.to_owned().into(),
-            value: value.to_vec().into(),
-            ..Default::default()
-        };
-        let options = CallOptions { user, ..Default::default() };
-        self.client.start_unary(self.put, &options, &request.encode_to_vec()).expect("started");
-    }
-
-    fn start_list(&mut self, user: u64, key: &str, end: &str) {
-        let request = pb::RangeRequest {
-            key: key.to_owned().into(),
-            range_end: end.to_owned().into(),
-            ..Default::default()
-        };
-        let options = CallOptions { user, ..Default::default() };
-        self.client.start_unary(self.range, &options, &request.encode_to_vec()).expect("started");
-    }
-
-    /// Writes what the socket takes; true if anything moved.
-    fn write(&mut self) -> bool {
-        self.client.poll_transmit(&mut self.out, 256 << 10);
-        let mut moved = false;
-        while !self.out.is_empty() {
-            match self.socket.write(&self.out) {
-                Ok(count) => {
-                    self.out.drain(..count);
-                    moved = true;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        moved
-    }
-
-    fn read(&mut self) -> bool {
-        let mut buf = [0; 64 << 10];
-        let moved = match self.socket.read(&mut buf) {
-            Ok(0) => panic!("the member closed the connection"),
-            Ok(count) => {
-                let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap();
-                self.client.receive(&buf[..count], now_ms).expect("a correct server");
-                true
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
-            Err(error) => panic!("{error}"),
-        };
-        while let Some(event) = self.client.next_event() {
-            match event {
-                ClientEvent::Established => self.established = true,
-                ClientEvent::Response { user, message, .. } => {
-                    self.answers.push((user, Ok(message.to_vec())));
-                }
-                ClientEvent::Status { user, code, message, .. } => {
-                    self.answers.push((user, Err((code, message))));
-                }
-                _ => {}
-            }
-        }
-        moved
-    }
-
-    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + WAIT;
-        while !done(self) {
-            let moved = self.write() | self.read();
-            if !moved {
-                std::thread::sleep(Duration::from_micros(300));
-                assert!(Instant::now() < deadline, "not {what}; {} answers", self.answers.len());
-            }
-        }
-    }
-
-    /// One small put, answered.
-    fn put_once(&mut self, key: &str) -> Duration {
-        let start = Instant::now();
-        self.answers.clear();
-        self.start_put(1, key, b"x");
-        self.until("answered", |raw| raw.answers.len() == 1);
-        assert!(self.answers[0].1.is_ok(), "{:?}", self.answers[0].1);
-        start.elapsed()
-    }
+fn connect(setup: &Setup) -> Raw {
+    Raw::connect(setup.client_port, WINDOW_BYTES)
 }
 
 fn revision(answer: &[u8]) -> i64 {
     pb::PutResponse::decode(answer).unwrap().header.unwrap().revision
-}
-
-/// Anonymous memory of the member, in KiB.
-fn rss_anon_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Processor time of the member so far.
@@ -169,10 +33,6 @@ fn cpu_time(member: &Member) -> Duration {
     // User and system time, in hundredths of a second.
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 10)
-}
-
-fn on_each_driver(test: impl Fn(&'static str)) {
-    DRIVERS.into_iter().filter(|driver| is_available(driver)).for_each(test);
 }
 
 #[test]
@@ -187,11 +47,11 @@ fn more_puts_than_the_rings_hold_are_all_answered_in_order() {
             for number in 0..CONNECTIONS {
                 let setup = &setup;
                 scope.spawn(move || {
-                    let mut raw = Raw::connect(setup);
+                    let mut raw = connect(setup);
                     for put in 0..OUTSTANDING {
                         raw.start_put(put as u64, &format!("{number}/{put}"), b"value");
                     }
-                    raw.until("all answered", |raw| raw.answers.len() == OUTSTANDING);
+                    raw.until_answers(OUTSTANDING);
                     raw.answers.sort_by_key(|(user, _)| *user);
                     let mut last = 0;
                     for (user, answer) in &raw.answers {
@@ -202,10 +62,10 @@ fn more_puts_than_the_rings_hold_are_all_answered_in_order() {
                 });
             }
         });
-        let mut raw = Raw::connect(&setup);
+        let mut raw = connect(&setup);
         raw.start_list(1, "\0", "\0");
-        raw.until("listed", |raw| raw.answers.len() == 1);
-        let listed = pb::RangeResponse::decode(raw.answers[0].1.as_ref().unwrap().as_slice());
+        raw.until_answers(1);
+        let listed = pb::RangeResponse::decode(raw.answers[0].1.as_ref().unwrap().as_ref());
         assert_eq!(listed.unwrap().kvs.len(), CONNECTIONS * OUTSTANDING);
     });
 }
@@ -226,11 +86,11 @@ fn large_puts_beyond_the_byte_bound_wait_outside_and_are_all_answered() {
                     let setup = &setup;
                     scope.spawn(move || {
                         let value = vec![b'v'; VALUE_BYTES];
-                        let mut raw = Raw::connect(setup);
+                        let mut raw = connect(setup);
                         for put in 0..OUTSTANDING {
                             raw.start_put(put as u64, &format!("{number}"), &value);
                         }
-                        raw.until("all answered", |raw| raw.answers.len() == OUTSTANDING);
+                        raw.until_answers(OUTSTANDING);
                         for (_, answer) in &raw.answers {
                             if let Err((code, text)) = answer {
                                 assert_eq!(*code, Code::Unknown, "{text}");
@@ -259,7 +119,7 @@ fn large_puts_beyond_the_byte_bound_wait_outside_and_are_all_answered() {
         eprintln!("{driver}: RssAnon at most {peak_kib} KiB");
         // Proposals, log batches and memory tables, each bounded by tens of MiB.
         assert!(peak_kib < 420 << 10, "{driver}: {peak_kib} KiB");
-        Raw::connect(&setup).put_once("small");
+        connect(&setup).put_once("small");
     });
 }
 
@@ -270,24 +130,24 @@ fn readers_that_stop_in_the_middle_of_a_long_list_cost_little_and_stop_nobody() 
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver);
         let mut member = setup.start();
-        let mut writer = Raw::connect(&setup);
+        let mut writer = connect(&setup);
         let value = vec![b'v'; 20_000];
         for key in 0..1000 {
             writer.start_put(key, &format!("list/{key:04}"), &value);
         }
-        writer.until("written", |raw| raw.answers.len() == 1000);
+        writer.until_answers(1000);
         // Started anew, so that memory which the load has left behind hides nothing.
         drop(writer);
         member.terminate();
         assert!(member.wait().success());
         let member = setup.start();
-        let mut writer = Raw::connect(&setup);
+        let mut writer = connect(&setup);
         // Nor does what the first checkpoints and reads take for good count.
         for round in 0..100 {
             writer.put_once(&format!("other/{}", round % 3));
             std::thread::sleep(Duration::from_millis(5));
         }
-        let mut readers: Vec<Raw> = (0..READERS).map(|_| Raw::connect(&setup)).collect();
+        let mut readers: Vec<Raw> = (0..READERS).map(|_| connect(&setup)).collect();
         let before_kib = rss_anon_kib(member.pid());
         for reader in &mut readers {
             reader.start_list(7, "list/", "list0");
@@ -309,9 +169,9 @@ fn readers_that_stop_in_the_middle_of_a_long_list_cost_little_and_stop_nobody() 
         let used = cpu_time(&member) - cpu;
         assert!(used < Duration::from_millis(300), "{driver}: {used:?} of CPU in an idle second");
         for reader in &mut readers {
-            reader.until("listed", |raw| raw.answers.len() == 1);
+            reader.until_answers(1);
             let answer = reader.answers[0].1.as_ref().expect("the list");
-            let listed = pb::RangeResponse::decode(answer.as_slice()).unwrap();
+            let listed = pb::RangeResponse::decode(answer.as_ref()).unwrap();
             assert_eq!(listed.kvs.len(), 1000);
             assert!(listed.kvs.iter().all(|kv| kv.value == value));
         }
@@ -324,34 +184,32 @@ fn readers_that_go_away_without_reading_leave_no_socket_behind() {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver);
         let member = setup.start();
-        let mut writer = Raw::connect(&setup);
+        let mut writer = connect(&setup);
         for key in 0..300 {
             writer.start_put(key, &format!("list/{key:04}"), &[b'v'; 50_000]);
         }
-        writer.until("written", |raw| raw.answers.len() == 300);
-        let fds = || {
-            let all = std::fs::read_dir(format!("/proc/{}/fd", member.pid())).unwrap();
-            all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
-                .filter(|target| target.to_string_lossy().starts_with("socket:"))
-                .count()
-        };
-        let before = fds();
+        writer.until_answers(300);
+        let before = member.sockets();
         let mut kept = Vec::new();
         for _ in 0..20 {
-            let mut reader = Raw::connect(&setup);
+            let mut reader = connect(&setup);
             reader.start_list(7, "list/", "list0");
             while reader.write() {}
             kept.push(reader);
         }
         std::thread::sleep(Duration::from_millis(300));
-        assert!(fds() >= before + 20);
+        assert!(member.sockets() >= before + 20);
         // Says goodbye, stays, and reads nothing.
         for reader in &kept {
             reader.socket.shutdown(std::net::Shutdown::Write).unwrap();
         }
         let deadline = Instant::now() + Duration::from_secs(10);
-        while fds() > before {
-            assert!(Instant::now() < deadline, "{driver}: {} sockets, {before} before", fds());
+        while member.sockets() > before {
+            assert!(
+                Instant::now() < deadline,
+                "{driver}: {} sockets, {before} before",
+                member.sockets()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         writer.put_once("after");
@@ -372,7 +230,7 @@ fn a_blocked_standard_error_stops_neither_requests_nor_the_end() {
             libc::fcntl(stderr.as_raw_fd(), libc::F_SETPIPE_SZ, 4096)
         };
         assert_eq!(size, 4096);
-        let mut raw = Raw::connect(&setup);
+        let mut raw = connect(&setup);
         for number in 0..50 {
             // Each of these connections is worth a line.
             let mut broken = TcpStream::connect(("127.0.0.1", setup.client_port)).unwrap();
@@ -402,7 +260,7 @@ fn a_client_is_told_how_many_streams_it_may_open() {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver).with("--max-concurrent-streams=7");
         let _member = setup.start();
-        let mut raw = Raw::connect(&setup);
+        let mut raw = connect(&setup);
         assert_eq!(raw.client.concurrent_streams_max(), 7);
         raw.put_once("k");
     });
@@ -414,11 +272,11 @@ fn requests_larger_than_the_flag_are_refused_and_the_connection_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver).with("--max-request-bytes=100000");
         let _member = setup.start();
-        let mut raw = Raw::connect(&setup);
+        let mut raw = connect(&setup);
         raw.start_put(1, "fits", &[0; 99_000]);
         raw.start_put(2, "large", &[0; 100_000]);
         raw.start_put(3, "too large for the transport", &[0; 100_000 + (512 << 10)]);
-        raw.until("answered", |raw| raw.answers.len() == 3);
+        raw.until_answers(3);
         raw.answers.sort_by_key(|(user, _)| *user);
         assert!(raw.answers[0].1.is_ok(), "{:?}", raw.answers[0]);
         let (code, text) = raw.answers[1].1.clone().unwrap_err();
@@ -454,7 +312,7 @@ fn an_idle_member_is_told_to_stop_and_says_goodbye() {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver).with("--fronts=2");
         let mut member = setup.start();
-        let mut raw = Raw::connect(&setup);
+        let mut raw = connect(&setup);
         raw.put_once("k");
         let start = Instant::now();
         member.terminate();
@@ -492,7 +350,7 @@ fn connections_leave_the_member_the_descriptors_that_its_own_files_need() {
         command.args(["-c", "ulimit -n 220; exec \"$0\" \"$@\""]);
         command.arg(plain.get_program()).args(plain.get_args());
         let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-        let mut raw = Raw::connect(&setup);
+        let mut raw = connect(&setup);
         raw.put_once("before");
         let crowd: Vec<TcpStream> = (0..120)
             .map(|_| TcpStream::connect(("127.0.0.1", setup.client_port)).unwrap())
@@ -509,11 +367,11 @@ fn connections_leave_the_member_the_descriptors_that_its_own_files_need() {
             raw.start_put(number, "large", &[1; 1_000_000]);
         }
         raw.answers.clear();
-        raw.until("answered", |raw| raw.answers.len() == 12);
+        raw.until_answers(12);
         let all = raw.answers.iter().all(|(_, answer)| answer.is_ok());
         drop(crowd);
         std::thread::sleep(Duration::from_millis(200));
-        Raw::connect(&setup).put_once("after");
+        connect(&setup).put_once("after");
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(all, "{driver}: {:?}", raw.answers);
@@ -527,7 +385,7 @@ fn a_member_whose_descriptors_run_out_refuses_connections_without_spinning() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(dir.path(), "portable");
     let member = setup.start();
-    let mut raw = Raw::connect(&setup);
+    let mut raw = connect(&setup);
     raw.put_once("before");
     // What the first checkpoint opens for good is open then.
     std::thread::sleep(Duration::from_millis(500));
@@ -558,6 +416,6 @@ fn a_member_whose_descriptors_run_out_refuses_connections_without_spinning() {
     assert!(used < Duration::from_millis(300), "{used:?} of CPU in an idle second");
     drop(crowd);
     std::thread::sleep(Duration::from_millis(200));
-    Raw::connect(&setup).put_once("after");
+    connect(&setup).put_once("after");
     raw.put_once("still");
 }

@@ -8,7 +8,7 @@ use tonic::Code;
 mod harness;
 
 use harness::cluster::Cluster;
-use harness::{Client, DRIVERS, Etcd, block_on, is_available, oracle};
+use harness::{Client, DRIVERS, block_on, is_available, oracle};
 
 fn each_driver(test: impl Fn(Cluster)) {
     each_driver_with(&[], test);
@@ -252,63 +252,6 @@ fn space_that_runs_out_on_one_is_an_alarm_for_all() {
             }
         });
     });
-}
-
-#[test]
-fn members_of_etcore_and_of_etcd_make_one_cluster_whoever_leads() {
-    let Some(etcd) = oracle("etcd") else { return };
-    for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster::new(dir.path(), driver, 3, &[]);
-        for at in 0..2 {
-            cluster.members[at] = Some(cluster.setups[at].spawn());
-        }
-        let _etcd = Etcd::start(&etcd, &cluster.setups[2]);
-        for member in cluster.members.iter_mut().flatten() {
-            member.wait_for_line("ready to serve client requests");
-        }
-        block_on(async {
-            let mut clients = Vec::new();
-            for at in 0..3 {
-                clients.push(cluster.client(at).await);
-            }
-            let mut ids = Vec::new();
-            for at in 0..3 {
-                ids.push(cluster.id(at).await);
-            }
-            for heir in [2, 0, 1, 2, 1] {
-                let leader = cluster.status(0).await.leader;
-                let leader = ids.iter().position(|id| *id == leader).unwrap();
-                let request = pb::MoveLeaderRequest { target_id: ids[heir] };
-                clients[leader].move_leader(request).await.unwrap();
-                for (at, client) in clients.iter().enumerate() {
-                    let (key, value) = (format!("k{at}"), format!("under {heir}"));
-                    client.put_kv(&key, &value).await;
-                    for other in &clients {
-                        assert_eq!(other.get(&key).await.as_ref(), Some(&value));
-                    }
-                    let granted = client.lease_grant(pb::LeaseGrantRequest { id: 0, ttl: 60 });
-                    let id = granted.await.unwrap().id;
-                    let request = pb::LeaseTimeToLiveRequest { id, keys: false };
-                    let path = "/etcdserverpb.Lease/LeaseTimeToLive";
-                    let times: pb::LeaseTimeToLiveResponse =
-                        client.unary(path, request).await.unwrap();
-                    assert!(
-                        times.granted_ttl == 60 && times.ttl > 50,
-                        "{at} under {heir}: {times:?}"
-                    );
-                }
-            }
-            let revision = clients[0].put_kv("last", "v").await;
-            let mut hashes = Vec::new();
-            for client in &clients {
-                client.get("last").await;
-                let hash = client.hash_kv(pb::HashKvRequest { revision }).await.unwrap();
-                hashes.push((hash.hash, hash.hash_revision));
-            }
-            assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
-        });
-    }
 }
 
 #[test]

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use etcore_bench::history::testing::requests::{self, Mix, Source};
 use etcore_bench::history::testing::simulate::Random;
 use etcore_bench::history::types::{
-    Answer, Compare, Delete, Get, Hash, Operation, Outcome, Put, Relation, Request, Target, Txn,
-    Watch as WatchRecord,
+    Answer, Get, Hash, Operation, Outcome, Request, Watch as WatchRecord,
 };
-use etcore_bench::history::{Data, History, KeyRange, judge, linear, lines, wire};
+use etcore_bench::history::{History, KeyRange, judge, linear, lines, wire};
 use etcore_proto::pb::etcdserverpb as pb;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -32,7 +32,9 @@ use harness::watch::Watch;
 use harness::{Client, DRIVERS, Etcd, Member, Setup, block_on, is_available, oracle};
 
 const CLIENTS: u64 = 12;
-const KEYS: u64 = 24;
+/// Compactions stay behind the revisions from which watches go on after a kill.
+const MIX: Mix =
+    Mix { keys: 24, leases: true, more_leases: 0, compact_back: 150, compact_spread: 1 };
 /// Time for a call, after which nobody knows.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -121,7 +123,8 @@ impl Caller {
             }
             Request::KeepAlive { id } => self.keep_alive(*id).await?.into(),
             Request::Compact { revision } => {
-                let physical = revision % 2 == 0;
+                // They are odd.
+                let physical = revision % 4 == 1;
                 let request = pb::CompactionRequest { revision: *revision, physical };
                 self.client.compact(request).await?.into()
             }
@@ -142,109 +145,34 @@ impl Caller {
     /// Until it is stopped, or the member is gone.
     async fn load(mut self) {
         while !self.recorder.stops() {
-            let request = self.choose();
+            let request = requests::draw(&MIX, &mut self);
             if !self.call(request).await {
                 return;
             }
             tokio::time::sleep(Duration::from_micros(self.random.below(4_000))).await;
         }
     }
+}
 
-    fn key(&mut self) -> Data {
-        format!("key{:02}", self.random.below(KEYS)).into()
+impl Source for Caller {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.below(bound)
     }
 
-    fn range(&mut self) -> KeyRange {
-        let first = self.random.below(KEYS);
-        KeyRange::new(format!("key{first:02}"), format!("key{:02}", first + 6))
+    fn told(&self) -> i64 {
+        self.recorder.told.load(Ordering::Relaxed)
     }
 
-    fn value(&self) -> Data {
-        format!("value{}", self.recorder.values.fetch_add(1, Ordering::Relaxed)).into()
+    fn next_value(&mut self) -> u64 {
+        self.recorder.values.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn lease(&mut self) -> i64 {
-        let back = i64::try_from(self.random.below(6)).unwrap();
-        (self.recorder.leases.load(Ordering::Relaxed) - back).max(1)
+    fn next_lease(&mut self) -> i64 {
+        self.recorder.leases.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn put(&mut self) -> Put {
-        let prev_kv = self.random.happens(300);
-        Put { key: self.key(), value: self.value(), lease: 0, prev_kv }
-    }
-
-    fn choose(&mut self) -> Request {
-        let told = self.recorder.told.load(Ordering::Relaxed);
-        match self.random.below(1_000) {
-            0..180 => Request::Get(Get { range: KeyRange::one(self.key()), ..Get::default() }),
-            180..280 => {
-                let limit = i64::try_from(self.random.below(4)).unwrap();
-                let (keys_only, count_only) = (self.random.happens(100), self.random.happens(100));
-                let range = self.range();
-                Request::Get(Get { range, limit, keys_only, count_only, ..Get::default() })
-            }
-            280..380 => {
-                Request::Get(Get { range: self.range(), serializable: true, ..Get::default() })
-            }
-            380..440 => {
-                let back = i64::try_from(self.random.below(300)).unwrap();
-                let (range, revision) = (self.range(), (told - back).max(1));
-                let serializable = self.random.happens(300);
-                Request::Get(Get { range, revision, serializable, ..Get::default() })
-            }
-            440..740 => Request::Put(self.put()),
-            740..790 => {
-                let prev_kv = self.random.happens(500);
-                Request::Delete(Delete { range: KeyRange::one(self.key()), prev_kv })
-            }
-            790..800 => Request::Delete(Delete { range: self.range(), prev_kv: true }),
-            800..930 => Request::Txn(self.txn()),
-            930..945 => {
-                let id = self.recorder.leases.fetch_add(1, Ordering::Relaxed) + 1;
-                Request::Grant { id, ttl: 2 }
-            }
-            945..975 => {
-                let lease = self.lease();
-                Request::Put(Put { lease, ..self.put() })
-            }
-            975..985 => Request::KeepAlive { id: self.lease() },
-            985..995 => Request::Revoke { id: self.lease() },
-            _ => Request::Compact { revision: told - 150 },
-        }
-    }
-
-    fn txn(&mut self) -> Txn {
-        let key = self.key();
-        let range = KeyRange::one(key.clone());
-        let told = self.recorder.told.load(Ordering::Relaxed);
-        let (relation, target) = match self.random.below(4) {
-            0 => (Relation::Equal, Target::Create(0)),
-            1 => (Relation::Less, Target::Modified(told - 20)),
-            2 => (Relation::Greater, Target::Version(2)),
-            _ => (Relation::NotEqual, Target::Value(self.value())),
-        };
-        let get = |range: &KeyRange| Request::Get(Get { range: range.clone(), ..Get::default() });
-        let mut success = vec![get(&range), Request::Put(Put { key, ..self.put() }), get(&range)];
-        let other = self.put();
-        if !range.contains(&other.key) {
-            success.push(Request::Put(other));
-            success.push(get(&KeyRange::all()));
-        }
-        let inner = Txn {
-            compares: vec![Compare {
-                range: self.range(),
-                relation: Relation::Less,
-                target: Target::Version(5),
-            }],
-            success: vec![get(&range)],
-            failure: vec![Request::Delete(Delete { range: range.clone(), prev_kv: true })],
-        };
-        let failure = match self.random.below(3) {
-            0 => vec![Request::Delete(Delete { range: range.clone(), prev_kv: true })],
-            1 => vec![get(&self.range()), Request::Txn(inner)],
-            _ => Vec::new(),
-        };
-        Txn { compares: vec![Compare { range, relation, target }], success, failure }
+    fn last_lease(&self) -> i64 {
+        self.recorder.leases.load(Ordering::Relaxed)
     }
 }
 
@@ -298,7 +226,9 @@ enum Run {
     Etcd(Etcd),
 }
 
+/// At even revisions: compactions are at odd ones.
 async fn hash(recorder: &Recorder, client: &Client, member: u64, revision: i64) {
+    let revision = (revision & !1).max(1);
     let Ok(answer) = client.hash_kv(pb::HashKvRequest { revision }).await else { return };
     assert_eq!(answer.hash_revision, revision);
     let (compacted, hash) = (answer.compact_revision, answer.hash);
@@ -464,7 +394,7 @@ async fn roam(recorder: Arc<Recorder>, runs: Arc<Runs>, mut number: u64, mut ran
         let recorder = recorder.clone();
         let mut caller = Caller { recorder, client, channel, number, member, random: own };
         loop {
-            let request = caller.choose();
+            let request = requests::draw(&MIX, &mut caller);
             if caller.recorder.stops() || !caller.call(request).await {
                 break;
             }

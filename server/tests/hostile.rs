@@ -7,8 +7,8 @@
 
 mod harness;
 
-#[path = "hostile/caller.rs"]
-mod caller;
+#[path = "hostile/bystander.rs"]
+mod bystander;
 #[path = "hostile/wire.rs"]
 mod wire;
 
@@ -17,9 +17,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use caller::{Caller, Took, calls_until, list, p99, quantile};
+use bystander::{Took, calls_until, p99, quantile};
 use etcore_proto::grpc::Code;
-use harness::{DRIVERS, Member, Setup, is_available};
+use harness::raw::{Raw, list};
+use harness::{Member, Setup, on_each_driver, rss_anon_kib};
 use wire::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PING,
     PRIORITY, RST_STREAM, SETTINGS, Wire, frame, grpc_head, grpc_message,
@@ -50,35 +51,17 @@ fn sized<T>(small: T, long: T) -> T {
     if is_long() { long } else { small }
 }
 
-fn on_each_driver(test: impl Fn(&'static str)) {
-    DRIVERS.into_iter().filter(|driver| is_available(driver)).for_each(test);
-}
-
-/// Anonymous memory of the member, in KiB.
-fn rss_anon_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn sockets(member: &Member) -> usize {
-    let all = std::fs::read_dir(format!("/proc/{}/fd", member.pid())).unwrap();
-    all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
-        .filter(|target| target.to_string_lossy().starts_with("socket:"))
-        .count()
-}
-
 fn until_sockets(member: &Member, most: usize, why: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while sockets(member) > most {
-        assert!(Instant::now() < deadline, "{why}: {} sockets, {most} before", sockets(member));
+    while member.sockets() > most {
+        assert!(Instant::now() < deadline, "{why}: {} sockets, {most} before", member.sockets());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// Fills `list/` with `count` values.
 fn fill(port: u16, count: usize, value_bytes: usize) {
-    let mut writer = Caller::connect(port, 1 << 20);
+    let mut writer = Raw::connect(port, 1 << 20);
     let value = vec![b'v'; value_bytes];
     for batch in (0..count).collect::<Vec<_>>().chunks(32) {
         writer.answers.clear();
@@ -349,7 +332,7 @@ fn answers_that_nobody_opens_a_window_for_are_not_made() {
         let setup = Setup::new(dir.path(), driver);
         let member = setup.start();
         fill(setup.client_port, sized(200, 2000), 20_000);
-        let before = sockets(&member);
+        let before = member.sockets();
         let (connections, lists) = sized((4, 50), (20, 500));
         let mut shut = Vec::new();
         let harm = under_attack(&setup, &member, || {
@@ -383,7 +366,7 @@ fn clients_that_vanish_in_the_middle_leave_nothing_behind() {
         let setup = Setup::new(dir.path(), driver);
         let member = setup.start();
         fill(setup.client_port, 200, 20_000);
-        let before = sockets(&member);
+        let before = member.sockets();
         let rounds = sized(20, 500);
         let harm = under_attack(&setup, &member, || {
             for round in 0..rounds {
@@ -392,7 +375,7 @@ fn clients_that_vanish_in_the_middle_leave_nothing_behind() {
         });
         harm.assert_within(&format!("{driver}: {rounds} clients that vanish"), 96 << 10);
         until_sockets(&member, before, "clients that vanished");
-        Caller::connect(setup.client_port, 1 << 20).put_once("after");
+        Raw::connect(setup.client_port, 1 << 20).put_once("after");
     });
 }
 
@@ -431,7 +414,7 @@ fn a_peer_that_is_only_there_by_half_is_found_out_and_closed() {
             .with("--grpc-keepalive-interval=1s")
             .with("--grpc-keepalive-timeout=1s");
         let member = setup.start();
-        let before = sockets(&member);
+        let before = member.sockets();
         // Its machine is gone: nothing answers, nothing closes.
         let gone: Vec<Wire> = (0..20).map(|_| Wire::connect(setup.client_port, &[])).collect();
         // Answers pings and does nothing else for longer than the others are given.
@@ -447,7 +430,7 @@ fn a_peer_that_is_only_there_by_half_is_found_out_and_closed() {
             }
         }
         assert!(pings >= 3, "{driver}: {pings} pings");
-        assert_eq!(sockets(&member), before + 1, "{driver}: only who answers is left");
+        assert_eq!(member.sockets(), before + 1, "{driver}: only who answers is left");
         drop(gone);
     });
 }
@@ -479,25 +462,25 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
         eprintln!("{what}: {grown_kib} KiB more");
         // No latency is asked for: the disk is full of the others' writes.
         assert!(grown_kib <= most, "{what}: {grown_kib} KiB of {most}");
-        Caller::connect(setup.client_port, 1 << 20).put_once("after");
+        Raw::connect(setup.client_port, 1 << 20).put_once("after");
     });
 }
 
 /// Every second stream puts, the others list what is there; all at once.
 fn put_and_list(setup: &Setup, number: usize, streams: usize) {
     let value = vec![b'v'; 1_400_000];
-    let mut caller = Caller::connect(setup.client_port, 1 << 20);
+    let mut raw = Raw::connect(setup.client_port, 1 << 20);
     for stream in 0..streams {
         if stream % 2 == 0 {
-            caller.start_put(0, &format!("large/{number}"), &value);
+            raw.start_put(0, &format!("large/{number}"), &value);
         } else {
-            caller.start_list(1, "list/000000", "list/000001");
+            raw.start_list(1, "list/000000", "list/000001");
         }
     }
-    caller.until_answers(streams);
-    for (call, answer) in &caller.answers {
+    raw.until_answers(streams);
+    for (call, answer) in &raw.answers {
         match answer {
-            Ok(length) if *call == 1 => assert!(*length > 1_400_000, "{length}"),
+            Ok(list) if *call == 1 => assert!(list.len() > 1_400_000, "{}", list.len()),
             Ok(_) => {}
             // Too much at once may be refused, in words that clients know.
             Err((code, text)) => {
@@ -521,31 +504,32 @@ fn lists_that_are_read_slowly_cost_little_each() {
         member.terminate();
         assert!(member.wait().success());
         let member = setup.start();
-        Caller::connect(setup.client_port, 1 << 20).put_once("first");
+        Raw::connect(setup.client_port, 1 << 20).put_once("first");
         let harm = under_attack(&setup, &member, || {
-            let mut slow: Vec<Caller> =
-                (0..readers).map(|_| Caller::connect(setup.client_port, 1 << 20)).collect();
+            let mut slow: Vec<Raw> =
+                (0..readers).map(|_| Raw::connect(setup.client_port, 1 << 20)).collect();
             for reader in &mut slow {
                 reader.start_list(7, "list/", "list0");
                 reader.write();
             }
-            let mut left = readers;
             // The last tenth is read at full speed.
             let slowly = Instant::now() + sized(Duration::from_secs(2), Duration::from_secs(60));
-            while left > 0 {
+            while !slow.is_empty() {
                 let is_slow = Instant::now() < slowly;
-                for reader in slow.iter_mut().filter(|reader| reader.answers.is_empty()) {
+                for reader in &mut slow {
                     reader.read(if is_slow { 4096 } else { 256 << 10 });
                     reader.write();
                 }
-                left = slow.iter().filter(|reader| reader.answers.is_empty()).count();
+                // A list that is complete is not kept.
+                slow.retain(|reader| {
+                    let Some((_, answer)) = reader.answers.first() else { return true };
+                    let list = answer.as_ref().expect("the list");
+                    assert!(list.len() > list_bytes, "{}", list.len());
+                    false
+                });
                 if is_slow {
                     std::thread::sleep(Duration::from_millis(2));
                 }
-            }
-            for reader in &slow {
-                let length = reader.answers[0].1.as_ref().expect("the list");
-                assert!(*length > list_bytes, "{length}");
             }
         });
         let most = readers as u64 * (2 << 10);
@@ -588,14 +572,14 @@ fn connections_that_never_say_anything_are_closed_and_idle_clients_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver);
         let member = setup.start();
-        let mut idle = Caller::connect(setup.client_port, 1 << 20);
+        let mut idle = Raw::connect(setup.client_port, 1 << 20);
         idle.put_once("before");
-        let before = sockets(&member);
+        let before = member.sockets();
         let silent: Vec<TcpStream> = (0..200)
             .map(|_| TcpStream::connect(("127.0.0.1", setup.client_port)).unwrap())
             .collect();
         std::thread::sleep(Duration::from_secs(60));
-        assert_eq!(sockets(&member), before + silent.len(), "{driver}: too early");
+        assert_eq!(member.sockets(), before + silent.len(), "{driver}: too early");
         std::thread::sleep(Duration::from_secs(65));
         until_sockets(&member, before, "silent connections");
         idle.put_once("after");

@@ -459,11 +459,27 @@ fn an_etcd_and_two_of_ours_are_one_cluster_whoever_leads() {
             for setup in &setups {
                 clients.push(Client::connect(setup).await);
             }
-            for leader in [0, 1, 2, 0] {
+            for leader in [0, 1, 2, 0, 2] {
                 let id = member_id(&clients[leader]).await;
                 lead(&clients, id).await;
                 for number in 0..puts {
                     clients[number % 3].put_kv(&format!("k{}", number % 40), "v").await;
+                }
+                for (at, client) in clients.iter().enumerate() {
+                    let value = format!("by {at} under {leader}");
+                    client.put_kv("seen", &value).await;
+                    for other in &clients {
+                        assert_eq!(other.get("seen").await.as_ref(), Some(&value), "{driver}");
+                    }
+                    // Its time is known to whoever leads.
+                    let grant = pb::LeaseGrantRequest { id: 0, ttl: 60 };
+                    let id = client.lease_grant(grant).await.unwrap().id;
+                    let request = pb::LeaseTimeToLiveRequest { id, keys: false };
+                    let path = "/etcdserverpb.Lease/LeaseTimeToLive";
+                    let times: pb::LeaseTimeToLiveResponse =
+                        client.unary(path, request).await.unwrap();
+                    let fresh = times.granted_ttl == 60 && times.ttl > 50;
+                    assert!(fresh, "{driver}: {value}: {times:?}");
                 }
                 let mut hashes = Vec::new();
                 for client in &clients {

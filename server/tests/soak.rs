@@ -197,13 +197,10 @@ fn percentiles(times: &Mutex<Vec<u32>>) -> (u32, u32) {
 }
 
 fn sample(load: &Load, pid: u32, data_dir: &Path, in_use: i64, at_s: u64) -> Sample {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux");
-    let anonymous_kib = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     let count = |path: &Path| std::fs::read_dir(path).map_or(0, Iterator::count);
     Sample {
         at_s,
-        anonymous_kib,
+        anonymous_kib: harness::rss_anon_kib(pid),
         descriptors: count(Path::new(&format!("/proc/{pid}/fd"))),
         file_kib: std::fs::metadata(data_dir.join("member/etcore.db")).unwrap().len() >> 10,
         in_use_kib: u64::try_from(in_use).unwrap() >> 10,

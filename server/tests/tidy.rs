@@ -76,9 +76,27 @@ fn is_test_file(name: &str) -> bool {
         || name.contains("/testing/")
 }
 
-/// The text before the unit tests at the bottom.
-fn production(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+/// The lines outside unit tests, wherever those stand, with their numbers. A module ends at the
+/// first brace in the first column, since rustfmt is asked as well.
+fn production(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = (1..).zip(text.lines()).peekable();
+    let mut kept = Vec::new();
+    while let Some((number, line)) = lines.next() {
+        let opens = |(_, next): &(usize, &str)| next.starts_with("mod tests");
+        if line != "#[cfg(test)]" || !lines.peek().is_some_and(opens) {
+            kept.push((number, line));
+        } else if lines.next().is_some_and(|(_, line)| line.ends_with('{')) {
+            lines.by_ref().find(|(_, line)| *line == "}");
+        }
+    }
+    kept
+}
+
+#[test]
+fn unit_tests_are_told_from_what_stands_around_them() {
+    let text = "a\n#[cfg(test)]\nmod tests;\nb\n#[cfg(test)]\nmod tests {\n    {\n    }\n}\nc\n";
+    assert_eq!(production(text), [(1, "a"), (4, "b"), (10, "c")]);
+    assert_eq!(production("#[cfg(test)]\nfn a() {}"), [(1, "#[cfg(test)]"), (2, "fn a() {}")]);
 }
 
 /// Collects complaints, so that one run shows them all.
@@ -127,7 +145,7 @@ fn the_core_crates_know_no_executor_and_no_socket() {
         }
         for banned in ["std::net::Tcp", "std::net::Udp", "std::thread::spawn", "tokio::", "glommio"]
         {
-            if production(&text).contains(banned) {
+            if production(&text).iter().any(|(_, line)| line.contains(banned)) {
                 complaints.push(format!("{name} uses {banned}: I/O belongs to server::driver"));
             }
         }
@@ -142,7 +160,7 @@ fn every_file_says_what_it_is_and_stays_short() {
         if !text.starts_with("//!") && !name.ends_with("/tests.rs") {
             complaints.push(format!("{name} does not open with //!"));
         }
-        let lines = production(&text).lines().count();
+        let lines = production(&text).len();
         if lines > PRODUCTION_LINES_MAX && !is_test_file(&name) {
             complaints.push(format!("{name} has {lines} production lines: split it"));
         }
@@ -164,10 +182,10 @@ fn unsafe_stands_only_behind_the_named_doors() {
         if is_test_file(&name) || UNSAFE_FILES.contains(&name.as_str()) {
             continue;
         }
-        for (number, line) in production(&text).lines().enumerate() {
+        for (number, line) in production(&text) {
             let code = line.split("//").next().unwrap_or("");
             if code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
-                complaints.push(format!("{name}:{} has unsafe code", number + 1));
+                complaints.push(format!("{name}:{number} has unsafe code"));
             }
         }
     }
@@ -192,11 +210,11 @@ fn banned_calls_are_not_made() {
         if is_test_file(&name) || tool {
             continue;
         }
-        for (number, line) in production(&text).lines().enumerate() {
+        for (number, line) in production(&text) {
             let code = line.split("//").next().unwrap_or("");
             for (call, allowed, instead) in banned {
                 if code.contains(call) && !allowed.contains(&name.as_str()) {
-                    complaints.push(format!("{name}:{} has {call}: use {instead}", number + 1));
+                    complaints.push(format!("{name}:{number} has {call}: use {instead}"));
                 }
             }
         }
@@ -208,10 +226,10 @@ fn banned_calls_are_not_made() {
 fn nothing_is_imported_by_glob_outside_tests() {
     let mut complaints = Vec::new();
     for (name, text) in all_sources() {
-        for (number, line) in production(&text).lines().enumerate() {
+        for (number, line) in production(&text) {
             let glob = line.trim_start().starts_with("use ") && line.trim_end().ends_with("::*;");
             if glob && !line.contains("super::*") {
-                complaints.push(format!("{name}:{} imports a glob", number + 1));
+                complaints.push(format!("{name}:{number} imports a glob"));
             }
         }
     }

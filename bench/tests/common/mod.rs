@@ -145,7 +145,9 @@ fn serve(mut socket: TcpStream, behaviour: &Behaviour, seen: &Seen) {
         for event in events {
             let request = match event {
                 ServerEvent::Unary { stream, method, message, .. } => (stream, method, message),
-                ServerEvent::StreamMessage { stream, message } => (stream, RANGE_STREAM, message),
+                ServerEvent::StreamMessage { stream, message, .. } => {
+                    (stream, RANGE_STREAM, message)
+                }
                 _ => continue,
             };
             let number = seen.requests.fetch_add(1, Ordering::Relaxed) + 1;

@@ -1,9 +1,13 @@
+use tempfile::TempDir;
+
 use super::*;
-use crate::file::{Disk, StdDisk};
+use crate::checkpoint::Checkpointer;
+use crate::file::StdDisk;
 use crate::store::{EngineConfig, Store};
 use crate::testing::model::{Entry, Model, Op, apply, random_entry};
 use crate::testing::prng::Prng;
-use crate::types::{LeaseId, LogIndex, Revision, Term};
+use crate::types::{LeaseId, LogIndex, RevKey, Revision, Term};
+use crate::view::View;
 
 /// A map whose requests are run as soon as they are made, but after `Pending` was answered.
 struct Eager(PageMap, u64);
@@ -20,25 +24,58 @@ impl PageSource for Eager {
     }
 }
 
-fn checkpoint(
-    store: &mut Store,
-    checkpointer: &mut crate::checkpoint::Checkpointer,
-    disk: &mut dyn Disk,
-) {
-    store.publish();
-    checkpointer.start(store.freeze(0).unwrap());
-    let output = checkpointer.run(disk).unwrap().unwrap();
-    store.on_checkpoint(&output);
+/// A store in a directory of its own.
+struct Home {
+    disk: StdDisk,
+    store: Store,
+    checkpointer: Checkpointer,
+    _dir: TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = StdDisk::new(dir.path());
+        let (store, checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+        Self { disk, store, checkpointer, _dir: dir }
+    }
+
+    /// Puts a key by an entry of its own; where its row is.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> RevKey {
+        let index = LogIndex(self.store.applied().0.0 + 1);
+        let mut txn = self.store.begin(index, Term(1));
+        let at = txn.put(key, value, LeaseId(0)).at;
+        txn.commit();
+        at
+    }
+
+    /// Values of 700 kB, by keys from 1 on.
+    fn put_large(&mut self, count: u8) -> Vec<RevKey> {
+        (1..=count).map(|index| self.put(&[index], &vec![index; 700_000])).collect()
+    }
+
+    fn checkpoint(&mut self) -> Arc<View> {
+        self.store.publish();
+        self.checkpointer.start(self.store.freeze(0).unwrap());
+        let output = self.checkpointer.run(&mut self.disk).unwrap().unwrap();
+        self.store.on_checkpoint(&output);
+        self.store.publish()
+    }
+
+    /// So small that windows are dropped whenever it is allowed.
+    fn pages(&self) -> Eager {
+        Eager(PageMap::new(self.file(), WINDOW_BYTES), 0)
+    }
+
+    fn file(&self) -> Arc<File> {
+        self.disk.handle(self.checkpointer.file()).unwrap()
+    }
 }
 
 #[test]
 fn views_read_the_file_through_windows_while_checkpoints_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut disk = StdDisk::new(dir.path());
-    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
-    let file = disk.handle(checkpointer.file()).unwrap();
-    // So small that windows are dropped whenever it is allowed.
-    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    let mut home = Home::new();
+    let mut pages = home.pages();
     let (mut prng, mut model) = (Prng::new(8), Model::default());
     for round in 0..40u64 {
         for step in 0..150u64 {
@@ -51,30 +88,20 @@ fn views_read_the_file_through_windows_while_checkpoints_go_on() {
                 0 => Entry::Txn(vec![large]),
                 _ => random_entry(&mut prng, &model),
             };
-            apply(&mut store, &entry);
+            apply(&mut home.store, &entry);
             model.apply(&entry);
         }
-        checkpoint(&mut store, &mut checkpointer, &mut disk);
-        let view = store.publish();
+        let view = home.checkpoint();
         model.assert_view(&view, &mut pages, &mut prng);
     }
 }
 
 #[test]
 fn a_file_larger_than_the_budget_is_read_within_the_budget() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut disk = StdDisk::new(dir.path());
-    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
-    let mut rows = Vec::new();
-    for index in 1..41u8 {
-        let mut txn = store.begin(LogIndex(index.into()), Term(1));
-        rows.push(txn.put(&[index], &vec![index; 700_000], LeaseId(0)).at);
-        txn.commit();
-    }
-    checkpoint(&mut store, &mut checkpointer, &mut disk);
-    let view = store.publish();
-    let file = disk.handle(checkpointer.file()).unwrap();
-    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    let mut home = Home::new();
+    let rows = home.put_large(40);
+    let view = home.checkpoint();
+    let mut pages = home.pages();
     for (row, index) in rows.iter().zip(1..) {
         let value = loop {
             match view.value(*row, &mut pages).unwrap() {
@@ -90,18 +117,12 @@ fn a_file_larger_than_the_budget_is_read_within_the_budget() {
 
 #[test]
 fn a_page_larger_than_a_window_is_read_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut disk = StdDisk::new(dir.path());
-    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
+    let mut home = Home::new();
     let mut value = vec![0; 3 << 20];
     Prng::new(1).fill(&mut value);
-    let mut txn = store.begin(LogIndex(1), Term(1));
-    let at = txn.put(b"big", &value, LeaseId(0)).at;
-    txn.commit();
-    checkpoint(&mut store, &mut checkpointer, &mut disk);
-    let view = store.publish();
-    let file = disk.handle(checkpointer.file()).unwrap();
-    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    let at = home.put(b"big", &value);
+    let view = home.checkpoint();
+    let mut pages = home.pages();
     for _ in 0..4 {
         if let Fetch::Ready(bytes) = view.value(at, &mut pages).unwrap() {
             assert_eq!(crate::wire::KvRef::parse(bytes).unwrap().value, value);
@@ -113,18 +134,12 @@ fn a_page_larger_than_a_window_is_read_whole() {
 
 #[test]
 fn a_rotten_page_and_a_pointer_beyond_the_end_are_errors() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut disk = StdDisk::new(dir.path());
-    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
-    let mut txn = store.begin(LogIndex(1), Term(1));
-    let at = txn.put(b"key", b"value", LeaseId(0)).at;
-    txn.commit();
-    checkpoint(&mut store, &mut checkpointer, &mut disk);
-    let view = store.publish();
-    let file = disk.handle(checkpointer.file()).unwrap();
+    let mut home = Home::new();
+    let at = home.put(b"key", b"value");
+    let view = home.checkpoint();
     let root = view.tree.root.unwrap();
-    file.write_all_at(b"rot", root.offset_bytes() + 20).unwrap();
-    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    home.file().write_all_at(b"rot", root.offset_bytes() + 20).unwrap();
+    let mut pages = home.pages();
     assert!(matches!(view.value(at, &mut pages), Ok(Fetch::Pending(_))));
     let error = view.value(at, &mut pages).unwrap_err();
     assert!(matches!(error, EngineError::Corrupt { what: Corruption::Checksum { .. }, .. }));
@@ -135,19 +150,10 @@ fn a_rotten_page_and_a_pointer_beyond_the_end_are_errors() {
 
 #[test]
 fn an_evaluation_of_more_windows_than_are_kept_ends() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut disk = StdDisk::new(dir.path());
-    let (mut store, mut checkpointer) = Store::open(&mut disk, EngineConfig::default()).unwrap();
-    let mut rows = Vec::new();
-    for index in 1..61u8 {
-        let mut txn = store.begin(LogIndex(index.into()), Term(1));
-        rows.push(txn.put(&[index], &vec![index; 700_000], LeaseId(0)).at);
-        txn.commit();
-    }
-    checkpoint(&mut store, &mut checkpointer, &mut disk);
-    let view = store.publish();
-    let file = disk.handle(checkpointer.file()).unwrap();
-    let mut pages = Eager(PageMap::new(file, WINDOW_BYTES), 0);
+    let mut home = Home::new();
+    let rows = home.put_large(60);
+    let view = home.checkpoint();
+    let mut pages = home.pages();
     // Reads all rows, from the first one on after each page that is not there.
     let evaluate = |pages: &mut Eager| {
         rows.iter().all(|row| matches!(view.value(*row, pages).unwrap(), Fetch::Ready(_)))

@@ -92,6 +92,8 @@ pub enum ServerEvent {
     StreamMessage {
         /// The call.
         stream: StreamId,
+        /// Its method.
+        method: MethodId,
         /// The message, inflated.
         message: Bytes,
     },

@@ -56,7 +56,6 @@ pub(crate) struct Service {
     /// Bytes still to be written to calls of `LARGE`.
     bodies: HashMap<StreamId, usize>,
     counts: HashMap<StreamId, (usize, usize)>,
-    methods: HashMap<StreamId, MethodId>,
     pub(crate) cancelled: usize,
     pub(crate) unsent_max: usize,
 }
@@ -67,7 +66,6 @@ impl Service {
             server: Server::new(config, routes(), budget),
             bodies: HashMap::new(),
             counts: HashMap::new(),
-            methods: HashMap::new(),
             cancelled: 0,
             unsent_max: 0,
         }
@@ -114,11 +112,8 @@ impl Service {
                 server.reply_unary(stream, text.as_bytes())
             }
             ServerEvent::Unary { .. } => Ok(()),
-            ServerEvent::StreamOpened { stream, method, .. } => {
-                self.methods.insert(stream, method);
-                server.send_head(stream)
-            }
-            ServerEvent::StreamMessage { stream, message } => match self.methods[&stream] {
+            ServerEvent::StreamOpened { stream, .. } => server.send_head(stream),
+            ServerEvent::StreamMessage { stream, method, message } => match method {
                 MethodId(4) if message.as_ref() == b"fail" => {
                     server.reply_error(stream, FAILURE.0, FAILURE.1)
                 }

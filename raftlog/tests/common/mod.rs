@@ -1,15 +1,16 @@
 //! What the tests of a single member's log share. Nothing here may depend on a kind of disk.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 use bytes::Bytes;
 use etcore_engine::file::Disk;
 use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
 use etcore_raftlog::log::{Applied, Log, OpenError};
-use etcore_raftlog::node::{Effects, NodeConfig};
-use etcore_raftlog::types::{EntryKind, LogEntry};
+use etcore_raftlog::node::NodeConfig;
 use etcore_raftlog::wal::{self, NewLog, WalError, WriterConfig};
+
+pub(crate) use etcore_raftlog::testing::settle;
 
 pub(crate) const DIR: &str = "member/wal";
 pub(crate) const ID: u64 = 0x8e9e_05c5_2164_694d;
@@ -27,37 +28,6 @@ pub(crate) fn open(disk: &mut dyn Disk, segment_bytes: u64) -> Result<Log, OpenE
     let config = WriterConfig { segment_bytes, catchup_entries: 10 };
     let node = NodeConfig::new(ID, 1, 2);
     Log::open(disk, DIR, node, config, Applied::default()).map(|(log, _)| log)
-}
-
-/// Runs turns until nothing is left and applies what is committed. Returns the answered reads.
-pub(crate) fn settle(
-    log: &mut Log,
-    disk: &mut dyn Disk,
-    applied: &mut Vec<LogEntry>,
-) -> Result<Vec<(u64, u64)>, WalError> {
-    let mut effects = Effects::default();
-    let mut reads = Vec::new();
-    loop {
-        let mut any = false;
-        while log.turn(&mut effects)? {
-            any = true;
-            for entry in effects.committed.drain(..) {
-                if entry.kind != EntryKind::Normal {
-                    // A change that cannot be applied is left out, as etcd does.
-                    let _ = log.node.apply_conf_change(entry.kind, &entry.data);
-                }
-                applied.push(entry);
-            }
-            if let Some(last) = applied.last() {
-                log.node.on_applied(last.index);
-            }
-            reads.extend(effects.reads.iter().map(|read| (read.ticket, read.index.0)));
-        }
-        log.drive(disk)?;
-        if !any {
-            return Ok(reads);
-        }
-    }
 }
 
 /// True if the larger size of a long test is wanted.

@@ -17,8 +17,8 @@ use etcore_engine::file::AlignedBuf;
 
 use super::reserve::Reserve;
 use super::{
-    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, SocketId, Waker, WriteToken,
-    connect,
+    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, Sent, SocketId, Waker,
+    WriteToken, connect,
 };
 use crate::limits;
 
@@ -33,7 +33,7 @@ pub struct Portable {
     log: LogThread,
     events: Vec<libc::epoll_event>,
     read_buf: Vec<u8>,
-    /// Sends that ended inside `send`; reported by the next `wait`.
+    /// Sends that `close` gave up; reported by the next `wait`.
     ended: Vec<(SocketId, Vec<u8>, io::Result<()>)>,
     /// Sockets that epoll refused to watch again; reported by the next `wait`.
     lost: Vec<(SocketId, io::Error)>,
@@ -162,8 +162,8 @@ impl Portable {
         }
     }
 
-    /// Writes what the kernel takes; true when the send has ended.
-    fn advance_send(&mut self, id: SocketId) -> Option<(Vec<u8>, io::Result<()>)> {
+    /// Writes what the kernel takes; says how the send ended once it has.
+    fn advance_send(&mut self, id: SocketId) -> Option<Sent> {
         let socket = self.socket(id)?;
         let mut buf = socket.sending.take()?;
         while socket.sent < buf.len() {
@@ -477,15 +477,16 @@ impl Driver for Portable {
         }
     }
 
-    fn send(&mut self, id: SocketId, buf: Vec<u8>) {
-        let Some(socket) = self.socket(id) else { return };
+    fn send(&mut self, id: SocketId, buf: Vec<u8>) -> Option<Sent> {
+        let socket = self.socket(id)?;
         assert!(socket.sending.is_none(), "one send at a time per socket");
         socket.sending = Some(buf);
         socket.sent = 0;
-        match self.advance_send(id) {
-            Some((buf, result)) => self.ended.push((id, buf, result)),
-            None => self.update_interest(id),
+        let ended = self.advance_send(id);
+        if ended.is_none() {
+            self.update_interest(id);
         }
+        ended
     }
 
     fn close(&mut self, id: SocketId) {

@@ -76,6 +76,13 @@ impl Rig {
         }
     }
 
+    /// Sends; what ends at once is noted like what ends later.
+    fn send(&mut self, id: SocketId, buf: Vec<u8>) {
+        if let Some((buf, result)) = self.driver.send(id, buf) {
+            self.seen.sent(id, buf, result);
+        }
+    }
+
     /// Gives things that must not happen the time to happen.
     fn settle(&mut self) {
         let end = Instant::now() + Duration::from_millis(60);
@@ -160,7 +167,7 @@ fn buffers_of_any_size_reach_a_slow_reader_whole_and_come_back() {
                 theirs.write_all(&got).unwrap();
                 theirs
             });
-            rig.driver.send(id, data.clone());
+            rig.send(id, data.clone());
             rig.until("echoed", |seen| seen.bytes(id) == len_bytes);
             drop(peer.join().unwrap());
             assert!(rig.seen.received[&id] == data);
@@ -265,7 +272,7 @@ fn nothing_is_reported_of_a_closed_socket() {
 fn closing_gives_up_a_send_that_the_peer_does_not_take() {
     on_each(|rig| {
         let (id, theirs) = rig.attach();
-        rig.driver.send(id, pattern(4 << 20));
+        rig.send(id, pattern(4 << 20));
         rig.settle();
         assert!(rig.seen.sent.is_empty(), "nobody reads");
         rig.driver.close(id);
@@ -287,7 +294,7 @@ fn closing_gives_up_a_send_that_the_peer_does_not_take() {
 fn a_send_that_ended_before_the_close_is_reported() {
     on_each(|rig| {
         let (id, mut theirs) = rig.attach();
-        rig.driver.send(id, b"all of it".to_vec());
+        rig.send(id, b"all of it".to_vec());
         rig.until("sent", |seen| seen.sent.len() == 1);
         rig.driver.close(id);
         let mut text = String::new();
@@ -310,7 +317,7 @@ fn late_events_never_reach_the_next_socket_in_a_slot() {
                 rig.wait(Duration::ZERO);
             }
             if round % 2 == 0 {
-                rig.driver.send(id, b"x".to_vec());
+                rig.send(id, b"x".to_vec());
             }
             rig.driver.close(id);
             if round % 5 == 0 {
@@ -392,6 +399,15 @@ fn a_failed_durable_write_is_reported_and_not_tried_again() {
         rig.driver.write_durable(WriteToken(2), full.into(), 0, AlignedBuf::zeroed(4096));
         rig.until("reported", |seen| seen.written.len() == 2);
         rig.settle();
+        // What is left of a failed one is not taken for a later one's.
+        for token in 3..20 {
+            let file = Arc::new(tempfile::tempfile_in(dir.path()).unwrap());
+            rig.driver.write_durable(WriteToken(token), file.into(), 0, AlignedBuf::zeroed(4096));
+            rig.until("written", |seen| seen.written.len() as u64 == token);
+            assert!(rig.seen.written.pop_if(|(_, result)| result.is_ok()).is_some());
+            rig.seen.written.push((WriteToken(token), Ok(())));
+        }
+        rig.seen.written.truncate(2);
         let codes: Vec<_> = rig
             .seen
             .written
@@ -400,6 +416,40 @@ fn a_failed_durable_write_is_reported_and_not_tried_again() {
             .collect();
         assert_eq!(codes, [(1, Some(libc::EBADF)), (2, Some(libc::ENOSPC))]);
         assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    });
+}
+
+#[test]
+fn a_write_that_cannot_be_synced_has_failed() {
+    on_each(|rig| {
+        // A pipe takes bytes, and has nothing to sync.
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let file = Arc::new(File::from(OwnedFd::from(writer)));
+        rig.driver.write_durable(WriteToken(1), file.into(), 0, AlignedBuf::zeroed(4096));
+        rig.until("reported", |seen| !seen.written.is_empty());
+        assert!(rig.seen.written[0].1.is_err(), "{}", rig.driver.name());
+    });
+}
+
+#[test]
+fn a_send_that_finds_room_ends_at_once_and_one_to_a_gone_peer_fails() {
+    on_each(|rig| {
+        let (id, mut theirs) = rig.attach();
+        let (buf, result) = rig.driver.send(id, b"small".to_vec()).expect("it has ended");
+        assert!(buf.is_empty() && buf.capacity() >= 5);
+        result.unwrap();
+        let mut got = [0; 5];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"small");
+        assert!(rig.driver.send(id, pattern(4 << 20)).is_none(), "nobody reads so much");
+        drop(theirs);
+        rig.until("failed", |seen| seen.sent.len() == 1);
+        assert!(rig.seen.sent[0].1.is_err());
+        rig.seen.sent.clear();
+        let (_, result) = rig.driver.send(id, b"more".to_vec()).expect("it has ended");
+        assert!(result.is_err());
+        rig.settle();
+        assert!(rig.seen.sent.is_empty(), "it is not reported twice");
     });
 }
 
@@ -482,7 +532,7 @@ fn more_sockets_than_receive_buffers_are_served_at_once() {
         }
         assert!(peers.iter().all(|(id, _)| rig.seen.received[id] == data));
         for (id, _) in &peers {
-            rig.driver.send(*id, b"answer".to_vec());
+            rig.send(*id, b"answer".to_vec());
         }
         rig.until("sent", |seen| seen.sent.len() == sockets);
         for (_, theirs) in &mut peers {
@@ -600,7 +650,7 @@ fn connections_are_made_and_carry_bytes_both_ways() {
         for (id, theirs) in
             [(by_tcp, &mut over_tcp as &mut dyn ReadWrite), (by_path, &mut over_path)]
         {
-            rig.driver.send(id, b"to them".to_vec());
+            rig.send(id, b"to them".to_vec());
             rig.until("sent", |seen| seen.sent.iter().any(|(sent, _)| *sent == id));
             let mut got = [0; 7];
             theirs.read_exact(&mut got).unwrap();

@@ -26,8 +26,8 @@ use socket2::SockAddr;
 
 use super::reserve::Reserve;
 use super::{
-    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, SocketId, Waker, WriteToken,
-    connect,
+    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, Sent, SocketId, Waker,
+    WriteToken, connect,
 };
 use crate::limits;
 
@@ -42,7 +42,8 @@ pub struct Uring {
     free_sockets: Vec<u32>,
     listeners: HashMap<u32, Listener>,
     reserve: Reserve,
-    writes: Vec<Option<LogWrite>>,
+    writes: [Option<LogWrite>; limits::LOG_WRITES],
+    last_write: u64,
     wake_counter: Box<u64>,
     wake_armed: bool,
     waker: Waker,
@@ -59,12 +60,13 @@ struct Listener {
 }
 
 struct LogWrite {
+    /// Its completion names it; its place in the table is the remainder by the table's length.
+    number: u64,
     token: WriteToken,
     file: Arc<File>,
     buf: AlignedBuf,
     offset_bytes: u64,
     written: usize,
-    failed: Option<io::Error>,
 }
 
 #[derive(Default)]
@@ -104,6 +106,11 @@ const CANCEL: u64 = 6 << 56;
 const SYNC: u64 = 7 << 56;
 const CONNECT: u64 = 8 << 56;
 const KIND: u64 = 0xff << 56;
+
+/// Where a log write is kept.
+fn place_of(number: u64) -> usize {
+    (number % limits::LOG_WRITES as u64) as usize
+}
 
 fn socket_data(kind: u64, socket: SocketId) -> u64 {
     kind | u64::from(socket.generation & 0xff_ffff) << 32 | u64::from(socket.slot)
@@ -156,7 +163,8 @@ impl Uring {
             free_sockets: Vec::new(),
             listeners: HashMap::new(),
             reserve: Reserve::new()?,
-            writes: Vec::new(),
+            writes: Default::default(),
+            last_write: 0,
             wake_counter: Box::new(0),
             wake_armed: false,
             waker,
@@ -248,20 +256,29 @@ impl Uring {
     /// Write, and once that has succeeded fdatasync, as one chain. One write with RWF_DSYNC is as
     /// quick on an idle machine, but its completion waits for a kernel worker to get a core: on a
     /// busy one that was twenty times slower.
-    fn push_write(&mut self, index: usize) {
-        let Some(Some(write)) = self.writes.get(index) else { return };
+    ///
+    /// One completion tells of the chain: a write that succeeded says nothing, and behind one that
+    /// did not (a short one neither) the sync is dropped in silence.
+    fn begin_write(&mut self, mut write: LogWrite) {
+        let next = self.last_write + 1;
+        let mut numbers = next..next + limits::LOG_WRITES as u64;
+        let free = numbers.find(|number| self.writes[place_of(*number)].is_none());
+        let number = free.unwrap_or_else(|| panic!("more than {} log writes", limits::LOG_WRITES));
+        self.last_write = number;
+        write.number = number;
+        let write = self.writes[place_of(number)].insert(write);
         let rest = &write.buf[write.written..];
         let fd = Fd(write.file.as_raw_fd());
         let data =
             opcode::Write::new(fd, rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX))
                 .offset(write.offset_bytes + write.written as u64)
                 .build()
-                .flags(squeue::Flags::IO_LINK)
-                .user_data(WRITE | index as u64);
+                .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
+                .user_data(WRITE | number);
         let sync = opcode::Fsync::new(fd)
             .flags(types::FsyncFlags::DATASYNC)
             .build()
-            .user_data(SYNC | index as u64);
+            .user_data(SYNC | number);
         // A chain must be handed over in one piece.
         let room = {
             let queue = self.ring.submission();
@@ -314,8 +331,8 @@ impl Uring {
             RECEIVE => self.complete_receive(socket, cqe, completions),
             SEND => self.complete_send(socket, cqe, completions),
             CONNECT => self.complete_connect(socket, cqe, completions),
-            WRITE => self.note_write((data & !KIND) as usize, cqe),
-            SYNC => self.complete_write((data & !KIND) as usize, cqe, completions),
+            WRITE => self.complete_short(data & !KIND, cqe.result(), completions),
+            SYNC => self.complete_sync(data & !KIND, cqe.result(), completions),
             WAKE => self.wake_armed = false,
             _ => {}
         }
@@ -464,34 +481,32 @@ impl Uring {
         SocketId { slot, generation: entry.generation }
     }
 
-    /// The first half of a chain. Its outcome counts when the second half has ended.
-    fn note_write(&mut self, index: usize, cqe: &cqueue::Entry) {
-        if let Some(Some(write)) = self.writes.get_mut(index) {
-            match cqe.result() {
-                0 => write.failed = Some(io::ErrorKind::WriteZero.into()),
-                count if count > 0 => write.written += count as usize,
-                error => write.failed = Some(io::Error::from_raw_os_error(-error)),
-            }
-        }
+    /// Takes a log write out of the table, if it is the one that the number was given to.
+    fn take_write(&mut self, number: u64) -> Option<LogWrite> {
+        self.writes[place_of(number)].take_if(|write| write.number == number)
     }
 
-    fn complete_write(
-        &mut self,
-        index: usize,
-        cqe: &cqueue::Entry,
-        completions: &mut dyn Completions,
-    ) {
-        let Some(entry) = self.writes.get_mut(index) else { return };
-        let Some(mut write) = entry.take() else { return };
-        let outcome = match (write.failed.take(), cqe.result()) {
-            (Some(error), _) => Err(error),
-            // A short write breaks the chain before the sync: the rest goes as a chain of its own.
-            (None, _) if write.written < write.buf.len() => {
-                *entry = Some(write);
-                return self.push_write(index);
+    /// The write of a chain failed, or fell short; its sync is never heard of.
+    fn complete_short(&mut self, number: u64, result: i32, completions: &mut dyn Completions) {
+        let Some(mut write) = self.take_write(number) else { return };
+        let error = match result {
+            0 => io::ErrorKind::WriteZero.into(),
+            error if error < 0 => io::Error::from_raw_os_error(-error),
+            count => {
+                write.written += count as usize;
+                // The rest goes as a chain of its own.
+                return self.begin_write(write);
             }
-            (None, result) if result < 0 => Err(io::Error::from_raw_os_error(-result)),
-            (None, _) => Ok(()),
+        };
+        completions.written(write.token, write.buf, Err(error));
+    }
+
+    /// The sync of a chain ended, so its write had succeeded.
+    fn complete_sync(&mut self, number: u64, result: i32, completions: &mut dyn Completions) {
+        let Some(write) = self.take_write(number) else { return };
+        let outcome = match result {
+            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
+            _ => Ok(()),
         };
         completions.written(write.token, write.buf, outcome);
     }
@@ -568,12 +583,30 @@ impl Driver for Uring {
         }
     }
 
-    fn send(&mut self, id: SocketId, buf: Vec<u8>) {
-        let Some(socket) = self.socket(id) else { return };
+    /// Tries a plain send first, which nearly always takes it all: as an operation of the ring it
+    /// would end the next wait with nothing but the news that it is done.
+    fn send(&mut self, id: SocketId, mut buf: Vec<u8>) -> Option<Sent> {
+        let socket = self.socket(id)?;
         assert!(socket.sending.is_none(), "one send at a time per socket");
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the pointer and the length are those of `buf`, which outlives the call.
+        let count =
+            unsafe { libc::send(socket.fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) };
+        socket.sent = usize::try_from(count).unwrap_or(0);
+        if count < 0 {
+            let error = io::Error::last_os_error();
+            if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+                buf.clear();
+                return Some((buf, Err(error)));
+            }
+        }
+        if socket.sent == buf.len() {
+            buf.clear();
+            return Some((buf, Ok(())));
+        }
         socket.sending = Some(buf);
-        socket.sent = 0;
         self.push_send(id);
+        None
     }
 
     fn close(&mut self, id: SocketId) {
@@ -603,19 +636,10 @@ impl Driver for Uring {
         buf: AlignedBuf,
     ) {
         let file = file.into_kernel();
-        let write = Some(LogWrite { token, file, buf, offset_bytes, written: 0, failed: None });
-        let index = match self.writes.iter().position(Option::is_none) {
-            Some(index) => {
-                self.writes[index] = write;
-                index
-            }
-            None => {
-                self.writes.push(write);
-                self.writes.len() - 1
-            }
-        };
-        assert!(index < limits::LOG_WRITES, "more than {} log writes", limits::LOG_WRITES);
-        self.push_write(index);
+        self.begin_write(LogWrite { number: 0, token, file, buf, offset_bytes, written: 0 });
+        // What is sent after this and before the next wait need not hold up the disk. A refusal is
+        // met again there.
+        let _ = self.ring.submit();
     }
 
     fn wait(

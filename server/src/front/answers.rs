@@ -18,7 +18,7 @@ use crate::api::range;
 use crate::api::reader::Stop;
 use crate::api::txn::{self, Context, NoLeases};
 use crate::driver::SocketId;
-use crate::http::Page;
+use crate::http::{self, Page};
 use crate::limits;
 use crate::replica::{Reply, Slot, ToFront, ToReplica};
 use crate::shared::Shared;
@@ -76,7 +76,6 @@ impl Front {
         match task.kind {
             Kind::Abandoned => return,
             Kind::QuotaAlarm => {
-                self.raising_alarm = false;
                 return self.reply_status(task.socket, task.to, &EtcdError::NoSpace.into());
             }
             _ => {}
@@ -317,13 +316,13 @@ impl Front {
             return;
         }
         for slot in overdue {
-            let deadline_ms = self.tasks.deadline_ms(slot);
-            if let Some((socket, to, client_deadline, bytes)) = self.tasks.abandon(slot) {
-                self.proposal_ended(socket, bytes);
-                // If this was to raise the alarm, the next request without space tries again.
-                self.raising_alarm = false;
-                let error = self.proposal_timed_out(deadline_ms, client_deadline);
-                self.reply_status(socket, to, &error.into());
+            if let Some(task) = self.tasks.abandon(slot) {
+                self.proposal_ended(task.socket, task.bytes);
+                let error = match task.kind {
+                    Kind::QuotaAlarm if !task.client_deadline => EtcdError::NoSpace,
+                    _ => self.proposal_timed_out(task.deadline_ms, task.client_deadline),
+                };
+                self.reply_status(task.socket, task.to, &error.into());
                 continue;
             }
             let Some(task) = self.tasks.remove(slot) else { continue };
@@ -381,7 +380,7 @@ fn timed_out(client_deadline: bool) -> EtcdError {
 fn unavailable(status: &Status) -> Page {
     Page {
         status: 503,
-        content_type: "text/plain; charset=utf-8",
+        content_type: http::TEXT,
         headers: Vec::new(),
         body: status.message.as_bytes().to_vec(),
     }

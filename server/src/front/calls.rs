@@ -106,14 +106,11 @@ impl Front {
                     self.open_watch(socket, stream, &meta);
                 }
                 ServerEvent::StreamOpened { .. } => {}
-                ServerEvent::StreamMessage { stream, message } if self.is_watch(socket, stream) => {
-                    self.watch_message(socket, stream, message);
-                }
-                ServerEvent::StreamMessage { stream, message } => {
-                    if !self.keep_alive((socket, stream), &message) {
-                        self.health_watch(socket, stream, &message);
-                    }
-                }
+                ServerEvent::StreamMessage { stream, method, message } => match method {
+                    WATCH => self.watch_message(socket, stream, message),
+                    LEASE_KEEP_ALIVE => self.keep_alive((socket, stream), message),
+                    _ => self.health_watch(socket, stream, &message),
+                },
                 ServerEvent::Writable { stream } => {
                     self.send_renewals((socket, stream));
                     self.watching.hub.writable(Place { socket, stream });

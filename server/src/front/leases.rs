@@ -213,20 +213,17 @@ impl Front {
         self.keep_alives.streams.insert(key, stream);
     }
 
-    /// A message of a stream; false if it is no KeepAlive stream.
-    pub(super) fn keep_alive(&mut self, key: (SocketId, StreamId), message: &Bytes) -> bool {
-        let Some(stream) = self.keep_alives.streams.get(&key) else { return false };
+    /// A message of a stream, which may have been ended.
+    pub(super) fn keep_alive(&mut self, key: (SocketId, StreamId), message: Bytes) {
+        let Some(stream) = self.keep_alives.streams.get(&key) else { return };
         let (socket, stream_id) = key;
         let call = Call { socket, stream: stream_id, deadline_ms: Some(stream.deadline_ms) };
         let number = stream.first + stream.renewals.len() as u64;
-        let request: Result<pb::LeaseKeepAliveRequest, Refusal> = decode(message.clone());
+        let request: Result<pb::LeaseKeepAliveRequest, Refusal> = decode(message);
         let id = match request {
             Ok(request) => request.id,
-            Err(Refusal::Status(status)) => {
-                self.end_keep_alive(key, &status);
-                return true;
-            }
-            Err(Refusal::Waiting) => return true,
+            Err(Refusal::Status(status)) => return self.end_keep_alive(key, &status),
+            Err(Refusal::Waiting) => return,
         };
         let header = self.shared.header(self.view.store.revision.0);
         let task = self.task(call, Kind::Lease(LeaseCall::KeepAlive { number }));
@@ -237,12 +234,9 @@ impl Front {
         };
         let slot = match asked {
             Ok(slot) => slot,
-            Err(error) => {
-                self.end_keep_alive(key, &error.into());
-                return true;
-            }
+            Err(error) => return self.end_keep_alive(key, &error.into()),
         };
-        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return true };
+        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return };
         stream.renewals.push_back(Renewal { slot, id, header, ttl_s: None });
         self.keep_alives.unanswered += 1;
         if !stream.held && stream.renewals.len() >= limits::KEEP_ALIVES_PER_STREAM {
@@ -251,15 +245,13 @@ impl Front {
                 server.hold(stream_id, true);
             }
         }
-        true
     }
 
-    /// The client of a stream sends no more; false if it is no KeepAlive stream.
-    pub(super) fn keep_alive_half_closed(&mut self, key: (SocketId, StreamId)) -> bool {
-        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return false };
+    /// The client of a stream sends no more.
+    pub(super) fn keep_alive_half_closed(&mut self, key: (SocketId, StreamId)) {
+        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return };
         stream.half_closed = true;
         self.send_renewals(key);
-        true
     }
 
     fn renewed(&mut self, key: (SocketId, StreamId), number: u64, ttl_s: i64) {
@@ -283,10 +275,10 @@ impl Front {
     }
 
     /// Sends the answers that are ready, in order, as far as the client's window goes; then ends
-    /// the stream if it is to end. False if it is no KeepAlive stream.
-    pub(super) fn send_renewals(&mut self, key: (SocketId, StreamId)) -> bool {
+    /// the stream if it is to end.
+    pub(super) fn send_renewals(&mut self, key: (SocketId, StreamId)) {
         let (socket, stream_id) = key;
-        let Some(mut stream) = self.keep_alives.streams.remove(&key) else { return false };
+        let Some(mut stream) = self.keep_alives.streams.remove(&key) else { return };
         let before = stream.renewals.len();
         let draining = self.draining;
         let mut message = std::mem::take(&mut self.answer);
@@ -339,7 +331,6 @@ impl Front {
             self.keep_alives.streams.insert(key, stream);
         }
         self.mark_dirty(socket);
-        true
     }
 
     fn forget_renewals(&mut self, stream: KeepAlive) {

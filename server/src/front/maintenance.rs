@@ -79,11 +79,12 @@ impl Front {
         self.quota.admits(live_bytes, cost_bytes)
     }
 
-    /// Refuses a request that the quota has no room for. The first one raises the alarm and is
-    /// answered once that is on, as in etcd.
+    /// Refuses a request that the quota has no room for. Until the alarm is on, each of them raises
+    /// it and is answered once it is, or cannot be, as in etcd: who is told that there is no space
+    /// finds the alarm.
     pub(super) fn out_of_space(&mut self, call: Call) -> Outcome {
         let member_id = self.shared.member_id;
-        if self.raising_alarm || self.view.alarms.raised_by(member_id, AlarmType::Nospace) {
+        if self.view.alarms.raised_by(member_id, AlarmType::Nospace) {
             return Err(EtcdError::NoSpace.into());
         }
         let request = pb::AlarmRequest {
@@ -91,9 +92,10 @@ impl Front {
             member_id,
             alarm: AlarmType::Nospace as i32,
         };
-        let outcome = self.propose_as(call, Kind::QuotaAlarm, RAFT_ALARM, &request.encode_to_vec());
-        self.raising_alarm = matches!(outcome, Err(Refusal::Waiting));
-        outcome
+        match self.propose_as(call, Kind::QuotaAlarm, RAFT_ALARM, &request.encode_to_vec()) {
+            Err(Refusal::Status(_)) => Err(EtcdError::NoSpace.into()),
+            waiting => waiting,
+        }
     }
 
     pub(super) fn hash(&mut self, call: Call) -> Outcome {

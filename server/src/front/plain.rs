@@ -33,7 +33,7 @@ impl Front {
         if method == "OPTIONS" {
             let page = Page {
                 status: 200,
-                content_type: "text/plain; charset=utf-8",
+                content_type: http::TEXT,
                 headers: Vec::new(),
                 body: Vec::new(),
             };

@@ -141,21 +141,15 @@ impl Tasks {
             || self.abandoned_bytes >= limits::PENDING_PROPOSAL_BYTES
     }
 
-    /// A proposal's time is up: it is to be answered now, and stays until its reply comes.
-    pub(super) fn abandon(&mut self, slot: Slot) -> Option<(SocketId, To, bool, usize)> {
-        let task = self.get_mut(slot).filter(|task| task.kind.is_proposal())?;
-        task.kind = Kind::Abandoned;
-        task.deadline_ms = u64::MAX;
-        let bytes = task.bytes;
-        let whom = (task.socket, task.to, task.client_deadline, bytes);
+    /// A proposal's time is up: what is returned is to be answered now, and what is left in its
+    /// place stays until its reply comes.
+    pub(super) fn abandon(&mut self, slot: Slot) -> Option<Task> {
+        let place = self.get_mut(slot).filter(|task| task.kind.is_proposal())?;
+        let left = Task { kind: Kind::Abandoned, deadline_ms: u64::MAX, ..*place };
+        let task = std::mem::replace(place, left);
         self.abandoned += 1;
-        self.abandoned_bytes += bytes;
-        Some(whom)
-    }
-
-    /// When the request's time is up.
-    pub(super) fn deadline_ms(&self, slot: Slot) -> u64 {
-        self.get(slot).map_or(u64::MAX, |task| task.deadline_ms)
+        self.abandoned_bytes += task.bytes;
+        Some(task)
     }
 
     /// True if the request has not ended.

@@ -17,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
-use crate::driver::{Completions, LogFile, PeerAddress, WriteToken};
+use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::ring::ring;
@@ -58,9 +58,10 @@ impl Driver for Remembering {
     fn resume(&mut self, socket: SocketId) {
         self.paused[socket.slot as usize] = false;
     }
-    fn send(&mut self, socket: SocketId, buf: Vec<u8>) {
+    fn send(&mut self, socket: SocketId, buf: Vec<u8>) -> Option<Sent> {
         assert!(buf.len() <= limits::SEND_BYTES + 64, "a send of {} bytes", buf.len());
         self.sends.push((socket, buf));
+        None
     }
     fn close(&mut self, socket: SocketId) {
         self.closed.push(socket);
@@ -487,4 +488,41 @@ fn what_comes_while_the_shard_sleeps_is_answered_from_the_newest_view() {
         }
     }
     assert_eq!(answers, [1]);
+}
+
+#[test]
+fn who_is_told_that_there_is_no_space_finds_the_alarm_on() {
+    use etcore_proto::error::EtcdError;
+    use pb::alarm_request::AlarmAction;
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    rig.front.shared.status.live_bytes.store(u64::MAX, Ordering::Relaxed);
+    let alarms = |rig: &mut Rig, caller: &mut Caller, users: std::ops::Range<u64>| {
+        users.for_each(|user| caller.start_put(user, b"v"));
+        caller.exchange(rig);
+        let mut slots = Vec::new();
+        while let Some(message) = rig.replica.pop() {
+            let ToReplica::Propose { slot, data, .. } = message else { continue };
+            let request = pb::InternalRaftRequest::decode(data).unwrap();
+            let alarm = request.alarm.expect("nothing else is proposed");
+            assert_eq!((alarm.action, alarm.alarm), (AlarmAction::Activate as i32, 1));
+            slots.push(slot);
+        }
+        slots
+    };
+    let slots = alarms(&mut rig, &mut caller, 0..3);
+    assert_eq!((slots.len(), caller.answers.len()), (3, 0), "all wait for the alarm");
+    let no_space = EtcdError::NoSpace.text();
+    for (answered, slot) in (1..).zip(slots) {
+        let reply = crate::replica::Reply::Message(Vec::new());
+        assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
+        caller.exchange(&mut rig);
+        assert_eq!(caller.answers.len(), answered);
+    }
+    // Nobody can raise it: what the client is told is the same, when the time is up.
+    assert_eq!(alarms(&mut rig, &mut caller, 3..4).len(), 1);
+    rig.now_ms += 60_000;
+    caller.exchange(&mut rig);
+    assert_eq!(caller.answers.len(), 4);
+    assert!(caller.answers.iter().all(|(_, text)| text == no_space), "{:?}", caller.answers);
 }

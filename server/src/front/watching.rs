@@ -155,7 +155,7 @@ impl Front {
         }
     }
 
-    /// A message came on a stream that the hub knows.
+    /// A message came on a stream that was opened as a watch; the hub may have ended it.
     pub(super) fn watch_message(&mut self, socket: SocketId, stream: StreamId, message: Bytes) {
         let place = Place { socket, stream };
         let Ok(request) = pb::WatchRequest::decode(message) else {
@@ -165,10 +165,6 @@ impl Front {
         // What was acknowledged through another front is in the newest view.
         self.begin_turn(self.now_ms);
         self.with_hub(|hub, turn| hub.message(turn, place, request));
-    }
-
-    pub(super) fn is_watch(&self, socket: SocketId, stream: StreamId) -> bool {
-        self.watching.hub.knows(Place { socket, stream })
     }
 
     /// Sends what the view of this turn adds, and goes on with those who are behind.

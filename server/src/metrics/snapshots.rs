@@ -7,7 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{Level, MethodLabels, family};
+use super::{Level, MethodLabels};
 
 /// A number for each label. The names do not end as a counter's would in the text.
 type Levels = Family<MethodLabels, Level>;
@@ -23,6 +23,26 @@ pub struct Direction {
 }
 
 impl Direction {
+    /// `verb` is in the names, `done` in the texts that explain them.
+    fn register(r: &mut Registry, verb: &str, done: &str, label: &'static str) -> Self {
+        let name = |what: &str| format!("etcd_network_snapshot_{verb}_{what}");
+        let seconds = Histograms::new_with_constructor(durations);
+        let help = format!("How long snapshots took to be {done}");
+        r.register(name("total_duration_seconds"), help, seconds.clone());
+        let mut levels = |what, help: String| {
+            let levels = Levels::default();
+            r.register(name(what), help, levels.clone());
+            levels
+        };
+        Self {
+            label,
+            inflights: levels("inflights_total", format!("Snapshots being {done}")),
+            success: levels("success", format!("Snapshots {done}")),
+            failures: levels("failures", format!("Snapshots that could not be {done}")),
+            seconds,
+        }
+    }
+
     fn labels(&self, peer: u64) -> MethodLabels {
         vec![(self.label, format!("{peer:x}"))]
     }
@@ -59,42 +79,8 @@ pub struct Snapshots {
 
 impl Snapshots {
     pub(super) fn register(r: &mut Registry) -> Self {
-        let seconds = Histograms::new_with_constructor(durations);
-        let name = "etcd_network_snapshot_send_total_duration_seconds";
-        r.register(name, "How long snapshots took to be sent", seconds.clone());
-        let sent = Direction {
-            label: "To",
-            inflights: family(
-                r,
-                "etcd_network_snapshot_send_inflights_total",
-                "Snapshots being sent",
-            ),
-            success: family(r, "etcd_network_snapshot_send_success", "Snapshots sent"),
-            failures: family(
-                r,
-                "etcd_network_snapshot_send_failures",
-                "Snapshots that could not be sent",
-            ),
-            seconds,
-        };
-        let seconds = Histograms::new_with_constructor(durations);
-        let name = "etcd_network_snapshot_receive_total_duration_seconds";
-        r.register(name, "How long snapshots took to be received", seconds.clone());
-        let received = Direction {
-            label: "From",
-            inflights: family(
-                r,
-                "etcd_network_snapshot_receive_inflights_total",
-                "Snapshots being received",
-            ),
-            success: family(r, "etcd_network_snapshot_receive_success", "Snapshots received"),
-            failures: family(
-                r,
-                "etcd_network_snapshot_receive_failures",
-                "Snapshots that could not be received",
-            ),
-            seconds,
-        };
+        let sent = Direction::register(r, "send", "sent", "To");
+        let received = Direction::register(r, "receive", "received", "From");
         let applying = Level::default();
         let name = "etcd_server_snapshot_apply_in_progress_total";
         r.register(name, "1 while the member goes over to a snapshot", applying.clone());

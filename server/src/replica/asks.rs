@@ -17,12 +17,12 @@ use super::leasing::{Asker, Waiting};
 use super::lessor::TimeToLive;
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
 use super::snapshots::PART_PATH;
+use crate::http::TEXT;
 use crate::limits;
 
 const LEASES: &str = "/leases";
 const LEASES_INTERNAL: &str = "/leases/internal";
 const PROTOBUF: &str = "application/protobuf";
-const TEXT: &str = "text/plain; charset=utf-8";
 /// What etcd's lessor says when it does not lead.
 const NOT_PRIMARY: &str = "not a primary lessor";
 /// What etcd says when it has not applied enough within a second.

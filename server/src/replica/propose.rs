@@ -27,28 +27,31 @@ struct Batch {
     data: Vec<Bytes>,
     origins: Vec<Option<Origin>>,
     bytes: usize,
-    /// What the log takes.
+    /// What the log, or one message, takes.
     room: usize,
-    /// There is no spare segment: the room is what is left of the current one.
-    scarce: bool,
+    /// The room is all there is, and entries' heads take part of it; otherwise the last entry may
+    /// go beyond.
+    strict: bool,
+    /// The disk is short of space: what makes the store larger is refused.
+    tight: bool,
 }
 
 impl Batch {
-    fn new(room: usize, scarce: bool) -> Self {
-        Self { data: Vec::new(), origins: Vec::new(), bytes: 0, room, scarce }
+    fn new(room: usize, strict: bool, tight: bool) -> Self {
+        Self { data: Vec::new(), origins: Vec::new(), bytes: 0, room, strict, tight }
     }
 
     fn is_full(&self) -> bool {
-        self.data.len() >= limits::PROPOSE_ENTRIES || self.bytes >= self.room && !self.scarce
+        self.data.len() >= limits::PROPOSE_ENTRIES || self.bytes >= self.room && !self.strict
     }
 
     fn fits(&self, data: &Bytes) -> bool {
-        !self.scarce || self.bytes + data.len() + ENTRY_OVERHEAD <= self.room
+        !self.strict || self.bytes + data.len() + ENTRY_OVERHEAD <= self.room
     }
 
-    fn add(&mut self, origin: Option<Origin>, data: Bytes) {
-        self.bytes += data.len() + if self.scarce { ENTRY_OVERHEAD } else { 0 };
-        self.origins.push(origin);
+    fn add(&mut self, origin: Origin, data: Bytes) {
+        self.bytes += data.len() + if self.strict { ENTRY_OVERHEAD } else { 0 };
+        self.origins.push(Some(origin));
         self.data.push(data);
     }
 }
@@ -73,11 +76,11 @@ impl Replica {
 
     /// Forwards proposals, as many in a message as fit.
     fn take_as_follower(&mut self) {
-        let mut origins = Vec::new();
-        let mut batch: Vec<Bytes> = Vec::new();
-        let (mut bytes, mut count) = (0, 0);
+        let message = || Batch::new(limits::FORWARD_BYTES, true, false);
+        let mut batch = message();
+        let mut taken = 0;
         for front in 0..self.fronts.len() {
-            while count < limits::PROPOSE_ENTRIES {
+            while taken < limits::PROPOSE_ENTRIES {
                 // What this member took as large while it led comes first.
                 let large = self.fronts[front].large.pop_front();
                 let (origin, data) = match large {
@@ -93,22 +96,22 @@ impl Replica {
                         }
                     },
                 };
-                if !batch.is_empty() && bytes + data.len() > limits::FORWARD_BYTES {
-                    bytes = 0;
-                    self.propose(std::mem::take(&mut batch), std::mem::take(&mut origins));
+                taken += 1;
+                if !batch.fits(&data) {
+                    let full = std::mem::replace(&mut batch, message());
+                    self.propose(full.data, full.origins);
                 }
-                (bytes, count) = (bytes + data.len(), count + 1);
-                origins.push(Some(origin));
-                batch.push(data);
+                // One that is too large for a message has one of its own.
+                batch.add(origin, data);
             }
         }
-        if !batch.is_empty() {
-            self.propose(batch, origins);
-        }
+        self.propose(batch.data, batch.origins);
     }
 
     fn take_as_leader(&mut self) {
-        if !self.is_short_of_space() && self.must_wait_for_space(0) {
+        // Known before the turn: nothing in it changes that.
+        let tight = self.is_short_of_space();
+        if !tight && self.must_wait_for_space(0) {
             self.proposals_wait = true;
             return self.take_reads();
         }
@@ -131,11 +134,10 @@ impl Replica {
         };
         // Every other turn other members' clients come first.
         self.peers_first = !self.peers_first;
-        let tight = self.is_short_of_space();
         let from_peers =
             if self.peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
         let room = room.saturating_sub(from_peers);
-        let mut batch = Batch::new(room, scarce);
+        let mut batch = Batch::new(room, scarce, tight);
         for front in 0..self.fronts.len() {
             while !batch.is_full()
                 && let Some(message) = self.fronts[front].next()
@@ -159,9 +161,7 @@ impl Replica {
         if !scarce || room - bytes.min(room) > limits::LEASE_TURN_BYTES {
             self.propose_leases(&mut data, &mut origins);
         }
-        if !data.is_empty() {
-            self.propose(data, origins);
-        }
+        self.propose(data, origins);
         if !self.peers_first {
             self.step_forwarded(room.saturating_sub(bytes), tight, scarce);
         }
@@ -169,11 +169,11 @@ impl Replica {
 
     /// Puts a proposal into the batch, unless the disk has no room for it.
     fn take_proposal(&mut self, origin: Origin, data: Bytes, batch: &mut Batch) {
-        let refused = self.is_short_of_space() && space::grows(&data);
+        let refused = batch.tight && space::grows(&data);
         if refused || !batch.fits(&data) {
             self.refuse(Some(origin), EtcdError::NoSpace);
         } else {
-            batch.add(Some(origin), data);
+            batch.add(origin, data);
         }
     }
 
@@ -185,7 +185,7 @@ impl Replica {
             return;
         }
         let spared_bytes = limits::SMALL_PROPOSALS_SPARE_BYTES;
-        if !self.is_short_of_space() && self.must_wait_for_space(spared_bytes) {
+        if !batch.tight && self.must_wait_for_space(spared_bytes) {
             self.large_wait = true;
             return;
         }
@@ -234,7 +234,11 @@ impl Replica {
         }
     }
 
+    /// One step of raft; none if there is nothing to propose.
     pub(super) fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Option<Origin>>) {
+        if batch.is_empty() {
+            return;
+        }
         let deadline_ms = self.now_ms + self.request_timeout_ms;
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {

@@ -19,12 +19,12 @@ use etcore_raftlog::types::SnapshotMark;
 
 use super::Replica;
 use crate::background::{Received, Task};
+use crate::http::TEXT;
 use crate::limits;
 
 /// Asked for a part: `?index=I&from=U&member=M`, hexadecimal.
 pub const PART_PATH: &str = "/raft/snapshot/part";
 const OCTETS: &str = "application/octet-stream";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Both sides of snapshots.
 ///

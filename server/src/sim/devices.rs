@@ -81,8 +81,8 @@ impl World {
                 Effect::Dial { shard, socket, address } => {
                     self.dial(member, shard, socket, &address);
                 }
-                Effect::Send { shard, socket, buf } => {
-                    self.send_from_member(member, shard, socket, buf);
+                Effect::Send { shard, socket, buf, is_told } => {
+                    self.send_from_member(member, shard, socket, buf, is_told);
                 }
                 Effect::Close { shard, socket } => self.close_from_member(member, shard, socket),
                 Effect::Disk { owner, op } => {

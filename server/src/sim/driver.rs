@@ -13,7 +13,8 @@ use etcore_engine::file::AlignedBuf;
 
 use super::effects::{Effect, Effects, Owner, durable};
 use crate::driver::{
-    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, SocketId, Waker, WriteToken,
+    AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, Sent, SocketId, Waker,
+    WriteToken,
 };
 
 /// Something for [`Completions`].
@@ -46,7 +47,12 @@ struct Socket {
     paused: bool,
     /// What came while it was paused.
     held: VecDeque<Input>,
+    /// What was taken at once since a send was told of.
+    taken_bytes: usize,
 }
+
+/// A simulated kernel takes as much at once; then a send is told of when the network says so.
+const TAKEN_BYTES: usize = 16 << 10;
 
 /// The world's handle.
 #[derive(Debug, Clone, Default)]
@@ -80,7 +86,7 @@ impl Port {
             }
         };
         let place = &mut self.slots[slot as usize];
-        place.socket = Some(Socket { paused: false, held: VecDeque::new() });
+        place.socket = Some(Socket { paused: false, held: VecDeque::new(), taken_bytes: 0 });
         Ok(SocketId { slot, generation: place.generation })
     }
 
@@ -173,13 +179,15 @@ impl Driver for SimDriver {
         }
     }
 
-    fn send(&mut self, socket: SocketId, buf: Vec<u8>) {
-        if self.port.lock().socket(socket).is_some() {
-            self.effects.push(Effect::Send { shard: self.shard, socket, buf });
-        } else {
-            let result = Err(io::ErrorKind::NotConnected);
-            self.port.put(Input::Sent { socket, buf: emptied(buf), result });
-        }
+    fn send(&mut self, id: SocketId, buf: Vec<u8>) -> Option<Sent> {
+        let mut port = self.port.lock();
+        let Some(socket) = port.socket(id) else {
+            return Some((emptied(buf), Err(io::ErrorKind::NotConnected.into())));
+        };
+        let at_once = socket.taken_bytes + buf.len() <= TAKEN_BYTES;
+        socket.taken_bytes = if at_once { socket.taken_bytes + buf.len() } else { 0 };
+        self.effects.push(Effect::Send { shard: self.shard, socket: id, buf, is_told: !at_once });
+        at_once.then(|| (Vec::new(), Ok(())))
     }
 
     fn close(&mut self, socket: SocketId) {

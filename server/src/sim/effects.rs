@@ -59,8 +59,8 @@ pub(super) enum Effect {
     Attach { shard: usize, connection: u64, socket: SocketId },
     /// Call a member's port for peers, or nobody's.
     Dial { shard: usize, socket: SocketId, address: PeerAddress },
-    /// Send.
-    Send { shard: usize, socket: SocketId, buf: Vec<u8> },
+    /// Send, and tell its end if the driver has not.
+    Send { shard: usize, socket: SocketId, buf: Vec<u8>, is_told: bool },
     /// Close.
     Close { shard: usize, socket: SocketId },
     /// An operation of the disk; `None` reads a page.

@@ -220,17 +220,21 @@ impl World {
         Some(at)
     }
 
-    /// A member sends; it is told when the kernel has taken it all.
+    /// A member sends; if it is to be told, then once the kernel has taken it all.
     pub(super) fn send_from_member(
         &mut self,
         member: usize,
         thread: usize,
         socket: SocketId,
         buf: Vec<u8>,
+        is_told: bool,
     ) {
         let life = self.members[member].life_number;
         let own = self.end_of(member, thread, socket);
         let arrives = own.and_then(|(id, from)| self.send(id, 1 - from, &buf));
+        if !is_told {
+            return;
+        }
         let waiting =
             own.and_then(|(id, from)| Some(self.connections.get(&id)?.on_the_way_bytes[1 - from]));
         let soon = self.now + self.prng.below(20_000);

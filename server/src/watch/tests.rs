@@ -386,7 +386,7 @@ impl Rig {
         self.resets += 1;
         self.expected.retain(|(owner, _), _| *owner != stream);
         let place = self.places.iter().copied().find(|place| place.stream.id() == stream).unwrap();
-        assert!(!self.hub.knows(place));
+        assert!(!self.hub.by_place.contains_key(&key_of(place)));
         self.hub.open(place, false, self.now_ms);
         self.peers.peer(place);
     }

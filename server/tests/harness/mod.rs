@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 pub mod cluster;
+pub mod raw;
 pub mod watch;
 
 /// Both drivers: every end-to-end test runs on each.
@@ -37,6 +38,18 @@ pub fn is_available(driver: &str) -> bool {
         return false;
     }
     true
+}
+
+/// Runs a test on each driver that there is.
+pub fn on_each_driver(test: impl Fn(&'static str)) {
+    DRIVERS.into_iter().filter(|driver| is_available(driver)).for_each(test);
+}
+
+/// Anonymous memory of a process, in KiB.
+pub fn rss_anon_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("Linux");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
 }
 
 /// How to start a member.
@@ -140,6 +153,14 @@ pub struct Member {
 impl Member {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How many sockets it has open.
+    pub fn sockets(&self) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs");
+        all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
     }
 
     /// The first log line, from now on, that contains `text`.

@@ -437,7 +437,8 @@ impl Core {
                 call.phase = Phase::UnaryComplete;
             }
             Phase::Streaming => {
-                self.events.push_back(ServerEvent::StreamMessage { stream, message });
+                let method = call.method;
+                self.events.push_back(ServerEvent::StreamMessage { stream, method, message });
             }
             Phase::UnaryComplete => {
                 let text = "cardinality violation: received multiple request messages for \

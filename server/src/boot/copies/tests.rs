@@ -11,8 +11,8 @@ use etcore_engine::testing::model::{Entry, Model, Op, apply};
 use etcore_engine::testing::prng::Prng;
 use etcore_engine::types::{LeaseId, LogIndex};
 use etcore_proto::raftpb::{self, MessageType};
-use etcore_raftlog::node::Effects;
-use etcore_raftlog::types::{EntryKind, SnapshotMark};
+use etcore_raftlog::types::SnapshotMark;
+use etcore_raftlog::wal::WalError;
 
 use super::super::*;
 use crate::config::flags::{self, Asked};
@@ -54,24 +54,8 @@ fn run_checkpoint(stored: &mut Stored, disk: &MemDisk, now_ms: u64) {
 }
 
 /// What the log wants done, until nothing is left.
-fn settle(log: &mut Log, disk: &mut dyn Disk) -> Result<(), etcore_raftlog::wal::WalError> {
-    let mut effects = Effects::default();
-    loop {
-        let mut any = false;
-        while log.turn(&mut effects)? {
-            any = true;
-            for entry in effects.committed.drain(..) {
-                if entry.kind != EntryKind::Normal {
-                    let _ = log.node.apply_conf_change(entry.kind, &entry.data);
-                }
-                log.node.on_applied(entry.index);
-            }
-        }
-        log.drive(disk)?;
-        if !any {
-            return Ok(());
-        }
-    }
+fn settle(log: &mut Log, disk: &mut dyn Disk) -> Result<(), WalError> {
+    etcore_raftlog::testing::settle(log, disk, &mut Vec::new()).map(drop)
 }
 
 fn append(to: u64, before: (u64, u64), count: u64, bytes: usize) -> raftpb::Message {

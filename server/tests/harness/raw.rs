@@ -1,10 +1,10 @@
-//! A well-behaved client driven by hand: it reads as much as it is told to, and may be slow.
+//! A client driven by hand over a plain socket: it reads only when told to, and may be slow.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use etcore_proto::grpc::{CallOptions, Client, ClientConfig, ClientEvent, Code, MethodHandle};
 use etcore_proto::h2::Budget;
 use etcore_proto::pb::etcdserverpb as pb;
@@ -12,24 +12,33 @@ use prost::Message;
 
 const WAIT: Duration = Duration::from_secs(120);
 
-/// Number of bytes of the answer, or the status.
-pub(crate) type Answer = Result<usize, (Code, String)>;
+/// The message, or the status in the server's words.
+pub type Answer = Result<Bytes, (Code, String)>;
 
-pub(crate) struct Caller {
-    pub(crate) socket: TcpStream,
-    pub(crate) client: Client,
+pub struct Raw {
+    pub socket: TcpStream,
+    pub client: Client,
     put: MethodHandle,
     range: MethodHandle,
     out: Vec<u8>,
     start: Instant,
+    established: bool,
     /// By the call's number.
-    pub(crate) answers: Vec<(u64, Answer)>,
+    pub answers: Vec<(u64, Answer)>,
 }
 
-impl Caller {
-    /// `window_bytes` is what the server may send ahead on one stream and on the connection.
-    pub(crate) fn connect(port: u16, window_bytes: u32) -> Self {
-        let socket = TcpStream::connect(("127.0.0.1", port)).expect("the member listens");
+impl Raw {
+    /// Waits until the member listens and has said its settings. `window_bytes` is what it may send
+    /// ahead on one stream and on the connection.
+    pub fn connect(port: u16, window_bytes: u32) -> Self {
+        let deadline = Instant::now() + WAIT;
+        let socket = loop {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(socket) => break socket,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         socket.set_nonblocking(true).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
         socket.set_nodelay(true).expect("a socket");
@@ -39,11 +48,14 @@ impl Caller {
         let mut client = Client::new(config, &Budget::new(8 << 30, 8 << 30));
         let put = client.method("/etcdserverpb.KV/Put");
         let range = client.method("/etcdserverpb.KV/Range");
-        let (out, answers) = (Vec::new(), Vec::new());
-        Self { socket, client, put, range, out, start: Instant::now(), answers }
+        let (out, answers, start) = (Vec::new(), Vec::new(), Instant::now());
+        let established = false;
+        let mut raw = Self { socket, client, put, range, out, start, established, answers };
+        raw.until("established", |raw| raw.established);
+        raw
     }
 
-    pub(crate) fn start_put(&mut self, user: u64, key: &str, value: &[u8]) {
+    pub fn start_put(&mut self, user: u64, key: &str, value: &[u8]) {
         let request = pb::PutRequest {
             key: key.to_owned().into(),
             value: value.to_vec().into(),
@@ -53,14 +65,14 @@ impl Caller {
         self.client.start_unary(self.put, &options, &request.encode_to_vec()).expect("started");
     }
 
-    pub(crate) fn start_list(&mut self, user: u64, key: &str, end: &str) {
-        let request = list(key, end);
+    /// Starts a [`list`].
+    pub fn start_list(&mut self, user: u64, key: &str, end: &str) {
         let options = CallOptions { user, ..Default::default() };
-        self.client.start_unary(self.range, &options, &request).expect("started");
+        self.client.start_unary(self.range, &options, &list(key, end)).expect("started");
     }
 
     /// Writes what the socket takes; true if anything moved.
-    pub(crate) fn write(&mut self) -> bool {
+    pub fn write(&mut self) -> bool {
         let mut moved = false;
         loop {
             if self.out.is_empty() {
@@ -81,7 +93,7 @@ impl Caller {
     }
 
     /// Reads at most `bytes_max`; how much came.
-    pub(crate) fn read(&mut self, bytes_max: usize) -> usize {
+    pub fn read(&mut self, bytes_max: usize) -> usize {
         let mut buf = vec![0; bytes_max];
         let count = match self.socket.read(&mut buf) {
             Ok(0) => panic!("the member closed the connection"),
@@ -95,8 +107,9 @@ impl Caller {
         };
         while let Some(event) = self.client.next_event() {
             match event {
+                ClientEvent::Established => self.established = true,
                 ClientEvent::Response { user, message, .. } => {
-                    self.answers.push((user, Ok(message.len())));
+                    self.answers.push((user, Ok(message)));
                 }
                 ClientEvent::Status { user, code, message, .. } => {
                     self.answers.push((user, Err((code, message))));
@@ -108,13 +121,17 @@ impl Caller {
     }
 
     /// Goes on until so many answers are here.
-    pub(crate) fn until_answers(&mut self, count: usize) {
+    pub fn until_answers(&mut self, count: usize) {
+        self.until("answered", |raw| raw.answers.len() >= count);
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + WAIT;
-        while self.answers.len() < count {
+        while !done(self) {
             let moved = self.write() | (self.read(64 << 10) > 0);
             if !moved {
                 self.sleep_until_readable();
-                assert!(Instant::now() < deadline, "{} answers of {count}", self.answers.len());
+                assert!(Instant::now() < deadline, "not {what}; {} answers", self.answers.len());
             }
         }
     }
@@ -130,14 +147,14 @@ impl Caller {
         self.socket.set_nonblocking(true).expect("a socket");
     }
 
-    /// Starts a put and waits for its answer, which must be a good one.
-    pub(crate) fn put_once(&mut self, key: &str) -> Duration {
-        self.once(|caller| caller.start_put(1, key, b"x"))
+    /// One small put, answered well.
+    pub fn put_once(&mut self, key: &str) -> Duration {
+        self.once(|raw| raw.start_put(1, key, b"x"))
     }
 
     /// The same for a read of one key, of which no disk knows.
-    fn get_once(&mut self, key: &str) -> Duration {
-        self.once(|caller| caller.start_list(1, key, ""))
+    pub fn get_once(&mut self, key: &str) -> Duration {
+        self.once(|raw| raw.start_list(1, key, ""))
     }
 
     fn once(&mut self, start_call: impl FnOnce(&mut Self)) -> Duration {
@@ -150,8 +167,8 @@ impl Caller {
     }
 }
 
-/// A Range of everything from `key` to `end`.
-pub(crate) fn list(key: &str, end: &str) -> Vec<u8> {
+/// A serializable Range of everything from `key` to `end`.
+pub fn list(key: &str, end: &str) -> Vec<u8> {
     let request = pb::RangeRequest {
         key: key.to_owned().into(),
         range_end: end.to_owned().into(),
@@ -159,37 +176,4 @@ pub(crate) fn list(key: &str, end: &str) -> Vec<u8> {
         ..Default::default()
     };
     request.encode_to_vec()
-}
-
-/// How long each call of a well-behaved client took.
-#[derive(Default)]
-pub(crate) struct Took {
-    pub(crate) puts: Vec<Duration>,
-    pub(crate) gets: Vec<Duration>,
-}
-
-/// Puts and reads a small value, one call after the other, until told to stop.
-pub(crate) fn calls_until(port: u16, stop: &AtomicBool) -> Took {
-    let mut caller = Caller::connect(port, 1 << 20);
-    let mut took = Took::default();
-    while !stop.load(Ordering::Relaxed) {
-        took.puts.push(caller.put_once("bystander"));
-        for _ in 0..4 {
-            took.gets.push(caller.get_once("bystander"));
-            std::thread::sleep(Duration::from_micros(500));
-        }
-    }
-    took
-}
-
-/// The time that 99 of a hundred kept.
-pub(crate) fn p99(took: &[Duration]) -> Duration {
-    quantile(took, 99)
-}
-
-/// The time that so many of a hundred kept.
-pub(crate) fn quantile(took: &[Duration], percent: usize) -> Duration {
-    let mut took = took.to_vec();
-    took.sort_unstable();
-    took.get(took.len() * percent / 100).copied().unwrap_or_default()
 }
