@@ -215,8 +215,8 @@ impl Plan {
             torn_percent: [0, 30, 80][prng.index(3)],
             copy_cuts: [0, 0, 30, 150][prng.index(4)],
             meta_rot_percent: [0, 30, 80][prng.index(3)],
-            segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
-            catchup_entries: [2, 2, 50, 5000][prng.index(4)],
+            segment_bytes: [64 << 10, 64 << 10, 256 << 10, 1 << 20][prng.index(4)],
+            catchup_entries: [2, 2, 2, 50, 5000][prng.index(5)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
         }
