@@ -31,6 +31,7 @@ mod effects;
 mod faults;
 pub mod finish;
 pub mod judges;
+mod keepers;
 mod logs;
 pub mod member;
 mod net;

@@ -15,6 +15,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
 use super::finish::Stage;
+use super::keepers::Keeping;
 use super::member::{NEVER, client_address};
 use super::net::End;
 use super::plan::Plan;
@@ -34,6 +35,8 @@ pub const READABLE: &str = "an answer is a message of etcd's API";
 pub(super) enum Role {
     /// Asks what it likes.
     Asks,
+    /// Keeps a lease.
+    Keeps(Keeping),
     /// Watches.
     Watches(Box<Watching>),
     /// Reads this member in the end.
@@ -112,23 +115,26 @@ impl Client {
         }
     }
 
-    /// All clients of a plan: those that ask, those that watch, one auditor a member.
+    /// All clients of a plan: those that ask, keep leases, and watch, and one auditor a member.
     pub(super) fn all(plan: &Plan, prng: &mut Prng) -> Vec<Option<Box<Self>>> {
         let asks = (0..plan.clients).map(|_| Role::Asks);
         let watches = (0..plan.watchers).map(|_| Role::Watches(Box::default()));
+        let keeps = (0..plan.keepers).map(|_| Role::Keeps(Keeping::default()));
         let audits = (0..plan.members).map(Role::Audits);
-        let all = asks.chain(watches).chain(audits).zip(0..);
+        let all = asks.chain(keeps).chain(watches).chain(audits).zip(0..);
         all.map(|(role, number)| Some(Box::new(Client::new(number, role, prng.fork())))).collect()
     }
 
     /// It asks of itself.
     pub(super) fn asks(&self) -> bool {
-        matches!(self.role, Role::Asks)
+        matches!(self.role, Role::Asks | Role::Keeps(_))
     }
 
     fn wants_connection(&self, stage: Stage) -> bool {
         match self.role {
-            Role::Asks => matches!(stage, Stage::Trouble | Stage::Healing { .. } | Stage::Calm),
+            Role::Asks | Role::Keeps(_) => {
+                matches!(stage, Stage::Trouble | Stage::Healing { .. } | Stage::Calm)
+            }
             Role::Watches(_) => stage != Stage::Over,
             Role::Audits(_) => !self.script.is_empty(),
         }
@@ -208,8 +214,11 @@ impl World {
     }
 
     fn ask(&mut self, at: usize, client: &mut Client) -> Option<u64> {
-        let ask = match client.role {
+        let ask = match &mut client.role {
             Role::Audits(_) => client.script.front().cloned()?,
+            Role::Keeps(keeping) => {
+                Ask::Do(keeping.request(client.number, &mut client.prng, &mut self.values))
+            }
             _ if client.prng.chance(1, 100) => Ask::Hash,
             _ if self.members.len() > 1 && client.prng.chance(1, 150) => {
                 let heir = client.prng.index(self.members.len());
@@ -390,9 +399,11 @@ impl World {
         let Some(op) = client.op.as_mut().filter(|op| op.stream == stream) else { return };
         self.trace.say(self.now, || format!("client {at} is refused: {code:?} {message}"));
         let is_rotten = self.rotten_runs.contains(&client.run);
-        let hides = matches!(code, Code::Internal | Code::Unimplemented)
-            || code == Code::DataLoss && !is_rotten;
-        if hides {
+        // An answer of many pieces that meets damage midway can only be broken off.
+        let breaks_off = code == Code::Internal && message.starts_with("stream terminated by RST");
+        let is_bad = matches!(code, Code::Internal | Code::Unimplemented | Code::DataLoss);
+        let is_excused = is_rotten && (code == Code::DataLoss || breaks_off);
+        if is_bad && !is_excused {
             return self.violate(FINE, format!("client {at}: {code:?} {message}"));
         }
         if code == Code::Ok
@@ -430,6 +441,9 @@ impl World {
                 Outcome::Refused(_) => self.trace.event(self.now, "refused", &[]),
                 Outcome::Unknown => self.trace.event(self.now, "unknown", &[]),
             }
+            if let Role::Keeps(keeping) = &mut client.role {
+                keeping.told(&request, &outcome);
+            }
             let operation = Operation { client: number, member, invoke, ret, request, outcome };
             self.history.operations.push(operation);
         }
@@ -445,7 +459,11 @@ impl World {
         client.op = None;
         client.served = true;
         client.script.pop_front();
-        client.next_at = self.now + self.plan.think.draw(&mut client.prng);
+        let think = match client.role {
+            Role::Keeps(_) => Keeping::pause(&mut client.prng),
+            _ => self.plan.think.draw(&mut client.prng),
+        };
+        client.next_at = self.now + think;
     }
 
     /// Leaves the connection; what is under way has no known outcome.

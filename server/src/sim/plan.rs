@@ -97,6 +97,8 @@ pub struct Plan {
     pub clients: usize,
     /// Clients that watch.
     pub watchers: usize,
+    /// Clients that keep a lease.
+    pub keepers: usize,
     /// Keys they ask about.
     pub keys: u64,
     /// Bytes that values are filled up to.
@@ -178,6 +180,7 @@ impl Plan {
         };
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
+        let leases = prng.chance(1, 2);
         Self {
             seed,
             members,
@@ -185,13 +188,14 @@ impl Plan {
             shares_thread: fronts == 1 && prng.chance(2, 3),
             clients: 2 + prng.index(7),
             watchers: prng.index(4),
+            keepers: if leases { prng.index(3) } else { 0 },
             keys: [1, 3, 8, 24, 100][prng.index(5)],
             value_bytes: [Span::new(8, 32), Span::new(8, 400), Span::new(8, 20_000)][prng.index(3)],
             think: [Span::new(0, 500 * US), Span::new(0, 20 * MS), Span::new(0, 200 * MS)]
                 [prng.index(3)],
             trouble: 2 * S + prng.below(8 * S),
             heal: 40 * S,
-            leases: prng.chance(1, 2),
+            leases,
             more_leases: [0, 0, 300][prng.index(3)],
             drift: [0, 0, 200, 20_000][prng.index(4)],
             client_latency: [Span::new(20 * US, 200 * US), Span::new(100 * US, 20 * MS)]
@@ -210,9 +214,9 @@ impl Plan {
             down: [Span::new(0, 20 * MS), Span::new(0, 2 * S), Span::new(0, 5 * S)][prng.index(3)],
             torn_percent: [0, 30, 80][prng.index(3)],
             copy_cuts: [0, 0, 30, 150][prng.index(4)],
-            meta_rot_percent: [0, 0, 30][prng.index(3)],
-            segment_bytes: [64 << 10, 256 << 10, 1 << 20][prng.index(3)],
-            catchup_entries: [2, 2, 50, 5000][prng.index(4)],
+            meta_rot_percent: [0, 30, 80][prng.index(3)],
+            segment_bytes: [64 << 10, 64 << 10, 256 << 10, 1 << 20][prng.index(4)],
+            catchup_entries: [2, 2, 2, 50, 5000][prng.index(5)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
         }
