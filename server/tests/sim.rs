@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+#[cfg(feature = "mutations")]
+use etcore_engine::mutation::{Mutation, switch};
 use etcore_server::sim::{Plan, Report, run};
 
 fn is_long() -> bool {
@@ -92,33 +94,29 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
 
 /// Faults, each with a seed that shows it or is not far from one that does.
 #[cfg(feature = "mutations")]
-const FAULTS: [(etcore_engine::mutation::Mutation, u64); 17] = {
-    use etcore_engine::mutation::Mutation::*;
-    [
-        (AnswerBeforeSync, 1),
-        (VoteForgotten, 1),
-        (ApplyAgainAfterRestart, 1),
-        (StaleReadIndex, 1),
-        (LeaseEndsEarly, 1),
-        (PinnedPageReused, 1),
-        (TornTailTaken, 1),
-        (ConfStateForgotten, 1),
-        (WatchBatchDropped, 1),
-        (MetaBeforePages, 1),
-        (LogReleasedEarly, 1),
-        (UnsyncedTailTrusted, 1),
-        (OldViewServed, 1),
-        (LeaseRevokedByFollower, 1),
-        (FollowerAnswersBeforeSync, 1),
-        (CompactionForgotten, 1),
-        (PublishBeforeCommit, 1),
-    ]
-};
+const FAULTS: [(Mutation, u64); 17] = [
+    (Mutation::AnswerBeforeSync, 1),
+    (Mutation::VoteForgotten, 1),
+    (Mutation::ApplyAgainAfterRestart, 1),
+    (Mutation::StaleReadIndex, 1),
+    (Mutation::LeaseEndsEarly, 1),
+    (Mutation::PinnedPageReused, 1),
+    (Mutation::TornTailTaken, 1),
+    (Mutation::ConfStateForgotten, 1),
+    (Mutation::WatchBatchDropped, 1),
+    (Mutation::MetaBeforePages, 1),
+    (Mutation::LogReleasedEarly, 1),
+    (Mutation::UnsyncedTailTrusted, 1),
+    (Mutation::OldViewServed, 1),
+    (Mutation::LeaseRevokedByFollower, 1),
+    (Mutation::FollowerAnswersBeforeSync, 1),
+    (Mutation::CompactionForgotten, 1),
+    (Mutation::PublishBeforeCommit, 1),
+];
 
 #[cfg(feature = "mutations")]
 #[test]
 fn deliberate_faults_are_found_within_a_few_seeds() {
-    use etcore_engine::mutation::switch;
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {
