@@ -405,6 +405,7 @@ impl Front {
         }
         if let AnySocket::Kernel(fd) = &socket {
             crate::net::set_nodelay(fd);
+            crate::net::end_promptly(fd);
         }
         let socket = match driver.attach(socket) {
             Ok(socket) => socket,

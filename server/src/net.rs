@@ -89,15 +89,24 @@ fn bind_tcp(addr: SocketAddr, options: BindOptions) -> io::Result<OwnedFd> {
 
 /// Turns off Nagle's algorithm; answers are written once per turn anyway.
 pub fn set_nodelay(socket: &OwnedFd) {
-    let one: libc::c_int = 1;
-    // SAFETY: the option value outlives the call and its size is given. Fails on unix sockets,
-    // where there is nothing to turn off.
+    set_tcp_option(socket, libc::TCP_NODELAY, 1);
+}
+
+/// Once the socket is closed and the peer has everything, the connection is gone: a peer that only
+/// goes on writing is reset, instead of being kept waiting for a minute (tcp(7), `TCP_LINGER2`).
+pub fn end_promptly(socket: &OwnedFd) {
+    set_tcp_option(socket, libc::TCP_LINGER2, -1);
+}
+
+/// Best effort: unix sockets have no such options, and need none.
+fn set_tcp_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) {
+    // SAFETY: the option value outlives the call and its size is given.
     unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            libc::TCP_NODELAY,
-            (&raw const one).cast(),
+            option,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         );
     }
@@ -115,5 +124,27 @@ mod tests {
         let taken = ListenUrl::Tcp { host: "127.0.0.1".into(), port };
         let error = bind(&taken, BindOptions::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_peer_that_has_everything_is_told_at_once_that_nobody_reads_any_more() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut own, _) = listener.accept().unwrap();
+        own.write_all(b"bye").unwrap();
+        let own = OwnedFd::from(own);
+        end_promptly(&own);
+        drop(own);
+        let mut text = String::new();
+        peer.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "bye");
+        // The kernel's answer to the acknowledgement may still be on its way.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while socket2::SockRef::from(&peer).peer_addr().is_ok() {
+            assert!(std::time::Instant::now() < end, "the connection is still there");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(peer.write_all(b"x").is_err());
     }
 }

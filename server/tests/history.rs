@@ -16,7 +16,7 @@ use etcore_bench::history::testing::simulate::Random;
 use etcore_bench::history::types::{
     Answer, Get, Hash, Operation, Outcome, Request, Watch as WatchRecord,
 };
-use etcore_bench::history::{History, KeyRange, judge, linear, lines, wire};
+use etcore_bench::history::{History, KeyRange, Violation, judge, linear, lines, wire};
 use etcore_proto::pb::etcdserverpb as pb;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -308,6 +308,14 @@ fn judge_rounds(kind: &Kind<'_>) {
     pass_judgement(name, seed, &recorder);
 }
 
+/// Fails, and leaves the history behind.
+fn keep(name: &str, seed: u64, history: &History, violation: &Violation) -> ! {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{name}-{seed}.jsonl"));
+    let file = std::fs::File::create(&path).unwrap();
+    lines::write(history, &mut BufWriter::new(file)).unwrap();
+    panic!("{name}: {violation}\nThe history is in {}", path.display());
+}
+
 fn pass_judgement(name: &str, seed: u64, recorder: &Recorder) {
     let history = recorder.history();
     let start = Instant::now();
@@ -320,21 +328,14 @@ fn pass_judgement(name: &str, seed: u64, recorder: &Recorder) {
             history.watches.iter().map(|watch| watch.batches.len()).sum::<usize>(),
             start.elapsed(),
         ),
-        Err(violation) => {
-            let path =
-                Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{name}-{seed}.jsonl"));
-            let file = std::fs::File::create(&path).unwrap();
-            lines::write(&history, &mut BufWriter::new(file)).unwrap();
-            panic!("{name}: {violation}\nThe history is in {}", path.display());
-        }
+        Err(violation) => keep(name, seed, &history, &violation),
     }
     // The judges can do without watches, and can say no.
     let blind = History { watches: Vec::new(), ..history.clone() };
     let start = Instant::now();
     match judge(&blind) {
         Ok(_) => eprintln!("{name}: judged without watches in {:?}", start.elapsed()),
-        Err(violation) if violation.property == linear::UNDECIDED => eprintln!("{violation}"),
-        Err(violation) => panic!("{name}: without watches {violation}"),
+        Err(violation) => keep(&format!("{name}-blind"), seed, &blind, &violation),
     }
     let mut spoilt = history.clone();
     let put = spoilt.operations.iter_mut().rev().find(|operation| {

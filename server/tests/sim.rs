@@ -12,6 +12,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+#[cfg(feature = "mutations")]
+use etcore_engine::mutation::{Mutation, switch};
 use etcore_server::sim::{Plan, Report, run};
 
 fn is_long() -> bool {
@@ -96,33 +98,29 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
 
 /// Faults, each with a seed that shows it or is not far from one that does.
 #[cfg(feature = "mutations")]
-const FAULTS: [(etcore_engine::mutation::Mutation, u64); 17] = {
-    use etcore_engine::mutation::Mutation::*;
-    [
-        (AnswerBeforeSync, 1),
-        (VoteForgotten, 26),
-        (ApplyAgainAfterRestart, 1),
-        (StaleReadIndex, 1),
-        (LeaseEndsEarly, 21),
-        (PinnedPageReused, 1),
-        (TornTailTaken, 101),
-        (ConfStateForgotten, 1),
-        (WatchBatchDropped, 1),
-        (MetaBeforePages, 36),
-        (LogReleasedEarly, 35),
-        (UnsyncedTailTrusted, 50),
-        (OldViewServed, 1),
-        (LeaseRevokedByFollower, 18),
-        (FollowerAnswersBeforeSync, 23),
-        (CompactionForgotten, 1),
-        (PublishBeforeCommit, 1),
-    ]
-};
+const FAULTS: [(Mutation, u64); 17] = [
+    (Mutation::AnswerBeforeSync, 1),
+    (Mutation::VoteForgotten, 26),
+    (Mutation::ApplyAgainAfterRestart, 1),
+    (Mutation::StaleReadIndex, 1),
+    (Mutation::LeaseEndsEarly, 21),
+    (Mutation::PinnedPageReused, 1),
+    (Mutation::TornTailTaken, 101),
+    (Mutation::ConfStateForgotten, 1),
+    (Mutation::WatchBatchDropped, 1),
+    (Mutation::MetaBeforePages, 36),
+    (Mutation::LogReleasedEarly, 35),
+    (Mutation::UnsyncedTailTrusted, 50),
+    (Mutation::OldViewServed, 1),
+    (Mutation::LeaseRevokedByFollower, 18),
+    (Mutation::FollowerAnswersBeforeSync, 23),
+    (Mutation::CompactionForgotten, 1),
+    (Mutation::PublishBeforeCommit, 1),
+];
 
 #[cfg(feature = "mutations")]
 #[test]
 fn deliberate_faults_are_found_within_a_few_seeds() {
-    use etcore_engine::mutation::switch;
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, |cores| cores.get()) {

@@ -1,7 +1,7 @@
 //! Where an answer differs from what it should be, and which key shows it.
 //!
-//! Used by [`super::linear`] for each answer. Text is made only when it is asked for: a search meets
-//! many differences, and tells one. Must never name a key that is the same in both.
+//! Used by [`super::linear`] for each answer. Text is made only when it is asked for: a search
+//! meets many differences, and tells one. Must never name a key that is the same in both.
 
 use std::cmp::Ordering;
 use std::fmt::Debug;

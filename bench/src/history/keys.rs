@@ -1,7 +1,8 @@
 //! Sets of keys as bits.
 //!
-//! Used by [`super::linear`] to say which keys a write or a contradiction has to do with. Must never
-//! hold a key that no request and no start of the history could have made: such a key has no bit.
+//! Used by [`super::linear`] to say which keys a write or a contradiction has to do with. Must
+//! never hold a key that no request and no start of the history could have made: such a key has no
+//! bit.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

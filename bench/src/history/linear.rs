@@ -4,8 +4,8 @@
 //! that was answered names the revision that it made, so the order of those is given; every other
 //! answer names the revision at which it was true. So there is no search but for revisions that no
 //! answered write claims: those are given to operations whose outcome is unknown, to revocations,
-//! and to leases that may have ended, newest call first, as evidence and [`super::demands`] allow; a
-//! wrong choice is taken back when an answer disagrees, the nearest one first that has to do with
+//! and to leases that may have ended, newest call first, as evidence and [`super::demands`] allow;
+//! a wrong choice is taken back when an answer disagrees, the nearest one first that has to do with
 //! the key in which it does. Everything else is one replay against [`super::model`].
 //!
 //! Judged: every field of every answer at its revision, inner answers of transactions included;

@@ -1,7 +1,7 @@
 //! The `sim` program: runs seeds of the simulator, prints what they found.
 //!
-//! `--seed N` runs one and prints the hash of its trace; `--seeds A..B` runs many, on `--threads N`,
-//! and goes on until the first violation. It must never decide anything by the time it took.
+//! `--seed N` runs one and prints the hash of its trace; `--seeds A..B` runs many, on `--threads
+//! N`, and goes on until the first violation. It must never decide anything by the time it took.
 
 use std::cell::Cell;
 use std::io::Write;

@@ -13,7 +13,6 @@
 //! freed until the completion has arrived; the ring itself is dropped before those tables.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, cqueue, opcode, squeue};
 use socket2::SockAddr;
 
 use super::reserve::Reserve;
@@ -32,6 +31,9 @@ use super::{
 use crate::limits;
 
 mod buffers;
+mod writes;
+
+use writes::LogWrite;
 
 /// See the module text.
 pub struct Uring {
@@ -57,16 +59,6 @@ pub struct Uring {
 struct Listener {
     socket: Arc<OwnedFd>,
     open: bool,
-}
-
-struct LogWrite {
-    /// Its completion names it; its place in the table is the remainder by the table's length.
-    number: u64,
-    token: WriteToken,
-    file: Arc<File>,
-    buf: AlignedBuf,
-    offset_bytes: u64,
-    written: usize,
 }
 
 #[derive(Default)]
@@ -106,11 +98,6 @@ const CANCEL: u64 = 6 << 56;
 const SYNC: u64 = 7 << 56;
 const CONNECT: u64 = 8 << 56;
 const KIND: u64 = 0xff << 56;
-
-/// Where a log write is kept.
-fn place_of(number: u64) -> usize {
-    (number % limits::LOG_WRITES as u64) as usize
-}
 
 fn socket_data(kind: u64, socket: SocketId) -> u64 {
     kind | u64::from(socket.generation & 0xff_ffff) << 32 | u64::from(socket.slot)
@@ -251,44 +238,6 @@ impl Uring {
         .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
         .build();
         self.push(&entry.user_data(socket_data(SEND, id)));
-    }
-
-    /// Write, and once that has succeeded fdatasync, as one chain. One write with RWF_DSYNC is as
-    /// quick on an idle machine, but its completion waits for a kernel worker to get a core: on a
-    /// busy one that was twenty times slower.
-    ///
-    /// One completion tells of the chain: a write that succeeded says nothing, and behind one that
-    /// did not (a short one neither) the sync is dropped in silence.
-    fn begin_write(&mut self, mut write: LogWrite) {
-        let next = self.last_write + 1;
-        let mut numbers = next..next + limits::LOG_WRITES as u64;
-        let free = numbers.find(|number| self.writes[place_of(*number)].is_none());
-        let number = free.unwrap_or_else(|| panic!("more than {} log writes", limits::LOG_WRITES));
-        self.last_write = number;
-        write.number = number;
-        let write = self.writes[place_of(number)].insert(write);
-        let rest = &write.buf[write.written..];
-        let fd = Fd(write.file.as_raw_fd());
-        let data =
-            opcode::Write::new(fd, rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX))
-                .offset(write.offset_bytes + write.written as u64)
-                .build()
-                .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
-                .user_data(WRITE | number);
-        let sync = opcode::Fsync::new(fd)
-            .flags(types::FsyncFlags::DATASYNC)
-            .build()
-            .user_data(SYNC | number);
-        // A chain must be handed over in one piece.
-        let room = {
-            let queue = self.ring.submission();
-            queue.capacity() - queue.len()
-        };
-        if room < 2 {
-            let _ = self.ring.submit();
-        }
-        self.push(&data);
-        self.push(&sync);
     }
 
     fn push_accept(&mut self, listener: u32) {
@@ -479,36 +428,6 @@ impl Uring {
             closing: false,
         });
         SocketId { slot, generation: entry.generation }
-    }
-
-    /// Takes a log write out of the table, if it is the one that the number was given to.
-    fn take_write(&mut self, number: u64) -> Option<LogWrite> {
-        self.writes[place_of(number)].take_if(|write| write.number == number)
-    }
-
-    /// The write of a chain failed, or fell short; its sync is never heard of.
-    fn complete_short(&mut self, number: u64, result: i32, completions: &mut dyn Completions) {
-        let Some(mut write) = self.take_write(number) else { return };
-        let error = match result {
-            0 => io::ErrorKind::WriteZero.into(),
-            error if error < 0 => io::Error::from_raw_os_error(-error),
-            count => {
-                write.written += count as usize;
-                // The rest goes as a chain of its own.
-                return self.begin_write(write);
-            }
-        };
-        completions.written(write.token, write.buf, Err(error));
-    }
-
-    /// The sync of a chain ended, so its write had succeeded.
-    fn complete_sync(&mut self, number: u64, result: i32, completions: &mut dyn Completions) {
-        let Some(write) = self.take_write(number) else { return };
-        let outcome = match result {
-            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-            _ => Ok(()),
-        };
-        completions.written(write.token, write.buf, outcome);
     }
 
     fn arm(&mut self) {

@@ -37,8 +37,8 @@ use crate::shared::Shared;
 /// Time that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// A member's clock against the world's: it starts at zero with each life, runs at its own rate, and
-/// stands still at times.
+/// A member's clock against the world's: it starts at zero with each life, runs at its own rate,
+/// and stands still at times.
 #[derive(Debug, Clone)]
 pub(super) struct OwnClock {
     /// What the member reads.
