@@ -32,7 +32,8 @@ fn histories_of_a_store_that_is_right_pass() {
 #[test]
 fn right_histories_without_watches_and_with_many_unknown_outcomes_pass() {
     let mut undecided = 0;
-    for seed in 1_000..1_100 {
+    // The last four need a search that does not jump back too far.
+    for seed in (1_000..1_100).chain([2134, 2145, 2288, 2299]) {
         let history = simulate(&Plan { lost: 200, watches: 0, ..plan(seed) });
         match judge(&history) {
             Ok(_) => {}
@@ -40,7 +41,7 @@ fn right_histories_without_watches_and_with_many_unknown_outcomes_pass() {
             Err(violation) => panic!("seed {seed}: {violation}"),
         }
     }
-    assert_eq!(undecided, 0, "so many of 100 were given up");
+    assert_eq!(undecided, 0, "so many were given up");
 }
 
 #[test]
