@@ -42,6 +42,26 @@ async fn fill(client: &Client, name: &str, bytes: usize) {
     }
 }
 
+/// Writes what a member is to miss, and waits until the leader's log no longer has it: checkpoints
+/// must have passed, each with something to save.
+async fn leave_behind(cluster: &Cluster, leader: usize) {
+    let client = cluster.client(leader).await;
+    fill(&client, "a", missed_bytes()).await;
+    let log = cluster.setups[leader].data_dir.join("member/wal");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let files = std::fs::read_dir(&log).unwrap();
+        // A segment may be deleted meanwhile.
+        let bytes: u64 = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len())).sum();
+        if bytes < 2 << 20 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the log still has {bytes} bytes");
+        client.put_kv("meanwhile", "v").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
     let (_, text) = http_get(cluster.setups[at].client_port, "/metrics");
     text.lines()
@@ -57,7 +77,7 @@ fn a_member_that_was_away_too_long_gets_a_snapshot_and_starts_over_at_once() {
         let away = cluster.others(leader)[0];
         block_on(async { cluster.client(away).await.put_kv("before", "v").await });
         cluster.kill(away);
-        block_on(async { fill(&cluster.client(leader).await, "a", missed_bytes()).await });
+        block_on(leave_behind(&cluster, leader));
         let mut member = cluster.setups[away].spawn();
         member.wait_for_line("received and saved database snapshot");
         let begun = Instant::now();
@@ -88,7 +108,7 @@ fn a_member_that_is_killed_while_it_gets_a_snapshot_gets_there_in_the_end() {
         let leader = block_on(cluster.leader());
         let away = cluster.others(leader)[0];
         cluster.kill(away);
-        block_on(async { fill(&cluster.client(leader).await, "a", missed_bytes()).await });
+        block_on(leave_behind(&cluster, leader));
         for pause_ms in [0, 3, 10, 30, 100] {
             let mut member = cluster.setups[away].spawn();
             member.wait_for_line("receiving database snapshot");
@@ -124,7 +144,7 @@ fn clients_of_a_member_that_starts_over_are_told_to_come_again() {
             let client = cluster.client(away).await;
             client.put_kv("before", "v").await;
             signal("-STOP");
-            fill(&cluster.client(leader).await, "a", missed_bytes()).await;
+            leave_behind(&cluster, leader).await;
             signal("-CONT");
             let deadline = Instant::now() + Duration::from_secs(60);
             let mut ready = None;
