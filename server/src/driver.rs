@@ -83,15 +83,15 @@ pub trait Driver {
     fn pause(&mut self, socket: SocketId);
     /// Receives again.
     fn resume(&mut self, socket: SocketId);
-    /// Sends the whole buffer. One send at a time per socket. What the kernel takes at once has
-    /// ended with the call, which returns it; [`Completions::sent`] is told of the other sends.
+    /// Sends the whole buffer. One send at a time per socket. One that has ended with the call is
+    /// returned; [`Completions::sent`] is told of the others.
     fn send(&mut self, socket: SocketId, buf: Vec<u8>) -> Option<Sent>;
     /// Closes the socket. What the kernel has not taken of an outstanding send is given up: a peer
     /// that does not read would hold the socket for good. Nothing is reported for it any more
     /// except the end of that send.
     fn close(&mut self, socket: SocketId);
     /// Writes the whole buffer at `offset_bytes` (block-aligned) and makes it durable, as one
-    /// operation, which begins at once.
+    /// operation.
     fn write_durable(
         &mut self,
         token: WriteToken,
