@@ -592,6 +592,10 @@ fn a_proposal_that_was_posted_is_not_posted_again_when_its_connection_breaks() {
         }
         net.send(1, Message { entries: append(1, 2, round, 10).entries, ..proposal(round) });
         net.carry();
+        // A send that has ended makes its connection look for more to send.
+        while let Some(conn) = net.members[0].transport.next_dirty() {
+            net.members[0].transport.transmit(conn, &mut Vec::new());
+        }
         // It has arrived; the answer is lost.
         net.break_all();
         net.run(400);

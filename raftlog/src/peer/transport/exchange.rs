@@ -128,8 +128,12 @@ impl Transport {
     pub(super) fn write_request(&mut self, exchange: &mut Exchange, out: &mut Vec<u8>) {
         let before = out.len();
         exchange.client.poll_transmit(out, limits::PEER_SEND_BYTES);
-        let is_first = !std::mem::replace(&mut exchange.is_sent, out.len() > before);
-        if is_first && exchange.is_sent && matches!(exchange.job, Some(Job::Probe)) {
+        if exchange.is_sent || out.len() == before {
+            return;
+        }
+        // For good: a later call has nothing left to give.
+        exchange.is_sent = true;
+        if matches!(exchange.job, Some(Job::Probe)) {
             self.event(Event::ProbeSent { peer: exchange.peer });
         }
     }
