@@ -122,8 +122,7 @@ fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Resul
         let mut found = None;
         let mut virtual_ns = 0;
         for seed in options.seeds.clone() {
-            let lines = if options.trace { usize::MAX } else { 0 };
-            let report = run(plan(seed, options), lines);
+            let report = simulate_one(seed, options);
             for line in &report.lines {
                 writeln!(out, "{line}")?;
             }
