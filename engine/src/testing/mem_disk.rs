@@ -86,7 +86,7 @@ impl MemDisk {
 
     /// What a machine could find after losing power now, drawn from `seed`: a new disk, all of
     /// whose content is durable. This disk is left as it is. Seed 0 loses everything unsynced,
-    /// seed 1 keeps it all, others draw per write and sector.
+    /// seed 1 keeps it all, others draw per file, write or sector.
     pub fn crash(&self, seed: u64) -> Self {
         Self::from_image(self.image().crash(seed))
     }

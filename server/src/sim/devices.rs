@@ -10,7 +10,7 @@ use etcore_engine::file::{AlignedBuf, Completion, FileId, FileOp, FileOutput, ru
 use super::driver::Input;
 use super::effects::{Effect, Owner};
 use super::member::NEVER;
-use super::world::{Death, Event, Pending, World};
+use super::world::{Death, Event, Pending, World, Writes};
 use crate::background::copies::is_of_copies;
 
 impl World {
@@ -116,9 +116,9 @@ impl World {
                 return self.schedule(at, Event::DiskOp { member, id });
             }
         }
-        let is_log_write = matches!(pending.owner, Owner::Driver { .. });
+        let writes = Writes::of(pending);
         let is_copy = matches!(&pending.owner, Owner::Background(token) if is_of_copies(*token));
-        if self.is_cut_off(member, is_log_write, is_copy) {
+        if self.is_cut_off(member, writes, is_copy) {
             // It is among what is interrupted.
             let death = if self.prng.chance(1, 4) { Death::Kill } else { Death::PowerCut };
             return self.die(member, death);

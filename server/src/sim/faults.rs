@@ -13,7 +13,7 @@ use etcore_engine::testing::meta_pages::newest_of_two;
 
 use super::finish::Stage;
 use super::member::Member;
-use super::world::{Death, Event, Pending, World};
+use super::world::{Death, Event, Pending, World, Writes};
 use crate::boot::DB_FILE;
 
 const MS: u64 = 1_000_000;
@@ -94,13 +94,13 @@ impl World {
         }
     }
 
-    /// Now, or while the log is being written.
+    /// Now, or while the log or a checkpoint is being written.
     fn cut_power(&mut self, member: usize) {
         if self.prng.below(100) >= self.plan.torn_percent {
             return self.doom(member, Death::PowerCut);
         }
-        let writes = self.prng.below(6);
-        self.troubles[member].cut_in_write = Some(writes);
+        let writes = [Writes::Log, Writes::PageSync][self.prng.index(2)];
+        self.troubles[member].cut_in_write = Some((writes, self.prng.below(6)));
         // The next life is cut off likewise: it writes over what this one leaves.
         self.troubles[member].cut_again = self.prng.chance(1, 2);
     }
@@ -139,7 +139,12 @@ impl World {
     }
 
     /// True if the member dies instead of carrying out an operation; what comes of that is drawn.
-    pub(super) fn is_cut_off(&mut self, member: usize, is_log_write: bool, is_copy: bool) -> bool {
+    pub(super) fn is_cut_off(
+        &mut self,
+        member: usize,
+        writes: Option<Writes>,
+        is_copy: bool,
+    ) -> bool {
         if self.stage != Stage::Trouble || self.members[member].life.is_none() {
             return false;
         }
@@ -147,11 +152,11 @@ impl World {
             return true;
         }
         match &mut self.troubles[member].cut_in_write {
-            Some(0) if is_log_write => {
+            Some((of, 0)) if writes == Some(*of) => {
                 self.troubles[member].cut_in_write = None;
                 true
             }
-            Some(left) if is_log_write => {
+            Some((of, left)) if writes == Some(*of) => {
                 *left -= 1;
                 false
             }
@@ -226,7 +231,7 @@ impl World {
             .collect();
         for id in own {
             let Some(Pending { op: Some(op), .. }) = self.pending.remove(&id) else { continue };
-            self.interrupt(member, op);
+            self.interrupt(member, op, death);
         }
         if death == Death::PowerCut {
             self.lose_power(member);
@@ -241,16 +246,18 @@ impl World {
         self.troubles[member].has_rotten = false;
         self.held_views.remove(&member);
         if std::mem::take(&mut self.troubles[member].cut_again) && self.stage == Stage::Trouble {
-            self.troubles[member].cut_in_write = Some(self.prng.below(4));
+            self.troubles[member].cut_in_write = Some((Writes::Log, self.prng.below(4)));
         }
         self.schedule(until, Event::Start { member });
     }
 
     /// An operation whose process died: done, half done, or not at all.
-    fn interrupt(&mut self, member: usize, op: FileOp) {
+    fn interrupt(&mut self, member: usize, op: FileOp, death: Death) {
         let disk = &mut self.members[member].disk;
         let op = match (self.prng.below(3), op) {
             (0, _) => return,
+            // What the cut leaves of its writes is drawn with the others.
+            (_, FileOp::Sync { .. }) if death == Death::PowerCut => return,
             (1, FileOp::Write { file, offset_bytes, data, .. }) => {
                 FileOp::Write { file, offset_bytes, data, durable: false }
             }

@@ -25,6 +25,7 @@ use super::member::{Member, NEVER};
 use super::net::{Connection, Held};
 use super::plan::Plan;
 use super::trace::Trace;
+use crate::background::copies::is_of_copies;
 use crate::boot::DB_FILE;
 use crate::driver::SocketId;
 use crate::shared::MemberView;
@@ -160,6 +161,28 @@ pub(super) enum Death {
     PowerCut,
 }
 
+/// Operations that a power cut may wait for, because what is lost there is of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// A durable write of the log.
+    Log,
+    /// A sync of the page file, with everything that it was to make durable.
+    PageSync,
+}
+
+impl Writes {
+    /// The one that this operation is.
+    pub(super) fn of(pending: &Pending) -> Option<Self> {
+        match (&pending.owner, &pending.op) {
+            (Owner::Driver { .. }, _) => Some(Self::Log),
+            (Owner::Background(token), Some(FileOp::Sync { .. })) if !is_of_copies(*token) => {
+                Some(Self::PageSync)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What troubles a member at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
@@ -174,8 +197,8 @@ pub(super) struct Trouble {
     /// What the kernel shows of its page file may not be on the disk: a sync of it has failed. Only
     /// a start of the machine shows what is.
     pub(super) cache_lies: bool,
-    /// It loses power after so many more writes of its log, and maybe again in its next life.
-    pub(super) cut_in_write: Option<u64>,
+    /// It loses power after so many more of these, and maybe again in its next life.
+    pub(super) cut_in_write: Option<(Writes, u64)>,
     pub(super) cut_again: bool,
     /// Pages came up damaged in this life, or not at all.
     pub(super) has_rotten: bool,

@@ -88,7 +88,8 @@ impl Alone {
 
 impl Hub {
     /// A watcher begins to read `revision` for itself; if its stream is occupied, later.
-    pub(super) fn go_alone(&mut self, slot: u32, revision: i64, told: i64) {
+    pub(super) fn go_alone(&mut self, turn: &Turn<'_>, slot: u32, revision: i64) {
+        let told = self.watchers.told_revision(slot, revision, turn.view.revision);
         let watcher = self.watchers.get(slot);
         let stream_slot = watcher.stream;
         let target = self.targets.get(watcher.target);

@@ -193,7 +193,9 @@ impl Hub {
     }
 
     fn serve(&mut self, slot: u32, cursor: usize) {
-        self.watchers.get_mut(slot).state = State::Served(cursor as u8);
+        let watcher = self.watchers.get_mut(slot);
+        watcher.state = State::Served(cursor as u8);
+        watcher.has_kept_up |= cursor == LIVE;
         self.targets.enlist(&mut self.watchers, slot, cursor);
         if cursor != LIVE {
             self.cursors[cursor].members.push(&mut self.watchers, slot);
@@ -255,7 +257,7 @@ impl Hub {
                 if large {
                     self.send_away(turn, &batch.touched, number, scan.from.main.0);
                 } else {
-                    self.deliver(turn, &mut batch, number);
+                    self.deliver(turn, &mut batch);
                 }
             }
             Err(Trouble::Compacted(compacted)) => self.lose_compacted(turn, number, compacted),
@@ -271,8 +273,7 @@ impl Hub {
     fn send_away(&mut self, turn: &Turn<'_>, touched: &[u32], number: usize, revision: i64) {
         for slot in touched {
             if self.watchers.get(*slot).state == State::Served(number as u8) {
-                let told = if number == LIVE { revision } else { turn.view.revision.0 };
-                self.go_alone(*slot, revision, told);
+                self.go_alone(turn, *slot, revision);
             }
         }
     }

@@ -26,24 +26,17 @@ struct Portion {
 }
 
 impl Hub {
-    pub(super) fn deliver(&mut self, turn: &mut Turn<'_>, batch: &mut Batch, cursor: usize) {
+    pub(super) fn deliver(&mut self, turn: &mut Turn<'_>, batch: &mut Batch) {
         batch.group(&mut self.watchers);
         for index in 0..batch.touched.len() {
             let slot = batch.touched[index];
             let watcher = self.watchers.get_mut(slot);
             let hit = std::mem::replace(&mut watcher.first_hit, NONE);
-            self.deliver_to(turn, batch, slot, hit, cursor);
+            self.deliver_to(turn, batch, slot, hit);
         }
     }
 
-    fn deliver_to(
-        &mut self,
-        turn: &mut Turn<'_>,
-        batch: &Batch,
-        slot: u32,
-        mut hit: u32,
-        cursor: usize,
-    ) {
+    fn deliver_to(&mut self, turn: &mut Turn<'_>, batch: &Batch, slot: u32, mut hit: u32) {
         let stream_slot = self.watchers.get(slot).stream;
         while hit != NONE {
             let Some(stream) = self.streams[stream_slot as usize].as_ref() else { return };
@@ -54,15 +47,15 @@ impl Hub {
             }
             let portion = portion(batch, hit, capacity);
             if portion.too_much {
-                let told = if cursor == 0 { portion.revision } else { turn.view.revision.0 };
-                return self.go_alone(slot, portion.revision, told);
+                return self.go_alone(turn, slot, portion.revision);
             }
             if is_on(Mutation::WatchBatchDropped) && portion.revision % 16 == 0 {
                 hit = portion.end;
                 continue;
             }
             let mut header = turn.header;
-            header.revision = if cursor == 0 { portion.revision } else { turn.view.revision.0 };
+            let newest = turn.view.revision;
+            header.revision = self.watchers.told_revision(slot, portion.revision, newest);
             let watcher = self.watchers.get_mut(slot);
             watcher.is_quiet = false;
             self.head.clear();

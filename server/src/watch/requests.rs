@@ -138,6 +138,7 @@ impl Hub {
             target: self.targets.acquire(key, bound),
             state: State::Waiting,
             wants,
+            has_kept_up: false,
             is_quiet: true,
             before: NONE,
             after: NONE,

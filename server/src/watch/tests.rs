@@ -163,6 +163,8 @@ struct Rig {
     /// Of each stream, by id.
     expected: BTreeMap<(u32, i64), Expected>,
     told_revision: BTreeMap<u32, i64>,
+    /// Revisions in headers of responses with events.
+    headers: Vec<i64>,
     events_checked: u64,
     resets: u64,
 }
@@ -205,6 +207,7 @@ impl Rig {
             log: Vec::new(),
             expected: BTreeMap::new(),
             told_revision: BTreeMap::new(),
+            headers: Vec::new(),
             events_checked: 0,
             resets: 0,
         };
@@ -455,6 +458,7 @@ impl Rig {
         }
         let last = response.events.last().unwrap().kv.as_ref().unwrap().mod_revision;
         assert!(header.revision >= last);
+        self.headers.push(header.revision);
         watcher.in_fragments = response.fragment;
         if !response.fragment {
             let rest = self.log[watcher.at..]
@@ -668,6 +672,33 @@ fn a_stream_that_takes_nothing_holds_nothing_and_goes_on_where_it_stopped() {
     }
     rig.assert_complete();
     assert_eq!((rig.events_checked, rig.hub.counts().slow), (40_000, 0));
+}
+
+#[test]
+fn a_header_tells_the_newest_revision_of_the_past_and_then_that_of_the_event() {
+    let mut rig = Rig::new(1, 1);
+    let place = rig.places[0];
+    // The peer takes something now and nothing afterwards.
+    let told = |rig: &mut Rig| {
+        rig.peers.open_window(place, 1 << 20);
+        rig.settle();
+        rig.peers.peer(place).window = 0;
+        std::mem::take(&mut rig.headers)
+    };
+    rig.put("k", "2");
+    rig.put("other", "3");
+    rig.turn();
+    rig.create(0, pb::WatchCreateRequest { start_revision: 2, ..create("k", "") });
+    rig.turn();
+    rig.put("other", "4");
+    assert_eq!(told(&mut rig), [4]);
+    // It was up to date, and falls behind.
+    rig.put("k", "5");
+    rig.turn();
+    rig.put("other", "6");
+    rig.turn();
+    assert_eq!(rig.hub.counts().slow, 1);
+    assert_eq!(told(&mut rig), [5]);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! A slot is used again after its watcher has gone; whoever keeps slots must forget them with the
 //! watcher. Nothing here decides what a watcher gets.
 
+use etcore_engine::types::Revision;
+
 /// No watcher.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -19,6 +21,9 @@ pub(super) struct Watcher {
     pub(super) target: u32,
     pub(super) state: State,
     pub(super) wants: Wants,
+    /// It was up to date once. Headers of its events tell the events' revision from then on; before,
+    /// while it is told of the past, they tell the newest.
+    pub(super) has_kept_up: bool,
     /// No event came since the last notification of progress was due.
     pub(super) is_quiet: bool,
     /// Neighbours in the list of its target and cursor.
@@ -114,6 +119,12 @@ impl Watchers {
 
     pub(super) fn get(&self, slot: u32) -> &Watcher {
         self.slots[slot as usize].as_ref().expect("slots are forgotten with their watcher")
+    }
+
+    /// What the header of a response tells whose last event is of `revision`; etcd tells the same
+    /// (`server/storage/mvcc/watchable_store.go`, `notify` and `syncWatchers`).
+    pub(super) fn told_revision(&self, slot: u32, revision: i64, newest: Revision) -> i64 {
+        if self.get(slot).has_kept_up { revision } else { newest.0 }
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> &mut Watcher {

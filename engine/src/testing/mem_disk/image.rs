@@ -142,12 +142,13 @@ impl Image {
         let mut inodes = Vec::with_capacity(self.inodes.len());
         for inode in &self.inodes {
             let mut content = inode.durable.clone();
-            // Whole-file moods make the extreme images (nothing, everything) common.
-            let mood = prng.below(4);
-            for (change, fate) in &inode.changes {
-                let keep = *fate == Fate::Hard || seed == 1 || (seed != 0 && mood == 1);
-                let lose = *fate != Fate::Hard && (seed == 0 || (seed != 1 && mood == 0));
-                apply_uncertain(&mut content, change, keep, lose, &mut prng);
+            let mood = Mood::draw(seed, inode.changes.len(), &mut prng);
+            for (at, (change, fate)) in inode.changes.iter().enumerate() {
+                match (fate, mood.keeps(at, &mut prng)) {
+                    (Fate::Hard, _) | (_, Some(true)) => apply(&mut content, change),
+                    (_, Some(false)) => {}
+                    (_, None) => apply_uncertain(&mut content, change, &mut prng),
+                }
             }
             inodes.push(Inode { visible: content.clone(), durable: content, changes: Vec::new() });
         }
@@ -435,16 +436,46 @@ fn apply(content: &mut SparseFile, change: &Change) {
     }
 }
 
-fn apply_uncertain(
-    content: &mut SparseFile,
-    change: &Change,
-    keep: bool,
-    lose: bool,
-    prng: &mut Prng,
-) {
+/// What a power cut does to the unsynced changes of one file. Each alone would leave the faults
+/// unseen that another shows: sectors drawn one by one hardly ever keep a whole page.
+#[derive(Debug, Clone, Copy)]
+enum Mood {
+    LoseAll,
+    KeepAll,
+    /// Each sector by itself.
+    Tear,
+    /// Each change by itself, whole.
+    Pick,
+    /// Those before this one are lost, it and those after it are kept.
+    KeepFrom(usize),
+}
+
+impl Mood {
+    fn draw(seed: u64, changes: usize, prng: &mut Prng) -> Self {
+        match (seed, prng.below(6)) {
+            (0, _) | (2.., 0) => Self::LoseAll,
+            (1, _) | (_, 1) => Self::KeepAll,
+            (_, 2) => Self::Pick,
+            (_, 3) => Self::KeepFrom(prng.index(changes + 1)),
+            _ => Self::Tear,
+        }
+    }
+
+    /// Whether the change of this number is kept; `None` if its sectors are drawn.
+    fn keeps(self, at: usize, prng: &mut Prng) -> Option<bool> {
+        match self {
+            Self::LoseAll => Some(false),
+            Self::KeepAll => Some(true),
+            Self::Tear => None,
+            Self::Pick => Some(prng.chance(1, 2)),
+            Self::KeepFrom(first) => Some(at >= first),
+        }
+    }
+}
+
+/// Draws the sectors of a change one by one.
+fn apply_uncertain(content: &mut SparseFile, change: &Change, prng: &mut Prng) {
     match change {
-        _ if keep => apply(content, change),
-        _ if lose => {}
         Change::Len(_) => {
             if prng.chance(1, 2) {
                 apply(content, change);
