@@ -99,6 +99,13 @@ pub trait Driver {
         offset_bytes: u64,
         buf: AlignedBuf,
     );
+    /// Hands over what was submitted, and does not wait: for a caller that has more to do first.
+    ///
+    /// # Errors
+    /// Only when the driver itself is broken; the shard must stop.
+    fn submit(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Hands over what was submitted, then waits for at least one completion, a wake-up or the
     /// timeout (`None`: without limit; zero: does not wait).
     ///

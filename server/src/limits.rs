@@ -101,7 +101,7 @@ pub const KEEP_ALIVES: usize = 64 << 10;
 /// The same for one stream; above it the stream's receive window stays shut.
 pub const KEEP_ALIVES_PER_STREAM: usize = 1024;
 /// Leases looked at for expiry in one turn; more wait for the next.
-pub const LEASE_EXPIRIES_PER_TURN: usize = 2048;
+pub const LEASE_EXPIRIES_PER_TURN: usize = 128;
 /// What a leader counts on when it spreads the ends of leases after an election (etcd: 1000).
 pub const LEASE_REVOKES_PER_SECOND: u64 = 50_000;
 /// Revocations proposed in a second at most, however many leases have expired.
@@ -156,9 +156,18 @@ pub const PEER_INBOX_MESSAGES: usize = 16 << 10;
 pub const PEER_INBOX_BYTES: usize = 64 << 20;
 /// Committed entries that were not applied; above it a follower takes no appends.
 pub const APPLY_BACKLOG: usize = 64 << 10;
+/// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
+/// have had their turn, so that no answer waits for all that was committed with it.
+pub const APPLY_TURN_COST: usize = 1024;
+/// What any other entry counts as.
+pub const APPLY_OTHER_COST: usize = 32;
+/// A turn that begins with more entries than these applies them all.
+pub const APPLY_TURN_ENTRIES: usize = 2048;
 /// Entries committed and not applied above which new proposals answer `too many requests` (etcd:
 /// maxGapBetweenApplyAndCommitIndex).
 pub const APPLY_GAP: u64 = 5000;
+
+const _: () = assert!((APPLY_TURN_ENTRIES as u64) < APPLY_GAP / 2);
 /// Bytes of proposals that a follower forwards in one message; more go in further ones.
 pub const FORWARD_BYTES: usize = 1 << 20;
 /// Questions about leases that wait for the leader's answer; more wait their turn.

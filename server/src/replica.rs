@@ -1,7 +1,8 @@
 //! The replica: the single owner of raft, the log, the write side of the store and the membership.
 //!
 //! Driven by its shard's loop: [`Replica::turn`] takes what the fronts sent, proposes it as one
-//! batch, has it logged, applies what is committed, publishes, and answers. Nothing is answered
+//! batch and has it logged; [`Replica::finish_turn`] applies what is committed, up to a bound that
+//! lets the fronts answer in between, publishes, and answers. Nothing is answered
 //! before its log write was synced and its entry applied, and nothing is visible before it is
 //! committed. No locks, no blocking calls, no clock of its own.
 
@@ -150,6 +151,10 @@ pub struct Replica {
     /// When the first one did.
     started_ms: u64,
     request_timeout_ms: u64,
+    /// Of [`limits::APPLY_TURN_COST`], what is left in this turn.
+    apply_room: usize,
+    /// A tick was due in this turn.
+    ticked: bool,
     /// When the entry that is first in line was first tried.
     applying_since: Option<Duration>,
     last_tick_ms: u64,
@@ -233,6 +238,8 @@ impl Replica {
             now_ms: 0,
             started_ms: 0,
             request_timeout_ms,
+            apply_room: 0,
+            ticked: false,
             applying_since: None,
             last_tick_ms: 0,
             next_tick_ms: 0,
@@ -269,6 +276,7 @@ impl Replica {
         self.background.has_answers()
             || self.files.has_finished()
             || self.pages.has_finished()
+            || self.may_apply_more()
             || self
                 .fronts
                 .iter()
@@ -291,41 +299,62 @@ impl Replica {
         self.soft_state.role == Role::Leader
     }
 
-    /// One turn. A returned write must be carried out and reported to [`Replica::written`].
+    /// The first half of a turn: takes what has come, and says what the log writes next, so that
+    /// the disk works on that while the second half applies. A returned write must be carried out
+    /// and reported to [`Replica::written`].
     pub fn turn(&mut self, now_ms: u64) -> Option<DurableWrite> {
         if self.stopped {
             return None;
         }
         self.now_ms = now_ms;
-        let ticked = self.tick(now_ms);
+        self.ticked = self.tick(now_ms);
         self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();
         self.step_messages();
         self.propose_member();
         self.take_requests();
+        let write = self.advance_log();
+        self.collect_effects();
+        write.or_else(|| self.advance_log())
+    }
+
+    /// True if the second half has committed entries to apply.
+    pub fn has_backlog(&self) -> bool {
+        !self.to_apply.is_empty()
+    }
+
+    /// The second half: applies, publishes and answers. It may want something written too.
+    pub fn finish_turn(&mut self) -> Option<DurableWrite> {
+        if self.stopped {
+            return None;
+        }
         let mut write = None;
+        self.apply_room = match self.to_apply.len() {
+            0..=limits::APPLY_TURN_ENTRIES => limits::APPLY_TURN_COST,
+            // So much is a matter of throughput.
+            _ => usize::MAX,
+        };
         loop {
-            write = write.or(self.advance_log());
             let applied = self.apply_committed();
             self.publish();
             if !applied && !self.collect_effects() {
                 break;
             }
+            write = write.or_else(|| self.advance_log());
         }
         self.answer_lease_asks();
         self.watch_transfers();
         self.move_snapshots();
         self.end_install();
-        self.maybe_checkpoint(now_ms);
-        if ticked {
-            // What could be applied is: what is committed beyond is a backlog.
+        self.maybe_checkpoint(self.now_ms);
+        if std::mem::take(&mut self.ticked) {
             self.refresh_gauges();
         }
         for front in &mut self.fronts {
             front.flush();
         }
-        self.maybe_stop(now_ms);
+        self.maybe_stop(self.now_ms);
         write.or_else(|| self.advance_log())
     }
 
@@ -601,18 +630,6 @@ impl Replica {
             self.reads.pop_front();
             self.fronts[front].send(ToFront::ReadReady { up_to, index });
         }
-    }
-
-    fn refresh_gauges(&mut self) {
-        let node = self.log.node.status();
-        let shared = &self.shared;
-        shared.status.committed.fetch_max(node.commit.0, Ordering::Relaxed);
-        let metrics = &shared.metrics;
-        metrics.proposals_committed.set(node.commit.0);
-        metrics.proposals_applied.set(self.store.applied().0.0);
-        metrics.proposals_pending.set((self.proposals.len() + self.waiting.len()) as u64);
-        metrics.current_revision.set(self.store.revision().0.unsigned_abs());
-        metrics.compact_revision.set(self.store.compact_revision().0.max(0).unsigned_abs());
     }
 
     /// Ends once every front has drained, or at once after a failure. What was acknowledged is on

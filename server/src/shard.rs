@@ -117,14 +117,14 @@ impl Shard {
         roles.take_from_peers(now_ms);
         if let Some(replica) = &mut roles.replica {
             let write = replica.turn(now_ms);
-            // Peers first: what a leader appends needs their disks as well as its own.
-            roles.give_to_peers();
-            if let Some(peers) = &mut roles.peers {
-                peers.flush(&mut *self.driver)?;
+            let overlaps = write.is_some() && replica.has_backlog();
+            roles.pass_on(write, &mut *self.driver)?;
+            if overlaps {
+                // The disk need not wait until that is applied.
+                self.driver.submit()?;
             }
-            if let Some(DurableWrite { file, offset_bytes, buf }) = write {
-                self.driver.write_durable(LOG_WRITE, file, offset_bytes, buf);
-            }
+            let write = roles.replica.as_mut().and_then(Replica::finish_turn);
+            roles.pass_on(write, &mut *self.driver)?;
             if let Some(front) = &mut roles.front {
                 front.turn(now_ms);
             }
@@ -167,6 +167,19 @@ impl Roles {
         for reply in parcels.replies.drain(..) {
             peers.answer(reply.conn, reply.status, reply.content_type, &reply.body);
         }
+    }
+
+    /// What half a turn of the replica wants done. Peers first: what a leader appends needs their
+    /// disks as well as its own.
+    fn pass_on(&mut self, write: Option<DurableWrite>, driver: &mut dyn Driver) -> io::Result<()> {
+        self.give_to_peers();
+        if let Some(peers) = &mut self.peers {
+            peers.flush(driver)?;
+        }
+        if let Some(DurableWrite { file, offset_bytes, buf }) = write {
+            driver.write_durable(LOG_WRITE, file, offset_bytes, buf);
+        }
+        Ok(())
     }
 
     fn begin(&mut self, now_ms: u64) {

@@ -544,6 +544,15 @@ impl Driver for Uring {
         self.begin_write(LogWrite { number: 0, token, file, buf, offset_bytes, written: 0 });
     }
 
+    fn submit(&mut self) -> io::Result<()> {
+        match self.ring.submit() {
+            Ok(_) => Ok(()),
+            // The next wait hands it over.
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn wait(
         &mut self,
         timeout: Option<Duration>,
@@ -561,10 +570,8 @@ impl Driver for Uring {
         // run.
         match self.ring.submitter().submit_with_args(1, &args) {
             Ok(_) => {}
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-                _ => return Err(error),
-            },
+            Err(error) if is_passing(&error) => {}
+            Err(error) => return Err(error),
         }
         // Completions that arrive while these are handled wait for the next turn, so that one busy
         // socket cannot keep the shard here.
@@ -579,6 +586,11 @@ impl Driver for Uring {
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
+}
+
+/// Time is up, a signal came, or completions must be taken first.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 impl Drop for Uring {

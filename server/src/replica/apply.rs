@@ -35,8 +35,19 @@ enum Halt {
     Broken(String),
 }
 
+/// What an entry takes of [`limits::APPLY_TURN_COST`], about: a put is 1.
+fn cost(entry: &LogEntry) -> usize {
+    let is_put = entry.kind == EntryKind::Normal && wire::wrapped_put(&entry.data).is_some();
+    if is_put { 1 } else { limits::APPLY_OTHER_COST }
+}
+
 impl Replica {
-    /// Applies what is committed; true if anything was.
+    /// True if the turn ended before everything was applied that could be.
+    pub(super) fn may_apply_more(&self) -> bool {
+        self.apply_room == 0 && !self.to_apply.is_empty()
+    }
+
+    /// Applies what is committed, as far as the turn has room; true if anything was.
     pub(super) fn apply_committed(&mut self) -> bool {
         let mut any = false;
         if !self.to_apply.is_empty() && self.applying_since.is_none() {
@@ -45,11 +56,13 @@ impl Replica {
         let mut count = 0u64;
         // Behind an entry that could not be applied none may be.
         while !self.stopped
+            && self.apply_room > 0
             && let Some(entry) = self.to_apply.pop_front()
         {
             match self.apply_entry(&entry) {
                 Ok(reply) => {
                     any = true;
+                    self.apply_room = self.apply_room.saturating_sub(cost(&entry));
                     count += 1;
                     let bytes = &mut self.space.proposed_bytes;
                     *bytes = bytes.saturating_sub(entry.data.len() as u64);
@@ -72,7 +85,7 @@ impl Replica {
         any
     }
 
-    /// Entries are timed together: one of them alone may be the slow one, or a page it waited for.
+    /// Entries of a turn are timed together: one of them alone may be the slow one, or a page it waited for.
     fn warn_of_slow_apply(&mut self, count: u64) {
         let now = self.shared.clock.elapsed();
         let again = (!self.to_apply.is_empty()).then_some(now);

@@ -45,7 +45,9 @@ impl Hub {
             if capacity == 0 {
                 return self.park(slot, batch.revision(hit));
             }
-            let portion = portion(batch, hit, capacity);
+            // Like etcd's, a watcher that is up to date is told each revision by itself.
+            let joined = self.watchers.get(slot).state != State::Served(0);
+            let portion = portion(batch, hit, capacity, joined);
             if portion.too_much {
                 return self.go_alone(turn, slot, portion.revision);
             }
@@ -131,8 +133,8 @@ impl Hub {
 }
 
 /// Whole revisions from `hit` on, until the capacity is used up: the one that exceeds it is the
-/// last, unless that is too much to be buffered.
-fn portion(batch: &Batch, hit: u32, capacity: usize) -> Portion {
+/// last, unless that is too much to be buffered. Only the first if they are not to be joined.
+fn portion(batch: &Batch, hit: u32, capacity: usize, joined: bool) -> Portion {
     let mut taken = Portion { end: hit, events: 0, len_bytes: 0, revision: 0, too_much: false };
     while taken.end != NONE && taken.len_bytes < capacity {
         let revision = batch.revision(taken.end);
@@ -157,6 +159,9 @@ fn portion(batch: &Batch, hit: u32, capacity: usize) -> Portion {
             revision,
             too_much: false,
         };
+        if !joined {
+            break;
+        }
     }
     taken
 }

@@ -675,7 +675,7 @@ fn a_stream_that_takes_nothing_holds_nothing_and_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_header_tells_the_newest_revision_of_the_past_and_then_that_of_the_event() {
+fn headers_tell_the_newest_revision_with_the_past_and_then_that_of_the_events() {
     let mut rig = Rig::new(1, 1);
     let place = rig.places[0];
     // The peer takes something now and nothing afterwards.
@@ -692,13 +692,20 @@ fn a_header_tells_the_newest_revision_of_the_past_and_then_that_of_the_event() {
     rig.turn();
     rig.put("other", "4");
     assert_eq!(told(&mut rig), [4]);
-    // It was up to date, and falls behind.
+    // It is up to date: each revision has a response, however many came in one turn.
+    rig.peers.open_window(place, 1 << 20);
     rig.put("k", "5");
+    rig.put("k", "6");
+    rig.put("other", "7");
+    assert_eq!(told(&mut rig), [5, 6]);
+    // It falls behind.
+    rig.put("k", "8");
     rig.turn();
-    rig.put("other", "6");
+    rig.put("k", "9");
+    rig.put("other", "10");
     rig.turn();
     assert_eq!(rig.hub.counts().slow, 1);
-    assert_eq!(told(&mut rig), [5]);
+    assert_eq!(told(&mut rig), [9]);
 }
 
 #[test]
