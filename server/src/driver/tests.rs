@@ -420,6 +420,36 @@ fn a_failed_durable_write_is_reported_and_not_tried_again() {
 }
 
 #[test]
+fn small_writes_land_or_fail_alike_whichever_way_they_take() {
+    // Among so many each way of the io_uring driver is taken.
+    const WRITES: u64 = 40;
+    on_each(|rig| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = Arc::new(File::create_new(&path).unwrap());
+        let full = Arc::new(File::options().write(true).open("/dev/full").unwrap());
+        let read_only = Arc::new(File::open(&path).unwrap());
+        for number in 0..WRITES {
+            let mut buf = AlignedBuf::zeroed(512);
+            buf.fill(number as u8);
+            rig.driver.write_durable(WriteToken(number), file.clone().into(), number * 512, buf);
+            rig.until("written", |seen| !seen.written.is_empty());
+            assert!(matches!(rig.seen.written.pop(), Some((token, Ok(()))) if token.0 == number));
+            let bad = if number % 2 == 0 { &full } else { &read_only };
+            let buf = AlignedBuf::zeroed(512);
+            rig.driver.write_durable(WriteToken(number), bad.clone().into(), 0, buf);
+            rig.until("reported", |seen| !seen.written.is_empty());
+            let (token, result) = rig.seen.written.pop().unwrap();
+            let code = if number % 2 == 0 { libc::ENOSPC } else { libc::EBADF };
+            assert_eq!((token.0, result.unwrap_err().raw_os_error()), (number, Some(code)));
+        }
+        let stored = std::fs::read(&path).unwrap();
+        assert!(stored.chunks(512).zip(0..).all(|(block, number)| block == [number as u8; 512]));
+        assert_eq!(stored.len() as u64, WRITES * 512);
+    });
+}
+
+#[test]
 fn a_write_that_cannot_be_synced_has_failed() {
     on_each(|rig| {
         // A pipe takes bytes, and has nothing to sync.

@@ -2,7 +2,7 @@
 //! writes batched into one system call per turn.
 //!
 //! Created and used on one thread. It must never look into the bytes it moves, and never reports a
-//! log write as done unless the kernel completed the fdatasync behind it.
+//! log write as done unless the kernel called it durable.
 //!
 //! A socket on which buffers arrive full is *bulky*: a multishot receive would take dozens of them
 //! at once, and all others would wait. It gets a receive for one buffer, renewed in each wait for
@@ -31,8 +31,10 @@ use super::{
 use crate::limits;
 
 mod buffers;
+mod method;
 mod writes;
 
+use method::Methods;
 use writes::LogWrite;
 
 /// See the module text.
@@ -46,6 +48,7 @@ pub struct Uring {
     reserve: Reserve,
     writes: [Option<LogWrite>; limits::LOG_WRITES],
     last_write: u64,
+    methods: Methods,
     wake_counter: Box<u64>,
     wake_armed: bool,
     waker: Waker,
@@ -97,6 +100,7 @@ const WAKE: u64 = 5 << 56;
 const CANCEL: u64 = 6 << 56;
 const SYNC: u64 = 7 << 56;
 const CONNECT: u64 = 8 << 56;
+const DURABLE: u64 = 9 << 56;
 const KIND: u64 = 0xff << 56;
 
 fn socket_data(kind: u64, socket: SocketId) -> u64 {
@@ -152,6 +156,7 @@ impl Uring {
             reserve: Reserve::new()?,
             writes: Default::default(),
             last_write: 0,
+            methods: Methods::default(),
             wake_counter: Box::new(0),
             wake_armed: false,
             waker,
@@ -282,6 +287,7 @@ impl Uring {
             CONNECT => self.complete_connect(socket, cqe, completions),
             WRITE => self.complete_short(data & !KIND, cqe.result(), completions),
             SYNC => self.complete_sync(data & !KIND, cqe.result(), completions),
+            DURABLE => self.complete_one_write(data & !KIND, cqe.result(), completions),
             WAKE => self.wake_armed = false,
             _ => {}
         }
@@ -541,7 +547,7 @@ impl Driver for Uring {
         buf: AlignedBuf,
     ) {
         let file = file.into_kernel();
-        self.begin_write(LogWrite { number: 0, token, file, buf, offset_bytes, written: 0 });
+        self.begin_write(LogWrite::new(token, file, offset_bytes, buf));
     }
 
     fn submit(&mut self) -> io::Result<()> {

@@ -1,18 +1,21 @@
-//! The log's durable writes on the ring: each a chain of a write and an fdatasync.
+//! The log's durable writes on the ring: each a chain of a write and an fdatasync, or one write with
+//! RWF_DSYNC.
 //!
-//! Used by the io_uring driver alone. It must never report a write as done whose fdatasync has not
-//! succeeded, and never takes one write's completion for another's.
+//! Used by the io_uring driver alone. It must never report a write as done that the kernel has not
+//! called durable, and never takes one write's completion for another's.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use etcore_engine::file::AlignedBuf;
 use io_uring::types::Fd;
 use io_uring::{opcode, squeue, types};
 
-use super::{SYNC, Uring, WRITE};
+use super::method::Method;
+use super::{DURABLE, SYNC, Uring, WRITE};
 use crate::driver::{Completions, WriteToken};
 use crate::limits;
 
@@ -25,6 +28,20 @@ pub(super) struct LogWrite {
     pub(super) buf: AlignedBuf,
     pub(super) offset_bytes: u64,
     pub(super) written: usize,
+    pub(super) begun: Instant,
+    pub(super) method: Method,
+}
+
+impl LogWrite {
+    pub(super) fn new(
+        token: WriteToken,
+        file: Arc<File>,
+        offset_bytes: u64,
+        buf: AlignedBuf,
+    ) -> Self {
+        let (begun, method) = (Instant::now(), Method::Chain);
+        Self { number: 0, token, file, buf, offset_bytes, written: 0, begun, method }
+    }
 }
 
 /// Where a log write is kept.
@@ -33,13 +50,14 @@ fn place_of(number: u64) -> usize {
 }
 
 impl Uring {
-    /// Write, and once that has succeeded fdatasync, as one chain. One write with RWF_DSYNC is as
-    /// quick on an idle machine, but its completion waits for a kernel worker to get a core: on a
-    /// busy one that was twenty times slower.
-    ///
-    /// One completion tells of the chain: a write that succeeded says nothing, and behind one that
-    /// did not (a short one neither) the sync is dropped in silence.
+    /// Begins a write by the method that is quicker at the moment.
     pub(super) fn begin_write(&mut self, mut write: LogWrite) {
+        write.method = self.methods.choose(write.buf.len());
+        write.begun = Instant::now();
+        self.push_write(write);
+    }
+
+    fn push_write(&mut self, mut write: LogWrite) {
         let next = self.last_write + 1;
         let mut numbers = next..next + limits::LOG_WRITES as u64;
         let free = numbers.find(|number| self.writes[place_of(*number)].is_none());
@@ -51,10 +69,26 @@ impl Uring {
         let fd = Fd(write.file.as_raw_fd());
         let data =
             opcode::Write::new(fd, rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX))
-                .offset(write.offset_bytes + write.written as u64)
-                .build()
-                .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
-                .user_data(WRITE | number);
+                .offset(write.offset_bytes + write.written as u64);
+        match write.method {
+            Method::Chain => {
+                let data = data
+                    .build()
+                    .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
+                    .user_data(WRITE | number);
+                self.push_chain(&data, fd, number);
+            }
+            Method::OneWrite => {
+                let data = data.rw_flags(libc::RWF_DSYNC).build().user_data(DURABLE | number);
+                self.push(&data);
+            }
+        }
+    }
+
+    /// Write, and once that has succeeded fdatasync. One completion tells of the chain: a write
+    /// that succeeded says nothing, and behind one that did not (a short one neither) the sync is
+    /// dropped in silence.
+    fn push_chain(&mut self, data: &squeue::Entry, fd: Fd, number: u64) {
         let sync = opcode::Fsync::new(fd)
             .flags(types::FsyncFlags::DATASYNC)
             .build()
@@ -67,7 +101,7 @@ impl Uring {
         if room < 2 {
             let _ = self.ring.submit();
         }
-        self.push(&data);
+        self.push(data);
         self.push(&sync);
     }
 
@@ -90,10 +124,40 @@ impl Uring {
             count => {
                 write.written += count as usize;
                 // The rest goes as a chain of its own.
-                return self.begin_write(write);
+                return self.push_write(write);
             }
         };
         completions.written(write.token, write.buf, Err(error));
+    }
+
+    /// A single write ended.
+    pub(super) fn complete_one_write(
+        &mut self,
+        number: u64,
+        result: i32,
+        completions: &mut dyn Completions,
+    ) {
+        let Some(mut write) = self.take_write(number) else { return };
+        let outcome = match result {
+            error if error == -libc::EOPNOTSUPP || error == -libc::EINVAL => {
+                // Not a kernel or file system that knows it.
+                self.methods.give_up_one_write();
+                write.method = Method::Chain;
+                return self.push_write(write);
+            }
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
+            count if count as usize + write.written < write.buf.len() => {
+                write.written += count as usize;
+                write.method = Method::Chain;
+                return self.push_write(write);
+            }
+            _ => {
+                self.methods.took(Method::OneWrite, write.buf.len(), write.begun.elapsed());
+                Ok(())
+            }
+        };
+        completions.written(write.token, write.buf, outcome);
     }
 
     /// The sync of a chain ended, so its write had succeeded.
@@ -106,7 +170,10 @@ impl Uring {
         let Some(write) = self.take_write(number) else { return };
         let outcome = match result {
             error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-            _ => Ok(()),
+            _ => {
+                self.methods.took(write.method, write.buf.len(), write.begun.elapsed());
+                Ok(())
+            }
         };
         completions.written(write.token, write.buf, outcome);
     }
