@@ -14,6 +14,7 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,28 +74,62 @@ fn fill(port: u16, count: usize, value_bytes: usize) {
     }
 }
 
+/// A member to be attacked, and what it needs to live.
+struct Scene {
+    _dir: tempfile::TempDir,
+    setup: Setup,
+    member: Member,
+}
+
+impl Scene {
+    fn new(driver: &'static str) -> Self {
+        Self::with(driver, |setup| setup, |_| {})
+    }
+
+    /// With settings of its own, and with what is stored before it is started for good.
+    fn with(driver: &'static str, settings: impl Fn(Setup) -> Setup, store: impl Fn(u16)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = settings(Setup::new(dir.path(), driver));
+        let mut member = setup.start();
+        store(setup.client_port);
+        // Started anew, so that memory which the load has left behind hides nothing.
+        member.terminate();
+        assert!(member.wait().success());
+        let member = setup.start();
+        Raw::connect(setup.client_port, 1 << 20).put_once("first");
+        Self { _dir: dir, setup, member }
+    }
+}
+
 /// What an attack did to others.
 struct Harm {
+    /// Nobody attacks anybody.
     idle: Took,
+    /// The attackers attack another member of this machine.
+    beside: Took,
     attacked: Took,
     peak_kib: u64,
     before_kib: u64,
 }
 
 impl Harm {
-    /// Memory grew by less, and others waited at most twice as long as on an idle member, and
-    /// the slack.
+    /// Memory grew by less, and others waited at most twice as long as without the attack, and the
+    /// slack.
     fn assert_within(&self, what: &str, grown_kib_max: u64) {
         let grown_kib = self.peak_kib.saturating_sub(self.before_kib);
         eprintln!("{what}: RssAnon {} KiB, grown by {grown_kib} KiB", self.peak_kib);
         self.print_waits(what);
         assert!(grown_kib <= grown_kib_max, "{what}: {grown_kib} KiB more");
-        for (idle, attacked, slack) in [
-            (&self.idle.puts, &self.attacked.puts, PUT_SLACK),
-            (&self.idle.gets, &self.attacked.gets, READ_SLACK),
+        for (name, took, slack) in [
+            ("puts", (|took| &took.puts) as fn(&Took) -> &Vec<Duration>, PUT_SLACK),
+            ("reads", |took| &took.gets, READ_SLACK),
         ] {
-            let (idle, attacked) = (p99(idle), p99(attacked));
-            assert!(attacked <= 2 * idle + slack, "{what}: {attacked:?}, {idle:?} idle");
+            let (idle, beside) = (p99(took(&self.idle)), p99(took(&self.beside)));
+            let attacked = p99(took(&self.attacked));
+            assert!(
+                attacked <= 2 * idle.max(beside) + slack,
+                "{what}: {name} {attacked:?}, {idle:?} idle, {beside:?} beside the same attack"
+            );
         }
     }
 
@@ -106,65 +141,87 @@ impl Harm {
             };
             format!("puts {}, reads {}", shown(&took.puts), shown(&took.gets))
         };
-        let (attacked, idle) = (shown(&self.attacked), shown(&self.idle));
-        eprintln!("{what}:\n  attacked: {attacked}\n  idle: {idle}");
+        let [attacked, beside, idle] = [&self.attacked, &self.beside, &self.idle].map(shown);
+        eprintln!("{what}:\n  attacked: {attacked}\n  beside: {beside}\n  idle: {idle}");
     }
 }
 
-/// This thread and those it starts run only where nobody else wants to: an attacker has a machine
-/// of its own, and must not take the member's.
-fn as_if_elsewhere() {
+/// The thread, or this one with 0, runs only when nobody else wants to: attackers have a machine of
+/// their own, and must not take the member's.
+fn as_if_elsewhere(thread: i32) {
     let normal = libc::sched_param { sched_priority: 0 };
-    // SAFETY: a system call on the calling thread; the parameter outlives it.
-    let outcome = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const normal) };
+    // SAFETY: a system call on a thread; the parameter outlives it.
+    let outcome = unsafe { libc::sched_setscheduler(thread, libc::SCHED_IDLE, &raw const normal) };
     assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Runs an attack while somebody else works and memory is watched.
-fn under_attack(setup: &Setup, member: &Member, attack: impl FnOnce() + Send) -> Harm {
-    let (port, pid) = (setup.client_port, member.pid());
-    let watched = |stop: &AtomicBool| {
-        let mut peak_kib = 0;
-        while !stop.load(Ordering::Relaxed) {
-            peak_kib = peak_kib.max(rss_anon_kib(pid));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        peak_kib
-    };
-    let over = AtomicBool::new(false);
+/// Runs an attack while somebody else works and memory is watched. Before that the same attack is
+/// made on another member, which has a machine of its own like the attackers: what a busy machine
+/// costs by itself shows there.
+fn under_attack(
+    driver: &'static str,
+    scene: &Scene,
+    decoy: impl FnOnce(&'static str) -> Scene,
+    attack: impl Fn(&Setup) + Sync,
+) -> Harm {
+    let (setup, pid) = (&scene.setup, scene.member.pid());
+    let port = setup.client_port;
     let mut idle = Took::default();
     calls_while_idle(port, &mut idle);
+    let beside = {
+        let decoy = decoy(driver);
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", decoy.member.pid())).unwrap();
+        for task in tasks {
+            let thread = task.unwrap().file_name();
+            as_if_elsewhere(thread.to_str().and_then(|thread| thread.parse().ok()).unwrap());
+        }
+        let setup = &decoy.setup;
+        calls_during(port, || attack(setup))
+    };
     let before_kib = rss_anon_kib(pid);
+    let over = AtomicBool::new(false);
     let (attacked, peak_kib) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut peak_kib = 0;
+            while !over.load(Ordering::Relaxed) {
+                peak_kib = peak_kib.max(rss_anon_kib(pid));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            peak_kib
+        });
+        let attacked = calls_during(port, || attack(setup));
+        over.store(true, Ordering::Relaxed);
+        (attacked, watcher.join().unwrap())
+    });
+    // Before and after, since the machine may have been busy with something else meanwhile.
+    calls_while_idle(port, &mut idle);
+    Harm { idle, beside, attacked, peak_kib, before_kib }
+}
+
+/// The calls of a bystander while `attack` lasts.
+fn calls_during(port: u16, attack: impl FnOnce() + Send) -> Took {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
         let bystander = scope.spawn(|| calls_until(port, &over));
-        let watcher = scope.spawn(|| watched(&over));
         let attacker = scope.spawn(|| {
-            as_if_elsewhere();
+            as_if_elsewhere(0);
             attack();
         });
         let outcome = attacker.join();
         over.store(true, Ordering::Relaxed);
-        let (attacked, peak_kib) = (bystander.join().unwrap(), watcher.join().unwrap());
+        let took = bystander.join().unwrap();
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
-        (attacked, peak_kib)
-    });
-    // Before and after, since the machine may have been busy with something else meanwhile.
-    calls_while_idle(port, &mut idle);
-    Harm { idle, attacked, peak_kib, before_kib }
+        took
+    })
 }
 
 fn calls_while_idle(port: u16, idle: &mut Took) {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let calls = scope.spawn(|| calls_until(port, &over));
-        std::thread::sleep(sized(Duration::from_millis(300), Duration::from_secs(2)));
-        over.store(true, Ordering::Relaxed);
-        let Took { puts, gets } = calls.join().unwrap();
-        idle.puts.extend(puts);
-        idle.gets.extend(gets);
-    });
+    let pause = sized(Duration::from_millis(300), Duration::from_secs(2));
+    let Took { puts, gets } = calls_during(port, || std::thread::sleep(pause));
+    idle.puts.extend(puts);
+    idle.gets.extend(gets);
 }
 
 /// Endless bytes of a flood, in pieces; the number counts the pieces.
@@ -210,14 +267,11 @@ fn floods_end_in_goaway_and_cost_the_others_little() {
     const CONNECTIONS: usize = 3;
     on_each_driver(|driver| {
         for (name, flood) in FLOODS {
-            let dir = tempfile::tempdir().unwrap();
-            let setup = Setup::new(dir.path(), driver);
-            let member = setup.start();
             let until = sized(Duration::from_millis(600), Duration::from_secs(10));
-            let harm = under_attack(&setup, &member, || {
+            let harm = under_attack(driver, &Scene::new(driver), Scene::new, |setup| {
                 std::thread::scope(|scope| {
                     for _ in 0..CONNECTIONS {
-                        scope.spawn(|| flood_for(&setup, name, flood, until));
+                        scope.spawn(|| flood_for(setup, name, flood, until));
                     }
                 });
             });
@@ -256,14 +310,11 @@ fn flood_for(setup: &Setup, name: &str, flood: Flood, until: Duration) {
 #[test]
 fn header_bombs_are_refused_and_cost_no_memory() {
     on_each_driver(|driver| {
-        let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver);
-        let member = setup.start();
         let bombs = sized(50, 2000);
-        let harm = under_attack(&setup, &member, || {
+        let harm = under_attack(driver, &Scene::new(driver), Scene::new, |setup| {
             std::thread::scope(|scope| {
                 for _ in 0..4 {
-                    scope.spawn(|| throw_bombs(&setup, bombs));
+                    scope.spawn(|| throw_bombs(setup, bombs));
                 }
             });
         });
@@ -299,11 +350,8 @@ fn throw_bombs(setup: &Setup, count: u32) {
 #[test]
 fn frames_of_one_byte_are_put_together_and_cost_no_more_than_their_bytes() {
     on_each_driver(|driver| {
-        let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver);
-        let member = setup.start();
         let clients = sized(50, 1000);
-        let harm = under_attack(&setup, &member, || {
+        let harm = under_attack(driver, &Scene::new(driver), Scene::new, |setup| {
             // A put of key "k" and a value of 2000 bytes.
             let mut put = b"\x0a\x01k\x12\xd0\x0f".to_vec();
             put.extend([b'v'; 2000]);
@@ -328,14 +376,14 @@ fn frames_of_one_byte_are_put_together_and_cost_no_more_than_their_bytes() {
 #[test]
 fn answers_that_nobody_opens_a_window_for_are_not_made() {
     on_each_driver(|driver| {
-        let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver);
-        let member = setup.start();
-        fill(setup.client_port, sized(200, 2000), 20_000);
-        let before = member.sockets();
+        let filled = |driver| {
+            Scene::with(driver, |setup| setup, |port| fill(port, sized(200, 2000), 20_000))
+        };
+        let scene = filled(driver);
+        let before = scene.member.sockets();
         let (connections, lists) = sized((4, 50), (20, 500));
-        let mut shut = Vec::new();
-        let harm = under_attack(&setup, &member, || {
+        let shut = Mutex::new(Vec::new());
+        let harm = under_attack(driver, &scene, filled, |setup| {
             let no_window = [0, SETTINGS_INITIAL_WINDOW, 0, 0, 0, 0];
             for _ in 0..connections {
                 let mut wire = Wire::connect(setup.client_port, &no_window);
@@ -345,7 +393,7 @@ fn answers_that_nobody_opens_a_window_for_are_not_made() {
                     bytes.extend(frame(DATA, END_STREAM, odd(number), &message));
                     assert!(wire.write(&bytes));
                 }
-                shut.push(wire);
+                shut.lock().unwrap().push(wire);
             }
             std::thread::sleep(sized(Duration::from_millis(700), Duration::from_secs(5)));
         });
@@ -355,27 +403,25 @@ fn answers_that_nobody_opens_a_window_for_are_not_made() {
         let most = MOVING_KIB / 4 + lists * each_kib;
         harm.assert_within(&format!("{driver}: {lists} lists without a window"), most);
         drop(shut);
-        until_sockets(&member, before, "windows that never opened");
+        until_sockets(&scene.member, before, "windows that never opened");
     });
 }
 
 #[test]
 fn clients_that_vanish_in_the_middle_leave_nothing_behind() {
     on_each_driver(|driver| {
-        let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver);
-        let member = setup.start();
-        fill(setup.client_port, 200, 20_000);
-        let before = member.sockets();
+        let filled = |driver| Scene::with(driver, |setup| setup, |port| fill(port, 200, 20_000));
+        let scene = filled(driver);
+        let before = scene.member.sockets();
         let rounds = sized(20, 500);
-        let harm = under_attack(&setup, &member, || {
+        let harm = under_attack(driver, &scene, filled, |setup| {
             for round in 0..rounds {
-                vanish(&setup, round);
+                vanish(setup, round);
             }
         });
         harm.assert_within(&format!("{driver}: {rounds} clients that vanish"), 96 << 10);
-        until_sockets(&member, before, "clients that vanished");
-        Raw::connect(setup.client_port, 1 << 20).put_once("after");
+        until_sockets(&scene.member, before, "clients that vanished");
+        Raw::connect(scene.setup.client_port, 1 << 20).put_once("after");
     });
 }
 
@@ -438,16 +484,14 @@ fn a_peer_that_is_only_there_by_half_is_found_out_and_closed() {
 #[test]
 fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
     on_each_driver(|driver| {
-        let dir = tempfile::tempdir().unwrap();
         // Seven gigabytes of history in the large size.
-        let setup = Setup::new(dir.path(), driver).with("--quota-backend-bytes=-1");
-        let member = setup.start();
+        let unbounded = |setup: Setup| setup.with("--quota-backend-bytes=-1");
+        let filled = |driver| Scene::with(driver, unbounded, |port| fill(port, 4, 1_400_000));
+        let scene = filled(driver);
         let (connections, streams) = sized((6, 12), (100, 100));
-        fill(setup.client_port, 4, 1_400_000);
-        let harm = under_attack(&setup, &member, || {
+        let harm = under_attack(driver, &scene, filled, |setup| {
             std::thread::scope(|scope| {
                 for number in 0..connections {
-                    let setup = &setup;
                     scope.spawn(move || put_and_list(setup, number, streams));
                 }
             });
@@ -462,7 +506,7 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
         eprintln!("{what}: {grown_kib} KiB more");
         // No latency is asked for: the disk is full of the others' writes.
         assert!(grown_kib <= most, "{what}: {grown_kib} KiB of {most}");
-        Raw::connect(setup.client_port, 1 << 20).put_once("after");
+        Raw::connect(scene.setup.client_port, 1 << 20).put_once("after");
     });
 }
 
@@ -495,17 +539,11 @@ fn put_and_list(setup: &Setup, number: usize, streams: usize) {
 #[test]
 fn lists_that_are_read_slowly_cost_little_each() {
     on_each_driver(|driver| {
-        let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver).with("--quota-backend-bytes=8589934592");
-        let mut member = setup.start();
         let (readers, list_bytes) = sized((8, 20_000_000), (64, 100_000_000));
-        fill(setup.client_port, list_bytes / 100_000, 100_000);
-        // Started anew, so that memory which the load has left behind hides nothing.
-        member.terminate();
-        assert!(member.wait().success());
-        let member = setup.start();
-        Raw::connect(setup.client_port, 1 << 20).put_once("first");
-        let harm = under_attack(&setup, &member, || {
+        let roomy = |setup: Setup| setup.with("--quota-backend-bytes=8589934592");
+        let filled =
+            |driver| Scene::with(driver, roomy, |port| fill(port, list_bytes / 100_000, 100_000));
+        let harm = under_attack(driver, &filled(driver), filled, |setup| {
             let mut slow: Vec<Raw> =
                 (0..readers).map(|_| Raw::connect(setup.client_port, 1 << 20)).collect();
             for reader in &mut slow {

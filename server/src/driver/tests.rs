@@ -616,6 +616,25 @@ fn who_has_much_to_say_gets_a_share_of_each_wait_and_others_are_heard_at_once() 
 }
 
 #[test]
+fn who_begins_with_much_gets_no_more_than_a_share_of_the_first_wait() {
+    on_each(|rig| {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let piece = pattern(limits::RECEIVE_BUFFER_BYTES);
+        let mut sent = 0;
+        while let Ok(count) = theirs.write(&piece) {
+            sent += count;
+        }
+        assert!(sent > 2 * limits::RECEIVE_BUFFER_BYTES, "the socket takes {sent} bytes");
+        let id = rig.driver.attach(OwnedFd::from(ours).into()).unwrap();
+        rig.until("received", |seen| seen.bytes(id) > 0);
+        let first = rig.seen.bytes(id);
+        assert!(first <= limits::RECEIVE_BUFFER_BYTES, "{}: {first} bytes", rig.driver.name());
+        rig.until("all", |seen| seen.bytes(id) == sent);
+    });
+}
+
+#[test]
 fn a_bulky_socket_is_paused_and_closed_like_any_other() {
     on_each(|rig| {
         let name = rig.driver.name();

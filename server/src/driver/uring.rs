@@ -427,7 +427,8 @@ impl Uring {
             connecting,
             receiving: false,
             multishot: false,
-            bulky: 0,
+            // Until it has shown that it is not.
+            bulky: 1,
             in_turn: false,
             paused: false,
             disconnected: false,
