@@ -12,7 +12,7 @@ use std::sync::Arc;
 use etcore_engine::bucket::Bucket;
 use etcore_engine::checkpoint::Checkpointer;
 use etcore_engine::file::{Disk, FileOp, FileOutput, StdDisk, run};
-use etcore_engine::store::{EngineConfig, Store};
+use etcore_engine::store::Store;
 use etcore_engine::types::Identity;
 use etcore_engine::wire::KvRef;
 use etcore_proto::raftpb;
@@ -218,7 +218,7 @@ pub fn open_stored(
     let mut attachments = Attachments::default();
     let mut visit = |row: &KvRef<'_>| attachments.visit(row);
     let (mut store, checkpointer) =
-        Store::open_visiting(page_disk, EngineConfig::default(), &mut visit)
+        Store::open_visiting(page_disk, config.engine.clone(), &mut visit)
             .map_err(|error| stored(&error))?;
     let lessor = recover_leases(config, &store, attachments)?;
     let is_new = segments.is_empty();

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use etcore_engine::store::EngineConfig;
 use tracing::Level;
 
 use crate::driver::probe::DriverKind;
@@ -20,6 +21,8 @@ pub use url::ListenUrl;
 /// The checked configuration of one member.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Not to be set from outside: tests and the simulator choose.
+    pub engine: EngineConfig,
     /// `--name`.
     pub name: String,
     /// `--data-dir`.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
+use etcore_engine::store::EngineConfig;
 use tracing::Level;
 
 use super::{Config, cluster, gates, url};
@@ -311,6 +312,7 @@ fn check(flags: Flags, given: impl Fn(&str) -> bool) -> Result<Config, String> {
             "portable" => Some(DriverKind::Portable),
             _ => None,
         },
+        engine: EngineConfig::default(),
         fronts: (flags.fronts > 0).then_some(flags.fronts),
         wal_segment_bytes: flags.wal_segment_bytes,
         lease_checkpoint_interval: flags.lease_checkpoint_interval,

@@ -99,7 +99,7 @@ impl World {
         if self.prng.below(100) >= self.plan.torn_percent {
             return self.doom(member, Death::PowerCut);
         }
-        let writes = [Writes::Log, Writes::PageSync][self.prng.index(2)];
+        let writes = [Writes::Log, Writes::Log, Writes::PageSync][self.prng.index(3)];
         self.troubles[member].cut_in_write = Some((writes, self.prng.below(6)));
         // The next life is cut off likewise: it writes over what this one leaves.
         self.troubles[member].cut_again = self.prng.chance(1, 2);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::Completion;
+use etcore_engine::store::EngineConfig;
 use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
@@ -305,8 +306,9 @@ fn config(number: usize, plan: &Plan) -> Config {
         // follower has answered already: as in etcd.
         format!("--feature-gates=FastLeaseKeepAlive={}", plan.members == 1),
     ];
+    let engine = EngineConfig { checkpoint_ms: plan.checkpoint_ms, ..EngineConfig::default() };
     match flags::parse(arguments, std::iter::empty()) {
-        Ok(Asked::Run(config, _)) => *config,
+        Ok(Asked::Run(config, _)) => Config { engine, ..*config },
         Ok(Asked::Print(text)) => panic!("the simulator's flags ask for text: {text}"),
         Err(refused) => panic!("the simulator's flags are wrong: {}", refused.message),
     }

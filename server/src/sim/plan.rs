@@ -133,6 +133,8 @@ pub struct Plan {
     pub segment_bytes: u64,
     /// Entries that the log keeps for slow peers.
     pub catchup_entries: u64,
+    /// A checkpoint is due after so long, in milliseconds.
+    pub checkpoint_ms: u64,
     /// For how long a member is down.
     pub down: Span,
     /// Of a hundred power cuts, so many come while the log or a checkpoint is being written, and the
@@ -217,6 +219,7 @@ impl Plan {
             meta_rot_percent: [0, 30, 80][prng.index(3)],
             segment_bytes: [64 << 10, 64 << 10, 256 << 10, 1 << 20][prng.index(4)],
             catchup_entries: [2, 2, 2, 50, 5000][prng.index(5)],
+            checkpoint_ms: [20, 100, 500, 500][prng.index(4)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
         }

@@ -452,7 +452,7 @@ enum Mood {
 
 impl Mood {
     fn draw(seed: u64, changes: usize, prng: &mut Prng) -> Self {
-        match (seed, prng.below(6)) {
+        match (seed, prng.below(8)) {
             (0, _) | (2.., 0) => Self::LoseAll,
             (1, _) | (_, 1) => Self::KeepAll,
             (_, 2) => Self::Pick,
