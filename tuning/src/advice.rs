@@ -84,6 +84,7 @@ pub fn findings(report: &Report) -> Vec<Finding> {
     disk(report, &mut out);
     machine::mount(report, &mut out);
     machine::cpu(report, &mut out);
+    machine::idle(report, &mut out);
     machine::io_uring(report, &mut out);
     machine::memory(report, &mut out);
     machine::kernel(report, &mut out);

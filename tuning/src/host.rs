@@ -55,8 +55,22 @@ pub struct Cpu {
     pub model: Option<String>,
     /// Frequency governor of the first core; absent in most virtual machines.
     pub governor: Option<String>,
+    /// What idle cores do, and how long waking one takes; absent where the kernel does not say.
+    pub idle: Option<Idle>,
     /// Share of the last ten seconds, in percent, in which something waited for a core.
     pub pressure_percent: Option<f64>,
+}
+
+/// How the cores' idle time is managed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Idle {
+    /// The driver: `intel_idle`, `acpi_idle`, `haltpoll` in a guest, `none`.
+    pub driver: String,
+    /// The longest wake-up that the first core's enabled states announce, in microseconds.
+    pub wake_us_max: Option<u64>,
+    /// How long the `haltpoll` driver looks for work before it gives the core back to the host, in
+    /// microseconds.
+    pub poll_us: Option<u64>,
 }
 
 /// Limits on memory.
@@ -101,8 +115,24 @@ pub fn cpu(system: &System) -> Cpu {
         quota_cores: cgroup::quota_cores(system),
         model,
         governor: system.read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        idle: idle(system),
         pressure_percent: pressure,
     }
+}
+
+fn idle(system: &System) -> Option<Idle> {
+    /// More states than any driver has.
+    const STATES_MAX: usize = 16;
+    let number = |path: &str| system.read(path)?.parse::<u64>().ok();
+    let driver = system.read("/sys/devices/system/cpu/cpuidle/current_driver")?;
+    let states =
+        (0..STATES_MAX).map(|at| format!("/sys/devices/system/cpu/cpu0/cpuidle/state{at}"));
+    let enabled = states.filter(|state| number(&format!("{state}/disable")) != Some(1));
+    Some(Idle {
+        driver,
+        wake_us_max: enabled.filter_map(|state| number(&format!("{state}/latency"))).max(),
+        poll_us: number("/sys/module/haltpoll/parameters/guest_halt_poll_ns").map(|ns| ns / 1000),
+    })
 }
 
 /// Reads memory facts.
@@ -187,11 +217,19 @@ pub(crate) mod tests {
             ("/proc/sys/kernel/osrelease", "6.8.0\n"),
             ("/proc/sys/kernel/io_uring_disabled", "2\n"),
             ("/sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n"),
+            ("/sys/devices/system/cpu/cpuidle/current_driver", "intel_idle\n"),
+            ("/sys/devices/system/cpu/cpu0/cpuidle/state0/latency", "0\n"),
+            ("/sys/devices/system/cpu/cpu0/cpuidle/state1/latency", "2\n"),
+            ("/sys/devices/system/cpu/cpu0/cpuidle/state1/disable", "0\n"),
+            ("/sys/devices/system/cpu/cpu0/cpuidle/state2/latency", "133\n"),
+            ("/sys/devices/system/cpu/cpu0/cpuidle/state2/disable", "1\n"),
         ]);
         let cpu = cpu(&system);
         assert_eq!((cpu.affinity, cpu.quota_cores), (Some(5), None));
         assert_eq!(cpu.model.as_deref(), Some("Fast CPU"));
         assert_eq!(cpu.pressure_percent, Some(3.25));
+        let idle = Idle { driver: "intel_idle".into(), wake_us_max: Some(2), poll_us: None };
+        assert_eq!(cpu.idle, Some(idle));
         let memory = memory(&system);
         assert_eq!((memory.total_bytes, memory.memlock_bytes), (Some(1 << 20), Some(65536)));
         let kernel = kernel(&system);

@@ -102,6 +102,33 @@ pub(super) fn cpu(report: &Report, out: &mut Vec<Finding>) {
     }
 }
 
+/// Wake-ups up to this are not what anybody waits for, in microseconds: a put has four to six.
+const WAKE_US_GOOD: u64 = 20;
+
+pub(super) fn idle(report: &Report, out: &mut Vec<Finding>) {
+    const SUBJECT: &str = "idle";
+    let Some(idle) = &report.cpu.idle else { return };
+    if idle.driver == "haltpoll" && idle.poll_us.is_some_and(|poll_us| poll_us < WAKE_US_GOOD) {
+        return out.push(Finding::improve(
+            SUBJECT,
+            "the cores of this virtual machine stop as soon as they are idle, and waking one takes \
+             tens of microseconds: a single client's put waits for several",
+            "let them look for work first: echo 200000 > \
+             /sys/module/haltpoll/parameters/guest_halt_poll_ns (one client's puts took three \
+             fifths of the time and its reads a quarter where this was measured; idle cores cost \
+             the host more)",
+        ));
+    }
+    out.push(match idle.wake_us_max {
+        Some(wake_us) if wake_us > WAKE_US_GOOD => Finding::improve(
+            SUBJECT,
+            format!("idle cores sleep so deeply that waking one takes up to {wake_us} us"),
+            "keep them from it: tuned-adm profile latency-performance, or cpupower idle-set -D 20",
+        ),
+        _ => Finding::good(SUBJECT, format!("idle cores wake quickly ({})", idle.driver)),
+    });
+}
+
 pub(super) fn io_uring(report: &Report, out: &mut Vec<Finding>) {
     const SUBJECT: &str = "io_uring";
     let uring = &report.io_uring;

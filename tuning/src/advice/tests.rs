@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::Features;
 use crate::host::mount::Mount;
-use crate::host::{Cpu, Kernel, Memory};
+use crate::host::{Cpu, Idle, Kernel, Memory};
 use crate::peers::Peer;
 use crate::report::Uring;
 use crate::sample::Distribution;
@@ -26,6 +26,7 @@ pub(crate) fn good_host() -> Report {
             quota_cores: None,
             model: None,
             governor: Some("performance".into()),
+            idle: None,
             pressure_percent: Some(0.0),
         },
         memory: Memory {
@@ -113,6 +114,21 @@ fn quotas_below_a_core_are_problems_and_others_are_told() {
     assert_eq!(with(2.0), Level::Improve);
     assert_eq!(with(8.0), Level::Good);
     assert_eq!(about("cpu", |report| report.cpu.affinity = Some(1)).0, Level::Improve);
+}
+
+#[test]
+fn cores_that_wake_slowly_are_told_with_the_remedy_of_their_driver() {
+    let with = |driver: &str, wake_us_max, poll_us| {
+        let idle = Some(Idle { driver: driver.to_owned(), wake_us_max, poll_us });
+        about("idle", |report| report.cpu.idle = idle)
+    };
+    let guest = with("haltpoll", Some(1), Some(0));
+    assert!(guest.0 == Level::Improve && guest.1.contains("guest_halt_poll_ns"), "{guest:?}");
+    assert_eq!(with("haltpoll", Some(1), Some(200)).0, Level::Good);
+    let deep = with("intel_idle", Some(133), None);
+    assert!(deep.0 == Level::Improve && deep.1.contains("133"), "{deep:?}");
+    assert_eq!(with("intel_idle", Some(2), None).0, Level::Good);
+    assert!(findings(&good_host()).iter().all(|finding| finding.subject != "idle"));
 }
 
 #[test]
