@@ -85,7 +85,8 @@ impl Replica {
         any
     }
 
-    /// Entries of a turn are timed together: one of them alone may be the slow one, or a page it waited for.
+    /// Entries of a turn are timed together: one of them alone may be the slow one, or a page it
+    /// waited for.
     fn warn_of_slow_apply(&mut self, count: u64) {
         let now = self.shared.clock.elapsed();
         let again = (!self.to_apply.is_empty()).then_some(now);

@@ -191,12 +191,7 @@ impl Replica {
         let deadline_ms = self.now_ms + self.request_timeout_ms;
         let ask = LeaseAsk { slot: 0, deadline_ms, question };
         let since_ms = self.now_ms;
-        self.desk.queued.push_back(Waiting {
-            asker: Asker::Peer(conn),
-            since_ms,
-            not_before_ms: 0,
-            ask,
-        });
+        self.desk.queued.push_back(Waiting::new(Asker::Peer(conn), since_ms, ask));
     }
 
     /// The answer to a peer, in etcd's form.

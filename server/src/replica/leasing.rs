@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
-use etcore_engine::types::Term;
+use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::peer::ConnId;
@@ -40,7 +40,16 @@ pub(super) struct Waiting {
     pub(super) since_ms: u64,
     /// Asked of the leader again then.
     pub(super) not_before_ms: u64,
+    /// What a leader must have applied before it answers: all that was committed when it first
+    /// looked at the question. What came later may keep it busy for good.
+    pub(super) after: Option<LogIndex>,
     pub(super) ask: LeaseAsk,
+}
+
+impl Waiting {
+    pub(super) fn new(asker: Asker, since_ms: u64, ask: LeaseAsk) -> Self {
+        Self { asker, since_ms, not_before_ms: 0, after: None, ask }
+    }
 }
 
 /// Who asks.
@@ -99,6 +108,7 @@ impl LeaseDesk {
         self.leadership = Leadership::Sure;
         self.to_clear.clear();
         self.queued.extend(std::mem::take(&mut self.parked).into_values().flatten());
+        self.queued.iter_mut().for_each(|waiting| waiting.after = None);
     }
 
     /// A read round has ended.
@@ -180,7 +190,7 @@ impl Replica {
         for front in 0..self.fronts.len() {
             while let Some(ask) = self.fronts[front].asks.pop() {
                 let (asker, since_ms) = (Asker::Front(front), self.now_ms);
-                self.desk.queued.push_back(Waiting { asker, since_ms, not_before_ms: 0, ask });
+                self.desk.queued.push_back(Waiting::new(asker, since_ms, ask));
             }
         }
     }
@@ -202,9 +212,10 @@ impl Replica {
         if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
             return;
         }
-        let behind = self.is_behind();
+        let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
         for _ in 0..self.desk.queued.len() {
-            let Some(waiting) = self.desk.queued.pop_front() else { return };
+            let Some(mut waiting) = self.desk.queued.pop_front() else { return };
+            let behind = *waiting.after.get_or_insert(commit) > applied;
             let question = waiting.ask.question;
             let is_fast = self.desk.fast_renewals
                 && matches!(question, LeaseQuestion::Renew { id } if self.desk.lessor.contains(id));

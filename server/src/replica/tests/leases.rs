@@ -158,3 +158,31 @@ fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledg
     let renewed = cluster.members[leader].leases.remove(&slot).unwrap();
     assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 60 }), "{renewed:?}");
 }
+
+#[test]
+fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_applies() {
+    const ASKED: usize = 12;
+    let mut cluster = Cluster::new(1, 37);
+    let leader = cluster.ready();
+    grant(&mut cluster, leader, 7, 10);
+    cluster.next_slot += 1;
+    let slot = cluster.next_slot;
+    for step in 0..30 {
+        for number in 0..64 {
+            let request = pb::LeaseGrantRequest { id: 100 + 64 * step as i64 + number, ttl: 60 };
+            cluster.propose(leader, RAFT_LEASE_GRANT, &request.encode_to_vec());
+        }
+        if step == ASKED {
+            let question = LeaseQuestion::Renew { id: 7 };
+            let ask = LeaseAsk { slot, deadline_ms: cluster.now_ms + 7000, question };
+            assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
+        }
+        cluster.step();
+        let member = &cluster.members[leader];
+        assert!(step < ASKED || member.replica.has_backlog(), "there is a backlog in step {step}");
+        if member.leases.contains_key(&slot) {
+            return;
+        }
+    }
+    panic!("no answer although what was committed when it was asked has long been applied");
+}
