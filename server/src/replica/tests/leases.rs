@@ -173,7 +173,7 @@ fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_appli
             cluster.propose(leader, RAFT_LEASE_GRANT, &request.encode_to_vec());
         }
         if step == ASKED {
-            let question = LeaseQuestion::Renew { id: 7 };
+            let question = LeaseQuestion::TimeToLive { id: 7, keys: false };
             let ask = LeaseAsk { slot, deadline_ms: cluster.now_ms + 7000, question };
             assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
         }
