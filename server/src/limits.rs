@@ -20,8 +20,8 @@ pub const EPOLL_EVENTS: usize = 256;
 /// Durable writes waiting for the portable driver's log thread. The replica has one outstanding at
 /// a time, so this is never reached; reaching it is a bug and stops the shard.
 pub const LOG_WRITES: usize = 8;
-/// Log writes up to this length may be made durable by one operation instead of two; longer ones are
-/// those of a busy member.
+/// Log writes up to this length may be made durable by one operation instead of two; longer ones
+/// are those of a busy member.
 pub const ONE_WRITE_BYTES: usize = 16 << 10;
 
 /// Messages in the ring from one front to the replica; a full ring stops that front from reading

@@ -28,6 +28,7 @@ use super::{
     AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, Sent, SocketId, Waker,
     WriteToken, connect,
 };
+use crate::clock::Clock;
 use crate::limits;
 
 mod buffers;
@@ -49,6 +50,8 @@ pub struct Uring {
     writes: [Option<LogWrite>; limits::LOG_WRITES],
     last_write: u64,
     methods: Methods,
+    /// For how long writes take.
+    clock: Clock,
     wake_counter: Box<u64>,
     wake_armed: bool,
     waker: Waker,
@@ -157,6 +160,7 @@ impl Uring {
             writes: Default::default(),
             last_write: 0,
             methods: Methods::default(),
+            clock: Clock::start(),
             wake_counter: Box::new(0),
             wake_armed: false,
             waker,

@@ -137,8 +137,8 @@ pub struct Plan {
     pub checkpoint_ms: u64,
     /// For how long a member is down.
     pub down: Span,
-    /// Of a hundred power cuts, so many come while the log or a checkpoint is being written, and the
-    /// log's again soon after the start.
+    /// Of a hundred power cuts, so many come while the log or a checkpoint is being written, and
+    /// the log's again soon after the start.
     pub torn_percent: u64,
     /// Of a thousand operations on copies of other members' page files, so many are cut off.
     pub copy_cuts: u64,

@@ -21,8 +21,8 @@ pub(super) struct Watcher {
     pub(super) target: u32,
     pub(super) state: State,
     pub(super) wants: Wants,
-    /// It was up to date once. Headers of its events tell the events' revision from then on; before,
-    /// while it is told of the past, they tell the newest.
+    /// It was up to date once. Headers of its events tell the events' revision from then on;
+    /// before, while it is told of the past, they tell the newest.
     pub(super) has_kept_up: bool,
     /// No event came since the last notification of progress was due.
     pub(super) is_quiet: bool,

@@ -1,5 +1,5 @@
-//! The log's durable writes on the ring: each a chain of a write and an fdatasync, or one write with
-//! RWF_DSYNC.
+//! The log's durable writes on the ring: each a chain of a write and an fdatasync, or one write
+//! with RWF_DSYNC.
 //!
 //! Used by the io_uring driver alone. It must never report a write as done that the kernel has not
 //! called durable, and never takes one write's completion for another's.
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
 use io_uring::types::Fd;
@@ -28,7 +28,8 @@ pub(super) struct LogWrite {
     pub(super) buf: AlignedBuf,
     pub(super) offset_bytes: u64,
     pub(super) written: usize,
-    pub(super) begun: Instant,
+    /// By the driver's clock.
+    pub(super) begun: Duration,
     pub(super) method: Method,
 }
 
@@ -39,7 +40,7 @@ impl LogWrite {
         offset_bytes: u64,
         buf: AlignedBuf,
     ) -> Self {
-        let (begun, method) = (Instant::now(), Method::Chain);
+        let (begun, method) = (Duration::ZERO, Method::Chain);
         Self { number: 0, token, file, buf, offset_bytes, written: 0, begun, method }
     }
 }
@@ -53,7 +54,7 @@ impl Uring {
     /// Begins a write by the method that is quicker at the moment.
     pub(super) fn begin_write(&mut self, mut write: LogWrite) {
         write.method = self.methods.choose(write.buf.len());
-        write.begun = Instant::now();
+        write.begun = self.clock.elapsed();
         self.push_write(write);
     }
 
@@ -153,7 +154,8 @@ impl Uring {
                 return self.push_write(write);
             }
             _ => {
-                self.methods.took(Method::OneWrite, write.buf.len(), write.begun.elapsed());
+                let took = self.clock.elapsed().saturating_sub(write.begun);
+                self.methods.took(Method::OneWrite, write.buf.len(), took);
                 Ok(())
             }
         };
@@ -171,7 +173,8 @@ impl Uring {
         let outcome = match result {
             error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
             _ => {
-                self.methods.took(write.method, write.buf.len(), write.begun.elapsed());
+                let took = self.clock.elapsed().saturating_sub(write.begun);
+                self.methods.took(write.method, write.buf.len(), took);
                 Ok(())
             }
         };
