@@ -286,8 +286,10 @@ pub struct StdDisk {
     locks: bool,
 }
 
-/// How long [`StdDisk::with_locks`] waits for a file that is locked.
-const LOCK_WAIT_MS: u64 = 5000;
+/// How long [`StdDisk::with_locks`] waits for a file that is locked. The kernel lets go of a killed
+/// process's files when the last operation that was under way on its rings has ended, which on a
+/// disk that is nearly full took more than five seconds.
+const LOCK_WAIT_MS: u64 = 30_000;
 
 impl StdDisk {
     /// A disk rooted at `root`, which must exist.
