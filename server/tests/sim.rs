@@ -115,7 +115,7 @@ const FAULTS: [(Mutation, u64); 17] = [
     (Mutation::ConfStateForgotten, 1),
     (Mutation::WatchBatchDropped, 1),
     (Mutation::MetaBeforePages, 46),
-    (Mutation::LogReleasedEarly, 9),
+    (Mutation::LogReleasedEarly, 187),
     (Mutation::UnsyncedTailTrusted, 8),
     (Mutation::OldViewServed, 5),
     (Mutation::LeaseRevokedByFollower, 1033),
