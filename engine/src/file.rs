@@ -287,8 +287,7 @@ pub struct StdDisk {
 }
 
 /// How long [`StdDisk::with_locks`] waits for a file that is locked. The kernel lets go of a killed
-/// process's files when the last operation that was under way on its rings has ended, which on a
-/// disk that is nearly full took more than five seconds.
+/// process's files some time after the process is gone; more than five seconds were seen.
 const LOCK_WAIT_MS: u64 = 30_000;
 
 impl StdDisk {

@@ -24,6 +24,8 @@ pub(super) enum Method {
 
 /// Of so many small writes one goes the way that seems slower.
 const TRY_EVERY: u32 = 256;
+/// Among the first writes already, and not the very first.
+const TRY_AT: u32 = 16;
 /// A way that is not taken must have been quicker by this part of what the other takes.
 const BETTER_BY: u32 = 16;
 /// What a write moves the mean of its way by: one of this many parts.
@@ -35,21 +37,15 @@ const MEMORY_OF_TRIED: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Methods {
     current: Method,
-    chain_ns: u64,
-    one_write_ns: u64,
+    /// By [`Method`].
+    means_ns: [u64; 2],
     small_writes: u32,
     one_write_works: bool,
 }
 
 impl Default for Methods {
     fn default() -> Self {
-        Self {
-            current: Method::Chain,
-            chain_ns: 0,
-            one_write_ns: 0,
-            small_writes: 0,
-            one_write_works: true,
-        }
+        Self { current: Method::Chain, means_ns: [0; 2], small_writes: 0, one_write_works: true }
     }
 }
 
@@ -73,18 +69,13 @@ impl Methods {
         }
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         let memory = if method == self.current { MEMORY } else { MEMORY_OF_TRIED };
-        let mean_ns = match method {
-            Method::Chain => &mut self.chain_ns,
-            Method::OneWrite => &mut self.one_write_ns,
-        };
+        let mean_ns = &mut self.means_ns[method as usize];
         *mean_ns = match *mean_ns {
             0 => took_ns,
             mean_ns => mean_ns - mean_ns / u64::from(memory) + took_ns / u64::from(memory),
         };
-        let (current_ns, other_ns) = match self.current {
-            Method::Chain => (self.chain_ns, self.one_write_ns),
-            Method::OneWrite => (self.one_write_ns, self.chain_ns),
-        };
+        let current_ns = self.means_ns[self.current as usize];
+        let other_ns = self.means_ns[other(self.current) as usize];
         if other_ns != 0 && other_ns < current_ns - current_ns / u64::from(BETTER_BY) {
             self.current = other(self.current);
         }
@@ -95,9 +86,6 @@ impl Methods {
         (self.one_write_works, self.current) = (false, Method::Chain);
     }
 }
-
-/// Among the first writes already, and not the very first.
-const TRY_AT: u32 = 16;
 
 fn other(method: Method) -> Method {
     match method {

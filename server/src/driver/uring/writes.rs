@@ -111,7 +111,7 @@ impl Uring {
         self.writes[place_of(number)].take_if(|write| write.number == number)
     }
 
-    /// The write of a chain failed, or fell short; its sync is never heard of.
+    /// A write failed, or fell short; the sync of a chain is never heard of then.
     pub(super) fn complete_short(
         &mut self,
         number: u64,
@@ -125,6 +125,7 @@ impl Uring {
             count => {
                 write.written += count as usize;
                 // The rest goes as a chain of its own.
+                write.method = Method::Chain;
                 return self.push_write(write);
             }
         };
@@ -138,31 +139,22 @@ impl Uring {
         result: i32,
         completions: &mut dyn Completions,
     ) {
-        let Some(mut write) = self.take_write(number) else { return };
-        let outcome = match result {
-            error if error == -libc::EOPNOTSUPP || error == -libc::EINVAL => {
-                // Not a kernel or file system that knows it.
-                self.methods.give_up_one_write();
-                write.method = Method::Chain;
-                return self.push_write(write);
-            }
-            0 => Err(io::ErrorKind::WriteZero.into()),
-            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-            count if count as usize + write.written < write.buf.len() => {
-                write.written += count as usize;
-                write.method = Method::Chain;
-                return self.push_write(write);
-            }
-            _ => {
-                let took = self.clock.elapsed().saturating_sub(write.begun);
-                self.methods.took(Method::OneWrite, write.buf.len(), took);
-                Ok(())
-            }
-        };
-        completions.written(write.token, write.buf, outcome);
+        if matches!(-result, libc::EOPNOTSUPP | libc::EINVAL) {
+            // Not a kernel or file system that knows it.
+            let Some(mut write) = self.take_write(number) else { return };
+            self.methods.give_up_one_write();
+            write.method = Method::Chain;
+            return self.push_write(write);
+        }
+        let write = self.writes[place_of(number)].as_ref();
+        let left = write.map_or(0, |write| write.buf.len() - write.written);
+        if usize::try_from(result) == Ok(left) {
+            return self.complete_sync(number, 0, completions);
+        }
+        self.complete_short(number, result, completions);
     }
 
-    /// The sync of a chain ended, so its write had succeeded.
+    /// The sync of a chain ended, so its write had succeeded; or a single write did.
     pub(super) fn complete_sync(
         &mut self,
         number: u64,
