@@ -8,7 +8,7 @@
 use crate::limits;
 
 /// A backlog is to be gone after this long, in milliseconds.
-const CLEAR_MS: u64 = 1500;
+const CLEAR_MS: u64 = 1400;
 /// A small backlog is worked off at this rate.
 const RATE_MIN: u64 = 8192;
 /// What a new backlog may start with at once.
