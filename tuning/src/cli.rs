@@ -43,7 +43,7 @@ pub struct ProbeArgs {
     /// Other members, to measure the round trip to each.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub peers: Vec<String>,
-    /// Durable writes per method.
+    /// Durable writes per method: so many one after the other, and so many after a pause each.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::WRITES_MAX)))]
     pub writes: u32,

@@ -1,9 +1,10 @@
 //! How long a durable write takes in the data directory.
 //!
 //! Called by the probe. Measures as the log writes: whole 4096-byte blocks, one after the other and
-//! each several times, into a file that was filled with zeros and synced before. The file loses its
-//! name before the first write, so it is gone whatever happens. It must never touch a file that it
-//! did not make.
+//! each several times, into a file that was filled with zeros and synced before; once without a
+//! pause, as a busy log does, and once with the thread asleep before each write, as the log of one
+//! lonely client does. The file loses its name before the first write, so it is gone whatever
+//! happens. It must never touch a file that it did not make.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -63,13 +64,13 @@ impl Method {
 pub struct Plan {
     /// The data directory, or one on the same file system.
     pub dir: PathBuf,
-    /// Writes per method.
+    /// Writes per method and pace.
     pub writes: u32,
     /// Bytes per write, a multiple of the block.
     pub write_bytes: u32,
     /// Length of the file, a multiple of the block and at least one write.
     pub file_bytes: u64,
-    /// A method stops early after this long.
+    /// A method stops early when its writes of one pace have taken this long.
     pub at_most: Duration,
 }
 
@@ -78,19 +79,27 @@ pub struct Plan {
 pub struct Measured {
     /// Which.
     pub method: Method,
-    /// The distribution, if it worked.
+    /// The distribution of writes one after the other, if it worked.
     pub latency: Option<Distribution>,
+    /// The same of writes before each of which the thread slept for [`PAUSE`], so that core and
+    /// device had gone to rest: what one client's puts meet, one at a time.
+    pub after_pause: Option<Distribution>,
     /// Why not, if it did not.
     pub error: Option<String>,
     /// False if the file system refused O_DIRECT and the page cache took part.
     pub direct: bool,
 }
 
+/// With the 50 microseconds by which Linux lets a timer be late, about what passes between the end
+/// of one put's write and the next one's when a single client waits for each answer: that answer's
+/// way, and the next request's.
+pub const PAUSE: Duration = Duration::from_micros(20);
+
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(4096))]
 struct Block([u8; BLOCK_BYTES]);
 
-/// Measures every method, in turns of [`TURN`] writes each, so that other work on the disk disturbs
+/// Measures every method, in turns of [`TURN`] writes a pace, so that other work on the disk disturbs
 /// all alike. `progress` hears what is done and how far it is, in percent.
 ///
 /// Errors: the directory cannot be written to, or has no room.
@@ -113,7 +122,10 @@ pub fn measure(plan: &Plan, progress: &mut dyn FnMut(&str, u32)) -> io::Result<V
         );
         let turn = number..plan.writes.min(number + TURN);
         for lane in &mut lanes {
-            lane.turn(plan, data, turn.clone());
+            lane.turn(plan, data, turn.clone(), Pace::Busy);
+        }
+        for lane in &mut lanes {
+            lane.turn(plan, data, turn.clone(), Pace::Paused);
         }
         number = turn.end;
     }
@@ -123,14 +135,44 @@ pub fn measure(plan: &Plan, progress: &mut dyn FnMut(&str, u32)) -> io::Result<V
 /// Writes of one method before the next one's turn.
 const TURN: u32 = 25;
 
+/// What the thread does before a write.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// Nothing: the last write has just ended.
+    Busy,
+    /// It sleeps for [`PAUSE`].
+    Paused,
+}
+
+/// The times of the writes of one pace. Only the writes count, not the pauses.
+#[derive(Debug, Default)]
+struct Samples {
+    took: Vec<Duration>,
+    spent: Duration,
+}
+
+impl Samples {
+    /// True if neither the writes nor the time are used up.
+    fn is_open(&self, plan: &Plan) -> bool {
+        let started = !self.took.is_empty();
+        (self.took.len() as u64) < u64::from(plan.writes)
+            && !(started && self.spent >= plan.at_most)
+    }
+
+    fn push(&mut self, took: Duration) {
+        self.spent += took;
+        self.took.push(took);
+    }
+}
+
 /// One method under measurement.
 struct Lane {
     method: Method,
     file: File,
     direct: bool,
     ring: Option<uring::Writer>,
-    samples: Vec<Duration>,
-    spent: Duration,
+    /// By [`Pace`].
+    samples: [Samples; 2],
     error: Option<io::Error>,
 }
 
@@ -156,30 +198,25 @@ impl Lane {
             },
             Method::PortableDsync | Method::BufferedFdatasync => (None, None),
         };
-        let (samples, spent) = (Vec::new(), Duration::ZERO);
-        Ok(Self { method, file, direct, ring, samples, spent, error })
+        Ok(Self { method, file, direct, ring, samples: Default::default(), error })
     }
 
     /// True if it has neither failed, nor finished, nor used up its time.
     fn is_open(&self, plan: &Plan) -> bool {
-        let started = !self.samples.is_empty();
-        self.error.is_none()
-            && (self.samples.len() as u64) < u64::from(plan.writes)
-            && !(started && self.spent >= plan.at_most)
+        self.error.is_none() && self.samples.iter().any(|samples| samples.is_open(plan))
     }
 
-    fn turn(&mut self, plan: &Plan, data: &[u8], numbers: std::ops::Range<u32>) {
+    fn turn(&mut self, plan: &Plan, data: &[u8], numbers: std::ops::Range<u32>, pace: Pace) {
         for number in numbers {
-            if !self.is_open(plan) {
+            if self.error.is_some() || !self.samples[pace as usize].is_open(plan) {
                 return;
+            }
+            if matches!(pace, Pace::Paused) {
+                std::thread::sleep(PAUSE);
             }
             let start = Instant::now();
             match self.write(data, offset(plan, number)) {
-                Ok(()) => {
-                    let took = start.elapsed();
-                    self.spent += took;
-                    self.samples.push(took);
-                }
+                Ok(()) => self.samples[pace as usize].push(start.elapsed()),
                 Err(error) => self.error = Some(error),
             }
         }
@@ -201,10 +238,15 @@ impl Lane {
 
     /// A method that failed on the way has no distribution: what it did before is no promise.
     fn finish(self) -> Measured {
-        let samples = if self.error.is_none() { self.samples } else { Vec::new() };
+        let works = self.error.is_none();
+        let [latency, after_pause] = self.samples.map(|samples| match works {
+            true => Distribution::of(samples.took),
+            false => None,
+        });
         Measured {
             method: self.method,
-            latency: Distribution::of(samples),
+            latency,
+            after_pause,
             error: self.error.map(|error| error.to_string()),
             direct: self.direct,
         }
@@ -263,7 +305,8 @@ mod tests {
         assert_eq!(measured.len(), Method::ALL.len());
         for one in &measured {
             assert!(one.latency.is_some() != one.error.is_some(), "{one:?}");
-            if let Some(latency) = one.latency {
+            assert_eq!(one.latency.is_some(), one.after_pause.is_some(), "{one:?}");
+            for latency in one.latency.iter().chain(&one.after_pause) {
                 assert_eq!(latency.count, 40);
                 assert!(latency.p50_us > 0.0);
             }

@@ -85,6 +85,13 @@ impl fmt::Display for Report {
                 }
             }
         }
+        writeln!(f, "\nThe same, each after a pause, as one client's puts come")?;
+        table_head(f)?;
+        for one in &self.disk {
+            if let Some(latency) = &one.after_pause {
+                table_row(f, one.method.label(), latency)?;
+            }
+        }
         if !self.peers.is_empty() {
             writeln!(f, "\nRound trips to peers")?;
             table_head(f)?;

@@ -54,6 +54,7 @@ pub(crate) fn good_host() -> Report {
         disk: vec![Measured {
             method: Method::UringDsync,
             latency: Some(latency(140.0, 400.0)),
+            after_pause: Some(latency(160.0, 450.0)),
             error: None,
             direct: true,
         }],
