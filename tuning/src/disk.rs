@@ -99,8 +99,8 @@ pub const PAUSE: Duration = Duration::from_micros(20);
 #[repr(C, align(4096))]
 struct Block([u8; BLOCK_BYTES]);
 
-/// Measures every method, in turns of [`TURN`] writes a pace, so that other work on the disk disturbs
-/// all alike. `progress` hears what is done and how far it is, in percent.
+/// Measures every method, in turns of [`TURN`] writes a pace, so that other work on the disk
+/// disturbs all alike. `progress` hears what is done and how far it is, in percent.
 ///
 /// Errors: the directory cannot be written to, or has no room.
 pub fn measure(plan: &Plan, progress: &mut dyn FnMut(&str, u32)) -> io::Result<Vec<Measured>> {
