@@ -55,7 +55,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::FILE_MIB_MAX)))]
     pub file_mib: u32,
-    /// Longest time for one method.
+    /// Longest time for one method, without a pause and again with one.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: u32,
