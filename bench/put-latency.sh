@@ -57,8 +57,8 @@ for round in $(seq "$rounds"); do
         measure
     done
     mkdir -p "$scratch/probe"
-    "$tune_bin" probe --data-dir "$scratch/probe" | sed -n '/^Durable writes/,/^Findings/p' |
-        sed '/^Findings/d' | tee "$results/disk-$round.txt"
+    "$tune_bin" probe --data-dir "$scratch/probe" |
+        sed -n '/^Durable writes/,/^Findings/{/^Findings/!p}' | tee "$results/disk-$round.txt"
 done
 summarize "One client's put: etcore against etcd" "rounds: $rounds; the disk by itself: disk-*.txt" |
     tee "$results/summary.md"

@@ -15,7 +15,7 @@ use etcore_engine::checkpoint::Checkpointer;
 use etcore_engine::file::StdDisk;
 use etcore_engine::map::PageMap;
 use etcore_engine::page::{Fetch, NoPages, PageSource};
-use etcore_engine::store::{EngineConfig, Store};
+use etcore_engine::store::{EngineConfig, Store, Txn};
 use etcore_engine::testing::prng::Prng;
 use etcore_engine::types::{LeaseId, LogIndex, Revision, Term};
 use etcore_engine::view::{RangeHits, View};
@@ -51,43 +51,41 @@ impl Fixture {
         fixture
     }
 
-    /// 64 entries of one put each, and a publication.
-    fn put_batch(&mut self, mut key: impl FnMut(u64, &mut Prng) -> u64) {
-        let applied = self.store.applied().0.0;
-        for index in 0..BATCH {
-            let key = key(index, &mut self.prng).to_be_bytes();
-            let mut txn = self.store.begin(LogIndex(applied + 1 + index), Term(1));
-            txn.put(&key, &[7; 256], LeaseId(0));
+    /// An entry for each number, and a publication.
+    fn batch(&mut self, numbers: Range<u64>, mut change: impl FnMut(&mut Txn<'_>, &mut Prng, u64)) {
+        for number in numbers {
+            let applied = self.store.applied().0.0;
+            let mut txn = self.store.begin(LogIndex(applied + 1), Term(1));
+            change(&mut txn, &mut self.prng, number);
             txn.commit();
+            self.rows += 1;
         }
         self.view = self.store.publish();
-        self.rows += BATCH;
     }
 
-    /// An entry for each lease of these numbers and its key, and a publication.
+    /// 64 entries of one put each.
+    fn put_batch(&mut self, mut key: impl FnMut(u64, &mut Prng) -> u64) {
+        self.batch(0..BATCH, |txn, prng, index| {
+            txn.put(&key(index, prng).to_be_bytes(), &[7; 256], LeaseId(0));
+        });
+    }
+
+    /// The leases of these numbers, each with a key.
     fn grant(&mut self, numbers: Range<u64>) {
-        for number in numbers {
+        self.batch(numbers, |txn, _, number| {
             let id = number.wrapping_mul(SPREAD).to_be_bytes();
-            let mut txn = self.store.begin(LogIndex(self.store.applied().0.0 + 1), Term(1));
             txn.bucket_put(Bucket::Lease, &id, &[7; 20]);
             txn.put(&id, &[7; 256], LeaseId(number.cast_signed() + 1));
-            txn.commit();
-            self.rows += 1;
-        }
-        self.view = self.store.publish();
+        });
     }
 
-    /// The entries that end them, and a publication.
+    /// Their ends.
     fn end(&mut self, numbers: Range<u64>) {
-        for number in numbers {
+        self.batch(numbers, |txn, _, number| {
             let id = number.wrapping_mul(SPREAD).to_be_bytes();
-            let mut txn = self.store.begin(LogIndex(self.store.applied().0.0 + 1), Term(1));
             txn.delete(&id);
             txn.bucket_delete(Bucket::Lease, &id);
-            txn.commit();
-            self.rows += 1;
-        }
-        self.view = self.store.publish();
+        });
     }
 
     fn checkpoint_if_due(&mut self) {
