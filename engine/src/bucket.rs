@@ -1,10 +1,12 @@
 //! etcd's buckets, and the small ones' rows in memory.
 //!
-//! The store changes `Buckets`, views hold a snapshot of it. The key bucket is not in here: its
-//! rows are in the memory tables and the page file. Iteration is always in key order.
+//! The store changes `Buckets`; a hash of everything holds a snapshot of it while it lasts. The key
+//! bucket is not in here: its rows are in the memory tables and the page file. Iteration is always
+//! in key order.
 
 use std::sync::Arc;
 
+pub(crate) mod changes;
 mod chunk;
 
 use chunk::Chunk;
@@ -110,8 +112,14 @@ impl Buckets {
         Some(map.groups[place.group].part[place.chunk].part.value(place.row))
     }
 
-    /// Returns the replaced value.
-    pub(crate) fn put(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+    /// Shows the value that is replaced, if there is one.
+    pub(crate) fn put(
+        &mut self,
+        bucket: Bucket,
+        key: &[u8],
+        value: &[u8],
+        replaced_value: impl FnOnce(&[u8]),
+    ) {
         let map = &mut self.maps[bucket as usize];
         let found = map.find(key);
         let groups = Arc::make_mut(&mut map.groups);
@@ -127,7 +135,10 @@ impl Buckets {
         let group = Arc::make_mut(&mut listed.part);
         let is_last = is_last && place.chunk + 1 == group.len();
         let chunk = Arc::make_mut(&mut group[place.chunk].part);
-        let old = replaced.then(|| chunk.remove(place.row));
+        if replaced {
+            replaced_value(chunk.value(place.row));
+            chunk.remove(place.row);
+        }
         chunk.insert(place.row, key, value);
         if place.row == 0 {
             group[place.chunk].prefix = prefix_of(key);
@@ -137,7 +148,7 @@ impl Buckets {
         }
         let chunk = Arc::make_mut(&mut group[place.chunk].part);
         if !chunk.is_full() {
-            return old;
+            return;
         }
         // Rows that come in ascending order leave full chunks behind.
         let at_end = is_last && !replaced && place.row + 1 == chunk.len();
@@ -149,17 +160,22 @@ impl Buckets {
             let right = Listed::new_with(right, |group| group[0].part.key(0));
             groups.insert(place.group + 1, right);
         }
-        old
     }
 
-    /// Returns the removed value.
-    pub(crate) fn delete(&mut self, bucket: Bucket, key: &[u8]) -> Option<Vec<u8>> {
+    /// Shows the value that is removed; false if there is none.
+    pub(crate) fn delete(
+        &mut self,
+        bucket: Bucket,
+        key: &[u8],
+        removed_value: impl FnOnce(&[u8]),
+    ) -> bool {
         let map = &mut self.maps[bucket as usize];
-        let place = map.find(key).ok()?;
+        let Ok(place) = map.find(key) else { return false };
         let groups = Arc::make_mut(&mut map.groups);
         let group = Arc::make_mut(&mut groups[place.group].part);
         let chunk = Arc::make_mut(&mut group[place.chunk].part);
-        let old = chunk.remove(place.row);
+        removed_value(chunk.value(place.row));
+        chunk.remove(place.row);
         if chunk.len() > 0 {
             group[place.chunk].prefix = prefix_of(chunk.key(0));
         } else {
@@ -171,7 +187,7 @@ impl Buckets {
                 groups.remove(place.group);
             }
         }
-        Some(old)
+        true
     }
 
     /// Rows from `start` on, in key order.
@@ -258,10 +274,12 @@ mod tests {
             let key = prng.below(600).to_be_bytes();
             let value = step.to_le_bytes();
             if prng.chance(2, 3) {
-                let old = buckets.put(Bucket::Lease, &key, &value);
+                let mut old = None;
+                buckets.put(Bucket::Lease, &key, &value, |value| old = Some(value.to_vec()));
                 assert_eq!(old.as_deref(), model.insert(key, value).as_ref().map(|v| &v[..]));
             } else {
-                let old = buckets.delete(Bucket::Lease, &key);
+                let mut old = None;
+                buckets.delete(Bucket::Lease, &key, |value| old = Some(value.to_vec()));
                 assert_eq!(old.as_deref(), model.remove(&key).as_ref().map(|v| &v[..]));
             }
             assert_eq!(buckets.get(Bucket::Lease, &key), model.get(&key).map(|v| &v[..]));
@@ -291,9 +309,11 @@ mod tests {
             }
             let value = vec![1; prng.below(300) as usize];
             if prng.chance(3, 5) {
-                assert_eq!(buckets.put(Bucket::AuthUsers, &key, &value), model.insert(key, value));
+                buckets.put(Bucket::AuthUsers, &key, &value, |_| {});
+                model.insert(key, value);
             } else {
-                assert_eq!(buckets.delete(Bucket::AuthUsers, &key), model.remove(&key));
+                let existed = buckets.delete(Bucket::AuthUsers, &key, |_| {});
+                assert_eq!(existed, model.remove(&key).is_some());
             }
         }
         let rows = buckets.iter_from(Bucket::AuthUsers, b"");
@@ -309,10 +329,10 @@ mod tests {
         let rows = 3 * (BUCKET_CHUNK_ROWS_MAX * BUCKET_GROUP_CHUNKS_MAX) as u64;
         let mut buckets = Buckets::default();
         for number in 0..rows {
-            buckets.put(Bucket::Lease, &number.to_be_bytes(), b"ascending");
+            buckets.put(Bucket::Lease, &number.to_be_bytes(), b"ascending", |_| {});
             // An odd multiplier visits every number below a power of two once.
             let mixed = number.wrapping_mul(0x9e37_79b1) & 0xffff_ffff;
-            buckets.put(Bucket::Auth, &mixed.to_be_bytes(), b"mixed");
+            buckets.put(Bucket::Auth, &mixed.to_be_bytes(), b"mixed", |_| {});
         }
         let groups = &buckets.maps[Bucket::Lease as usize].groups;
         assert!(groups.len() >= 3 && groups.len() <= 4, "{} groups, not dense", groups.len());
@@ -322,7 +342,7 @@ mod tests {
             assert!(keys.is_sorted());
         }
         for number in 0..rows {
-            assert!(buckets.delete(Bucket::Lease, &number.to_be_bytes()).is_some());
+            assert!(buckets.delete(Bucket::Lease, &number.to_be_bytes(), |_| {}));
         }
         assert!(buckets.maps[Bucket::Lease as usize].groups.is_empty());
     }

@@ -17,6 +17,7 @@ use merge::Op;
 use pages::Pages;
 use relocation::{Relocation, Touched};
 
+use crate::bucket::changes::{Change, Changes};
 use crate::bucket::{BUCKET_COUNT, Bucket};
 use crate::error::{Corruption, EngineError};
 use crate::file::{AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, Token};
@@ -31,7 +32,6 @@ use crate::page::space::{Extent, Space};
 use crate::page::{PagePtr, UNIT_BYTES};
 use crate::pins::VersionPins;
 use crate::snapshot::SnapshotSource;
-use crate::store::BucketChanges;
 use crate::table::{Row, TablesView};
 use crate::types::{Identity, LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
 use crate::wire::KvRef;
@@ -41,7 +41,7 @@ use crate::wire::KvRef;
 pub struct CheckpointInput {
     pub(crate) tables: TablesView,
     pub(crate) segments: usize,
-    pub(crate) bucket_changes: BucketChanges,
+    pub(crate) bucket_changes: Changes,
     pub(crate) applied: LogIndex,
     pub(crate) term: Term,
     pub(crate) revision: Revision,
@@ -621,8 +621,8 @@ fn row_keys(job: &Job) -> Vec<RowKey> {
 fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey]) -> Vec<Vec<Op<'a>>> {
     let mut ops: Vec<Vec<Op<'a>>> = Vec::new();
     ops.resize_with(BUCKET_COUNT, Vec::new);
-    for ((bucket, key), value) in &job.input.bucket_changes {
-        ops[*bucket as usize].push(Op { key, value: value.as_deref() });
+    for Change { bucket, key, value } in job.input.bucket_changes.last_of_each() {
+        ops[bucket as usize].push(Op { key, value });
     }
     // Rows of the tree are older than frozen ones, so the removed ones come first.
     let rows = &mut ops[Bucket::Key as usize];

@@ -5,7 +5,9 @@
 //! and value as stored (etcd `storage/mvcc/hash.go`). What a compaction has not yet removed
 //! physically must never count: members remove at different times.
 
-use crate::bucket::Bucket;
+use std::sync::Arc;
+
+use crate::bucket::{Bucket, Buckets};
 use crate::error::EngineError;
 use crate::page::{Fetch, PageSource};
 use crate::pins::RevisionPin;
@@ -24,15 +26,14 @@ pub struct KvHash {
     pub revision: Revision,
 }
 
-/// What is hashed.
+/// What is hashed of the key bucket. The small ones are hashed, too, with
+/// [`Store::hasher_of_everything`](crate::store::Store::hasher_of_everything).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashKind {
     /// As HashKV does.
     ByRevision,
     /// As a compaction at the revision does: etcd remembers it as the hash of that revision.
     ByCompaction,
-    /// The key bucket and the small ones, whole, as Hash does.
-    Everything,
 }
 
 /// What counts of the rows at or below the compaction.
@@ -57,6 +58,8 @@ pub struct KvHasher {
     started: bool,
     keep: Keep,
     pin: RevisionPin,
+    /// Of a hash of everything, as Hash takes it: the small buckets as they were.
+    buckets: Option<Arc<Buckets>>,
 }
 
 /// etcd's buckets in the order of their names.
@@ -86,16 +89,26 @@ impl KvHasher {
         compact_revision: Revision,
         pin: RevisionPin,
     ) -> Self {
-        let crc = match kind {
-            HashKind::ByRevision | HashKind::ByCompaction => {
-                crc32c::crc32c(Bucket::Key.name().as_bytes())
-            }
-            HashKind::Everything => 0,
-        };
-        let keep =
-            if kind == HashKind::Everything { Keep::LeftByCompaction } else { Keep::Unknown };
-        let next = RevKey::default();
-        Self { kind, revision, compact_revision, crc, next, started: false, keep, pin }
+        let crc = crc32c::crc32c(Bucket::Key.name().as_bytes());
+        let (next, keep) = (RevKey::default(), Keep::Unknown);
+        let buckets = None;
+        Self { kind, revision, compact_revision, crc, next, started: false, keep, pin, buckets }
+    }
+
+    /// A hash of the revisions up to `revision` and of these small buckets.
+    pub(crate) fn of_everything(
+        revision: Revision,
+        compact_revision: Revision,
+        pin: RevisionPin,
+        buckets: Arc<Buckets>,
+    ) -> Self {
+        let hasher = Self::new(HashKind::ByRevision, revision, compact_revision, pin);
+        Self { crc: 0, keep: Keep::LeftByCompaction, buckets: Some(buckets), ..hasher }
+    }
+
+    /// The last revision that is hashed. A view that is stepped over must have it.
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// False if a compaction has removed some of what is to be hashed because the pin came too
@@ -105,7 +118,7 @@ impl KvHasher {
     }
 
     /// Looks at up to `rows` further rows; the hash once there are none. After `Pending` the same
-    /// call is made again. `view` is not older than the pin.
+    /// call is made again. `view` has the revision that is hashed, and is not older than the pin.
     ///
     /// # Errors
     /// When a page is damaged or cannot be read.
@@ -115,8 +128,9 @@ impl KvHasher {
         pages: &mut dyn PageSource,
         rows: usize,
     ) -> Result<Fetch<Option<KvHash>>, EngineError> {
-        if !self.started && self.kind == HashKind::Everything {
-            self.add_buckets(view, 0, KEY_BUCKET_AT);
+        debug_assert!(view.revision >= self.revision, "rows would be missing");
+        if !self.started && self.buckets.is_some() {
+            self.add_buckets(0, KEY_BUCKET_AT);
             self.add(Bucket::Key.name().as_bytes());
         }
         self.started = true;
@@ -131,9 +145,7 @@ impl KvHasher {
             let (at, tombstone, kv) = match events.next(pages)? {
                 Fetch::Ready(Some(event)) => (event.at, event.tombstone, event.kv),
                 Fetch::Ready(None) => {
-                    if self.kind == HashKind::Everything {
-                        self.add_buckets(view, KEY_BUCKET_AT + 1, BUCKETS_BY_NAME.len());
-                    }
+                    self.add_buckets(KEY_BUCKET_AT + 1, BUCKETS_BY_NAME.len());
                     let (hash, compact_revision) = (self.crc, self.compact_revision);
                     let revision = self.revision;
                     return Ok(Fetch::Ready(Some(KvHash { hash, compact_revision, revision })));
@@ -153,8 +165,7 @@ impl KvHasher {
     }
 
     fn counts(&self, view: &View, at: RevKey, tombstone: bool, kv: &[u8]) -> bool {
-        let everything = self.kind == HashKind::Everything;
-        if at.main == self.compact_revision && tombstone && !everything {
+        if at.main == self.compact_revision && tombstone && self.buckets.is_none() {
             return false;
         }
         if at.main > self.compact_revision {
@@ -199,12 +210,13 @@ impl KvHasher {
         Ok(Fetch::Ready(Keep::LeftByCompaction))
     }
 
-    fn add_buckets(&mut self, view: &View, from: usize, to: usize) {
+    fn add_buckets(&mut self, from: usize, to: usize) {
+        let Some(buckets) = &self.buckets else { return };
         for bucket in &BUCKETS_BY_NAME[from..to] {
-            self.add(bucket.name().as_bytes());
-            for (key, value) in view.bucket_iter(*bucket, b"") {
-                self.add(key);
-                self.add(value);
+            self.crc = crc32c::crc32c_append(self.crc, bucket.name().as_bytes());
+            for (key, value) in buckets.iter_from(*bucket, b"") {
+                self.crc = crc32c::crc32c_append(self.crc, key);
+                self.crc = crc32c::crc32c_append(self.crc, value);
             }
         }
     }

@@ -7,21 +7,22 @@
 mod open;
 mod txn;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use txn::{PutOutcome, Txn};
 
+use crate::bucket::changes::Changes;
 use crate::bucket::{Bucket, Buckets};
 use crate::checkpoint::{CheckpointInput, CheckpointOutput};
 use crate::error::RangeError;
+use crate::hash::KvHasher;
 use crate::index::Index;
 use crate::limits::{
     COMPACTION_CHECKPOINT_MS, CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH,
     INDEX_COMPACT_LEAVES_PER_TURN,
 };
 use crate::mutation::{Mutation, is_on};
-use crate::pins::{RevisionPins, VersionPins};
+use crate::pins::{PinsExhausted, RevisionPins, VersionPins};
 use crate::table::Tables;
 use crate::types::{Identity, LogIndex, Revision, Term};
 use crate::view::{TreeVersion, View};
@@ -50,9 +51,6 @@ impl Default for EngineConfig {
     }
 }
 
-/// Changes of the small buckets: `None` removes the row.
-pub(crate) type BucketChanges = BTreeMap<(Bucket, Vec<u8>), Option<Vec<u8>>>;
-
 /// Invariants: the index, the tables and the buckets hold exactly the entries up to `applied`; a
 /// row is in the tables, in the tree, or both.
 #[derive(Debug)]
@@ -61,7 +59,7 @@ pub struct Store {
     index: Index,
     tables: Tables,
     buckets: Arc<Buckets>,
-    bucket_changes: BucketChanges,
+    bucket_changes: Changes,
     revision: Revision,
     compact_revision: Revision,
     applied: LogIndex,
@@ -115,7 +113,7 @@ impl Store {
             index: Index::new(),
             tables: Tables::default(),
             buckets: Arc::default(),
-            bucket_changes: BucketChanges::new(),
+            bucket_changes: Changes::default(),
             revision: Revision(1),
             compact_revision: Revision(-1),
             applied: LogIndex(0),
@@ -180,7 +178,6 @@ impl Store {
             removed: self.removed,
             index: self.index.clone(),
             tables: self.tables.view().clone(),
-            buckets: self.buckets.clone(),
             tree: self.tree.clone(),
         })
     }
@@ -236,6 +233,17 @@ impl Store {
         self.compact_revision
     }
 
+    /// Begins a hash of all that is applied, the small buckets included, as etcd's Hash takes it.
+    /// What it reads of the rows must have been published before its first step.
+    ///
+    /// # Errors
+    /// When too many revisions are pinned.
+    pub fn hasher_of_everything(&self) -> Result<KvHasher, PinsExhausted> {
+        let compacted = self.compact_revision;
+        let pin = self.revision_pins.pin(compacted.max(Revision(0)))?;
+        Ok(KvHasher::of_everything(self.revision, compacted, pin, self.buckets.clone()))
+    }
+
     /// Where long reads and watch cursors pin revisions.
     pub fn revision_pins(&self) -> &RevisionPins {
         &self.revision_pins
@@ -258,7 +266,8 @@ impl Store {
     /// Heap bytes: memory tables, buckets, index. Walks the index's nodes; for metrics, not for
     /// every turn.
     pub fn memory_bytes(&self) -> usize {
-        self.tables.memory_bytes() + self.buckets.memory_bytes() + self.index.memory_bytes()
+        let buckets = self.buckets.memory_bytes() + self.bucket_changes.memory_bytes();
+        self.tables.memory_bytes() + buckets + self.index.memory_bytes()
     }
 
     /// Heap bytes of the memory tables: what the limit on unsaved data is compared with.
@@ -283,7 +292,7 @@ impl Store {
             false => self.config.checkpoint_ms,
         };
         let aged = now_ms.saturating_sub(state.started_ms) >= interval_ms;
-        let open_bytes = self.tables.open_bytes();
+        let open_bytes = self.tables.open_bytes() + self.bucket_changes.memory_bytes();
         let may_wait = resting && !compacting && open_bytes < rest_bytes;
         !state.in_flight
             && (!may_wait

@@ -2,7 +2,9 @@
 //!
 //! Made by [`Store::publish`](crate::store::Store::publish), read by any thread. Nothing in a view
 //! disagrees with anything else in it. A view holds memory and pages: it must never be kept across
-//! a turn; long reads pin a revision and look at the newest view for each chunk.
+//! a turn; long reads pin a revision and look at the newest view for each chunk. The small buckets
+//! are not in it: only the store's owner reads them, and sharing each state of them would make every
+//! change of a lease copy what it changes.
 
 mod events;
 mod range;
@@ -13,7 +15,6 @@ pub use events::{Event, Events};
 pub use range::{Hit, RangeHits};
 pub(crate) use range::{bounds_of, check_revision, count};
 
-use crate::bucket::{Bucket, Buckets};
 use crate::error::{EngineError, RangeError};
 use crate::index::Index;
 use crate::page::{Fetch, PagePtr, PageSource};
@@ -37,7 +38,6 @@ pub struct View {
     pub(crate) removed: Revision,
     pub(crate) index: Index,
     pub(crate) tables: TablesView,
-    pub(crate) buckets: Arc<Buckets>,
     pub(crate) tree: Arc<TreeVersion>,
 }
 
@@ -136,20 +136,6 @@ impl View {
     /// is compacted at different times; only what neither may have forgotten counts.
     fn is_left(&self, key: &[u8], at: RevKey) -> bool {
         at.main > self.removed || self.index.keeps(key, at, self.removed)
-    }
-
-    /// The value of a row of a small bucket (not of [`Bucket::Key`]).
-    pub fn bucket_get(&self, bucket: Bucket, key: &[u8]) -> Option<&[u8]> {
-        self.buckets.get(bucket, key)
-    }
-
-    /// Rows of a small bucket from `start` on, in key order.
-    pub fn bucket_iter<'a>(
-        &'a self,
-        bucket: Bucket,
-        start: &[u8],
-    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        self.buckets.iter_from(bucket, start)
     }
 
     /// The changes of the revisions above `from` up to `to`, in order; `to` is capped by the

@@ -53,11 +53,10 @@ fn with_the_newest_meta_damaged_the_checkpoint_before_is_found_whole() {
         let (mut store, mut checkpointer) = open(&image).unwrap();
         let model = &models[models.len() - 2];
         let mut prng = Prng::new(1);
-        let view = store.publish();
-        model.assert_view(&view, &mut DiskPages::new(&image), &mut prng);
+        model.assert_store(&mut store, &mut DiskPages::new(&image), &mut prng);
         checkpoint(&image, &mut store, &mut checkpointer, 1_000);
         let mut store = open(&image).unwrap().0;
-        model.assert_view(&store.publish(), &mut DiskPages::new(&image), &mut prng);
+        model.assert_store(&mut store, &mut DiskPages::new(&image), &mut prng);
     });
 }
 
@@ -86,8 +85,7 @@ fn a_checkpoint_under_way_spares_the_pages_of_both_metas() {
             let slot = (newest as u64 + 1) % 2;
             image.patch(DB, slot * UNIT_BYTES as u64 + 100, &[0xff; 16]);
             let (mut store, _) = open(&image).unwrap();
-            let view = store.publish();
-            models[older].assert_view(&view, &mut DiskPages::new(&image), &mut prng);
+            models[older].assert_store(&mut store, &mut DiskPages::new(&image), &mut prng);
         }
         change += 1;
     }
@@ -135,8 +133,7 @@ fn a_flipped_byte_anywhere_is_harmless_or_named() {
         image.patch(DB, offset, &[byte ^ (1 << prng.below(8))]);
         match open(&image) {
             Ok((mut store, _)) => {
-                let view = store.publish();
-                model.assert_view(&view, &mut DiskPages::new(&image), &mut prng);
+                model.assert_store(&mut store, &mut DiskPages::new(&image), &mut prng);
                 harmless += 1;
             }
             Err(EngineError::Corrupt { offset_bytes, what, .. }) => {

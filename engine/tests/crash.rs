@@ -72,8 +72,7 @@ fn assert_recovers(image: &MemDisk, history: &History, what: &str) {
     let mut prng = Prng::new(applied);
     let mut model = history.states[state].clone();
     for round in 0..4 {
-        let view = store.publish();
-        model.assert_view(&view, &mut DiskPages::new(image), &mut prng);
+        model.assert_store(&mut store, &mut DiskPages::new(image), &mut prng);
         for _ in 0..10 {
             let entry = random_entry(&mut prng, &model);
             apply(&mut store, &entry);
@@ -84,7 +83,7 @@ fn assert_recovers(image: &MemDisk, history: &History, what: &str) {
         store.on_checkpoint(&output);
     }
     let (mut store, _) = Store::open(&mut own, EngineConfig::default()).unwrap();
-    model.assert_view(&store.publish(), &mut DiskPages::new(image), &mut prng);
+    model.assert_store(&mut store, &mut DiskPages::new(image), &mut prng);
 }
 
 #[test]
@@ -287,7 +286,7 @@ fn a_full_disk_stalls_a_checkpoint_until_there_is_room_and_loses_nothing() {
     assert_eq!(stalled, 3);
     assert!(!output.tight);
     store.on_checkpoint(&output);
-    model.assert_view(&store.publish(), &mut DiskPages::new(&disk), &mut Prng::new(1));
+    model.assert_store(&mut store, &mut DiskPages::new(&disk), &mut Prng::new(1));
     let (mut store, _) = Store::open(&mut own, EngineConfig::default()).unwrap();
-    model.assert_view(&store.publish(), &mut DiskPages::new(&disk), &mut Prng::new(2));
+    model.assert_store(&mut store, &mut DiskPages::new(&disk), &mut Prng::new(2));
 }

@@ -160,13 +160,12 @@ fn assert_is(disk: &MemDisk, model: &Model, what: &str) {
     fixture.model = model.clone();
     let mut prng = Prng::new(model.applied);
     for _ in 0..4 {
-        let view = fixture.store.publish();
-        fixture.model.assert_view(&view, &mut DiskPages::new(disk), &mut prng);
+        fixture.model.assert_store(&mut fixture.store, &mut DiskPages::new(disk), &mut prng);
         fixture.write_random(&mut prng);
         fixture.checkpoint();
     }
     let (mut store, _) = Store::open(&mut own, EngineConfig::default()).unwrap();
-    fixture.model.assert_view(&store.publish(), &mut DiskPages::new(disk), &mut prng);
+    fixture.model.assert_store(&mut store, &mut DiskPages::new(disk), &mut prng);
 }
 
 #[test]
@@ -247,8 +246,8 @@ fn what_is_held_stays_readable_while_the_file_is_written_compacted_moved_and_cut
         sender.checkpoint();
     }
     assert!(sender.file_bytes() < held_bytes, "what nobody holds is given back");
-    sender.model.assert_view(
-        &sender.store.publish(),
+    sender.model.assert_store(
+        &mut sender.store,
         &mut DiskPages::new(&sender.disk),
         &mut Prng::new(1),
     );

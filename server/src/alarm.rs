@@ -74,8 +74,8 @@ impl Alarms {
             || request.compaction.is_some()
             || request.lease_grant.is_some()
             || request.lease_revoke.is_some();
-        if changes && self.is_on(AlarmType::Corrupt) {
-            return Err(EtcdError::Corrupt);
+        if changes {
+            self.admit_change()?;
         }
         let grows = request.put.is_some()
             || request.lease_grant.is_some()
@@ -83,18 +83,21 @@ impl Alarms {
         if grows { self.admit_growth() } else { Ok(()) }
     }
 
+    /// What any request that changes keys or leases meets.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit_change(&self) -> Result<(), EtcdError> {
+        if self.is_on(AlarmType::Corrupt) { Err(EtcdError::Corrupt) } else { Ok(()) }
+    }
+
     /// What a request that may grow the store meets.
     ///
     /// # Errors
     /// The refusal.
     pub fn admit_growth(&self) -> Result<(), EtcdError> {
-        if self.is_on(AlarmType::Corrupt) {
-            Err(EtcdError::Corrupt)
-        } else if self.is_on(AlarmType::Nospace) {
-            Err(EtcdError::NoSpace)
-        } else {
-            Ok(())
-        }
+        self.admit_change()?;
+        if self.is_on(AlarmType::Nospace) { Err(EtcdError::NoSpace) } else { Ok(()) }
     }
 }
 

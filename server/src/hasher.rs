@@ -1,10 +1,11 @@
 //! The thread that hashes: HashKV and Hash requests, and the hash of every compaction.
 //!
-//! Fronts and the replica hand it jobs; it reads the newest view in short steps, with a revision
-//! pinned, so that neither requests nor compaction wait for it, and leaves the outcome in the
+//! Fronts and the replica hand it jobs, the replica only once what they read is published; it reads
+//! the newest view in short steps, with a revision pinned, so that neither requests nor compaction wait for it, and leaves the outcome in the
 //! asking front's queue. The simulator takes the same steps without a thread. It must never keep a
 //! view between two steps.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -40,6 +41,12 @@ pub struct ReplyTo {
     pub waker: Waker,
 }
 
+impl fmt::Debug for ReplyTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyTo").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
 /// Something to hash.
 pub enum Job {
     /// HashKV.
@@ -49,8 +56,10 @@ pub enum Job {
         /// Who waits.
         reply: ReplyTo,
     },
-    /// Hash.
+    /// Hash. Begun by the replica, which alone has the small buckets.
     Everything {
+        /// All of it.
+        hasher: Box<KvHasher>,
         /// Who waits.
         reply: ReplyTo,
     },
@@ -170,7 +179,10 @@ impl<P: PageSource> Worker<P> {
                 self.job = Some(Started { hasher: *hasher, asker: Asker::Compaction });
             }
             Job::ByRevision { revision, reply } => self.begin_by_revision(revision, reply),
-            Job::Everything { reply } => self.begin_everything(reply),
+            Job::Everything { hasher, reply } => {
+                let asker = Asker::Everything { newest: hasher.revision().0, reply };
+                self.job = Some(Started { hasher: *hasher, asker });
+            }
         }
     }
 
@@ -209,15 +221,6 @@ impl<P: PageSource> Worker<P> {
         self.job = Some(Started { hasher, asker });
     }
 
-    fn begin_everything(&mut self, reply: ReplyTo) {
-        let (newest, compacted, pin) = match self.pin() {
-            Ok(pinned) => pinned,
-            Err(refused) => return answer(reply, Err(refused)),
-        };
-        let hasher = KvHasher::new(HashKind::Everything, newest, compacted, pin);
-        self.job = Some(Started { hasher, asker: Asker::Everything { newest: newest.0, reply } });
-    }
-
     /// The newest revision, the compact revision, and a pin that came in time for it.
     fn pin(&self) -> Result<(Revision, Revision, RevisionPin), Status> {
         loop {
@@ -241,11 +244,12 @@ impl<P: PageSource> Worker<P> {
         }
         let view = self.shared.view.load_full();
         if !job.hasher.is_sound(&view.store) {
-            // A compaction came between the pin and the first look.
+            // A compaction came between the pin and the first look. The replica's pins are never
+            // late.
             return match job.asker {
                 Asker::Compaction => {}
                 Asker::ByRevision { asked, reply, .. } => self.begin_by_revision(asked, reply),
-                Asker::Everything { reply, .. } => self.begin_everything(reply),
+                Asker::Everything { reply, .. } => answer(reply, Err(EtcdError::Corrupt.into())),
             };
         }
         match job.hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {

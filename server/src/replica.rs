@@ -34,6 +34,7 @@ use crate::shared::{MemberView, Shared};
 mod alarms;
 mod apply;
 pub mod asks;
+mod hashes;
 mod leasing;
 pub mod lessor;
 mod link;
@@ -48,6 +49,7 @@ mod transfer;
 mod versions;
 mod waiting;
 
+use hashes::Hashes;
 use leasing::LeaseDesk;
 use lessor::Lessor;
 pub use link::FrontLink;
@@ -110,7 +112,7 @@ pub struct Replica {
     desk: LeaseDesk,
     pages: Pages,
     background: Background,
-    hasher: Hasher,
+    hashes: Hashes,
     fronts: Vec<FrontLink>,
     effects: Effects,
     to_apply: VecDeque<LogEntry>,
@@ -205,7 +207,7 @@ impl Replica {
             files,
             pages,
             background,
-            hasher,
+            hashes: Hashes::new(hasher),
             fronts,
             effects: Effects::default(),
             to_apply: VecDeque::new(),

@@ -17,6 +17,8 @@ pub struct Malformed;
 
 /// Field number of `put` in InternalRaftRequest.
 const RAFT_PUT: u32 = 4;
+/// Field number of `lease_revoke` in InternalRaftRequest.
+pub const RAFT_LEASE_REVOKE: u32 = 9;
 /// Field number of `header` in InternalRaftRequest.
 const RAFT_HEADER: u32 = 100;
 
@@ -191,6 +193,17 @@ pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
     out
 }
 
+/// Bytes that [`write_revoke`] appends at most.
+pub const REVOKE_BYTES_MAX: usize = 27;
+
+/// Appends the entry that ends a lease, as [`wrap_request`] makes it.
+pub fn write_revoke(out: &mut Vec<u8>, lease: i64, id: u64) {
+    write_len(out, RAFT_LEASE_REVOKE, int_len(1, lease as u64));
+    write_int64(out, 1, lease);
+    write_len(out, RAFT_HEADER, int_len(1, id));
+    write_uint64(out, 1, id);
+}
+
 /// Bytes of [`wrap_request`]'s result for a request of `request_bytes`.
 pub fn wrapped_len(field: u32, request_bytes: usize, id: u64) -> usize {
     field_len(field, request_bytes) + field_len(RAFT_HEADER, int_len(1, id))
@@ -199,10 +212,27 @@ pub fn wrapped_len(field: u32, request_bytes: usize, id: u64) -> usize {
 /// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else,
 /// which prost then decodes.
 pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {
-    let mut fields = Fields::new(entry);
-    let Ok(Some((RAFT_PUT, Value::Len(put)))) = fields.next_field() else { return None };
+    wrapped(RAFT_PUT, entry)
+}
+
+/// The same of the end of a lease: its ID.
+pub fn wrapped_revoke(entry: &[u8]) -> Option<i64> {
+    let revoke = wrapped(RAFT_LEASE_REVOKE, entry)?;
+    let mut fields = Fields::new(revoke);
     match fields.next_field() {
-        Ok(Some((RAFT_HEADER, Value::Len(_)))) if fields.at == entry.len() => Some(&entry[put]),
+        Ok(Some((1, Value::Varint(id)))) if fields.at == revoke.len() => Some(id.cast_signed()),
+        _ => None,
+    }
+}
+
+fn wrapped(request: u32, entry: &[u8]) -> Option<&[u8]> {
+    let mut fields = Fields::new(entry);
+    let found = match fields.next_field() {
+        Ok(Some((field, Value::Len(found)))) if field == request => found,
+        _ => return None,
+    };
+    match fields.next_field() {
+        Ok(Some((RAFT_HEADER, Value::Len(_)))) if fields.at == entry.len() => Some(&entry[found]),
         _ => None,
     }
 }
@@ -309,6 +339,26 @@ mod tests {
         assert!(parsed.prev_kv && parsed.ignore_lease && !parsed.ignore_value);
         let other = wrap_request(5, &message, 7);
         assert_eq!(wrapped_put(&other), None);
+    }
+
+    #[test]
+    fn a_written_revoke_is_the_raft_request_prost_would_decode() {
+        for id in [1, -1, i64::MAX, i64::MIN] {
+            let mut entry = Vec::new();
+            write_revoke(&mut entry, id, 7);
+            let revoke = pb::LeaseRevokeRequest { id };
+            assert_eq!(entry, wrap_request(RAFT_LEASE_REVOKE, &revoke.encode_to_vec(), 7));
+            let decoded = pb::InternalRaftRequest::decode(entry.as_slice()).unwrap();
+            assert_eq!(decoded.lease_revoke, Some(revoke));
+            let mut longest = Vec::new();
+            write_revoke(&mut longest, id, u64::MAX);
+            assert!(longest.len() <= REVOKE_BYTES_MAX, "{}", longest.len());
+            assert_eq!((wrapped_revoke(&entry), wrapped_put(&entry)), (Some(id), None));
+            entry.extend_from_slice(&wrap_request(RAFT_PUT, b"", 7));
+            assert_eq!(wrapped_revoke(&entry), None);
+        }
+        let unknown = [8, 1, 16, 1];
+        assert_eq!(wrapped_revoke(&wrap_request(RAFT_LEASE_REVOKE, &unknown, 7)), None);
     }
 
     #[test]

@@ -412,7 +412,7 @@ fn assert_holds(member: &mut Member, told: &Told, disk: &MemDisk, seed: u64, lab
     assert_eq!(view.compact_revision.0.max(0), model.compacted, "{label}: compaction");
     let mut prng = Prng::new(seed);
     for _ in 0..3 {
-        model.assert_view(&view, &mut pages, &mut prng);
+        model.assert_store(&mut member.store, &mut pages, &mut prng);
     }
     assert!(model.compacted >= told.compacted, "{label}: a compaction was undone");
     for (revision, (key, value)) in told.revisions.range(model.compacted.max(1)..) {

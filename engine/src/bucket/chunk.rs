@@ -72,9 +72,8 @@ impl Chunk {
         self.ends.insert(row, ends);
     }
 
-    /// Removes a row; returns its value.
-    pub(super) fn remove(&mut self, row: usize) -> Vec<u8> {
-        let value = self.value(row).to_vec();
+    /// Removes a row.
+    pub(super) fn remove(&mut self, row: usize) {
         let (start, end) = (self.start(row), self.ends[row].value as usize);
         self.bytes.drain(start..end);
         self.ends.remove(row);
@@ -82,7 +81,6 @@ impl Chunk {
             ends.key -= length(end - start);
             ends.value -= length(end - start);
         }
-        value
     }
 
     /// Takes the rows from `row` on away.

@@ -16,7 +16,8 @@
 
 use std::sync::Arc;
 
-use super::{BucketChanges, CheckpointState, EngineConfig, IndexCompaction, Store, txn};
+use super::{CheckpointState, EngineConfig, IndexCompaction, Store, txn};
+use crate::bucket::changes::Changes;
 use crate::bucket::{Bucket, Buckets};
 use crate::checkpoint::Checkpointer;
 use crate::error::{Corruption, EngineError};
@@ -88,7 +89,7 @@ impl Store {
             index,
             tables: Tables::default(),
             buckets: Arc::new(loaded.buckets),
-            bucket_changes: BucketChanges::new(),
+            bucket_changes: Changes::default(),
             revision: meta.revision,
             compact_revision: meta.compact_scheduled,
             applied: meta.applied,
@@ -225,7 +226,7 @@ fn load(
         if bucket == Bucket::Key {
             load_row(ptr, key, value, loaded)?;
         } else {
-            loaded.buckets.put(bucket, key, value);
+            loaded.buckets.put(bucket, key, value, |_| {});
         }
     }
     Ok(())

@@ -56,7 +56,7 @@ fn a_dropped_transaction_leaves_nothing_behind() {
     drop(txn);
     let view = store.publish();
     assert_eq!((view.revision, view.applied), (Revision(3), LogIndex(2)));
-    assert_eq!(view.bucket_get(Bucket::Lease, b"7"), None);
+    assert_eq!(store.bucket_get(Bucket::Lease, b"7"), None);
     let hits = view.range(b"\0", b"\0", Revision(0), 0).unwrap();
     assert_eq!(hits.count(), 2);
     for hit in hits.hits() {

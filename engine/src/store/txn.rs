@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::Store;
-use crate::bucket::{Bucket, Buckets};
+use crate::bucket::Bucket;
+use crate::bucket::changes::{Change, Changes};
 use crate::error::{EngineError, RangeError};
 use crate::index::State;
 use crate::limits::ROW_BYTES_MAX;
@@ -38,6 +39,8 @@ pub struct Txn<'s> {
     term: Term,
     main: Revision,
     mark: Mark,
+    /// How many changes of small buckets there were before.
+    bucket_mark: usize,
     conf_state: Option<Arc<[u8]>>,
     committed: bool,
 }
@@ -46,24 +49,17 @@ pub struct Txn<'s> {
 #[derive(Debug, Default)]
 pub(super) struct Undo {
     previous: Vec<Option<State>>,
-    bucket_changes: Vec<BucketChange>,
-}
-
-/// A change of a row of a small bucket; no value means no row.
-#[derive(Debug)]
-struct BucketChange {
-    bucket: Bucket,
-    key: Vec<u8>,
-    before: Option<Vec<u8>>,
-    after: Option<Vec<u8>>,
+    /// What makes the rows of small buckets what they were.
+    buckets: Changes,
 }
 
 impl<'s> Txn<'s> {
     pub(super) fn new(store: &'s mut Store, index: LogIndex, term: Term) -> Self {
         store.undo.previous.clear();
-        store.undo.bucket_changes.clear();
+        store.undo.buckets.truncate(0);
         let (main, mark) = (Revision(store.revision.0 + 1), store.tables.mark());
-        Self { store, index, term, main, mark, conf_state: None, committed: false }
+        let bucket_mark = store.bucket_changes.len();
+        Self { store, index, term, main, mark, bucket_mark, conf_state: None, committed: false }
     }
 
     /// Writes `value` under `key`.
@@ -156,9 +152,15 @@ impl<'s> Txn<'s> {
     /// # Panics
     /// For [`Bucket::Key`], whose rows are written by [`Txn::put`] and [`Txn::delete`].
     pub fn bucket_put(&mut self, bucket: Bucket, key: &[u8], value: &[u8]) {
-        let before = self.buckets_mut(bucket).put(bucket, key, value);
-        let (key, after) = (key.to_vec(), Some(value.to_vec()));
-        self.store.undo.bucket_changes.push(BucketChange { bucket, key, before, after });
+        assert!(bucket != Bucket::Key, "rows of the key bucket are written by put and delete");
+        let Store { buckets, bucket_changes, undo, .. } = &mut *self.store;
+        let known = undo.buckets.len();
+        let replaced = |before: &[u8]| undo.buckets.push(bucket, key, Some(before));
+        Arc::make_mut(buckets).put(bucket, key, value, replaced);
+        if undo.buckets.len() == known {
+            undo.buckets.push(bucket, key, None);
+        }
+        bucket_changes.push(bucket, key, Some(value));
     }
 
     /// Removes a row of a small bucket; false if there is none.
@@ -166,11 +168,12 @@ impl<'s> Txn<'s> {
     /// # Panics
     /// For [`Bucket::Key`].
     pub fn bucket_delete(&mut self, bucket: Bucket, key: &[u8]) -> bool {
-        let before = self.buckets_mut(bucket).delete(bucket, key);
-        let existed = before.is_some();
+        assert!(bucket != Bucket::Key, "rows of the key bucket are written by put and delete");
+        let Store { buckets, bucket_changes, undo, .. } = &mut *self.store;
+        let removed = |before: &[u8]| undo.buckets.push(bucket, key, Some(before));
+        let existed = Arc::make_mut(buckets).delete(bucket, key, removed);
         if existed {
-            let key = key.to_vec();
-            self.store.undo.bucket_changes.push(BucketChange { bucket, key, before, after: None });
+            bucket_changes.push(bucket, key, None);
         }
         existed
     }
@@ -209,10 +212,7 @@ impl<'s> Txn<'s> {
             store.revision = self.main;
             store.checkpoint.rows += store.undo.previous.len() as u64;
         }
-        for change in store.undo.bucket_changes.drain(..) {
-            store.bucket_changes.insert((change.bucket, change.key), change.after);
-            store.checkpoint.other = true;
-        }
+        store.checkpoint.other |= !store.undo.buckets.is_empty();
         if let Some(conf_state) = self.conf_state.take() {
             store.set_conf_state(&conf_state);
         }
@@ -224,11 +224,6 @@ impl<'s> Txn<'s> {
         let sub = u32::try_from(self.changes()).expect("memory ends before 2^32 changes");
         RevKey { main: self.main, sub }
     }
-
-    fn buckets_mut(&mut self, bucket: Bucket) -> &mut Buckets {
-        assert!(bucket != Bucket::Key, "rows of the key bucket are written by put and delete");
-        Arc::make_mut(&mut self.store.buckets)
-    }
 }
 
 impl Drop for Txn<'_> {
@@ -237,13 +232,15 @@ impl Drop for Txn<'_> {
             return;
         }
         let store = &mut *self.store;
-        while let Some(change) = store.undo.bucket_changes.pop() {
+        for at in (0..store.undo.buckets.len()).rev() {
+            let Change { bucket, key, value } = store.undo.buckets.get(at);
             let buckets = Arc::make_mut(&mut store.buckets);
-            match change.before {
-                Some(value) => buckets.put(change.bucket, &change.key, &value),
-                None => buckets.delete(change.bucket, &change.key),
-            };
+            match value {
+                Some(value) => buckets.put(bucket, key, value, |_| {}),
+                None => drop(buckets.delete(bucket, key, |_| {})),
+            }
         }
+        store.bucket_changes.truncate(self.bucket_mark);
         let mut rows = store.tables.rows_since(self.mark).rev();
         while let Some(previous) = store.undo.previous.pop() {
             let (_, bytes) = rows.next().expect("every change has a row");

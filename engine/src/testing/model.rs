@@ -136,6 +136,17 @@ impl Model {
         self.revisions += i64::from(sub > 0);
     }
 
+    /// Compares all that can be read from the store, its small buckets included.
+    ///
+    /// # Panics
+    /// On any difference.
+    pub fn assert_store(&self, store: &mut Store, pages: &mut dyn PageSource, prng: &mut Prng) {
+        let rows: Vec<_> = store.bucket_iter(Bucket::Lease, b"").collect();
+        let expected: Vec<_> = self.buckets.iter().map(|(k, v)| (&k[..], &v[..])).collect();
+        assert_eq!(rows, expected, "lease bucket");
+        self.assert_view(&store.publish(), pages, prng);
+    }
+
     /// Compares all that can be read from `view` at its compact revision, its newest one, and one
     /// in between, as well as the events.
     ///
@@ -145,9 +156,6 @@ impl Model {
         assert_eq!(view.revision, self.revision(), "revision");
         assert_eq!(view.applied, LogIndex(self.applied), "applied");
         assert_eq!(view.compact_revision.0.max(0), self.compacted, "compact revision");
-        let rows: Vec<_> = view.bucket_iter(Bucket::Lease, b"").collect();
-        let expected: Vec<_> = self.buckets.iter().map(|(k, v)| (&k[..], &v[..])).collect();
-        assert_eq!(rows, expected, "lease bucket");
         let oldest = self.compacted.max(1);
         let span = (self.revision().0 - oldest + 1).cast_unsigned();
         let middle = Revision(oldest + prng.below(span).cast_signed());

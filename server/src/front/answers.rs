@@ -81,7 +81,7 @@ impl Front {
             _ => {}
         }
         match reply {
-            Reply::Put { revision } => {
+            Reply::Header { revision } => {
                 let header = self.shared.header(revision);
                 self.answer.clear();
                 header.write(&mut self.answer);

@@ -22,11 +22,10 @@ use crate::driver::SocketId;
 use crate::limits;
 use crate::quota;
 use crate::replica::{LeaseAnswer, LeaseAsk, LeaseQuestion, Slot};
-use crate::wire::{Header, field_len, int_len, write_int64, write_len};
+use crate::wire::{Header, RAFT_LEASE_REVOKE, field_len, int_len, write_int64, write_len};
 
-/// Field numbers of InternalRaftRequest.
+/// Field number of `lease_grant` in InternalRaftRequest.
 const RAFT_LEASE_GRANT: u32 = 8;
-const RAFT_LEASE_REVOKE: u32 = 9;
 /// A stream that asked for a leader ends after so many election timeouts without one.
 const LEADERLESS_ELECTIONS: u64 = 3;
 

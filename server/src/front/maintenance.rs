@@ -99,26 +99,30 @@ impl Front {
     }
 
     pub(super) fn hash(&mut self, call: Call) -> Outcome {
-        self.ask_hasher(call, Kind::Hash, |reply| Job::Everything { reply })
+        let reply = self.reply_to(call, Kind::Hash)?;
+        self.push_replica(ToReplica::Hash { reply });
+        Err(Refusal::Waiting)
     }
 
     pub(super) fn hash_kv(&mut self, call: Call, request: &pb::HashKvRequest) -> Outcome {
         let revision = request.revision;
-        self.ask_hasher(call, Kind::HashKv, |reply| Job::ByRevision { revision, reply })
+        let reply = self.reply_to(call, Kind::HashKv)?;
+        let slot = reply.slot;
+        if self.hasher.submit(Job::ByRevision { revision, reply }).is_err() {
+            self.tasks.remove(slot);
+            return Err(EtcdError::TooManyRequests.into());
+        }
+        Err(Refusal::Waiting)
     }
 
-    fn ask_hasher(&mut self, call: Call, kind: Kind, job: impl FnOnce(ReplyTo) -> Job) -> Outcome {
+    fn reply_to(&mut self, call: Call, kind: Kind) -> Result<ReplyTo, Refusal> {
         let mut task = self.task(call, kind);
         // As long as it takes: etcd sets no limit of its own.
         task.deadline_ms = call.deadline_ms.unwrap_or(u64::MAX);
         task.client_deadline = true;
         let slot = self.tasks.insert(task).map_err(|_| EtcdError::TooManyRequests)?;
         let (answers, waker) = (self.hash_answers.clone(), self.waker.clone());
-        if self.hasher.submit(job(ReplyTo { slot, answers, waker })).is_err() {
-            self.tasks.remove(slot);
-            return Err(EtcdError::TooManyRequests.into());
-        }
-        Err(Refusal::Waiting)
+        Ok(ReplyTo { slot, answers, waker })
     }
 
     /// Answers the hashes that are finished.

@@ -326,7 +326,7 @@ fn a_full_ring_stops_reading_and_keeps_the_order_and_every_message() {
     let ascending: Vec<u64> = (0..total as u64).collect();
     assert_eq!(slots, ascending, "fresh slots count up");
     for slot in slots {
-        let reply = || crate::replica::Reply::Put { revision: 7 };
+        let reply = || crate::replica::Reply::Header { revision: 7 };
         while rig.to_front.push(ToFront::Reply { slot, reply: reply() }).is_err() {
             caller.exchange(&mut rig);
         }
@@ -363,7 +363,7 @@ fn proposals_without_a_leader_time_out_and_neither_pile_up_nor_stop_other_reques
     // A leader comes and refuses or serves them: late replies find nobody, and all is well again.
     while let Some(message) = rig.replica.pop() {
         if let ToReplica::Propose { slot, .. } = message {
-            let reply = crate::replica::Reply::Put { revision: 9 };
+            let reply = crate::replica::Reply::Header { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
         }
     }
@@ -440,7 +440,7 @@ fn a_client_with_small_requests_is_read_while_one_with_large_requests_must_wait(
     while let Some(message) = rig.replica.pop() {
         if let ToReplica::Propose { slot, data, .. } = message {
             sizes.push(data.len());
-            let reply = crate::replica::Reply::Put { revision: 9 };
+            let reply = crate::replica::Reply::Header { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
         }
     }

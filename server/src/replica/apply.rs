@@ -7,7 +7,6 @@
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
-use etcore_engine::hash::{HashKind, KvHasher};
 use etcore_engine::types::{LeaseId, Revision};
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, membershippb};
@@ -19,7 +18,6 @@ use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica, Slot};
 use crate::api::reader::Stop;
 use crate::api::txn::{self, Context};
-use crate::hasher::Job;
 use crate::limits;
 use crate::member::Member;
 use crate::wire::{self, Header, PutRef};
@@ -37,8 +35,15 @@ enum Halt {
 
 /// What an entry takes of [`limits::APPLY_TURN_COST`], about: a put is 1.
 fn cost(entry: &LogEntry) -> usize {
-    let is_put = entry.kind == EntryKind::Normal && wire::wrapped_put(&entry.data).is_some();
-    if is_put { 1 } else { limits::APPLY_OTHER_COST }
+    if entry.kind == EntryKind::Normal {
+        if wire::wrapped_put(&entry.data).is_some() {
+            return 1;
+        }
+        if wire::wrapped_revoke(&entry.data).is_some() {
+            return limits::APPLY_REVOKE_COST;
+        }
+    }
+    limits::APPLY_OTHER_COST
 }
 
 impl Replica {
@@ -148,18 +153,19 @@ impl Replica {
                 self.begin_term(entry.term);
                 Ok(None)
             }
-            EntryKind::Normal => match wire::wrapped_put(&entry.data) {
-                Some(put) => {
+            EntryKind::Normal => {
+                if let Some(put) = wire::wrapped_put(&entry.data) {
                     let put = PutRef::parse(put)
                         .map_err(|error| Halt::Broken(format!("put request: {error}")))?;
-                    self.apply_put(entry, &put).map(Some)
+                    return self.apply_put(entry, &put).map(Some);
                 }
-                None => {
-                    let request = pb::InternalRaftRequest::decode(entry.data.clone())
-                        .map_err(|error| Halt::Broken(format!("raft request: {error}")))?;
-                    self.apply_request(entry, request)
+                if let Some(lease) = wire::wrapped_revoke(&entry.data) {
+                    return Ok(Some(self.apply_lease_revoke(entry, lease)));
                 }
-            },
+                let request = pb::InternalRaftRequest::decode(entry.data.clone())
+                    .map_err(|error| Halt::Broken(format!("raft request: {error}")))?;
+                self.apply_request(entry, request)
+            }
         }
     }
 
@@ -249,7 +255,7 @@ impl Replica {
         txn.put(put.key, put.value, LeaseId(0));
         let revision = txn.commit().0;
         self.desk.lessor.set_item(put.key, 0);
-        Ok(Reply::Put { revision })
+        Ok(Reply::Header { revision })
     }
 
     /// Runs `change` in a transaction and commits it; a refusal leaves only the applied index.
@@ -308,8 +314,9 @@ impl Replica {
         let hash = self.compaction_hash(Revision(request.revision));
         match self.store.compact(Revision(request.revision)) {
             Ok(()) => {
-                // Without room for it the hash of this compaction is not remembered.
-                let _ = hash.map(|hasher| self.hasher.submit(Job::Compaction(hasher)));
+                if let Some(hasher) = hash {
+                    self.hashes.begin_compaction(hasher);
+                }
                 let mut out = Vec::new();
                 self.shared.header(self.store.revision().0).write(&mut out);
                 if request.physical {
@@ -322,14 +329,6 @@ impl Replica {
                 Stop::NeedsPage(_) | Stop::Broken(_) => Reply::Refused(EtcdError::Corrupt.into()),
             },
         }
-    }
-
-    /// The hash to be taken over what the compaction is about to remove; its pin comes before the
-    /// compaction.
-    fn compaction_hash(&self, to: Revision) -> Option<Box<KvHasher>> {
-        let compacted = self.store.compact_revision();
-        let pin = self.store.revision_pins().pin(compacted.max(Revision(0))).ok()?;
-        Some(Box::new(KvHasher::new(HashKind::ByCompaction, to, compacted, pin)))
     }
 
     fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {

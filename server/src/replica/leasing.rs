@@ -24,8 +24,6 @@ use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
 use crate::{limits, wire};
 
-/// Field number of `lease_revoke` in InternalRaftRequest.
-const RAFT_LEASE_REVOKE: u32 = 9;
 /// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
 const APPLY_WAIT_MS: u64 = 1000;
 /// How often checkpoints that are due are looked for.
@@ -284,16 +282,21 @@ impl Replica {
         let backlog = self.desk.lessor.collect_expired(now_ms);
         let now_us = u64::try_from(self.shared.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
         let allowed = self.desk.pace.allow(backlog, now_us);
-        let mut proposed = 0;
-        while proposed < allowed
+        // They are slices of one piece of memory.
+        let mut entries = Vec::with_capacity(allowed * wire::REVOKE_BYTES_MAX);
+        let mut ends = Vec::with_capacity(allowed);
+        while ends.len() < allowed
             && let Some(id) = self.desk.lessor.next_expired(now_ms)
         {
-            proposed += 1;
-            let revoke = pb::LeaseRevokeRequest { id }.encode_to_vec();
-            let entry = wire::wrap_request(RAFT_LEASE_REVOKE, &revoke, self.new_request_id());
-            batch.push(entry.into());
+            wire::write_revoke(&mut entries, id, self.new_request_id());
+            ends.push(entries.len());
         }
-        self.desk.pace.took(proposed);
+        self.desk.pace.took(ends.len());
+        let (entries, mut start) = (Bytes::from(entries), 0);
+        for end in ends {
+            batch.push(entries.slice(start..end));
+            start = end;
+        }
         for id in std::mem::take(&mut self.desk.to_clear) {
             batch.push(self.checkpoint_entry(&[(id, 0)]));
         }
@@ -370,25 +373,26 @@ impl Replica {
 
     /// Deletes the lease and its keys, in order and as one revision.
     pub(super) fn apply_lease_revoke(&mut self, entry: &LogEntry, id: i64) -> Reply {
-        let lessor = &mut self.desk.lessor;
-        if !lessor.contains(id) {
+        if let Err(error) = self.alarms.admit_change() {
+            self.store.skip(entry.index, entry.term);
+            return Reply::Refused(error.into());
+        }
+        let Some(revoked) = self.desk.lessor.revoke(id) else {
             self.store.skip(entry.index, entry.term);
             return Reply::Refused(EtcdError::LeaseNotFound.into());
-        }
+        };
         let mut txn = self.store.begin(entry.index, entry.term);
-        for key in lessor.keys(id) {
+        for key in revoked.keys() {
             txn.delete(key);
         }
         txn.bucket_delete(Bucket::Lease, &lessor::row_key(id));
         let revision = txn.commit();
         self.shared.metrics.lease_revoked.inc();
-        if lessor.revoke(id) == Some(true) {
+        if revoked.had_expired {
             self.shared.metrics.lease_expired.inc();
         }
         self.desk.unpark(id);
-        let mut out = Vec::new();
-        self.shared.header(revision.0).write(&mut out);
-        Reply::Message(out)
+        Reply::Header { revision: revision.0 }
     }
 
     /// Takes over what is left of leases. Always kept on disk, as etcd does from cluster version

@@ -70,8 +70,6 @@ struct Lease {
     deadline_ms: u64,
     /// When it is checkpointed next; 0 for never.
     checkpoint_ms: u64,
-    /// It has expired and waits for its revocation.
-    expired: bool,
     /// An entry that clears its checkpoint is on its way.
     clearing: bool,
     keys: Keys,
@@ -133,6 +131,29 @@ pub enum Renewal {
     ClearFirst(bool),
 }
 
+/// A lease whose end was proposed.
+#[derive(Debug, Clone, Copy)]
+struct Revoking {
+    again_ms: u64,
+    deadline_ms: u64,
+    id: i64,
+}
+
+/// A lease that is gone.
+#[derive(Debug)]
+pub struct Revoked {
+    /// Its time was up.
+    pub had_expired: bool,
+    keys: Keys,
+}
+
+impl Revoked {
+    /// The keys that hung on it, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
+    }
+}
+
 /// A lease's times, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeToLive {
@@ -145,8 +166,9 @@ pub struct TimeToLive {
 /// See the module text.
 ///
 /// Invariants: `items` and the leases' keys hold the same pairs; `due` holds exactly the unexpired
-/// leases of a primary lessor, under their deadlines; `checkpoints` exactly those with a
-/// `checkpoint_ms`. Nothing depends on the order in which the maps are walked.
+/// leases of a primary lessor, under their deadlines, and these are above `expired_up_to`;
+/// `checkpoints` exactly those with a `checkpoint_ms`. Nothing depends on the order in which the
+/// maps are walked.
 #[derive(Debug)]
 pub struct Lessor {
     settings: Settings,
@@ -154,10 +176,14 @@ pub struct Lessor {
     leases: HashMap<i64, Lease>,
     items: HashMap<Key, i64>,
     due: BTreeSet<(u64, i64)>,
-    /// Expired and not proposed yet, oldest first; some may be gone meanwhile.
-    overdue: VecDeque<i64>,
+    /// The last that was found to have expired: whatever was due up to it has, and waits for its
+    /// revocation. To find that out looks at no lease: a hundred thousand at once are in no cache.
+    expired_up_to: Option<(u64, i64)>,
+    /// Expired and not proposed yet, oldest first, with their deadlines; some may be gone
+    /// meanwhile.
+    overdue: VecDeque<(u64, i64)>,
     /// Their revocation was proposed; if they still exist at that time, it is proposed again.
-    revoking: VecDeque<(u64, i64)>,
+    revoking: VecDeque<Revoking>,
     checkpoints: BTreeSet<(u64, i64)>,
 }
 
@@ -189,6 +215,7 @@ impl Lessor {
             leases: HashMap::new(),
             items: HashMap::new(),
             due: BTreeSet::new(),
+            expired_up_to: None,
             overdue: VecDeque::new(),
             revoking: VecDeque::new(),
             checkpoints: BTreeSet::new(),
@@ -240,11 +267,12 @@ impl Lessor {
         }
     }
 
-    /// Removes a lease with its attachments, whose keys the caller has deleted. True if it had
-    /// expired; `None` if there was none.
-    pub fn revoke(&mut self, id: i64) -> Option<bool> {
+    /// Removes a lease with its attachments, whose keys the caller deletes; `None` if there is no
+    /// such lease.
+    pub fn revoke(&mut self, id: i64) -> Option<Revoked> {
         let lease = self.leases.remove(&id)?;
-        if self.primary && !lease.expired {
+        let had_expired = self.is_expired(id, lease.deadline_ms);
+        if self.primary && !had_expired {
             self.due.remove(&(lease.deadline_ms, id));
         }
         if lease.checkpoint_ms != 0 {
@@ -253,7 +281,7 @@ impl Lessor {
         for key in lease.keys.iter() {
             self.items.remove(key);
         }
-        Some(lease.expired)
+        Some(Revoked { had_expired, keys: lease.keys })
     }
 
     /// The lease of a key that was written: 0 detaches it. A lease that does not exist counts as
@@ -332,8 +360,10 @@ impl Lessor {
     /// Renews a lease. Only for a primary lessor.
     pub fn renew(&mut self, id: i64, now_ms: u64) -> Renewal {
         let checkpoints = self.settings.checkpoint_ms.is_some();
+        let expired_up_to = self.expired_up_to;
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::NotFound };
-        if lease.expired || lease.deadline_ms <= now_ms {
+        let is_expired = expired_up_to.is_some_and(|last| (lease.deadline_ms, id) <= last);
+        if is_expired || lease.deadline_ms <= now_ms {
             return Renewal::Expired;
         }
         if checkpoints && lease.checkpointed_s > 0 {
@@ -386,10 +416,10 @@ impl Lessor {
         if !self.primary {
             return self.ids();
         }
-        let overdue = self.leases.iter().filter(|(_, lease)| lease.expired);
+        let all = self.leases.iter().map(|(id, lease)| (lease.deadline_ms, *id));
         let mut expired: Vec<(u64, i64)> = match self.leases.len() - self.due.len() {
             0 => Vec::new(),
-            _ => overdue.map(|(id, lease)| (lease.deadline_ms, *id)).collect(),
+            _ => all.filter(|(deadline_ms, id)| self.is_expired(*id, *deadline_ms)).collect(),
         };
         expired.sort_unstable();
         expired.iter().chain(&self.due).map(|(_, id)| *id).collect()
@@ -399,23 +429,20 @@ impl Lessor {
     /// their revocation to be proposed.
     pub fn collect_expired(&mut self, now_ms: u64) -> usize {
         for _ in 0..limits::LEASE_EXPIRIES_PER_TURN {
-            match self.due.first() {
-                Some((deadline_ms, id)) if *deadline_ms <= now_ms => {
-                    let id = *id;
-                    self.due.pop_first();
-                    let lease = self.leases.get_mut(&id).expect("`due` holds leases that exist");
-                    lease.expired = true;
-                    self.overdue.push_back(id);
-                }
-                _ => break,
-            }
+            let Some(first) = self.due.first().filter(|(deadline_ms, _)| *deadline_ms <= now_ms)
+            else {
+                break;
+            };
+            self.expired_up_to = Some(*first);
+            self.overdue.push_back(*first);
+            self.due.pop_first();
         }
-        while let Some((again_ms, id)) = self.revoking.front().copied() {
-            if self.is_expired(id) {
+        while let Some(Revoking { again_ms, deadline_ms, id }) = self.revoking.front().copied() {
+            if self.waits_for_its_end(id, deadline_ms) {
                 if again_ms > now_ms {
                     break;
                 }
-                self.overdue.push_back(id);
+                self.overdue.push_back((deadline_ms, id));
             }
             self.revoking.pop_front();
         }
@@ -427,10 +454,10 @@ impl Lessor {
     /// [`limits::LEASE_REVOKES_IN_FLIGHT`] are on their way.
     pub fn next_expired(&mut self, now_ms: u64) -> Option<i64> {
         while self.revoking.len() < limits::LEASE_REVOKES_IN_FLIGHT {
-            let id = self.overdue.pop_front()?;
-            // It may have been revoked by a client, and granted anew.
-            if self.is_expired(id) {
-                self.revoking.push_back((now_ms + limits::LEASE_REVOKE_RETRY_MS, id));
+            let (deadline_ms, id) = self.overdue.pop_front()?;
+            if self.waits_for_its_end(id, deadline_ms) {
+                let again_ms = now_ms + limits::LEASE_REVOKE_RETRY_MS;
+                self.revoking.push_back(Revoking { again_ms, deadline_ms, id });
                 return Some(id);
             }
         }
@@ -474,19 +501,23 @@ impl Lessor {
         ids
     }
 
-    fn is_expired(&self, id: i64) -> bool {
-        self.leases.get(&id).is_some_and(|lease| lease.expired)
+    fn is_expired(&self, id: i64, deadline_ms: u64) -> bool {
+        self.expired_up_to.is_some_and(|last| (deadline_ms, id) <= last)
+    }
+
+    /// True if the lease that had expired under this deadline is still there.
+    fn waits_for_its_end(&self, id: i64, deadline_ms: u64) -> bool {
+        // It may have been revoked by a client, and granted anew.
+        self.leases.get(&id).is_some_and(|lease| lease.deadline_ms == deadline_ms)
     }
 
     fn refresh(&mut self, id: i64, now_ms: u64, extend_ms: u64) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         let left_s = u64::try_from(lease.left_s()).unwrap_or(0);
         self.due.remove(&(lease.deadline_ms, id));
-        lease.expired = false;
-        lease.deadline_ms = now_ms
-            + 1
-            + extend_ms
-            + left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 };
+        let left_ms = left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 };
+        let unexpired_ms = self.expired_up_to.map_or(0, |(deadline_ms, _)| deadline_ms + 1);
+        lease.deadline_ms = (now_ms + 1 + extend_ms + left_ms).max(unexpired_ms);
         self.due.insert((lease.deadline_ms, id));
     }
 
@@ -506,12 +537,13 @@ impl Lessor {
 
     fn forget_deadlines(&mut self) {
         self.due.clear();
+        self.expired_up_to = None;
         self.overdue.clear();
         self.revoking.clear();
         self.checkpoints.clear();
         for lease in self.leases.values_mut() {
             (lease.deadline_ms, lease.checkpoint_ms) = (0, 0);
-            (lease.expired, lease.clearing) = (false, false);
+            lease.clearing = false;
         }
     }
 
@@ -549,7 +581,6 @@ impl Lease {
             checkpointed_s: 0,
             deadline_ms: 0,
             checkpoint_ms: 0,
-            expired: false,
             clearing: false,
             keys: Keys::None,
         }

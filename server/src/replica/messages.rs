@@ -5,6 +5,7 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
 use super::lessor::{Key, TimeToLive};
+use crate::hasher::ReplyTo;
 
 /// Names the waiting request in its front.
 pub type Slot = u64;
@@ -33,6 +34,12 @@ pub enum ToReplica {
         slot: Slot,
         /// To this member.
         target: u64,
+    },
+    /// Hashes everything. Answered in the front's queue of hashes, or refused by a
+    /// [`ToFront::Reply`].
+    Hash {
+        /// Who waits.
+        reply: ReplyTo,
     },
     /// Rewrites the page file densely; answered by [`ToFront::Defragmented`].
     Defragment {
@@ -129,9 +136,10 @@ pub enum LeaseAnswer {
 /// What came of a proposal.
 #[derive(Debug)]
 pub enum Reply {
-    /// A Put without `prev_kv`: the front writes the header itself.
-    Put {
-        /// The put's revision.
+    /// The response is a header and nothing else, as that of a put without `prev_kv`: the front
+    /// writes it.
+    Header {
+        /// The revision in it.
         revision: i64,
     },
     /// The response message.

@@ -220,6 +220,7 @@ impl Replica {
             ToReplica::Read { up_to } => self.take_read(front, up_to),
             ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
             ToReplica::MoveLeader { slot, target } => self.move_leader(front, slot, target),
+            ToReplica::Hash { reply } => self.begin_hash(front, reply),
             ToReplica::Propose { .. } => {}
         }
     }

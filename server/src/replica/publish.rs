@@ -29,6 +29,7 @@ impl Replica {
             }
             self.start_serving();
         }
+        self.submit_hashes();
         for (front, message) in self.replies.drain(..) {
             self.fronts[front].send(message);
         }

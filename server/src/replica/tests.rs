@@ -526,7 +526,7 @@ impl Cluster {
         assert_eq!(replies.len(), 1, "answered once: {replies:?}");
         match &replies[0] {
             Reply::Refused(status) => Err(status.message.to_string()),
-            Reply::Put { .. } | Reply::Message(_) => Ok(()),
+            Reply::Header { .. } | Reply::Message(_) => Ok(()),
         }
     }
 

@@ -89,7 +89,7 @@ fn page_state(stored: &mut Stored, image: &Image) -> Result<PageState, String> {
         }
     }
     for bucket in Bucket::ALL.into_iter().filter(|bucket| *bucket != Bucket::Key) {
-        for (key, value) in view.bucket_iter(bucket, b"") {
+        for (key, value) in store.bucket_iter(bucket, b"") {
             add(&mut crc, key);
             add(&mut crc, value);
         }

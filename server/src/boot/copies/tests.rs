@@ -166,8 +166,11 @@ impl Fixture {
         let applied = stored.store.applied().0.0;
         let is_new = applied == self.index();
         if is_new {
-            let view = stored.store.publish();
-            self.model.assert_view(&view, &mut DiskPages::new(disk), &mut Prng::new(1));
+            self.model.assert_store(
+                &mut stored.store,
+                &mut DiskPages::new(disk),
+                &mut Prng::new(1),
+            );
         } else {
             assert_eq!(applied, APPLIED, "{what}");
             assert!(!installed, "{what}: the log had the snapshot");

@@ -56,9 +56,9 @@ fn a_lease_ends_at_its_deadline_and_not_before() {
     assert_eq!(expired(&mut lessor, 21_001), [1]);
     assert_eq!(lessor.renew(1, 21_002), Renewal::Expired);
     assert_eq!(lessor.time_to_live(1, 23_500).unwrap().left_s, -2, "as etcd tells it");
-    assert_eq!(lessor.revoke(1), Some(true));
+    assert!(lessor.revoke(1).unwrap().had_expired);
     assert_eq!(lessor.renew(1, 21_003), Renewal::NotFound);
-    assert_eq!((lessor.revoke(1), lessor.time_to_live(1, 0)), (None, None));
+    assert!(lessor.revoke(1).is_none() && lessor.time_to_live(1, 0).is_none());
 }
 
 #[test]
@@ -77,7 +77,8 @@ fn a_lease_that_was_revoked_and_granted_anew_lives_its_own_life() {
     let mut lessor = primary(SETTINGS);
     lessor.grant(1, 2, 0);
     lessor.collect_expired(2001);
-    assert_eq!(lessor.revoke(1), Some(true), "a client was quicker than the proposal");
+    let revoked = lessor.revoke(1).unwrap();
+    assert!(revoked.had_expired, "a client was quicker than the proposal");
     lessor.grant(1, 2, 2002);
     assert!(expired(&mut lessor, 4002).is_empty());
     assert_eq!(expired(&mut lessor, 4003), [1]);

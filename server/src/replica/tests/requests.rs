@@ -234,7 +234,7 @@ pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
         open.retain(|(slot, at, key, value)| {
             let Some(replies) = cluster.members[*at].replies.get(slot) else { return true };
             assert_eq!(replies.len(), 1, "seed {seed}: answered once");
-            if matches!(replies[0], Reply::Put { .. }) {
+            if matches!(replies[0], Reply::Header { .. }) {
                 acknowledged.push((key.clone(), value.clone()));
             }
             false
