@@ -10,6 +10,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::limits::ZERO_CHUNK_BYTES;
 
 /// Bytes in one disk block: the alignment of every [`AlignedBuf`] and of direct I/O.
 pub const BLOCK_BYTES: usize = 4096;
@@ -383,7 +386,7 @@ impl StdDisk {
                 Ok(FileOutput::Written(data))
             }
             FileOp::ZeroFill { file, len_bytes } => {
-                zero_fill(self.file(file)?, len_bytes)?;
+                zero_fill(self.file(file)?, len_bytes, Duration::ZERO)?;
                 Ok(FileOutput::Done)
             }
             FileOp::Sync { file } => self.file(file)?.sync_data().map(|()| FileOutput::Done),
@@ -453,22 +456,26 @@ pub fn read_at_most(file: &File, offset_bytes: u64, len_bytes: usize) -> io::Res
     Ok(buf[lead.min(end)..end].to_vec())
 }
 
-/// Extends `file` to `len_bytes` with written zeros and syncs it.
-pub fn zero_fill(file: &File, len_bytes: u64) -> io::Result<()> {
-    const CHUNK_BYTES: usize = 1 << 20;
+/// Extends `file` to `len_bytes` with written zeros and syncs it. A `pause` after every
+/// [`ZERO_CHUNK_BYTES`] leaves the device to others.
+pub fn zero_fill(file: &File, len_bytes: u64, pause: Duration) -> io::Result<()> {
     let old_len_bytes = file.metadata()?.len();
     // A full file system says so here, before anything is written.
     allocate(file, len_bytes)?;
-    let zeros = AlignedBuf::zeroed(CHUNK_BYTES);
+    let zeros = AlignedBuf::zeroed(ZERO_CHUNK_BYTES);
     let mut offset = old_len_bytes - old_len_bytes % BLOCK_BYTES as u64;
     if offset < old_len_bytes {
         // The last partial block holds data: keep it and start behind it.
         offset += BLOCK_BYTES as u64;
     }
     while offset < len_bytes {
-        let count = usize::try_from((len_bytes - offset).min(CHUNK_BYTES as u64)).expect("bounded");
+        let left = usize::try_from(len_bytes - offset).unwrap_or(usize::MAX);
+        let count = left.min(ZERO_CHUNK_BYTES);
         file.write_all_at(&zeros[..count], offset)?;
         offset += count as u64;
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
     }
     file.sync_all()
 }
@@ -554,7 +561,7 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"data").unwrap();
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        zero_fill(&file, 10_000).unwrap();
+        zero_fill(&file, 10_000, Duration::ZERO).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!((bytes.len(), &bytes[..4]), (10_000, &b"data"[..]));
         assert!(bytes[4..].iter().all(|byte| *byte == 0));

@@ -89,6 +89,9 @@ pub const FILE_GROWTH_BYTES: u64 = 1 << 20;
 /// saved when it is full; a quarter of them may be used before more are asked for.
 pub const FILE_RESERVE_BYTES: u64 = 32 << 20;
 
+/// Zeros written at a time into a segment that is being prepared.
+pub const ZERO_CHUNK_BYTES: usize = 128 << 10;
+
 /// Units of a part of a copy, at most: half a megabyte.
 pub const SNAPSHOT_PART_UNITS: u64 = 128;
 

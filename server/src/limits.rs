@@ -3,6 +3,8 @@
 //! Read by the drivers, the shards, the api and the boot sequence. A bound that an operator may
 //! change is a flag whose default stands here.
 
+use std::time::Duration;
+
 /// Receive buffers of one shard's driver; when all are in use, receiving waits until the shard has
 /// handled some. A power of two.
 pub const RECEIVE_BUFFERS: u16 = 64;
@@ -120,6 +122,11 @@ pub const LEASE_TURN_BYTES: usize = 2 << 20;
 pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
 /// Checkpoint entries proposed at a time; more leases wait half a second.
 pub const LEASE_CHECKPOINT_ENTRIES: usize = 16;
+
+/// After every [`etcore_engine::limits::ZERO_CHUNK_BYTES`] of a spare segment the thread that fills
+/// it rests: the log's own writes come first. Several hundred megabytes a second remain, more than
+/// the log is written with.
+pub const SPARE_PAUSE: Duration = Duration::from_micros(200);
 
 /// Jobs waiting for the blocking pool; more answer `too many requests`.
 pub const POOL_JOBS: usize = 1024;

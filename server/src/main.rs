@@ -10,8 +10,9 @@ use etcore_server::config::flags::{self, Asked};
 use etcore_server::{log, sys, version};
 
 fn main() -> ExitCode {
-    // First, so that every thread inherits the mask.
+    // First, so that every thread inherits both.
     sys::block_stop_signals();
+    sys::take_short_turns();
     match flags::parse(std::env::args().skip(1), std::env::vars()) {
         Ok(Asked::Print(text)) => {
             // A closed pipe is the reader's business.

@@ -80,28 +80,37 @@ pub fn pin_to(index: usize) {
     }
 }
 
-/// The calling thread, and the kernel's workers for it, ask for a core often and briefly: one that
-/// wakes up then does not wait for the end of another's turn of milliseconds (Linux 6.12: custom
-/// slices, sched(7)). Its share of the core stays the same. Best effort.
+/// The calling thread, all that it starts, and the kernel's workers for them ask for a core often
+/// and briefly: one that wakes up then does not wait for the end of another's turn of milliseconds,
+/// nor does whoever else wakes up, such as the kernel's worker that ends a write (Linux 6.12:
+/// custom slices, sched(7)). The share of the core stays the same. Best effort.
 pub fn take_short_turns() {
     /// The shortest that the kernel takes.
     const SLICE_NS: u64 = 100_000;
+    // SAFETY: plain numbers; on Linux 0 names the calling thread.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    set_schedule(nice, SLICE_NS);
+}
+
+/// The calling thread gives way to the shards, and to whoever else wakes up, where both want the
+/// same core. Best effort.
+pub fn yield_to_shards() {
+    /// A tenth of a shard's weight: enough to finish a checkpoint on a busy machine.
+    const NICE: libc::c_int = 10;
+    /// The longest that the kernel takes: what asks for less interrupts it at once.
+    const SLICE_NS: u64 = 100_000_000;
+    set_schedule(NICE, SLICE_NS);
+}
+
+fn set_schedule(nice: libc::c_int, slice_ns: u64) {
     // SAFETY: plain numbers; the struct is initialised and outlives the call, which on Linux takes
     // 0 as the calling thread.
     unsafe {
         let mut attr: libc::sched_attr = std::mem::zeroed();
         attr.size = size_of::<libc::sched_attr>() as u32;
         attr.sched_policy = libc::SCHED_OTHER as u32;
-        attr.sched_nice = libc::getpriority(libc::PRIO_PROCESS, 0);
-        attr.sched_runtime = SLICE_NS;
+        attr.sched_nice = nice;
+        attr.sched_runtime = slice_ns;
         libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0);
     }
-}
-
-/// The calling thread gives way to the shards where both want the same core. Best effort.
-pub fn yield_to_shards() {
-    /// A tenth of a shard's weight: enough to finish a checkpoint on a busy machine.
-    const NICE: libc::c_int = 10;
-    // SAFETY: plain numbers; on Linux 0 names the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }

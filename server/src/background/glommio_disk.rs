@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use etcore_engine::file::{
     AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, StdDisk, Token, allocate, zero_fill,
@@ -155,7 +156,7 @@ impl GlommioDisk {
                 let handle = self.std.handle(file).ok_or(io::ErrorKind::NotFound)?;
                 self.spawn(token, async move {
                     glommio::executor()
-                        .spawn_blocking(move || zero_fill(&handle, len_bytes))
+                        .spawn_blocking(move || zero_fill(&handle, len_bytes, Duration::ZERO))
                         .await
                         .map(|()| FileOutput::Done)
                 });

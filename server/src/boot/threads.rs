@@ -109,7 +109,6 @@ pub(super) fn start(
             if pin {
                 pin_to(own_core);
             }
-            crate::sys::take_short_turns();
             let outcome = super::assemble::shard(&shared, driver, &waker, front, replica)
                 .and_then(|mut shard| shard.run());
             if let Err(error) = outcome {

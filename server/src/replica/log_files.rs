@@ -15,6 +15,7 @@ use etcore_raftlog::types::LogEntry;
 use etcore_raftlog::wal::ReadPlan;
 
 use crate::driver::{LogFile, Waker};
+use crate::limits;
 use crate::pool::Pool;
 
 /// Which of the writer's two lanes an operation belongs to.
@@ -114,7 +115,7 @@ impl LogFiles {
                 };
             }
             FileOp::ZeroFill { file, len_bytes } => match handle(disk, file) {
-                Ok(file) => Box::new(move || zero_fill(&file, len_bytes)),
+                Ok(file) => Box::new(move || zero_fill(&file, len_bytes, limits::SPARE_PAUSE)),
                 Err(error) => return Started::Done(Err(error)),
             },
             FileOp::Sync { file } => match handle(disk, file) {

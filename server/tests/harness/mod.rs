@@ -78,6 +78,12 @@ impl Setup {
         }
     }
 
+    /// With segments as long as a user's, for tests that measure: short ones are always about to
+    /// end, and what ends waits for the next.
+    pub fn as_shipped(self) -> Self {
+        self.with(&format!("--wal-segment-bytes={}", etcore_raftlog::limits::SEGMENT_BYTES))
+    }
+
     pub fn with(mut self, flag: &str) -> Self {
         self.extra.push(flag.to_owned());
         self
