@@ -170,7 +170,7 @@ pub const APPLY_BACKLOG: usize = 64 << 10;
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;
 /// What the end of a lease counts as: most have a key or two.
-pub const APPLY_REVOKE_COST: usize = 8;
+pub const APPLY_REVOKE_COST: usize = 16;
 /// What any other entry counts as.
 pub const APPLY_OTHER_COST: usize = 32;
 /// A turn that begins with more entries than these applies them all.

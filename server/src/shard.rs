@@ -91,7 +91,8 @@ impl Shard {
             Duration::ZERO
         } else {
             let deadline_ms = self.roles.deadline_ms().min(now_ms + SLEEP_MS_MAX);
-            Duration::from_millis(deadline_ms.saturating_sub(now_ms))
+            let timeout = Duration::from_millis(deadline_ms.saturating_sub(now_ms));
+            self.roles.pause().map_or(timeout, |pause| timeout.min(pause))
         };
         self.roles.begin(now_ms);
         Ok(Some(timeout))
@@ -197,6 +198,10 @@ impl Roles {
             || self.peers.as_ref().is_some_and(|peers| {
                 peers.has_input(self.replica.as_ref().is_some_and(Replica::wants_messages))
             })
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.replica.as_ref().and_then(Replica::pause)
     }
 
     fn deadline_ms(&self) -> u64 {

@@ -89,7 +89,7 @@ impl Scene {
     /// With settings of its own, and with what is stored before it is started for good.
     fn with(driver: &'static str, settings: impl Fn(Setup) -> Setup, store: impl Fn(u16)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let setup = settings(Setup::new(dir.path(), driver).as_shipped());
+        let setup = settings(Setup::new(dir.path(), driver).with_long_segments());
         let mut member = setup.start();
         store(setup.client_port);
         // Started anew, so that memory which the load has left behind hides nothing.
@@ -467,7 +467,7 @@ fn a_peer_that_is_only_there_by_half_is_found_out_and_closed() {
     on_each_driver(|driver| {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), driver)
-            .as_shipped()
+            .with_long_segments()
             .with("--grpc-keepalive-interval=1s")
             .with("--grpc-keepalive-timeout=1s");
         let member = setup.start();
@@ -590,7 +590,7 @@ fn lists_that_are_read_slowly_cost_little_each() {
 fn plain_clients_that_end_their_side_early_get_their_answers() {
     on_each_driver(|driver| {
         let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver).as_shipped();
+        let setup = Setup::new(dir.path(), driver).with_long_segments();
         let _member = setup.start();
         for round in 0..sized(20, 500) {
             for target in ["/health", "/version", "/metrics", "/readyz", "/nothing"] {
@@ -619,7 +619,7 @@ fn connections_that_never_say_anything_are_closed_and_idle_clients_are_not() {
     }
     on_each_driver(|driver| {
         let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver).as_shipped();
+        let setup = Setup::new(dir.path(), driver).with_long_segments();
         let member = setup.start();
         let mut idle = Raw::connect(setup.client_port, 1 << 20);
         idle.put_once("before");

@@ -656,7 +656,7 @@ fn leases_that_end_together_are_gone_soon_and_hold_up_nobody() {
     };
     for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
         let dir = tempfile::tempdir().unwrap();
-        let setup = Setup::new(dir.path(), driver).as_shipped();
+        let setup = Setup::new(dir.path(), driver).with_long_segments();
         let member = setup.start();
         let ended = runtime().block_on(end_together(&setup, member.pid(), count, ttl_s));
         eprintln!("{driver}: {count} leases: {ended:.2?}");

@@ -252,7 +252,7 @@ fn an_hour_of_mixed_load_leaves_everything_flat() {
     };
     let driver = if is_available("uring") { "uring" } else { "portable" };
     let dir = tempfile::tempdir().unwrap();
-    let setup = Setup::new(dir.path(), driver).as_shipped();
+    let setup = Setup::new(dir.path(), driver).with_long_segments();
     let member = setup.start();
     let load = Arc::new(Load::default());
     let mut samples = Vec::new();

@@ -7,6 +7,7 @@
 //! lessor is primary, and that has not slept so long that another may have been elected meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
@@ -84,6 +85,10 @@ pub(super) struct LeaseDesk {
     fast_renewals: bool,
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl LeaseDesk {
     pub(super) fn new(lessor: Lessor, fast_renewals: bool) -> Self {
         Self {
@@ -116,6 +121,13 @@ impl LeaseDesk {
         }
     }
 
+    /// How long until the next revocations may be proposed, should some wait: less than the
+    /// millisecond that [`LeaseDesk::deadline_ms`] says.
+    pub(super) fn pause(&self, now: Duration) -> Option<Duration> {
+        let waits = self.lessor.has_overdue() && self.leadership == Leadership::Sure;
+        waits.then(|| Duration::from_micros(self.pace.wait_us(micros(now))))
+    }
+
     /// True if something waits to be proposed.
     pub(super) fn has_input(&self) -> bool {
         !self.to_clear.is_empty()
@@ -138,6 +150,12 @@ impl LeaseDesk {
 }
 
 impl Replica {
+    /// When a turn is due sooner than in a millisecond: how soon.
+    pub fn pause(&self) -> Option<Duration> {
+        let may_propose = self.is_leader() && !self.proposals_wait;
+        if may_propose { self.desk.pause(self.shared.clock.elapsed()) } else { None }
+    }
+
     /// A leader that was not run for long may have been replaced: it asks before it lets leases
     /// live or die. Called with every tick.
     pub(super) fn tick_leases(&mut self, slept_ms: u64, tick_ms: u64) {
@@ -280,8 +298,7 @@ impl Replica {
         }
         let now_ms = self.now_ms;
         let backlog = self.desk.lessor.collect_expired(now_ms);
-        let now_us = u64::try_from(self.shared.clock.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let allowed = self.desk.pace.allow(backlog, now_us);
+        let allowed = self.desk.pace.allow(backlog, micros(self.shared.clock.elapsed()));
         // They are slices of one piece of memory.
         let mut entries = Vec::with_capacity(allowed * wire::REVOKE_BYTES_MAX);
         let mut ends = Vec::with_capacity(allowed);

@@ -80,7 +80,7 @@ impl Setup {
 
     /// With segments as long as a user's, for tests that measure: short ones are always about to
     /// end, and what ends waits for the next.
-    pub fn as_shipped(self) -> Self {
+    pub fn with_long_segments(self) -> Self {
         self.with(&format!("--wal-segment-bytes={}", etcore_raftlog::limits::SEGMENT_BYTES))
     }
 
