@@ -1,9 +1,9 @@
 //! The thread that hashes: HashKV and Hash requests, and the hash of every compaction.
 //!
 //! Fronts and the replica hand it jobs, the replica only once what they read is published; it reads
-//! the newest view in short steps, with a revision pinned, so that neither requests nor compaction wait for it, and leaves the outcome in the
-//! asking front's queue. The simulator takes the same steps without a thread. It must never keep a
-//! view between two steps.
+//! the newest view in short steps, with a revision pinned, so that neither requests nor compaction
+//! wait for it, and leaves the outcome in the asking front's queue. The simulator takes the same
+//! steps without a thread. It must never keep a view between two steps.
 
 use std::fmt;
 use std::fs::File;
