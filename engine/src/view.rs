@@ -3,8 +3,8 @@
 //! Made by [`Store::publish`](crate::store::Store::publish), read by any thread. Nothing in a view
 //! disagrees with anything else in it. A view holds memory and pages: it must never be kept across
 //! a turn; long reads pin a revision and look at the newest view for each chunk. The small buckets
-//! are not in it: only the store's owner reads them, and sharing each state of them would make every
-//! change of a lease copy what it changes.
+//! are not in it: only the store's owner reads them, and sharing each of their states would make
+//! every change of a lease copy what it changes.
 
 mod events;
 mod range;
