@@ -58,7 +58,7 @@ for round in $(seq "$rounds"); do
     done
     mkdir -p "$scratch/probe"
     "$tune_bin" probe --data-dir "$scratch/probe" |
-        sed -n '/^Durable writes/,/^Findings/{/^Findings/!p}' | tee "$results/disk-$round.txt"
+        sed -n "/^Durable writes/,/^Findings/{/^Findings/!{s#$PWD/##;p}}" | tee "$results/disk-$round.txt"
 done
 summarize "One client's put: etcore against etcd" "rounds: $rounds; the disk by itself: disk-*.txt" |
     tee "$results/summary.md"
