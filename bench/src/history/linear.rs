@@ -45,7 +45,7 @@ pub const REFUSED: &str = "what was refused has no effect";
 pub const UNDECIDED: &str = "the history leaves few enough choices to be judged";
 
 /// Requests replayed before a search is given up, besides one for each of the history: seconds.
-const STEPS_MAX: u64 = 10_000_000;
+const STEPS_MAX: u64 = 150_000_000;
 
 /// Who made a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
