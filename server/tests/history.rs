@@ -479,10 +479,7 @@ fn judge_cluster(driver: &'static str) {
     let seed = u64::from(std::process::id());
     eprintln!("three members, {driver}: seed {seed}, {rounds} rounds");
     let dir = tempfile::tempdir().unwrap();
-    // With the gate's default a renewal may be answered by a leader that has not applied a
-    // revocation which a follower has answered already, as in etcd.
-    let slow_renewals = "--feature-gates=FastLeaseKeepAlive=false";
-    let cluster = Cluster::start(dir.path(), driver, 3, &[slow_renewals]);
+    let cluster = Cluster::start(dir.path(), driver, 3, &[]);
     let recorder = Arc::new(Recorder::new());
     block_on(cluster_rounds(&recorder, cluster, rounds, seed));
     pass_judgement(&format!("cluster-{driver}"), seed, &recorder);

@@ -81,8 +81,13 @@ pub(super) struct LeaseDesk {
     /// Leases whose checkpoint must be cleared before they can be renewed.
     to_clear: Vec<i64>,
     next_checkpoint_ms: u64,
-    /// Renewals of leases that exist need not wait for entries on their way.
+    /// Renewals of leases that exist need not wait for entries on their way, unless one of them is
+    /// their lease's end.
     fast_renewals: bool,
+    /// Leases that clients have asked to end, with where in the log that is asked for at the latest:
+    /// another member may have answered it before this leader applies it. Ascending by index;
+    /// applied ones are dropped. No longer than the unapplied end of the log.
+    pub(super) ending: VecDeque<(LogIndex, i64)>,
 }
 
 fn micros(time: Duration) -> u64 {
@@ -100,6 +105,7 @@ impl LeaseDesk {
             to_clear: Vec::new(),
             next_checkpoint_ms: 0,
             fast_renewals,
+            ending: VecDeque::new(),
         }
     }
 
@@ -110,6 +116,7 @@ impl LeaseDesk {
         }
         self.leadership = Leadership::Sure;
         self.to_clear.clear();
+        self.ending.clear();
         self.queued.extend(std::mem::take(&mut self.parked).into_values().flatten());
         self.queued.iter_mut().for_each(|waiting| waiting.after = None);
     }
@@ -139,6 +146,24 @@ impl LeaseDesk {
             return now_ms + 1;
         }
         self.lessor.next_deadline_ms().unwrap_or(u64::MAX).max(now_ms + 1)
+    }
+
+    /// Entries that end these leases at a client's wish are in the log, up to this index.
+    pub(super) fn note_ending(&mut self, last: LogIndex, leases: impl IntoIterator<Item = i64>) {
+        if self.fast_renewals {
+            self.ending.extend(leases.into_iter().map(|lease| (last, lease)));
+        }
+    }
+
+    fn forget_ended(&mut self, applied: LogIndex) {
+        while self.ending.pop_front_if(|(index, _)| *index <= applied).is_some() {}
+    }
+
+    /// True if a renewal of this lease need not wait for entries on their way.
+    fn renews_fast(&self, id: i64) -> bool {
+        self.fast_renewals
+            && self.lessor.contains(id)
+            && !self.ending.iter().any(|(_, ending)| *ending == id)
     }
 
     /// What waited for an entry about this lease is looked at again.
@@ -229,13 +254,14 @@ impl Replica {
             return;
         }
         let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
+        self.desk.forget_ended(applied);
         for _ in 0..self.desk.queued.len() {
             let Some(mut waiting) = self.desk.queued.pop_front() else { return };
             let behind = *waiting.after.get_or_insert(commit) > applied;
             let question = waiting.ask.question;
-            let is_fast = self.desk.fast_renewals
-                && matches!(question, LeaseQuestion::Renew { id } if self.desk.lessor.contains(id));
-            if behind && !is_fast {
+            let is_fast =
+                || matches!(question, LeaseQuestion::Renew { id } if self.desk.renews_fast(id));
+            if behind && !is_fast() {
                 self.desk.queued.push_back(waiting);
                 continue;
             }

@@ -14,7 +14,7 @@ use etcore_raftlog::peer::{PeerAsk, PeerReport};
 use super::Replica;
 use super::asks::PeerReply;
 use super::space;
-use crate::limits;
+use crate::{limits, wire};
 
 /// See the module text.
 #[derive(Default)]
@@ -240,7 +240,14 @@ impl Replica {
             }
             taken_bytes += cost_bytes(&message);
             if !message.entries.is_empty() {
+                let ending = |entry: &raftpb::Entry| {
+                    entry.data.as_ref().and_then(|data| wire::wrapped_revoke(data))
+                };
+                let ending: Vec<i64> = message.entries.iter().filter_map(ending).collect();
                 self.step_now(message);
+                if !ending.is_empty() {
+                    self.desk.note_ending(self.log.node.status().last_index, ending);
+                }
             }
         }
         taken_bytes

@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::messages::{Slot, ToReplica};
 use super::{Proposal, Replica, space};
-use crate::{limits, version};
+use crate::{limits, version, wire};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
 
@@ -241,8 +241,14 @@ impl Replica {
             return;
         }
         let deadline_ms = self.now_ms + self.request_timeout_ms;
+        // Expired leases are not renewed anyway.
+        let of_clients = batch.iter().zip(&origins).filter(|(_, from)| from.is_some());
+        let ending: Vec<i64> =
+            of_clients.filter_map(|(entry, _)| wire::wrapped_revoke(entry)).collect();
         match self.log.node.propose(batch.into_iter()) {
-            Ok(Proposed::Appended { first, term, .. }) => {
+            Ok(Proposed::Appended { first, term, count }) => {
+                let last = etcore_engine::types::LogIndex(first.0 + count - 1);
+                self.desk.note_ending(last, ending);
                 // What an earlier leadership of this member has left there is gone.
                 self.outlive_overwritten(first.0);
                 for (index, from) in (first.0..).zip(origins) {

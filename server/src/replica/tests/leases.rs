@@ -160,6 +160,41 @@ fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledg
 }
 
 #[test]
+fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags() {
+    for asked_of_the_leader in [false, true] {
+        let mut cluster = Cluster::new(3, 38);
+        let leader = cluster.ready();
+        let follower = cluster.others(leader)[0];
+        grant(&mut cluster, leader, 7, 60);
+        grant(&mut cluster, leader, 8, 60);
+        cluster.members[leader].holds_writes = true;
+        let revoke = pb::LeaseRevokeRequest { id: 7 }.encode_to_vec();
+        let revoker = if asked_of_the_leader { leader } else { follower };
+        let ended = cluster.propose(revoker, wire::RAFT_LEASE_REVOKE, &revoke);
+        cluster.until(1000, "the end of a lease", |cluster| !exists(cluster, follower, 7));
+        assert!(exists(&cluster, leader, 7), "it has not applied the end");
+        cluster.next_slot += 1;
+        let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
+        let question = LeaseQuestion::Renew { id: 7 };
+        let asked =
+            cluster.members[leader].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+        assert!(asked.is_ok());
+        cluster.run_ms(200);
+        assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
+        let other = ask(&mut cluster, leader, LeaseQuestion::Renew { id: 8 });
+        assert!(matches!(other, LeaseAnswer::Renewed { ttl_s: 60 }), "{other:?}");
+        assert!(exists(&cluster, leader, 7), "others need not wait");
+        cluster.members[leader].holds_writes = false;
+        assert_eq!(cluster.reply(revoker, ended), Ok(()));
+        cluster
+            .until(7000, "an answer", |cluster| cluster.members[leader].leases.contains_key(&slot));
+        let renewed = cluster.members[leader].leases.remove(&slot).unwrap();
+        assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 0 }), "{renewed:?}");
+        assert!(cluster.members[leader].replica.desk.ending.is_empty(), "it is forgotten");
+    }
+}
+
+#[test]
 fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_applies() {
     const ASKED: usize = 12;
     let mut cluster = Cluster::new(1, 37);
