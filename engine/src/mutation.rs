@@ -42,11 +42,13 @@ pub enum Mutation {
     CompactionForgotten,
     /// A leader applies, publishes and answers what the others may not have.
     PublishBeforeCommit,
+    /// A leader that is behind renews a lease though its end is on its way through the log.
+    EndingLeaseRenewed,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::AnswerBeforeSync,
         Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
@@ -64,6 +66,7 @@ impl Mutation {
         Self::FollowerAnswersBeforeSync,
         Self::CompactionForgotten,
         Self::PublishBeforeCommit,
+        Self::EndingLeaseRenewed,
     ];
 }
 

@@ -104,7 +104,7 @@ const SEEDS_MOST: u64 = 300;
 
 /// Faults, each with a seed that showed it.
 #[cfg(feature = "mutations")]
-const FAULTS: [(Mutation, u64); 17] = [
+const FAULTS: [(Mutation, u64); 18] = [
     (Mutation::AnswerBeforeSync, 2000),
     (Mutation::VoteForgotten, 2001),
     (Mutation::ApplyAgainAfterRestart, 3),
@@ -122,6 +122,7 @@ const FAULTS: [(Mutation, u64); 17] = [
     (Mutation::FollowerAnswersBeforeSync, 1042),
     (Mutation::CompactionForgotten, 1),
     (Mutation::PublishBeforeCommit, 4),
+    (Mutation::EndingLeaseRenewed, 123),
 ];
 
 #[cfg(feature = "mutations")]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
@@ -161,9 +162,10 @@ impl LeaseDesk {
 
     /// True if a renewal of this lease need not wait for entries on their way.
     fn renews_fast(&self, id: i64) -> bool {
+        let ends = || self.ending.iter().any(|(_, ending)| *ending == id);
         self.fast_renewals
             && self.lessor.contains(id)
-            && !self.ending.iter().any(|(_, ending)| *ending == id)
+            && (is_on(Mutation::EndingLeaseRenewed) || !ends())
     }
 
     /// What waited for an entry about this lease is looked at again.

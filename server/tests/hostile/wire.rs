@@ -85,6 +85,8 @@ impl Frame {
 pub(crate) struct Wire {
     pub(crate) socket: TcpStream,
     input: Vec<u8>,
+    /// Bytes of `input` that were taken as frames.
+    taken: usize,
     /// The server has closed.
     pub(crate) closed: bool,
 }
@@ -94,7 +96,7 @@ impl Wire {
     pub(crate) fn connect(port: u16, settings: &[u8]) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).expect("the member listens");
         socket.set_nodelay(true).expect("a socket");
-        let mut wire = Self { socket, input: Vec::new(), closed: false };
+        let mut wire = Self { socket, input: Vec::new(), taken: 0, closed: false };
         let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         hello.extend(frame(SETTINGS, 0, 0, settings));
         assert!(wire.write(&hello), "the member takes a preface");
@@ -104,7 +106,7 @@ impl Wire {
     /// The same socket once more, to read from another thread.
     pub(crate) fn reader(&self) -> Self {
         let socket = self.socket.try_clone().expect("a socket");
-        Self { socket, input: Vec::new(), closed: false }
+        Self { socket, input: Vec::new(), taken: 0, closed: false }
     }
 
     /// False once the server takes no more. A server that does not read for long is waited for.
@@ -132,6 +134,7 @@ impl Wire {
             if left.is_zero() || self.closed {
                 return frames;
             }
+            self.input.drain(..std::mem::take(&mut self.taken));
             self.socket.set_read_timeout(Some(left)).expect("a socket");
             let mut buf = [0; 64 << 10];
             match self.socket.read(&mut buf) {
@@ -145,12 +148,13 @@ impl Wire {
     }
 
     fn take_frame(&mut self) -> Option<Frame> {
-        let head = self.input.get(..9)?;
+        let input = &self.input[self.taken..];
+        let head = input.get(..9)?;
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let (kind, flags) = (head[3], head[4]);
         let stream = u32::from_be_bytes(head[5..9].try_into().expect("four bytes"));
-        let payload = self.input.get(9..9 + length)?.to_vec();
-        self.input.drain(..9 + length);
+        let payload = input.get(9..9 + length)?.to_vec();
+        self.taken += 9 + length;
         Some(Frame { kind, flags, stream, payload })
     }
 }
