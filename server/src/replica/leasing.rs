@@ -85,9 +85,9 @@ pub(super) struct LeaseDesk {
     /// Renewals of leases that exist need not wait for entries on their way, unless one of them is
     /// their lease's end.
     fast_renewals: bool,
-    /// Leases that clients have asked to end, with where in the log that is asked for at the latest:
-    /// another member may have answered it before this leader applies it. Ascending by index;
-    /// applied ones are dropped. No longer than the unapplied end of the log.
+    /// Leases that clients have asked to end, with where in the log that is asked for at the
+    /// latest: another member may have answered it before this leader applies it. Ascending by
+    /// index; applied ones are dropped. No longer than the unapplied end of the log.
     pub(super) ending: VecDeque<(LogIndex, i64)>,
 }
 
