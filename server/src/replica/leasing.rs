@@ -149,9 +149,10 @@ impl LeaseDesk {
         self.lessor.next_deadline_ms().unwrap_or(u64::MAX).max(now_ms + 1)
     }
 
-    /// Entries that end these leases at a client's wish are in the log, up to this index.
-    pub(super) fn note_ending(&mut self, last: LogIndex, leases: impl IntoIterator<Item = i64>) {
-        if self.fast_renewals {
+    /// Entries that end these leases at a client's wish are in the log, up to index `last`.
+    pub(super) fn note_ending(&mut self, applied: LogIndex, last: LogIndex, leases: Vec<i64>) {
+        if self.fast_renewals && !leases.is_empty() {
+            self.forget_ended(applied);
             self.ending.extend(leases.into_iter().map(|lease| (last, lease)));
         }
     }

@@ -246,7 +246,9 @@ impl Replica {
                 let ending: Vec<i64> = message.entries.iter().filter_map(ending).collect();
                 self.step_now(message);
                 if !ending.is_empty() {
-                    self.desk.note_ending(self.log.node.status().last_index, ending);
+                    let (applied, last) =
+                        (self.store.applied().0, self.log.node.status().last_index);
+                    self.desk.note_ending(applied, last, ending);
                 }
             }
         }

@@ -248,7 +248,7 @@ impl Replica {
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, count }) => {
                 let last = etcore_engine::types::LogIndex(first.0 + count - 1);
-                self.desk.note_ending(last, ending);
+                self.desk.note_ending(self.store.applied().0, last, ending);
                 // What an earlier leadership of this member has left there is gone.
                 self.outlive_overwritten(first.0);
                 for (index, from) in (first.0..).zip(origins) {

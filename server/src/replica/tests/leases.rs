@@ -195,6 +195,22 @@ fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags()
 }
 
 #[test]
+fn ended_leases_are_forgotten_though_nobody_asks_about_leases() {
+    let mut cluster = Cluster::new(3, 39);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    for id in 1..=20 {
+        grant(&mut cluster, leader, id, 60);
+        let revoke = pb::LeaseRevokeRequest { id }.encode_to_vec();
+        let revoker = if id % 2 == 0 { leader } else { follower };
+        let ended = cluster.propose(revoker, wire::RAFT_LEASE_REVOKE, &revoke);
+        assert_eq!(cluster.reply(revoker, ended), Ok(()));
+        cluster.read(leader);
+        assert!(cluster.members[leader].replica.desk.ending.len() <= 1, "lease {id}");
+    }
+}
+
+#[test]
 fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_applies() {
     const ASKED: usize = 12;
     let mut cluster = Cluster::new(1, 37);
