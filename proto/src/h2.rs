@@ -15,7 +15,7 @@ mod settings;
 mod streams;
 
 pub use block::BlockKind;
-pub use budget::{Budget, BudgetLease};
+pub use budget::{Budget, BudgetAccount, BudgetLease};
 pub use conn::{Conn, Handler, Headers, OpenError, SendError};
 pub use error::{ConnError, ErrorCode, Flood};
 pub use settings::{Config, Keepalive, PingPolicy};

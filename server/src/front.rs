@@ -15,7 +15,7 @@ use crossbeam_queue::ArrayQueue;
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::pins::RevisionPins;
 use etcore_proto::grpc::{Routes, ServerConfig};
-use etcore_proto::h2::{Budget, Keepalive, PingPolicy};
+use etcore_proto::h2::{Budget, BudgetAccount, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
@@ -119,6 +119,8 @@ pub struct Front {
     watching: Watching,
     /// Proposals that found the ring full; while any wait, sockets are not read.
     overflow: VecDeque<ToReplica>,
+    /// Bytes of all proposals that the replica has not replied to.
+    held: BudgetAccount,
     paused: Paused,
     next_ticket: u64,
     asked_ticket: u64,
@@ -128,6 +130,8 @@ pub struct Front {
     hash_answers: hasher::Answers,
     waker: Waker,
     scratch: Scratch,
+    /// Of [`limits::LIST_TURN_BYTES`], what this turn has written.
+    listed_bytes: usize,
     answer: Vec<u8>,
     now_ms: u64,
     next_tick_ms: u64,
@@ -172,6 +176,7 @@ impl Front {
         } = parts;
         let view = shared.view.load_full();
         let grpc = grpc_config(&shared.config);
+        let held = budget.account();
         let quota = Quota::new(shared.config.quota_backend_bytes);
         let watching = Watching::new(&shared.config, boot_id);
         Self {
@@ -202,6 +207,7 @@ impl Front {
             leader_seen_ms: 0,
             watching,
             overflow: VecDeque::new(),
+            held,
             paused: Paused::None,
             next_ticket: 0,
             asked_ticket: 0,
@@ -211,6 +217,7 @@ impl Front {
             hash_answers: Arc::new(ArrayQueue::new(limits::HASH_ANSWERS)),
             waker,
             scratch: Scratch::default(),
+            listed_bytes: 0,
             answer: Vec::new(),
             now_ms: 0,
             next_tick_ms: 0,
@@ -544,10 +551,13 @@ impl Front {
                 break;
             }
         }
-        let bytes = self.tasks.proposal_bytes();
-        let pause = if !self.overflow.is_empty() || bytes > 2 * limits::PENDING_PROPOSAL_BYTES {
+        // Large requests of others are no reason not to read: as long as these are held, none is
+        // let in beyond the budget.
+        self.held.set(self.tasks.held_bytes());
+        let most = limits::PENDING_PROPOSAL_BYTES;
+        let pause = if !self.overflow.is_empty() || self.tasks.small_bytes() > 2 * most {
             Paused::All
-        } else if bytes > limits::PENDING_PROPOSAL_BYTES {
+        } else if self.tasks.proposal_bytes() > most {
             Paused::Large
         } else {
             Paused::None

@@ -38,7 +38,8 @@ pub const PROPOSALS_ASIDE: usize = PENDING_REQUESTS + ABANDONED_PROPOSALS;
 /// Requests of one front that wait for the replica or for a page; more answer `too many requests`.
 pub const PENDING_REQUESTS: usize = 64 << 10;
 /// Bytes of proposals that one front may have outstanding; with more it reads no socket whose own
-/// proposals exceed [`CONNECTION_PROPOSAL_BYTES`], with twice as many none at all.
+/// proposals exceed [`CONNECTION_PROPOSAL_BYTES`], with twice as many in small ones none at all.
+/// Large ones of other sockets are bounded by [`PROCESS_RECEIVE_BYTES`].
 pub const PENDING_PROPOSAL_BYTES: usize = 16 << 20;
 /// What a connection may always have outstanding, so that clients with small requests do not wait
 /// behind those with large ones.
@@ -59,6 +60,12 @@ pub const RANGE_CHUNK_BYTES: usize = 64 << 10;
 /// Hits of a range looked at in one go while a long answer is measured or streamed; the shard
 /// serves its other connections in between.
 pub const RANGE_CHUNK_KEYS: usize = 2048;
+/// Bytes of streamed answers that a shard writes in one turn, about; other long answers wait for
+/// the next one, and short ones never do.
+pub const LIST_TURN_BYTES: usize = 256 << 10;
+
+/// What looking at a key costs of [`LIST_TURN_BYTES`].
+pub const LIST_KEY_COST: usize = 16;
 
 /// Keys written into one piece of a streamed answer.
 pub const RANGE_PIECE_KEYS: usize = 512;
@@ -73,7 +80,8 @@ pub const REQUEST_MS: u64 = 120_000;
 /// Time for the answers to a client that has ended its side, in milliseconds: longer than a health
 /// check may wait. Past it the connection is closed.
 pub const HALF_CLOSED_MS: u64 = 15_000;
-/// Bytes received and not yet handled, of all connections together.
+/// Bytes received and not yet handled, of all connections together, proposals that are not answered
+/// included; large requests wait for room, and are refused after some seconds.
 pub const PROCESS_RECEIVE_BYTES: usize = 256 << 20;
 /// The same for one connection.
 pub const CONNECTION_RECEIVE_BYTES: usize = 32 << 20;

@@ -9,6 +9,8 @@ mod harness;
 
 #[path = "hostile/bystander.rs"]
 mod bystander;
+#[path = "hostile/crowd.rs"]
+mod crowd;
 #[path = "hostile/wire.rs"]
 mod wire;
 
@@ -19,7 +21,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bystander::{Took, calls_until, p99, quantile};
-use etcore_proto::grpc::Code;
 use harness::raw::{Raw, list};
 use harness::{Member, Setup, on_each_driver, rss_anon_kib};
 use wire::{
@@ -511,11 +512,32 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
         let scene = filled(driver);
         let (connections, streams) = sized((6, 12), (100, 100));
         let harm = under_attack(driver, &scene, filled, |setup| {
+            let wishes: Vec<crowd::Wish> = (0..connections)
+                .map(|number| crowd::Wish {
+                    key: format!("large/{number}"),
+                    value_bytes: 1_400_000,
+                    streams,
+                    list: ("list/000000", "list/000001"),
+                    list_bytes_min: 1_400_000,
+                })
+                .collect();
+            let (left, right) = wishes.split_at(connections / 2);
+            let until = Instant::now() + sized(Duration::from_secs(1), Duration::from_secs(10));
+            let (served, asked) = (AtomicU64::new(0), AtomicU64::new(0));
             std::thread::scope(|scope| {
-                for number in 0..connections {
-                    scope.spawn(move || put_and_list(setup, number, streams));
+                for wishes in [left, right] {
+                    let (served, asked) = (&served, &asked);
+                    scope.spawn(move || {
+                        while Instant::now() < until {
+                            let count = crowd::serve_all(setup.client_port, wishes);
+                            served.fetch_add(count as u64, Ordering::Relaxed);
+                            asked.fetch_add((wishes.len() * streams) as u64, Ordering::Relaxed);
+                        }
+                    });
                 }
             });
+            let (served, asked) = (served.into_inner(), asked.into_inner());
+            eprintln!("{driver}: {served} of {asked} large requests were served");
         });
         // Requests coming in: so much a connection, and so much for all of them; proposals; then
         // what is on its way to the log and to the page file. The budget counts payload.
@@ -529,32 +551,6 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
         assert!(grown_kib <= most, "{what}: {grown_kib} KiB of {most}");
         Raw::connect(scene.setup.client_port, 1 << 20).put_once("after");
     });
-}
-
-/// Every second stream puts, the others list what is there; all at once.
-fn put_and_list(setup: &Setup, number: usize, streams: usize) {
-    let value = vec![b'v'; 1_400_000];
-    let mut raw = Raw::connect(setup.client_port, 1 << 20);
-    for stream in 0..streams {
-        if stream % 2 == 0 {
-            raw.start_put(0, &format!("large/{number}"), &value);
-        } else {
-            raw.start_list(1, "list/000000", "list/000001");
-        }
-    }
-    raw.until_answers(streams);
-    for (call, answer) in &raw.answers {
-        match answer {
-            Ok(list) if *call == 1 => assert!(list.len() > 1_400_000, "{}", list.len()),
-            Ok(_) => {}
-            // Too much at once may be refused, in words that clients know.
-            Err((code, text)) => {
-                let known = matches!(code, Code::Unknown | Code::ResourceExhausted)
-                    || *code == Code::Unavailable;
-                assert!(known, "{code:?}: {text}");
-            }
-        }
-    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Byte budgets: what a peer makes us hold is charged here before it is held.
 //!
 //! One [`Budget`] a process, cloned into every connection; a connection draws from it in steps so
-//! that the shared counter is touched seldom. Used by `h2::conn` and `grpc`.
+//! that the shared counter is touched seldom. A part of it is kept for connections that hold
+//! little, so that a few greedy ones cannot shut out the others. Used by `h2::conn` and `grpc`; the
+//! owner of the process counts by [`Budget::account`] what it holds of their requests itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,13 +49,56 @@ impl Budget {
         BudgetLease { budget: self.clone(), drawn: 0, used: 0 }
     }
 
-    fn draw(&self, bytes: usize) -> bool {
-        let before = self.shared.used.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.shared.limit {
-            self.shared.used.fetch_sub(bytes, Ordering::Relaxed);
-            return false;
+    /// An account of bytes that are held in any case.
+    #[must_use]
+    pub fn account(&self) -> BudgetAccount {
+        BudgetAccount { budget: self.clone(), bytes: 0 }
+    }
+
+    /// Draws `bytes` for a connection that then has drawn `all` of them. A modest one may use the
+    /// whole budget, and so may any where one is given all of it. Others get, of their part, no
+    /// more than was still free, so that the first to come do not take everything: of many that
+    /// want all they can get, each has about the same (Choudhury and Hahne, "Dynamic queue length
+    /// thresholds for shared-memory packet switches", 1998, with a factor of 1).
+    fn draw(&self, bytes: usize, all: usize) -> bool {
+        let used = &self.shared.used;
+        let before = used.fetch_add(bytes, Ordering::Relaxed);
+        let limit = self.shared.limit;
+        let fits = if all <= limits::MODEST_BYTES || self.connection_bytes_max >= limit {
+            before.saturating_add(bytes) <= limit
+        } else {
+            all <= (limit - limit / limits::MODEST_SHARE).saturating_sub(before)
+        };
+        if !fits {
+            used.fetch_sub(bytes, Ordering::Relaxed);
         }
-        true
+        fits
+    }
+}
+
+/// Bytes that are held whatever the limit: they leave less to the connections.
+#[derive(Debug)]
+pub struct BudgetAccount {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl BudgetAccount {
+    /// So many are held now.
+    pub fn set(&mut self, bytes: usize) {
+        let used = &self.budget.shared.used;
+        if bytes > self.bytes {
+            used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else if bytes < self.bytes {
+            used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for BudgetAccount {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -82,7 +127,7 @@ impl BudgetLease {
     pub fn release(&mut self, bytes: usize) {
         assert!(bytes <= self.used, "released {bytes} of {} charged bytes", self.used);
         self.used -= bytes;
-        if self.drawn - self.used > 2 * limits::BUDGET_STEP_BYTES {
+        if self.drawn - self.used > 2 * step(self.drawn) {
             self.give_back();
         }
     }
@@ -103,18 +148,28 @@ impl BudgetLease {
         if used > self.budget.connection_bytes_max {
             return false;
         }
-        let wanted = used.next_multiple_of(limits::BUDGET_STEP_BYTES) - self.drawn;
-        if !self.budget.draw(wanted) {
+        let drawn = used.next_multiple_of(step(used));
+        if !self.budget.draw(drawn - self.drawn, drawn) {
             return false;
         }
-        self.drawn += wanted;
+        self.drawn = drawn;
         true
     }
 
     fn give_back(&mut self) {
-        let keep = (self.used + 1).next_multiple_of(limits::BUDGET_STEP_BYTES);
+        let keep = (self.used + 1).next_multiple_of(step(self.used));
         self.budget.shared.used.fetch_sub(self.drawn - keep, Ordering::Relaxed);
         self.drawn = keep;
+    }
+}
+
+/// In what steps a connection draws that holds `used` bytes: tens of thousands may hold a few
+/// streams each.
+fn step(used: usize) -> usize {
+    if used <= limits::BUDGET_STEP_BYTES {
+        limits::BUDGET_FIRST_STEP_BYTES
+    } else {
+        limits::BUDGET_STEP_BYTES
     }
 }
 
@@ -130,17 +185,68 @@ mod tests {
 
     #[test]
     fn both_limits_hold_and_everything_comes_back() {
-        let budget = Budget::new(1 << 20, 512 << 10);
+        let budget = Budget::new(4 << 20, 2 << 20);
         let mut first = budget.lease();
         let mut second = budget.lease();
         let mut third = budget.lease();
-        assert!(first.charge(512 << 10));
+        assert!(first.charge(2 << 20));
         assert!(!first.charge(1), "the connection's own limit");
-        assert!(second.charge(512 << 10));
+        assert!(second.charge(1 << 20));
+        assert!(!second.charge(1), "what greedy ones may have");
+        let mut modest: Vec<BudgetLease> = (0..4).map(|_| budget.lease()).collect();
+        assert!(modest.iter_mut().all(|lease| lease.charge(limits::MODEST_BYTES)));
         assert!(!third.charge(1), "the limit of all");
-        first.release(512 << 10);
+        first.release(2 << 20);
         assert!(third.charge(1));
-        drop((first, second, third));
+        drop((first, second, third, modest));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_few_greedy_connections_leave_room_for_thousands_with_a_stream_each() {
+        let budget = Budget::new(256 << 20, 32 << 20);
+        let mut greedy: Vec<BudgetLease> = (0..100).map(|_| budget.lease()).collect();
+        while greedy.iter_mut().filter_map(|lease| lease.charge(64 << 10).then_some(())).count() > 0
+        {
+        }
+        assert!(greedy.iter().all(|lease| lease.used() > 1 << 20), "each has its share");
+        let mut others: Vec<BudgetLease> = (0..10_000).map(|_| budget.lease()).collect();
+        for lease in &mut others {
+            assert!(lease.charge(limits::STREAM_STATE_BYTES));
+        }
+        drop(greedy);
+        let mut more: Vec<BudgetLease> = (0..64 << 10).map(|_| budget.lease()).collect();
+        for lease in &mut more {
+            assert!(lease.charge(limits::STREAM_STATE_BYTES));
+        }
+    }
+
+    #[test]
+    fn what_the_owner_holds_leaves_less_to_connections() {
+        let budget = Budget::new(8 << 20, 2 << 20);
+        let mut account = budget.account();
+        let mut lease = budget.lease();
+        account.set(5 << 20);
+        assert!(!lease.charge(2 << 20));
+        account.set(3 << 20);
+        assert!(lease.charge(2 << 20));
+        account.set(20 << 20);
+        assert_eq!(budget.used(), 22 << 20, "nobody asks whether it may");
+        drop((account, lease));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn calls_one_after_the_other_do_not_touch_the_shared_counter() {
+        let budget = Budget::new(8 << 20, 8 << 20);
+        let mut lease = budget.lease();
+        assert!(lease.charge(limits::STREAM_STATE_BYTES));
+        let drawn = budget.used();
+        for _ in 0..10 {
+            lease.release(limits::STREAM_STATE_BYTES);
+            assert_eq!(budget.used(), drawn);
+            assert!(lease.charge(limits::STREAM_STATE_BYTES));
+            assert_eq!(budget.used(), drawn);
+        }
     }
 }

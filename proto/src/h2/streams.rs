@@ -16,6 +16,11 @@ pub struct StreamId {
 }
 
 impl StreamId {
+    /// None comes before it.
+    pub const MIN: Self = Self { id: 0, slot: 0 };
+    /// None comes behind it.
+    pub const MAX: Self = Self { id: u32::MAX, slot: u32::MAX };
+
     /// The id on the wire.
     #[must_use]
     pub fn id(self) -> u32 {

@@ -116,6 +116,26 @@ pub fn write_value(
     Ok(())
 }
 
+/// Appends bytes `from` up to `to` of what [`write_value`] would.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn write_value_part(
+    reader: &dyn Reader,
+    hit: &Hit,
+    pages: &mut dyn PageSource,
+    (from, to): (usize, usize),
+    out: &mut Vec<u8>,
+) -> Result<(), Stop> {
+    let value = reader.ready_value(hit.modified, pages)?;
+    let mut head = Vec::new();
+    write_len(&mut head, KVS, value.len());
+    let behind = |at: usize| at.saturating_sub(head.len());
+    out.extend_from_slice(&head[from.min(head.len())..to.min(head.len())]);
+    out.extend_from_slice(&value[behind(from)..behind(to)]);
+    Ok(())
+}
+
 /// Appends a KeyValue without value and lease, from the index alone.
 pub fn write_key_only(hits: &RangeHits, hit: &Hit, out: &mut Vec<u8>) {
     write_len(out, KVS, key_only_len(hits, hit));

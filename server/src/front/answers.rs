@@ -100,8 +100,13 @@ impl Front {
             self.tasks.pages_arrived();
             self.watching.hub.pages_arrived();
         }
+        self.listed_bytes = 0;
         for _ in 0..self.tasks.runnable_count() {
             let Some(slot) = self.tasks.next_runnable() else { return };
+            if self.listed_bytes >= limits::LIST_TURN_BYTES && self.tasks.is_listing(slot) {
+                self.tasks.run_soon(slot);
+                continue;
+            }
             let Some(task) = self.tasks.remove(slot) else { continue };
             self.run(task);
         }

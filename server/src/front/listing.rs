@@ -34,8 +34,10 @@ pub(super) struct Listing {
     header: Header,
     start: Vec<u8>,
     end: Vec<u8>,
-    /// The first key not written yet.
+    /// The first key not written yet, or not whole.
     next: Vec<u8>,
+    /// What was written of its element; behind the last key, of the tail.
+    part_bytes: usize,
     /// Keys still to be written.
     left: usize,
     /// Keys in all.
@@ -99,6 +101,7 @@ impl Listing {
         self.next.clear();
         self.next.extend_from_slice(key);
         self.next.push(0);
+        self.part_bytes = 0;
         self.left -= 1;
     }
 
@@ -166,6 +169,7 @@ impl Front {
             start: request.key.to_vec(),
             end: request.range_end.to_vec(),
             next: request.key.to_vec(),
+            part_bytes: 0,
             left: keys,
             keys,
             keys_only: request.keys_only,
@@ -297,6 +301,8 @@ impl Front {
     ) -> Result<Next, Stop> {
         match listing.phase {
             Phase::Measure { .. } => {
+                let keys = listing.keys_wanted(limits::RANGE_CHUNK_KEYS);
+                self.listed_bytes += keys * limits::LIST_KEY_COST;
                 let Some(total) = listing.measure(view)? else { return Ok(Next::Again) };
                 if total > MESSAGE_BYTES_MAX {
                     let text = format!(
@@ -356,6 +362,8 @@ impl Front {
         Ok(written)
     }
 
+    /// Sends what may be sent at once, and no more: what waits for the peer would be charged to the
+    /// connection's budget, and a value of megabytes would keep all others waiting.
     fn write_piece(
         &mut self,
         call: Call,
@@ -365,27 +373,100 @@ impl Front {
         let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
             return Ok(Next::Gone);
         };
-        if server.capacity(call.stream) == 0 {
+        let room = server.capacity(call.stream).min(limits::RANGE_CHUNK_BYTES);
+        if room == 0 {
             return Ok(Next::Window);
         }
-        let mut piece = Vec::with_capacity(limits::RANGE_CHUNK_BYTES * 2);
-        let bytes_max = limits::RANGE_CHUNK_BYTES;
-        self.encode_piece(listing, view, limits::RANGE_PIECE_KEYS, bytes_max, &mut piece)?;
-        let finished = listing.left == 0;
-        if finished {
-            range::write_tail(listing.more, listing.count, &mut piece);
-        }
+        let mut piece = std::mem::take(&mut self.answer);
+        piece.clear();
+        let next = self.fill_piece(listing, view, room, &mut piece).map(|finished| {
+            self.listed_bytes += piece.len();
+            self.send_piece(call, &piece, finished)
+        });
+        self.answer = piece;
+        next
+    }
+
+    fn send_piece(&mut self, call: Call, piece: &[u8], finished: bool) -> Next {
         let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
-            return Ok(Next::Gone);
+            return Next::Gone;
         };
-        if server.write(call.stream, &piece).is_err() {
-            return Ok(Next::Gone);
+        if server.write(call.stream, piece).is_err() {
+            return Next::Gone;
         }
         if finished {
             let _ = server.finish(call.stream, Code::Ok, "");
-            return Ok(Next::Finished);
+            return Next::Finished;
         }
-        Ok(Next::Again)
+        Next::Again
+    }
+
+    /// Fills `out` up to `room` bytes; stops early at a page that is not here. True if the end is
+    /// among them.
+    fn fill_piece(
+        &mut self,
+        listing: &mut Listing,
+        view: &View,
+        room: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, Stop> {
+        let limit = listing.keys_wanted(limits::RANGE_PIECE_KEYS);
+        if limit > 0 {
+            let hits = view.range_pinned(&listing.next, &listing.end, &listing.pin, limit)?;
+            for hit in hits.hits() {
+                let whole = listing.element_bytes(&hits, hit);
+                let from = listing.part_bytes;
+                let to = whole.min(from + room - out.len());
+                let written = self.write_element((view, &hits, hit), listing, (from, to), out);
+                match written {
+                    Ok(()) => {}
+                    Err(_) if !out.is_empty() => return Ok(false),
+                    Err(stop) => return Err(stop),
+                }
+                if to < whole {
+                    listing.part_bytes = to;
+                    return Ok(false);
+                }
+                listing.advance_past(hits.key(hit));
+                if out.len() == room {
+                    break;
+                }
+            }
+        }
+        if listing.left > 0 {
+            return Ok(false);
+        }
+        let mut tail = Vec::new();
+        range::write_tail(listing.more, listing.count, &mut tail);
+        let from = listing.part_bytes;
+        let to = tail.len().min(from + room - out.len());
+        out.extend_from_slice(&tail[from..to]);
+        listing.part_bytes = to;
+        Ok(to == tail.len())
+    }
+
+    /// Appends bytes `from` up to `to` of an element.
+    fn write_element(
+        &mut self,
+        (view, hits, hit): (&View, &RangeHits, &Hit),
+        listing: &Listing,
+        (from, to): (usize, usize),
+        out: &mut Vec<u8>,
+    ) -> Result<(), Stop> {
+        let is_whole = from == 0 && to == listing.element_bytes(hits, hit);
+        match (listing.keys_only, is_whole) {
+            (true, true) => range::write_key_only(hits, hit, out),
+            (true, false) => {
+                let mut whole = Vec::new();
+                range::write_key_only(hits, hit, &mut whole);
+                out.extend_from_slice(&whole[from..to]);
+            }
+            (false, true) => range::write_value(view, hit, self.pages.source(), out)?,
+            (false, false) => {
+                range::write_value_part(view, hit, self.pages.source(), (from, to), out)?;
+            }
+        }
+        Ok(())
     }
 
     fn send_chunk(
@@ -404,6 +485,7 @@ impl Front {
         let target = self.shared.config.max_request_bytes;
         let mut kvs = Vec::new();
         self.encode_piece(listing, view, chunk_keys, target * 2, &mut kvs)?;
+        self.listed_bytes += kvs.len();
         let finished = listing.left == 0;
         let mut response = Vec::with_capacity(kvs.len() + 64);
         if finished {

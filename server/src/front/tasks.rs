@@ -5,7 +5,7 @@
 //! comes after a time-out finds nobody. The number of requests is bounded; nothing here decides
 //! what an answer is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LogIndex;
@@ -37,6 +37,20 @@ pub(super) struct Task {
     pub(super) client_deadline: bool,
     /// Bytes of the proposal it waits for.
     pub(super) bytes: usize,
+}
+
+impl Task {
+    /// The call that a listing answers.
+    fn listed(&self) -> Option<(SocketId, StreamId)> {
+        match (&self.kind, self.to) {
+            (Kind::Listing(_), To::Call(stream)) => Some((self.socket, stream)),
+            _ => None,
+        }
+    }
+
+    fn small_bytes(&self) -> usize {
+        if self.bytes <= limits::LARGE_PROPOSAL_BYTES { self.bytes } else { 0 }
+    }
 }
 
 /// What it is.
@@ -108,6 +122,8 @@ pub(super) struct Tasks {
     abandoned: usize,
     proposal_bytes: usize,
     abandoned_bytes: usize,
+    /// Of small proposals whose clients still wait.
+    small_bytes: usize,
     /// Waiting for the replica's word on their ticket, ascending.
     tickets: VecDeque<(u64, Slot)>,
     /// Waiting for the view to reach an index.
@@ -115,8 +131,8 @@ pub(super) struct Tasks {
     /// Waiting for any page to arrive.
     at_page: Vec<Slot>,
     runnable: VecDeque<Slot>,
-    /// Slots of listings, to find them by stream.
-    listings: Vec<Slot>,
+    /// Listings, to find them by stream.
+    listings: BTreeMap<(SocketId, StreamId), Slot>,
 }
 
 impl Tasks {
@@ -134,6 +150,16 @@ impl Tasks {
         self.proposal_bytes - self.abandoned_bytes
     }
 
+    /// Of these, bytes of proposals that are not large.
+    pub(super) fn small_bytes(&self) -> usize {
+        self.small_bytes
+    }
+
+    /// Bytes of all proposals that the replica has not replied to.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.proposal_bytes
+    }
+
     /// True if so much is abandoned, because there is no leader or the disk stands still, that
     /// further proposals are refused. Reading goes on then: other requests may be served.
     pub(super) fn is_clogged(&self) -> bool {
@@ -149,6 +175,7 @@ impl Tasks {
         let task = std::mem::replace(place, left);
         self.abandoned += 1;
         self.abandoned_bytes += task.bytes;
+        self.small_bytes -= task.small_bytes();
         Some(task)
     }
 
@@ -182,14 +209,15 @@ impl Tasks {
         }
         self.count += 1;
         self.proposal_bytes += task.bytes;
+        self.small_bytes += task.small_bytes();
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             self.places.len() as u32 - 1
         });
         let place = &mut self.places[index as usize];
         let slot = u64::from(place.generation) << 32 | u64::from(index);
-        if matches!(task.kind, Kind::Listing(_)) {
-            self.listings.push(slot);
+        if let Some(call) = task.listed() {
+            self.listings.insert(call, slot);
         }
         place.task = Some(task);
         Ok(slot)
@@ -210,9 +238,11 @@ impl Tasks {
         if matches!(task.kind, Kind::Abandoned) {
             self.abandoned -= 1;
             self.abandoned_bytes -= task.bytes;
+        } else {
+            self.small_bytes -= task.small_bytes();
         }
-        if matches!(task.kind, Kind::Listing(_)) {
-            self.listings.retain(|listing| *listing != slot);
+        if let Some(call) = task.listed() {
+            self.listings.remove(&call);
         }
         Some(task)
     }
@@ -275,11 +305,14 @@ impl Tasks {
         self.runnable.len()
     }
 
+    /// True for a long answer.
+    pub(super) fn is_listing(&self, slot: Slot) -> bool {
+        self.get(slot).is_some_and(|task| matches!(task.kind, Kind::Listing(_)))
+    }
+
     /// The listing that answers a call.
     pub(super) fn listing_of(&self, socket: SocketId, stream: StreamId) -> Option<Slot> {
-        self.listings.iter().copied().find(|slot| {
-            self.get(*slot).is_some_and(|task| task.socket == socket && task.to == To::Call(stream))
-        })
+        self.listings.get(&(socket, stream)).copied()
     }
 
     fn get(&self, slot: Slot) -> Option<&Task> {
@@ -294,12 +327,8 @@ impl Tasks {
 
     /// Ends the listings of a connection: they hold pins. Other requests end with their reply.
     pub(super) fn connection_closed(&mut self, socket: SocketId) {
-        let ended: Vec<Slot> = self
-            .listings
-            .iter()
-            .copied()
-            .filter(|slot| self.get(*slot).is_some_and(|task| task.socket == socket))
-            .collect();
+        let of_it = (socket, StreamId::MIN)..=(socket, StreamId::MAX);
+        let ended: Vec<Slot> = self.listings.range(of_it).map(|(_, slot)| *slot).collect();
         for slot in ended {
             self.remove(slot);
         }
@@ -366,6 +395,7 @@ mod tests {
         assert!(!tasks.is_clogged());
         assert!(tasks.abandon(slot).is_some());
         assert!(tasks.abandon(slot).is_none(), "answered once");
+        assert_eq!(tasks.held_bytes(), limits::PENDING_PROPOSAL_BYTES, "it is still in the ring");
         assert!(tasks.is_empty(), "nobody waits");
         assert_eq!(tasks.proposal_bytes(), 0, "reading goes on");
         assert!(tasks.is_clogged() && tasks.is_abandoned(slot));

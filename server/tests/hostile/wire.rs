@@ -32,17 +32,22 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     out
 }
 
-/// The head of a gRPC call, without compression.
-pub(crate) fn grpc_head(path: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, value) in [
+/// The head of a gRPC call.
+pub(crate) fn grpc_fields(path: &str) -> [(&'static str, &str); 6] {
+    [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", path),
         (":authority", "hostile"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-    ] {
+    ]
+}
+
+/// The same as a block without compression.
+pub(crate) fn grpc_head(path: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in grpc_fields(path) {
         out.push(0);
         for text in [name, value] {
             assert!(text.len() < 127, "a length of one byte");
