@@ -31,6 +31,7 @@ use crate::shared::{MemberView, Shared};
 mod answers;
 mod calls;
 mod conn;
+mod large;
 mod leases;
 mod listing;
 mod maintenance;
@@ -42,6 +43,7 @@ mod watching;
 
 pub use calls::routes;
 use conn::{Conn, Settings};
+use large::LargeRequests;
 use leases::KeepAlives;
 use tasks::Tasks;
 use watching::Watching;
@@ -130,8 +132,9 @@ pub struct Front {
     hash_answers: hasher::Answers,
     waker: Waker,
     scratch: Scratch,
-    /// Of [`limits::LIST_TURN_BYTES`], what this turn has written.
+    /// Of [`limits::LIST_ROUND_BYTES`], what this round has written.
     listed_bytes: usize,
+    large: LargeRequests,
     answer: Vec<u8>,
     now_ms: u64,
     next_tick_ms: u64,
@@ -218,6 +221,7 @@ impl Front {
             waker,
             scratch: Scratch::default(),
             listed_bytes: 0,
+            large: LargeRequests::default(),
             answer: Vec::new(),
             now_ms: 0,
             next_tick_ms: 0,
@@ -242,6 +246,7 @@ impl Front {
             || self.pages.has_finished()
             || !self.hash_answers.is_empty()
             || self.tasks.has_runnable()
+            || !self.large.is_empty()
             || self.has_watch_input()
             || !self.dirty.is_empty()
             // A stop that came between the turn and the sleep wakes nobody.
@@ -353,6 +358,7 @@ impl Front {
         self.pages.take_finished();
         self.take_replies();
         self.take_hashes();
+        self.take_large();
         self.run_tasks();
         self.run_watches();
         if now_ms >= self.next_tick_ms {
@@ -371,6 +377,8 @@ impl Front {
     /// # Errors
     /// When a listener cannot be watched: the member cannot serve.
     pub fn flush(&mut self, driver: &mut dyn Driver) -> io::Result<()> {
+        self.listed_bytes = 0;
+        self.large.begin_round();
         self.listen(driver)?;
         for _ in 0..limits::ATTACHES_PER_TURN {
             let Some(socket) = self.doors[self.index].queue.pop() else { break };
@@ -553,11 +561,12 @@ impl Front {
         }
         // Large requests of others are no reason not to read: as long as these are held, none is
         // let in beyond the budget.
-        self.held.set(self.tasks.held_bytes());
+        let large_bytes = self.large.bytes();
+        self.held.set(self.tasks.held_bytes() + large_bytes);
         let most = limits::PENDING_PROPOSAL_BYTES;
         let pause = if !self.overflow.is_empty() || self.tasks.small_bytes() > 2 * most {
             Paused::All
-        } else if self.tasks.proposal_bytes() > most {
+        } else if self.tasks.proposal_bytes() + large_bytes > most {
             Paused::Large
         } else {
             Paused::None
@@ -599,7 +608,8 @@ impl Front {
             return;
         }
         let failed = self.shared.failure.get().is_some();
-        let idle = self.tasks.is_empty() && self.conns.iter().flatten().all(|conn| conn.is_idle());
+        let waits = !self.tasks.is_empty() || !self.large.is_empty();
+        let idle = !waits && self.conns.iter().flatten().all(|conn| conn.is_idle());
         if failed || idle || self.now_ms >= self.drain_until_ms {
             self.stopped = true;
             self.shared.fronts_running.fetch_sub(1, Ordering::AcqRel);

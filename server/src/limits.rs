@@ -12,7 +12,7 @@ pub const RECEIVE_BUFFERS: u16 = 64;
 pub const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 /// Full receive buffers that one wait hands over, one a socket; sockets with more waiting take
 /// turns, so that nobody with little to say waits behind the megabytes of others.
-pub const BULK_RECEIVES: usize = 16;
+pub const BULK_RECEIVES: usize = 4;
 /// Connections that a front takes over in one turn; more wait for the next.
 pub const ATTACHES_PER_TURN: usize = 64;
 /// Submission entries of one io_uring; a full queue is submitted at once.
@@ -60,11 +60,13 @@ pub const RANGE_CHUNK_BYTES: usize = 64 << 10;
 /// Hits of a range looked at in one go while a long answer is measured or streamed; the shard
 /// serves its other connections in between.
 pub const RANGE_CHUNK_KEYS: usize = 2048;
-/// Bytes of streamed answers that a shard writes in one turn, about; other long answers wait for
+/// Bytes of streamed answers that a shard writes in one round, about; other long answers wait for
 /// the next one, and short ones never do.
-pub const LIST_TURN_BYTES: usize = 256 << 10;
+pub const LIST_ROUND_BYTES: usize = 128 << 10;
+/// What going on with a long answer costs of these, in bytes.
+pub const LIST_STEP_COST: usize = 2 << 10;
 
-/// What looking at a key costs of [`LIST_TURN_BYTES`].
+/// What looking at a key costs of [`LIST_ROUND_BYTES`].
 pub const LIST_KEY_COST: usize = 16;
 
 /// Keys written into one piece of a streamed answer.
@@ -98,10 +100,11 @@ pub const PROPOSE_ENTRIES: usize = 4096;
 pub const PROPOSE_BYTES: usize = 8 << 20;
 
 /// A proposal of more bytes than this is large: it waits in a queue of its own, behind small ones.
+/// Of requests of this size a front takes one a round; more wait for the next ones.
 pub const LARGE_PROPOSAL_BYTES: usize = 32 << 10;
 /// Bytes of the log's next write from which on no large proposal joins it, so that small ones wait
 /// for a short write only.
-pub const LARGE_BATCH_BYTES: u64 = 2 << 20;
+pub const LARGE_BATCH_BYTES: u64 = 1 << 20;
 /// Of the page file's spare bytes, those that large proposals leave to small ones.
 pub const SMALL_PROPOSALS_SPARE_BYTES: u64 = 8 << 20;
 
@@ -177,6 +180,8 @@ pub const APPLY_BACKLOG: usize = 64 << 10;
 /// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;
+/// So many bytes of a put count as a further one.
+pub const APPLY_PUT_BYTES: usize = 1024;
 /// What the end of a lease counts as: most have a key or two.
 pub const APPLY_REVOKE_COST: usize = 16;
 /// What any other entry counts as.

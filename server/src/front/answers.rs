@@ -100,10 +100,9 @@ impl Front {
             self.tasks.pages_arrived();
             self.watching.hub.pages_arrived();
         }
-        self.listed_bytes = 0;
         for _ in 0..self.tasks.runnable_count() {
             let Some(slot) = self.tasks.next_runnable() else { return };
-            if self.listed_bytes >= limits::LIST_TURN_BYTES && self.tasks.is_listing(slot) {
+            if self.listed_bytes >= limits::LIST_ROUND_BYTES && self.tasks.is_listing(slot) {
                 self.tasks.run_soon(slot);
                 continue;
             }

@@ -97,7 +97,10 @@ impl Front {
             let Some(event) = server.next_event() else { return };
             match event {
                 ServerEvent::Unary { stream, method, meta, message } => {
-                    self.unary(socket, stream, method, &meta, message);
+                    let request = Request { socket, stream, method, meta, message };
+                    if let Some(request) = self.admit_large(request) {
+                        self.handle_unary(request);
+                    }
                 }
                 ServerEvent::StreamOpened { stream, method: LEASE_KEEP_ALIVE, meta } => {
                     self.open_keep_alive((socket, stream), &meta);
@@ -135,14 +138,8 @@ impl Front {
         self.handle_plain(socket);
     }
 
-    fn unary(
-        &mut self,
-        socket: SocketId,
-        stream: StreamId,
-        method: MethodId,
-        meta: &RequestMeta,
-        message: Bytes,
-    ) {
+    pub(super) fn handle_unary(&mut self, request: Request) {
+        let Request { socket, stream, method, meta, message } = request;
         let call = Call { socket, stream, deadline_ms: meta.deadline_ms };
         let outcome = if meta.has_leader && !self.shared.has_leader() {
             Err(EtcdError::NoLeader.into())
@@ -328,6 +325,15 @@ impl Front {
             let _ = server.send_message(stream, status);
         }
     }
+}
+
+/// The request of a unary call.
+pub(super) struct Request {
+    pub(super) socket: SocketId,
+    pub(super) stream: StreamId,
+    pub(super) method: MethodId,
+    pub(super) meta: RequestMeta,
+    pub(super) message: Bytes,
 }
 
 /// Where a call came from and how long it may take.

@@ -243,6 +243,7 @@ impl Front {
     /// One step; what is left waits for the next turn, a page, or the window.
     pub(super) fn continue_listing(&mut self, call: Call, mut listing: Box<Listing>) {
         let view = self.view.store.clone();
+        self.listed_bytes += limits::LIST_STEP_COST;
         let next = match self.listing_step(call, &mut listing, &view) {
             Ok(next) => next,
             Err(stop) => Next::Page(stop),

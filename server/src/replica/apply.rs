@@ -37,7 +37,7 @@ enum Halt {
 fn cost(entry: &LogEntry) -> usize {
     if entry.kind == EntryKind::Normal {
         if wire::wrapped_put(&entry.data).is_some() {
-            return 1;
+            return 1 + entry.data.len() / limits::APPLY_PUT_BYTES;
         }
         if wire::wrapped_revoke(&entry.data).is_some() {
             return limits::APPLY_REVOKE_COST;

@@ -145,7 +145,7 @@ fn long_answers_take_turns_so_that_no_turn_is_long() {
         rig.turn();
         let sends = std::mem::take(&mut rig.driver.sends);
         let sent: usize = sends.iter().map(|(_, bytes)| bytes.len()).sum();
-        assert!(sent < limits::LIST_TURN_BYTES + (128 << 10), "{sent} bytes in a turn");
+        assert!(sent < limits::LIST_ROUND_BYTES + (128 << 10), "{sent} bytes in a turn");
         for (socket, bytes) in sends {
             rig.front.sent(socket, Vec::new(), Ok(()));
             let caller = callers.iter_mut().find(|caller| caller.socket == socket).unwrap();
