@@ -101,11 +101,15 @@ impl Front {
             self.watching.hub.pages_arrived();
         }
         for _ in 0..self.tasks.runnable_count() {
-            let Some(slot) = self.tasks.next_runnable() else { return };
-            if self.listed_bytes >= limits::LIST_ROUND_BYTES && self.tasks.is_listing(slot) {
-                self.tasks.run_soon(slot);
-                continue;
+            let Some(slot) = self.tasks.next_runnable() else { break };
+            let Some(task) = self.tasks.remove(slot) else { continue };
+            self.run(task);
+        }
+        for _ in 0..self.tasks.long_count() {
+            if self.listed_bytes >= limits::LIST_ROUND_BYTES {
+                break;
             }
+            let Some(slot) = self.tasks.next_long() else { break };
             let Some(task) = self.tasks.remove(slot) else { continue };
             self.run(task);
         }

@@ -131,6 +131,8 @@ pub(super) struct Tasks {
     /// Waiting for any page to arrive.
     at_page: Vec<Slot>,
     runnable: VecDeque<Slot>,
+    /// Listings that can go on: they take turns.
+    long: VecDeque<Slot>,
     /// Listings, to find them by stream.
     listings: BTreeMap<(SocketId, StreamId), Slot>,
 }
@@ -142,7 +144,7 @@ impl Tasks {
     }
 
     pub(super) fn has_runnable(&self) -> bool {
-        !self.runnable.is_empty()
+        !self.runnable.is_empty() || !self.long.is_empty()
     }
 
     /// Bytes of proposals whose clients still wait.
@@ -289,12 +291,18 @@ impl Tasks {
 
     /// Some page has arrived: everybody who waits for one looks again.
     pub(super) fn pages_arrived(&mut self) {
-        self.runnable.extend(self.at_page.drain(..));
+        let mut at_page = std::mem::take(&mut self.at_page);
+        at_page.drain(..).for_each(|slot| self.run_soon(slot));
+        self.at_page = at_page;
     }
 
-    /// Runs in this turn or the next.
+    /// Runs in this turn or the next; a listing, when it is its turn.
     pub(super) fn run_soon(&mut self, slot: Slot) {
-        self.runnable.push_back(slot);
+        match self.get(slot) {
+            Some(task) if task.listed().is_some() => self.long.push_back(slot),
+            Some(_) => self.runnable.push_back(slot),
+            None => {}
+        }
     }
 
     pub(super) fn next_runnable(&mut self) -> Option<Slot> {
@@ -305,9 +313,12 @@ impl Tasks {
         self.runnable.len()
     }
 
-    /// True for a long answer.
-    pub(super) fn is_listing(&self, slot: Slot) -> bool {
-        self.get(slot).is_some_and(|task| matches!(task.kind, Kind::Listing(_)))
+    pub(super) fn next_long(&mut self) -> Option<Slot> {
+        self.long.pop_front()
+    }
+
+    pub(super) fn long_count(&self) -> usize {
+        self.long.len()
     }
 
     /// The listing that answers a call.

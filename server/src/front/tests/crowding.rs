@@ -141,7 +141,7 @@ fn long_answers_take_turns_so_that_no_turn_is_long() {
         while caller.client.poll_transmit(&mut bytes, 32 << 10) {}
         rig.front.received(caller.socket, &bytes);
     }
-    for _ in 0..200 {
+    for _ in 0..1000 {
         rig.turn();
         let sends = std::mem::take(&mut rig.driver.sends);
         let sent: usize = sends.iter().map(|(_, bytes)| bytes.len()).sum();
