@@ -11,6 +11,7 @@ mod client;
 
 mod code;
 mod gzip;
+mod message;
 mod metadata;
 mod routes;
 mod server;
@@ -21,6 +22,7 @@ pub use client::{
     CallOptions, Client, ClientConfig, ClientEvent, MetadataHandle, MethodHandle, StartError,
 };
 pub use code::Code;
+pub use message::Message;
 pub use metadata::Metadata;
 pub use routes::{MethodId, Routes, RoutesError};
 pub use server::{RequestMeta, Server, ServerConfig, ServerEvent, frame_message};

@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use etcore_engine::wire::varint_len;
+use etcore_proto::grpc::Message;
 use etcore_proto::pb::etcdserverpb as pb;
 
 /// A message that is not valid protobuf.
@@ -193,6 +195,18 @@ pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
     out
 }
 
+/// The same for a message that came from a client: a large one stays where it is.
+pub fn wrap_message(field: u32, message: Message, id: u64) -> Bytes {
+    if !message.has_room() {
+        return wrap_request(field, &message, id).into();
+    }
+    let (mut before, mut behind) = (Vec::new(), Vec::new());
+    write_len(&mut before, field, message.len());
+    write_len(&mut behind, RAFT_HEADER, int_len(1, id));
+    write_uint64(&mut behind, 1, id);
+    message.wrap(&before, &behind)
+}
+
 /// Bytes that [`write_revoke`] appends at most.
 pub const REVOKE_BYTES_MAX: usize = 27;
 
@@ -333,6 +347,8 @@ mod tests {
         assert_eq!(decoded.header.unwrap().id, 7);
         assert_eq!(decoded.put.as_ref(), Some(&put));
         assert_eq!(wrapped_put(&entry), Some(message.as_slice()));
+        let came = etcore_proto::grpc::Message::from(Bytes::from(message.clone()));
+        assert_eq!(wrap_message(4, came, 7), entry);
         assert_eq!((request_id(&entry), request_id(&message)), (Some(7), None));
         let parsed = PutRef::parse(&message).unwrap();
         assert_eq!((parsed.key, parsed.value, parsed.lease), (&b"k"[..], &b"v"[..], -5));

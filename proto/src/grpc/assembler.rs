@@ -7,13 +7,20 @@
 use bytes::{Bytes, BytesMut};
 
 use super::MESSAGE_PREFIX_BYTES;
+use super::message::{Message, ROOM_BEFORE_BYTES, ROOM_BEHIND_BYTES};
 use crate::limits;
 
 /// A whole message as it came, perhaps compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Framed {
     pub(super) compressed: bool,
-    pub(super) message: Bytes,
+    pub(super) message: Message,
+}
+
+impl Framed {
+    fn small(compressed: bool, message: Bytes) -> Self {
+        Self { compressed, message: message.into() }
+    }
 }
 
 /// Why the body is no sequence of messages.
@@ -55,7 +62,9 @@ pub(super) struct Assembler {
     prefix_len: u8,
     in_body: bool,
     length: u32,
+    /// Begins with `room_before` bytes that are none of the message.
     body: Vec<u8>,
+    room_before: usize,
     /// Bytes charged to the budgets for `body`.
     pub(super) charged: usize,
     /// `charged` covers the whole message.
@@ -78,7 +87,7 @@ impl Assembler {
             let (compressed, length) = parse_prefix(*prefix, bytes_max)?;
             if let Some((message, rest)) = rest.split_at_checked(length as usize) {
                 *data = rest;
-                return Ok(Some(Framed { compressed, message: chunk.copy(message) }));
+                return Ok(Some(Framed::small(compressed, chunk.copy(message))));
             }
         }
         self.push_pieces(data, bytes_max, chunk)
@@ -103,20 +112,20 @@ impl Assembler {
             (_, self.length) = parse_prefix(self.prefix, bytes_max)?;
             self.in_body = true;
         }
-        let missing = self.length as usize - self.body.len();
+        let missing = self.missing();
         let count = missing.min(data.len());
         let (front, rest) = data.split_at(count);
         *data = rest;
         let compressed = self.prefix[0] == 1;
         if self.body.is_empty() && count == missing {
             self.start_over();
-            return Ok(Some(Framed { compressed, message: chunk.copy(front) }));
+            return Ok(Some(Framed::small(compressed, chunk.copy(front))));
         }
         self.body.extend_from_slice(front);
         if count < missing {
             return Ok(None);
         }
-        let message = Bytes::from(std::mem::take(&mut self.body));
+        let message = Message::with_room(std::mem::take(&mut self.body), self.room_before);
         self.start_over();
         Ok(Some(Framed { compressed, message }))
     }
@@ -124,11 +133,20 @@ impl Assembler {
     fn start_over(&mut self) {
         self.prefix_len = 0;
         self.in_body = false;
+        self.room_before = 0;
     }
 
-    /// Makes room for the whole message; the owner charged it.
+    /// Makes room for the whole message, and for an envelope around a large one; the owner charged
+    /// it.
     pub(super) fn reserve(&mut self) {
-        self.body.reserve_exact(self.missing());
+        if self.length() <= limits::MESSAGE_SMALL_BYTES_MAX {
+            return self.body.reserve_exact(self.missing());
+        }
+        let arrived = std::mem::take(&mut self.body);
+        self.body.reserve_exact(ROOM_BEFORE_BYTES + self.length() + ROOM_BEHIND_BYTES);
+        self.body.extend([0; ROOM_BEFORE_BYTES]);
+        self.body.extend_from_slice(&arrived);
+        self.room_before = ROOM_BEFORE_BYTES;
     }
 
     /// Gives up what was gathered; returns the bytes charged for it.
@@ -156,12 +174,12 @@ impl Assembler {
 
     /// Bytes gathered.
     pub(super) fn held(&self) -> usize {
-        self.body.len()
+        self.body.len() - self.room_before
     }
 
     /// Bytes the message still lacks.
     pub(super) fn missing(&self) -> usize {
-        self.length as usize - self.body.len()
+        self.length as usize - self.held()
     }
 }
 
@@ -205,7 +223,7 @@ mod tests {
             let mut got = Vec::new();
             for mut piece in wire.chunks(step) {
                 while let Some(framed) = assembler.push(&mut piece, 20_000, &mut chunk).unwrap() {
-                    got.push(framed.message);
+                    got.push(framed.message.into_bytes());
                 }
                 assert!(piece.is_empty());
             }

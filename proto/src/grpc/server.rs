@@ -22,7 +22,7 @@ pub use self::reply::frame_message;
 pub(super) use self::reply::prefix;
 use super::assembler::Chunk;
 use super::calls::Calls;
-use super::{Metadata, MethodId, Routes, StreamId};
+use super::{Message, Metadata, MethodId, Routes, StreamId};
 use crate::h2::{Budget, Config, Conn, ConnError};
 use crate::limits;
 
@@ -77,7 +77,7 @@ pub enum ServerEvent {
         /// What came with it.
         meta: RequestMeta,
         /// The message, inflated.
-        message: Bytes,
+        message: Message,
     },
     /// A call of a streaming method began.
     StreamOpened {

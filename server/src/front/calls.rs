@@ -7,9 +7,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use etcore_proto::error::{Code, EtcdError, Status};
-use etcore_proto::grpc::{MethodId, RequestMeta, Routes, ServerEvent, StreamId};
+use etcore_proto::grpc::{Message, MethodId, RequestMeta, Routes, ServerEvent, StreamId};
 use etcore_proto::pb::etcdserverpb as pb;
-use prost::Message;
 
 use super::Front;
 use super::tasks::{Kind, Task, To};
@@ -151,11 +150,17 @@ impl Front {
         }
     }
 
-    fn dispatch(&mut self, call: Call, method: MethodId, message: Bytes) -> Outcome {
+    fn dispatch(&mut self, call: Call, method: MethodId, message: Message) -> Outcome {
+        match method {
+            PUT => self.put(call, message),
+            TXN => self.txn(call, message),
+            _ => self.dispatch_bytes(call, method, message.into_bytes()),
+        }
+    }
+
+    fn dispatch_bytes(&mut self, call: Call, method: MethodId, message: Bytes) -> Outcome {
         match method {
             RANGE => self.range(call, decode(message)?),
-            PUT => self.put(call, &message),
-            TXN => self.txn(call, message),
             DELETE_RANGE => {
                 check::delete_range(&decode(message.clone())?)?;
                 self.propose(call, RAFT_DELETE_RANGE, &message)
@@ -199,8 +204,8 @@ impl Front {
         self.take_ticket(call, Kind::Stream(Box::new(request)))
     }
 
-    fn put(&mut self, call: Call, message: &[u8]) -> Outcome {
-        let put = PutRef::parse(message).map_err(|_| malformed())?;
+    fn put(&mut self, call: Call, message: Message) -> Outcome {
+        let put = PutRef::parse(&message).map_err(|_| malformed())?;
         let cost_bytes = quota::put_cost_bytes(put.key.len(), put.value.len());
         if !self.has_space_for(cost_bytes) {
             return self.out_of_space(call);
@@ -212,17 +217,19 @@ impl Front {
             return Err(EtcdError::RequestTooLarge.into());
         }
         self.view.alarms.admit_growth()?;
-        self.propose(call, RAFT_PUT, message)
+        self.propose_message(call, RAFT_PUT, message)
     }
 
-    fn txn(&mut self, call: Call, message: Bytes) -> Outcome {
-        let request: pb::TxnRequest = decode(message.clone())?;
+    fn txn(&mut self, call: Call, message: Message) -> Outcome {
+        let request: pb::TxnRequest = decode(message.clone().into_bytes())?;
         if !self.has_space_for(quota::txn_cost_bytes(&request)) {
             return self.out_of_space(call);
         }
         check::txn(&request, self.shared.config.max_txn_ops)?;
         if !check::is_read_only(&request) {
-            return self.propose(call, RAFT_TXN, &message);
+            // It holds parts of the message.
+            drop(request);
+            return self.propose_message(call, RAFT_TXN, message);
         }
         self.shared.metrics.txns.inc();
         if check::is_serializable(&request) {
@@ -244,6 +251,18 @@ impl Front {
         field: u32,
         message: &[u8],
     ) -> Outcome {
+        let id = self.new_proposal()?;
+        self.send_proposal(call, kind, id, wire::wrap_request(field, message, id).into())
+    }
+
+    /// The same for the message of a client, which may be large.
+    fn propose_message(&mut self, call: Call, field: u32, message: Message) -> Outcome {
+        let id = self.new_proposal()?;
+        self.send_proposal(call, Kind::Proposal, id, wire::wrap_message(field, message, id))
+    }
+
+    /// The ID of a proposal, if one may be made.
+    fn new_proposal(&mut self) -> Result<u64, Refusal> {
         if self.draining {
             return Err(EtcdError::Stopped.into());
         }
@@ -256,8 +275,10 @@ impl Front {
         if committed > applied + limits::APPLY_GAP {
             return Err(EtcdError::TooManyRequests.into());
         }
-        let id = self.ids.next(&self.shared.ids);
-        let data = wire::wrap_request(field, message, id);
+        Ok(self.ids.next(&self.shared.ids))
+    }
+
+    fn send_proposal(&mut self, call: Call, kind: Kind, id: u64, data: Bytes) -> Outcome {
         if data.len() > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
@@ -268,7 +289,7 @@ impl Front {
         if let Some(conn) = self.conn(call.socket) {
             conn.proposal_bytes += bytes;
         }
-        self.push_replica(ToReplica::Propose { slot, id, data: data.into() });
+        self.push_replica(ToReplica::Propose { slot, id, data });
         Err(Refusal::Waiting)
     }
 
@@ -333,7 +354,7 @@ pub(super) struct Request {
     pub(super) stream: StreamId,
     pub(super) method: MethodId,
     pub(super) meta: RequestMeta,
-    pub(super) message: Bytes,
+    pub(super) message: Message,
 }
 
 /// Where a call came from and how long it may take.
@@ -353,7 +374,7 @@ fn malformed() -> Refusal {
     Refusal::Status(malformed_status())
 }
 
-pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Refusal> {
+pub(super) fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Refusal> {
     M::decode(message).map_err(|error| {
         let text = format!("grpc: error unmarshalling request: {error}");
         Refusal::Status(Status::new(Code::Internal, text))

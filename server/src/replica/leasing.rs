@@ -85,10 +85,10 @@ pub(super) struct LeaseDesk {
     /// Renewals of leases that exist need not wait for entries on their way, unless one of them is
     /// their lease's end.
     fast_renewals: bool,
-    /// Leases that clients have asked to end, with where in the log that is asked for at the
-    /// latest: another member may have answered it before this leader applies it. Ascending by
-    /// index; applied ones are dropped. No longer than the unapplied end of the log.
-    pub(super) ending: VecDeque<(LogIndex, i64)>,
+    /// Leases that clients have asked to end, with the last entry that asks for it: another member
+    /// may have answered it before this leader applies it. No longer than the unapplied end of the
+    /// log.
+    pub(super) ending: BTreeMap<i64, LogIndex>,
 }
 
 fn micros(time: Duration) -> u64 {
@@ -106,7 +106,7 @@ impl LeaseDesk {
             to_clear: Vec::new(),
             next_checkpoint_ms: 0,
             fast_renewals,
-            ending: VecDeque::new(),
+            ending: BTreeMap::new(),
         }
     }
 
@@ -149,24 +149,25 @@ impl LeaseDesk {
         self.lessor.next_deadline_ms().unwrap_or(u64::MAX).max(now_ms + 1)
     }
 
-    /// Entries that end these leases at a client's wish are in the log, up to index `last`.
-    pub(super) fn note_ending(&mut self, applied: LogIndex, last: LogIndex, leases: Vec<i64>) {
-        if self.fast_renewals && !leases.is_empty() {
-            self.forget_ended(applied);
-            self.ending.extend(leases.into_iter().map(|lease| (last, lease)));
+    /// The entry at `index`, not applied yet, ends this lease at a client's wish.
+    pub(super) fn note_ending(&mut self, lease: i64, index: LogIndex) {
+        if self.fast_renewals {
+            self.ending.insert(lease, index);
         }
     }
 
-    fn forget_ended(&mut self, applied: LogIndex) {
-        while self.ending.pop_front_if(|(index, _)| *index <= applied).is_some() {}
+    /// An entry that ends this lease is being applied.
+    fn forget_ending(&mut self, lease: i64, index: LogIndex) {
+        if self.ending.get(&lease).is_some_and(|last| *last <= index) {
+            self.ending.remove(&lease);
+        }
     }
 
     /// True if a renewal of this lease need not wait for entries on their way.
     fn renews_fast(&self, id: i64) -> bool {
-        let ends = || self.ending.iter().any(|(_, ending)| *ending == id);
         self.fast_renewals
             && self.lessor.contains(id)
-            && (is_on(Mutation::EndingLeaseRenewed) || !ends())
+            && (is_on(Mutation::EndingLeaseRenewed) || !self.ending.contains_key(&id))
     }
 
     /// What waited for an entry about this lease is looked at again.
@@ -257,7 +258,6 @@ impl Replica {
             return;
         }
         let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
-        self.desk.forget_ended(applied);
         for _ in 0..self.desk.queued.len() {
             let Some(mut waiting) = self.desk.queued.pop_front() else { return };
             let behind = *waiting.after.get_or_insert(commit) > applied;
@@ -419,6 +419,7 @@ impl Replica {
 
     /// Deletes the lease and its keys, in order and as one revision.
     pub(super) fn apply_lease_revoke(&mut self, entry: &LogEntry, id: i64) -> Reply {
+        self.desk.forget_ending(id, entry.index);
         if let Err(error) = self.alarms.admit_change() {
             self.store.skip(entry.index, entry.term);
             return Reply::Refused(error.into());

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
+use etcore_engine::types::LogIndex;
 use etcore_proto::raftpb::{self, MessageType};
 use etcore_raftlog::node::{Destination, Role, StepError};
 use etcore_raftlog::peer::{PeerAsk, PeerReport};
@@ -240,19 +241,30 @@ impl Replica {
             }
             taken_bytes += cost_bytes(&message);
             if !message.entries.is_empty() {
-                let ending = |entry: &raftpb::Entry| {
-                    entry.data.as_ref().and_then(|data| wire::wrapped_revoke(data))
-                };
-                let ending: Vec<i64> = message.entries.iter().filter_map(ending).collect();
-                self.step_now(message);
-                if !ending.is_empty() {
-                    let (applied, last) =
-                        (self.store.applied().0, self.log.node.status().last_index);
-                    self.desk.note_ending(applied, last, ending);
-                }
+                self.step_proposals(message);
             }
         }
         taken_bytes
+    }
+
+    /// Proposes what another member gave to this leader, and notes which leases it ends.
+    fn step_proposals(&mut self, message: raftpb::Message) {
+        let count = message.entries.len() as u64;
+        let ending: Vec<(u64, i64)> = (1..)
+            .zip(&message.entries)
+            .filter_map(|(at, entry)| Some((at, wire::wrapped_revoke(entry.data.as_ref()?)?)))
+            .collect();
+        if ending.is_empty() {
+            return self.step_now(message);
+        }
+        let last = self.log.node.status().last_index.0;
+        self.step_now(message);
+        // All are appended or none.
+        if self.log.node.status().last_index.0 == last + count {
+            for (at, lease) in ending {
+                self.desk.note_ending(lease, LogIndex(last + at));
+            }
+        }
     }
 
     fn step_now(&mut self, message: raftpb::Message) {

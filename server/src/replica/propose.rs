@@ -1,6 +1,7 @@
 //! From the rings into raft: one step of raft, and one log write, for all that waits.
 
 use bytes::Bytes;
+use etcore_engine::types::LogIndex;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, membershippb};
 use etcore_raftlog::node::{Destination, ProposeError, Proposed};
@@ -242,17 +243,20 @@ impl Replica {
         }
         let deadline_ms = self.now_ms + self.request_timeout_ms;
         // Expired leases are not renewed anyway.
-        let of_clients = batch.iter().zip(&origins).filter(|(_, from)| from.is_some());
-        let ending: Vec<i64> =
-            of_clients.filter_map(|(entry, _)| wire::wrapped_revoke(entry)).collect();
+        let of_clients =
+            (0..).zip(batch.iter().zip(&origins)).filter(|(_, (_, from))| from.is_some());
+        let ending: Vec<(u64, i64)> = of_clients
+            .filter_map(|(at, (entry, _))| Some((at, wire::wrapped_revoke(entry)?)))
+            .collect();
         match self.log.node.propose(batch.into_iter()) {
-            Ok(Proposed::Appended { first, term, count }) => {
-                let last = etcore_engine::types::LogIndex(first.0 + count - 1);
-                self.desk.note_ending(self.store.applied().0, last, ending);
+            Ok(Proposed::Appended { first, term, .. }) => {
+                for (at, lease) in ending {
+                    self.desk.note_ending(lease, LogIndex(first.0 + at));
+                }
                 // What an earlier leadership of this member has left there is gone.
                 self.outlive_overwritten(first.0);
                 for (index, from) in (first.0..).zip(origins) {
-                    let index = etcore_engine::types::LogIndex(index);
+                    let index = LogIndex(index);
                     self.proposals.push_back(Proposal { index, term, from, deadline_ms });
                 }
             }

@@ -197,7 +197,7 @@ impl Core {
                 Err((code, text)) => return self.end(conn, stream, code, &text),
             }
         } else {
-            framed.message
+            framed.message.into_bytes()
         };
         if call.streaming {
             let user = call.user;
@@ -253,7 +253,7 @@ impl Core {
     }
 }
 
-fn inflate(call: &Call, compressed: &Bytes, bytes_max: usize) -> Result<Bytes, (Code, String)> {
+fn inflate(call: &Call, compressed: &[u8], bytes_max: usize) -> Result<Bytes, (Code, String)> {
     if let Some(encoding) = &call.encoding_other {
         let quoted = go_quote(encoding.as_bytes());
         let text = format!("grpc: Decompressor is not installed for grpc-encoding {quoted}");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::super::assembler::{AssembleError, Assembler, Framed};
 use super::super::gzip::{self, InflateError};
-use super::super::{Code, MethodId};
+use super::super::{Code, Message, MethodId};
 use super::head::{ContentType, Encoding};
 use super::{Core, RequestMeta, ServerEvent};
 use crate::h2::{BlockKind, Conn, ErrorCode, Handler, Headers, StreamId};
@@ -44,7 +44,7 @@ pub(super) struct Call {
     pub(super) message_left: usize,
     pub(super) assembler: Assembler,
     meta: RequestMeta,
-    message: Bytes,
+    message: Message,
     /// The owner takes no more messages for now: the stream's window stays shut.
     held: bool,
     /// What the window lacks meanwhile.
@@ -186,7 +186,7 @@ impl Core {
             message_left: 0,
             assembler: Assembler::default(),
             meta,
-            message: Bytes::new(),
+            message: Message::from(Bytes::new()),
             held: false,
             owed_bytes: 0,
             waiting_since_ms: None,
@@ -263,7 +263,7 @@ impl Core {
             message_left: 0,
             assembler: Assembler::default(),
             meta: RequestMeta::default(),
-            message: Bytes::new(),
+            message: Message::from(Bytes::new()),
             held: false,
             owed_bytes: 0,
             waiting_since_ms: None,
@@ -425,7 +425,7 @@ impl Core {
         let Some(call) = self.calls.get_mut(stream) else { return };
         let message = if framed.compressed {
             match inflate(&framed.message, call.gzip, self.message_bytes_max) {
-                Ok(message) => message,
+                Ok(message) => message.into(),
                 Err((code, text)) => return self.fail_call(conn, stream, code, &text),
             }
         } else {
@@ -437,7 +437,7 @@ impl Core {
                 call.phase = Phase::UnaryComplete;
             }
             Phase::Streaming => {
-                let method = call.method;
+                let (method, message) = (call.method, message.into_bytes());
                 self.events.push_back(ServerEvent::StreamMessage { stream, method, message });
             }
             Phase::UnaryComplete => {
@@ -464,7 +464,7 @@ impl Core {
                     stream,
                     method: call.method,
                     meta: std::mem::take(&mut call.meta),
-                    message: std::mem::take(&mut call.message),
+                    message: std::mem::replace(&mut call.message, Bytes::new().into()),
                 });
             }
             Phase::Unary => self.fail_call(conn, stream, Code::Unknown, "EOF"),
@@ -517,7 +517,7 @@ fn leaves_room(conn: &mut Conn, waiting: usize, more: usize) -> bool {
     more > budget.limit() - share || budget.used() + more + kept_free <= budget.limit()
 }
 
-fn inflate(compressed: &Bytes, is_gzip: bool, bytes_max: usize) -> Result<Bytes, (Code, String)> {
+fn inflate(compressed: &[u8], is_gzip: bool, bytes_max: usize) -> Result<Bytes, (Code, String)> {
     if !is_gzip {
         let text = "grpc: compressed flag set with identity or empty encoding";
         return Err((Code::Internal, text.to_owned()));

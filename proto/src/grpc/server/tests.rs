@@ -63,7 +63,7 @@ fn a_body_in_one_byte_frames_is_assembled() {
     }
     match server.next_event() {
         Some(ServerEvent::Unary { method: MethodId(3), message, .. }) => {
-            assert_eq!(message, body[5..]);
+            assert_eq!(message[..], body[5..]);
         }
         event => panic!("{event:?}"),
     }

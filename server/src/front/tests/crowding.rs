@@ -157,3 +157,38 @@ fn long_answers_take_turns_so_that_no_turn_is_long() {
         assert_eq!(listed_sizes(&caller.responses[0]), [1_000_000; 4]);
     }
 }
+
+#[test]
+fn large_writes_reach_the_replica_as_their_clients_sent_them() {
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    let txn = caller.client.method("/etcdserverpb.KV/Txn");
+    for size in [10, 16_000, 17_000, 40_000, 1_000_000] {
+        let put = pb::PutRequest {
+            key: "k".into(),
+            value: vec![size as u8; size].into(),
+            ..Default::default()
+        };
+        let op = pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put.clone())) };
+        let request = pb::TxnRequest { success: vec![op], ..Default::default() };
+        caller
+            .client
+            .start_unary(caller.put, &CallOptions::default(), &put.encode_to_vec())
+            .unwrap();
+        caller.client.start_unary(txn, &CallOptions::default(), &request.encode_to_vec()).unwrap();
+        caller.exchange(&mut rig);
+        let mut proposed = Vec::new();
+        while let Some(message) = rig.replica.pop() {
+            let ToReplica::Propose { id, data, .. } = message else { continue };
+            let request = pb::InternalRaftRequest::decode(data.clone()).unwrap();
+            assert_eq!(request.header.as_ref().unwrap().id, id);
+            if request.put.is_some() {
+                let canonical = crate::wire::wrap_request(4, &put.encode_to_vec(), id);
+                assert_eq!(data, canonical);
+            }
+            proposed.push((request.put, request.txn));
+        }
+        proposed.sort_by_key(|(put, _)| put.is_none());
+        assert_eq!(proposed, [(Some(put), None), (None, Some(request))], "{size} bytes");
+    }
+}
