@@ -34,6 +34,7 @@ use crate::shared::{MemberView, Shared};
 mod alarms;
 mod apply;
 pub mod asks;
+mod due;
 mod hashes;
 mod leasing;
 pub mod lessor;
@@ -136,6 +137,9 @@ pub struct Replica {
     proposals_wait: bool,
     /// Large proposals wait for the end of a log write or of a checkpoint, which wakes the shard.
     large_wait: bool,
+    /// Everything but small proposals of this member's clients waits for the log's spare segment,
+    /// which wakes the shard.
+    spare_wait: bool,
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
     alarms: Arc<Alarms>,
@@ -225,6 +229,7 @@ impl Replica {
             snapshots: Snapshots::default(),
             proposals_wait: false,
             large_wait: false,
+            spare_wait: false,
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
             alarms: Arc::new(Alarms::load(&store)),
@@ -260,36 +265,6 @@ impl Replica {
             give_up_ms: None,
             stopped: false,
         }
-    }
-
-    /// When the next turn is due at the latest.
-    pub fn deadline_ms(&self) -> u64 {
-        // Nothing can be proposed while the log is busy; its end wakes the shard.
-        let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
-        let due_ms = due_ms.min(self.peering.deadline_ms());
-        if !self.is_leader() || self.proposals_wait {
-            return due_ms;
-        }
-        due_ms.min(self.desk.deadline_ms(self.now_ms))
-    }
-
-    /// True if something waits that a turn would take.
-    pub fn has_input(&self) -> bool {
-        self.background.has_answers()
-            || self.files.has_finished()
-            || self.pages.has_finished()
-            || self.may_apply_more()
-            || self
-                .fronts
-                .iter()
-                .any(|front| front.can_flush() || front.has_news() || !front.asks.is_empty())
-            || self.peering.has_input()
-            || (!self.proposals_wait
-                && (self.is_leader() && self.desk.has_input()
-                    || !self.peering.forwarded.is_empty()
-                    || self.fronts.iter().any(|front| {
-                        front.has_messages() || !self.large_wait && !front.large.is_empty()
-                    })))
     }
 
     /// True once it will do nothing any more.

@@ -181,7 +181,7 @@ impl LeaseDesk {
 impl Replica {
     /// When a turn is due sooner than in a millisecond: how soon.
     pub fn pause(&self) -> Option<Duration> {
-        let may_propose = self.is_leader() && !self.proposals_wait;
+        let may_propose = self.is_leader() && !self.proposals_wait && !self.spare_wait;
         if may_propose { self.desk.pause(self.shared.clock.elapsed()) } else { None }
     }
 

@@ -51,6 +51,11 @@ impl FrontLink {
         self.aside.pop_front().or_else(|| self.inbox.pop())
     }
 
+    /// What [`FrontLink::next`] gave is the next again.
+    pub(super) fn put_back(&mut self, message: ToReplica) {
+        self.aside.push_front(message);
+    }
+
     /// The next message that is no proposal; proposals in front of it keep their order.
     pub(super) fn next_but_proposals(&mut self) -> Option<ToReplica> {
         while self.has_news() {

@@ -61,7 +61,7 @@ impl Replica {
     /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step, or gives
     /// it to the leader. While nobody leads it stays in the rings; the fronts time it out.
     pub(super) fn take_requests(&mut self) {
-        self.proposals_wait = false;
+        (self.proposals_wait, self.spare_wait) = (false, false);
         match self.log.node.destination() {
             Destination::Here => self.take_as_leader(),
             // What is sent to a leader that is gone would only get lost.
@@ -124,10 +124,10 @@ impl Replica {
                 return self.take_reads();
             }
             Err(Admission::NoSpace { reason }) => {
-                // While a spare is merely being made, requests wait for it; a full disk is told.
+                // While a spare is merely being made, most requests wait for it; a full disk is
+                // told.
                 if reason.is_none() {
-                    self.proposals_wait = true;
-                    return self.take_reads();
+                    return self.take_small(tight);
                 }
                 (usize::try_from(self.log.writer.room_bytes()).unwrap_or(0), true)
             }
@@ -166,6 +166,38 @@ impl Replica {
         if !self.peers_first {
             self.step_forwarded(room.saturating_sub(bytes), tight, scarce);
         }
+    }
+
+    /// Without a spare segment yet: small proposals of this member's clients go into what is left
+    /// of the last one, which large ones do not fill, and everything else waits.
+    fn take_small(&mut self, tight: bool) {
+        self.spare_wait = true;
+        let room = usize::try_from(self.log.writer.room_bytes()).unwrap_or(0);
+        let mut batch = Batch::new(room.min(limits::PROPOSE_BYTES), true, tight);
+        'fronts: for front in 0..self.fronts.len() {
+            while batch.data.len() < limits::PROPOSE_ENTRIES
+                && let Some(message) = self.fronts[front].next()
+            {
+                let (slot, id, data) = match message {
+                    ToReplica::Propose { slot, id, data } => (slot, id, data),
+                    other => {
+                        self.take_other(front, other);
+                        continue;
+                    }
+                };
+                if data.len() > limits::LARGE_PROPOSAL_BYTES {
+                    self.fronts[front].large.push_back((Origin { front, slot, id }, data));
+                } else if batch.fits(&data) {
+                    self.take_proposal(Origin { front, slot, id }, data, &mut batch);
+                } else {
+                    self.fronts[front].put_back(ToReplica::Propose { slot, id, data });
+                    self.proposals_wait = true;
+                    break 'fronts;
+                }
+            }
+        }
+        self.take_reads();
+        self.propose(batch.data, batch.origins);
     }
 
     /// Puts a proposal into the batch, unless the disk has no room for it.

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
+use std::sync::Mutex;
 
 use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::{Disk, FileOp, run};
 use etcore_engine::page::PageSource;
 use etcore_engine::testing::disk_pages::DiskPages;
@@ -74,11 +76,33 @@ struct Member {
     up: bool,
     /// Its disk stands still.
     holds_writes: bool,
+    spare: Arc<Mutex<SpareGate>>,
+    finished: Arc<ArrayQueue<Finished>>,
     /// How often it has, from a snapshot.
     started_over: u32,
 }
 
+/// Lets no spare segment be made for a while.
+#[derive(Default)]
+struct SpareGate {
+    shut: bool,
+    waiting: Option<FileOp>,
+}
+
 impl Member {
+    /// What waited at the gate is done, and so is what comes.
+    fn open_gate(&mut self) {
+        let waiting = {
+            let mut gate = self.spare.lock().unwrap();
+            gate.shut = false;
+            gate.waiting.take()
+        };
+        if let Some(op) = waiting {
+            let done = run(&mut self.disk, op);
+            assert!(self.finished.push((Lane::Background, done)).is_ok());
+        }
+    }
+
     fn open(name: &str, args: &[String], disk: MemDisk, nonce: u64) -> Self {
         let Ok(Asked::Run(config, _)) = flags::parse(args.iter().cloned(), []) else {
             panic!("the flags are good");
@@ -105,7 +129,13 @@ impl Member {
         let (to_lessor, asks) = ring(limits::RING_LEASES, None);
         let (outbox, from_replica) = ring(limits::RING_TO_FRONT, None);
         let of_log = disk.clone();
-        let start = move |_, op| match op {
+        let spare = Arc::new(Mutex::new(SpareGate::default()));
+        let gate = spare.clone();
+        let start = move |lane, op| match op {
+            op if lane == Lane::Background && gate.lock().unwrap().shut => {
+                gate.lock().unwrap().waiting = Some(op);
+                Started::Later
+            }
             FileOp::Write { file, offset_bytes, data, durable: true } => {
                 let file = LogFile::Simulated(file);
                 Started::Write(DurableWrite { file, offset_bytes, buf: data })
@@ -115,7 +145,7 @@ impl Member {
         let read = move |name: &str, offset_bytes, len_bytes| {
             of_log.read_at(name, offset_bytes, len_bytes).unwrap_or_default()
         };
-        let (files, _) = LogFiles::simulated(Box::new(start), Box::new(read));
+        let (files, finished) = LogFiles::simulated(Box::new(start), Box::new(read));
         let (background, desk) = Background::simulated();
         let mut made = None;
         let link = FrontLink::new(inbox, asks, outbox);
@@ -143,6 +173,8 @@ impl Member {
             leases: BTreeMap::new(),
             up: true,
             holds_writes: false,
+            spare,
+            finished,
             started_over: 0,
         }
     }

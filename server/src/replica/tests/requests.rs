@@ -286,3 +286,37 @@ fn a_read_does_not_wait_behind_proposals_that_nobody_can_take() {
     }
     assert_eq!(cluster.members[at].get("k").as_deref(), Some("v"));
 }
+
+#[test]
+fn small_requests_go_on_while_large_ones_wait_for_a_spare_segment() {
+    let mut cluster = Cluster::new(1, 41);
+    let at = cluster.ready();
+    cluster.members[at].spare.lock().unwrap().shut = true;
+    let large = "x".repeat(100_000);
+    let waiting = (0..40)
+        .find_map(|number| {
+            let slot = cluster.put(at, &format!("large{number}"), &large);
+            cluster.run_ms(300);
+            (!cluster.members[at].replies.contains_key(&slot)).then_some(slot)
+        })
+        .expect("a segment that is used up");
+    for number in 0..50 {
+        let small = cluster.put(at, &format!("small{number}"), "v");
+        assert_eq!(cluster.reply(at, small), Ok(()));
+        cluster.read(at);
+        let replica = &cluster.members[at].replica;
+        assert!(replica.spare_wait && !replica.has_input(), "it sleeps until something comes");
+    }
+    // Once nothing fits any more, small ones wait too, and none is refused.
+    let slots: Vec<Slot> =
+        (0..40).map(|number| cluster.put(at, &format!("k{number}"), &large[..30_000])).collect();
+    cluster.run_ms(300);
+    let full = slots.iter().position(|slot| !cluster.members[at].replies.contains_key(slot));
+    assert!(full.is_some(), "the segment holds no 1.2 MB");
+    assert!(!cluster.members[at].replica.has_input());
+    assert!(!cluster.members[at].replies.contains_key(&waiting));
+    cluster.members[at].open_gate();
+    for slot in slots.into_iter().chain([waiting]) {
+        assert_eq!(cluster.reply(at, slot), Ok(()));
+    }
+}

@@ -1,0 +1,44 @@
+//! When the replica has something to do.
+//!
+//! Asked by its shard before it sleeps. What waits for something that will wake the shard must not
+//! count, or the shard would spin; what nothing wakes it for must.
+
+use super::{FrontLink, Replica};
+
+impl Replica {
+    /// When the next turn is due at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        // Nothing can be proposed while the log is busy; its end wakes the shard.
+        let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
+        let due_ms = due_ms.min(self.peering.deadline_ms());
+        if !self.is_leader() || self.proposals_wait || self.spare_wait {
+            return due_ms;
+        }
+        due_ms.min(self.desk.deadline_ms(self.now_ms))
+    }
+
+    /// True if something waits that a turn would take.
+    pub fn has_input(&self) -> bool {
+        self.background.has_answers()
+            || self.files.has_finished()
+            || self.pages.has_finished()
+            || self.may_apply_more()
+            || self
+                .fronts
+                .iter()
+                .any(|front| front.can_flush() || front.has_news() || !front.asks.is_empty())
+            || self.peering.has_input()
+            || (!self.proposals_wait && self.has_proposals())
+    }
+
+    /// True if a turn would propose something.
+    fn has_proposals(&self) -> bool {
+        if self.fronts.iter().any(FrontLink::has_messages) {
+            return true;
+        }
+        !self.spare_wait
+            && (self.is_leader() && self.desk.has_input()
+                || !self.peering.forwarded.is_empty()
+                || !self.large_wait && self.fronts.iter().any(|front| !front.large.is_empty()))
+    }
+}
