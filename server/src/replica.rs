@@ -159,6 +159,10 @@ pub struct Replica {
     request_timeout_ms: u64,
     /// Of [`limits::APPLY_TURN_COST`], what is left in this turn.
     apply_room: usize,
+    /// Large proposals went to the log in this turn.
+    took_large: bool,
+    /// Large entries were not applied in the last turn, because of that.
+    put_off_large: bool,
     /// A tick was due in this turn.
     ticked: bool,
     /// When the entry that is first in line was first tried.
@@ -246,6 +250,8 @@ impl Replica {
             started_ms: 0,
             request_timeout_ms,
             apply_room: 0,
+            took_large: false,
+            put_off_large: false,
             ticked: false,
             applying_since: None,
             last_tick_ms: 0,
@@ -301,13 +307,23 @@ impl Replica {
         !self.to_apply.is_empty()
     }
 
+    /// True if a large entry is first in line, and large ones were copied in this turn already: the
+    /// fronts have their turn in between. Not twice in a row.
+    fn puts_off_large(&mut self) -> bool {
+        let is_large = |entry: &LogEntry| entry.data.len() > limits::LARGE_PROPOSAL_BYTES;
+        let took_large = std::mem::take(&mut self.took_large);
+        took_large && !self.put_off_large && self.to_apply.front().is_some_and(is_large)
+    }
+
     /// The second half: applies, publishes and answers. It may want something written too.
     pub fn finish_turn(&mut self) -> Option<DurableWrite> {
         if self.stopped {
             return None;
         }
         let mut write = None;
+        self.put_off_large = self.puts_off_large();
         self.apply_room = match self.to_apply.len() {
+            _ if self.put_off_large => 0,
             0..=limits::APPLY_TURN_ENTRIES => limits::APPLY_TURN_COST,
             // So much is a matter of throughput.
             _ => usize::MAX,

@@ -10,8 +10,8 @@ use super::Front;
 use super::calls::Request;
 use crate::limits;
 
-/// Those of one front that came whole, in their order. Their bytes count as proposals: whose connections have too
-/// many are not read.
+/// Those of one front that came whole, in their order. Their bytes count as proposals: connections
+/// with too many are not read.
 #[derive(Default)]
 pub(super) struct LargeRequests {
     waiting: VecDeque<Request>,

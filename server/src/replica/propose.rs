@@ -232,7 +232,7 @@ impl Replica {
                 }
                 if let Some((origin, data)) = self.fronts[front].large.pop_front() {
                     self.take_proposal(origin, data, batch);
-                    any = true;
+                    (any, self.took_large) = (true, true);
                 }
             }
         }
