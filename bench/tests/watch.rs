@@ -61,7 +61,7 @@ fn serve(mut socket: TcpStream, shared: &Shared) {
             match event {
                 ServerEvent::Unary { stream, message, .. } => {
                     server.reply_unary(stream, b"").unwrap();
-                    shared.puts.lock().unwrap().push(PutRequest::decode(message).unwrap());
+                    shared.puts.lock().unwrap().push(PutRequest::decode(&message[..]).unwrap());
                 }
                 ServerEvent::StreamMessage { stream, message, .. } => {
                     let request = WatchRequest::decode(message).unwrap();

@@ -26,10 +26,9 @@ pub const STREAM_STATE_BYTES: usize = 512;
 pub const CONNECTION_HELD_BYTES_MAX: usize = 64 << 20;
 /// The same for the whole process.
 pub const PROCESS_HELD_BYTES_MAX: usize = 1 << 30;
-/// A connection takes its share of the process budget in steps of this many bytes ...
-pub const BUDGET_STEP_BYTES: usize = 64 << 10;
-/// ... and up to the first of them in steps of this many.
-pub const BUDGET_FIRST_STEP_BYTES: usize = 2 << 10;
+/// A connection takes its share of the process budget in steps of so many bytes, larger ones the
+/// more it holds.
+pub const BUDGET_STEPS_BYTES: [usize; 3] = [2 << 10, 16 << 10, 64 << 10];
 /// A connection that has drawn no more than this is modest, in bytes.
 pub const MODEST_BYTES: usize = 256 << 10;
 /// The part of the process budget (one in so many) that only modest connections may use.

@@ -525,6 +525,13 @@ fn large_puts_and_ranges_on_many_streams_stay_within_the_bounds() {
             let until = Instant::now() + sized(Duration::from_secs(1), Duration::from_secs(10));
             let (served, asked) = (AtomicU64::new(0), AtomicU64::new(0));
             std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Who comes meanwhile is let in and served.
+                    while Instant::now() < until {
+                        Raw::connect(setup.client_port, 1 << 20).put_once("newcomer");
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                });
                 for wishes in [left, right] {
                     let (served, asked) = (&served, &asked);
                     scope.spawn(move || {

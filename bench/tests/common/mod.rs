@@ -144,7 +144,9 @@ fn serve(mut socket: TcpStream, behaviour: &Behaviour, seen: &Seen) {
         }
         for event in events {
             let request = match event {
-                ServerEvent::Unary { stream, method, message, .. } => (stream, method, message),
+                ServerEvent::Unary { stream, method, message, .. } => {
+                    (stream, method, message.into_bytes())
+                }
                 ServerEvent::StreamMessage { stream, message, .. } => {
                     (stream, RANGE_STREAM, message)
                 }

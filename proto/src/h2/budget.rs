@@ -127,7 +127,7 @@ impl BudgetLease {
     pub fn release(&mut self, bytes: usize) {
         assert!(bytes <= self.used, "released {bytes} of {} charged bytes", self.used);
         self.used -= bytes;
-        if self.drawn - self.used > 2 * step(self.drawn) {
+        if self.drawn - self.used > slack(self.drawn) {
             self.give_back();
         }
     }
@@ -164,13 +164,21 @@ impl BudgetLease {
 }
 
 /// In what steps a connection draws that holds `used` bytes: tens of thousands may hold a few
-/// streams each.
+/// streams each, and one with many must not touch the shared counter with each.
 fn step(used: usize) -> usize {
-    if used <= limits::BUDGET_STEP_BYTES {
-        limits::BUDGET_FIRST_STEP_BYTES
+    let [first, second, third] = limits::BUDGET_STEPS_BYTES;
+    if used <= 4 * first {
+        first
+    } else if used <= third {
+        second
     } else {
-        limits::BUDGET_STEP_BYTES
+        third
     }
+}
+
+/// What a connection that has drawn `drawn` bytes keeps beyond those it holds.
+fn slack(drawn: usize) -> usize {
+    if drawn <= 4 * limits::BUDGET_STEPS_BYTES[0] { drawn } else { 2 * step(drawn) }
 }
 
 impl Drop for BudgetLease {
@@ -240,13 +248,19 @@ mod tests {
     fn calls_one_after_the_other_do_not_touch_the_shared_counter() {
         let budget = Budget::new(8 << 20, 8 << 20);
         let mut lease = budget.lease();
-        assert!(lease.charge(limits::STREAM_STATE_BYTES));
-        let drawn = budget.used();
-        for _ in 0..10 {
-            lease.release(limits::STREAM_STATE_BYTES);
-            assert_eq!(budget.used(), drawn);
-            assert!(lease.charge(limits::STREAM_STATE_BYTES));
-            assert_eq!(budget.used(), drawn);
+        for streams in [1, 10, 64] {
+            assert!(lease.charge(streams * limits::STREAM_STATE_BYTES));
+            let drawn = budget.used();
+            for _ in 0..10 {
+                lease.release(streams * limits::STREAM_STATE_BYTES);
+                assert_eq!(budget.used(), drawn, "{streams} at once");
+                assert!(lease.charge(streams * limits::STREAM_STATE_BYTES));
+                assert_eq!(budget.used(), drawn, "{streams} at once");
+            }
+            lease.release(streams * limits::STREAM_STATE_BYTES);
         }
+        assert!(lease.charge(4 << 20));
+        lease.release(4 << 20);
+        assert!(budget.used() <= 2 << 10, "much is given back");
     }
 }
