@@ -22,6 +22,11 @@ pub const SEGMENT_BYTES: usize = 256 << 10;
 
 /// Segments kept for reuse; more are freed.
 pub const SEGMENTS_SPARE_MAX: usize = 8;
+/// The same for those that were made for a single large row: fresh memory of megabytes takes longer
+/// to touch than the row takes to copy.
+pub const LARGE_SEGMENTS_SPARE_MAX: usize = 8;
+/// None larger than this is kept, in bytes.
+pub const SPARE_SEGMENT_BYTES_MAX: usize = 2 << 20;
 
 /// Rows of one chunk of a bucket in memory; a fuller one is split.
 pub const BUCKET_CHUNK_ROWS_MAX: usize = 128;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) use segment::Row;
 use segment::{Segment, Writer};
 
-use crate::limits::SEGMENTS_SPARE_MAX;
+use crate::limits::{LARGE_SEGMENTS_SPARE_MAX, SEGMENTS_SPARE_MAX, SPARE_SEGMENT_BYTES_MAX};
 use crate::types::{RevKey, Revision};
 
 /// The owner's side. Invariant: `writers` ascend by their first row, and all but the last
@@ -109,9 +109,17 @@ impl Tables {
     pub(crate) fn drop_oldest(&mut self, count: usize) {
         self.published -= count.min(self.published);
         self.frozen -= count.min(self.frozen);
+        let mut large = self.spare.iter().filter(|segment| segment.is_large()).count();
+        let mut usual = self.spare.len() - large;
         for writer in self.writers.drain(..count) {
-            if self.spare.len() < SEGMENTS_SPARE_MAX {
-                self.spare.push(writer.into_segment());
+            let segment = writer.into_segment();
+            let (kept, most) = match segment.is_large() {
+                true => (&mut large, LARGE_SEGMENTS_SPARE_MAX),
+                false => (&mut usual, SEGMENTS_SPARE_MAX),
+            };
+            if *kept < most && segment.memory_bytes() <= SPARE_SEGMENT_BYTES_MAX {
+                *kept += 1;
+                self.spare.push(segment);
             }
         }
         self.share();
@@ -314,5 +322,36 @@ mod tests {
         tables.freeze();
         push(&mut tables, 5, 0, 10);
         assert_eq!(tables.memory_bytes(), bytes, "the spare segment was taken");
+    }
+
+    #[test]
+    fn segments_of_large_rows_are_reused_for_such_and_take_the_place_of_no_other() {
+        let mut tables = Tables::default();
+        let mut most = 0;
+        for main in 2..400 {
+            let len_bytes = if main % 2 == 0 { 1_400_000 } else { 100_000 };
+            push(&mut tables, 2 * main, 0, len_bytes);
+            tables.publish();
+            let at = RevKey::first(Revision(2 * main));
+            let found = tables.view().find(at).unwrap().1;
+            let byte = (2 * main).to_le_bytes()[0];
+            assert!(found.len() == len_bytes && found.iter().all(|found| *found == byte));
+            let frozen = tables.freeze();
+            push(&mut tables, 2 * main + 1, 0, 1);
+            tables.publish();
+            tables.drop_oldest(frozen);
+            if main == 50 {
+                most = tables.memory_bytes();
+            }
+            assert!(main < 50 || tables.memory_bytes() <= most, "revision {main}");
+        }
+        let large = tables.spare.iter().filter(|segment| segment.is_large()).count();
+        assert!(large > 0 && large < tables.spare.len(), "both kinds are kept");
+        push(&mut tables, 5_000, 0, 3_000_000);
+        let frozen = tables.freeze();
+        push(&mut tables, 5_001, 0, 1);
+        tables.publish();
+        tables.drop_oldest(frozen);
+        assert!(tables.memory_bytes() <= most, "one that is very large is given back");
     }
 }

@@ -93,9 +93,15 @@ impl Segment {
         *self.published.get_mut() = 0;
     }
 
-    /// True if it is of the usual size and that suffices.
+    /// True if it was made for a row that is larger than a usual segment.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes.len() > SEGMENT_BYTES
+    }
+
+    /// True if a segment for a first row of `len_bytes` may be this one: large ones are for large
+    /// rows.
     pub(super) fn can_hold(&self, len_bytes: usize) -> bool {
-        self.bytes.len() == SEGMENT_BYTES && len_bytes <= SEGMENT_BYTES
+        len_bytes <= self.bytes.len() && self.is_large() == (len_bytes > SEGMENT_BYTES)
     }
 
     /// Rows that may be read.
