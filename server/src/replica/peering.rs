@@ -259,8 +259,8 @@ impl Replica {
         }
         let last = self.log.node.status().last_index.0;
         self.step_now(message);
-        // All are appended or none.
-        if self.log.node.status().last_index.0 == last + count {
+        // All are appended, at once, or none.
+        if self.log.node.status().last_index.0 >= last + count {
             for (at, lease) in ending {
                 self.desk.note_ending(lease, LogIndex(last + at));
             }
