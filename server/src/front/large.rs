@@ -1,8 +1,9 @@
 //! Large requests take turns: a front handles one a round.
 //!
-//! Each is copied as a whole into a log entry, which takes about as long as hundreds of small
-//! requests; many that are complete at the same time would keep all others waiting. Called by the
-//! front's calls and turns; must never let them wait for anything but the front's next rounds.
+//! Each is looked through as a whole, and copied if there is no room around it, which takes as long
+//! as many small requests; many that are complete at the same time would keep all others waiting.
+//! Called by the front's calls and turns; must never let them wait for anything but the front's next
+//! rounds.
 
 use std::collections::VecDeque;
 

@@ -340,27 +340,21 @@ impl Front {
         keys_max: usize,
         bytes_max: usize,
         out: &mut Vec<u8>,
-    ) -> Result<usize, Stop> {
+    ) -> Result<(), Stop> {
         let limit = listing.keys_wanted(keys_max);
         let hits = view.range_pinned(&listing.next, &listing.end, &listing.pin, limit)?;
-        let mut written = 0;
         for hit in hits.hits() {
             if out.len() >= bytes_max {
                 break;
             }
-            if listing.keys_only {
-                range::write_key_only(&hits, hit, out);
-            } else {
-                match range::write_value(view, hit, self.pages.source(), out) {
-                    Ok(()) => {}
-                    Err(_) if written > 0 => break,
-                    Err(stop) => return Err(stop),
-                }
+            match self.write_element((view, &hits, hit), listing.keys_only, None, out) {
+                Ok(()) => {}
+                Err(_) if !out.is_empty() => break,
+                Err(stop) => return Err(stop),
             }
-            written += 1;
             listing.advance_past(hits.key(hit));
         }
-        Ok(written)
+        Ok(())
     }
 
     /// Sends what may be sent at once, and no more: what waits for the peer would be charged to the
@@ -418,8 +412,8 @@ impl Front {
                 let whole = listing.element_bytes(&hits, hit);
                 let from = listing.part_bytes;
                 let to = whole.min(from + room - out.len());
-                let written = self.write_element((view, &hits, hit), listing, (from, to), out);
-                match written {
+                let part = (from > 0 || to < whole).then_some((from, to));
+                match self.write_element((view, &hits, hit), listing.keys_only, part, out) {
                     Ok(()) => {}
                     Err(_) if !out.is_empty() => return Ok(false),
                     Err(stop) => return Err(stop),
@@ -446,25 +440,24 @@ impl Front {
         Ok(to == tail.len())
     }
 
-    /// Appends bytes `from` up to `to` of an element.
+    /// Appends an element, or the bytes of it from one place to another.
     fn write_element(
         &mut self,
         (view, hits, hit): (&View, &RangeHits, &Hit),
-        listing: &Listing,
-        (from, to): (usize, usize),
+        keys_only: bool,
+        part: Option<(usize, usize)>,
         out: &mut Vec<u8>,
     ) -> Result<(), Stop> {
-        let is_whole = from == 0 && to == listing.element_bytes(hits, hit);
-        match (listing.keys_only, is_whole) {
-            (true, true) => range::write_key_only(hits, hit, out),
-            (true, false) => {
+        match (keys_only, part) {
+            (true, None) => range::write_key_only(hits, hit, out),
+            (true, Some((from, to))) => {
                 let mut whole = Vec::new();
                 range::write_key_only(hits, hit, &mut whole);
                 out.extend_from_slice(&whole[from..to]);
             }
-            (false, true) => range::write_value(view, hit, self.pages.source(), out)?,
-            (false, false) => {
-                range::write_value_part(view, hit, self.pages.source(), (from, to), out)?;
+            (false, None) => range::write_value(view, hit, self.pages.source(), out)?,
+            (false, Some(part)) => {
+                range::write_value_part(view, hit, self.pages.source(), part, out)?;
             }
         }
         Ok(())

@@ -152,6 +152,17 @@ impl Rig {
         Self { front, driver, replica, lessor, to_front, now_ms: 1000 }
     }
 
+    /// All see this store from now on.
+    fn publish(&self, store: &mut Store) {
+        self.front.shared.view.store(Arc::new(MemberView {
+            store: store.publish(),
+            members: Arc::default(),
+            cluster_version: None,
+            alarms: Arc::default(),
+            file_cuts: 0,
+        }));
+    }
+
     fn turn(&mut self) {
         self.front.turn(self.now_ms);
         self.front.flush(&mut self.driver).unwrap();
@@ -475,13 +486,7 @@ fn what_comes_while_the_shard_sleeps_is_answered_from_the_newest_view() {
     let mut txn = store.begin(LogIndex(5), Term(1));
     txn.put(b"k", b"new", LeaseId(0));
     txn.commit();
-    rig.front.shared.view.store(Arc::new(MemberView {
-        store: store.publish(),
-        members: Arc::default(),
-        cluster_version: None,
-        alarms: Arc::default(),
-        file_cuts: 0,
-    }));
+    rig.publish(&mut store);
     rig.front.shared.status.applied.store(5, Ordering::Release);
     let range = caller.client.method("/etcdserverpb.KV/Range");
     let key = b"k".as_slice().into();

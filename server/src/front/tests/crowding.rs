@@ -61,13 +61,7 @@ fn filled(rig: &mut Rig, sizes: [usize; 4]) {
         txn.put(key, &vec![key[0]; size], LeaseId(0));
         txn.commit();
     }
-    rig.front.shared.view.store(Arc::new(MemberView {
-        store: store.publish(),
-        members: Arc::default(),
-        cluster_version: None,
-        alarms: Arc::default(),
-        file_cuts: 0,
-    }));
+    rig.publish(&mut store);
 }
 
 fn list(caller: &mut Caller, keys_only: bool) {
