@@ -2,8 +2,8 @@
 //!
 //! Each is looked through as a whole, and copied if there is no room around it, which takes as long
 //! as many small requests; many that are complete at the same time would keep all others waiting.
-//! Called by the front's calls and turns; must never let them wait for anything but the front's next
-//! rounds.
+//! Called by the front's calls and turns; must never let them wait for anything but the front's
+//! next rounds.
 
 use std::collections::VecDeque;
 
