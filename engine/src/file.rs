@@ -193,6 +193,9 @@ pub fn run(disk: &mut dyn Disk, op: FileOp) -> io::Result<FileOutput> {
 
 /// A growable byte buffer whose memory is aligned to [`BLOCK_BYTES`] and whose capacity is a
 /// multiple of it, as direct I/O wants.
+///
+/// Invariant: `len_bytes` lie within `blocks`; what is behind them there is of no meaning, so that
+/// a buffer used again is not zeroed first.
 #[derive(Clone, Default)]
 pub struct AlignedBuf {
     blocks: Vec<Block>,
@@ -228,26 +231,50 @@ impl AlignedBuf {
 
     /// Empties the buffer and keeps its memory.
     pub fn clear(&mut self) {
-        self.blocks.clear();
         self.len_bytes = 0;
     }
 
-    /// Grows with zeros, or shrinks and zeroes what is cut off.
+    /// Shrinks, or grows with zeros.
     pub fn resize(&mut self, len_bytes: usize) {
-        if len_bytes < self.len_bytes {
-            let old_len_bytes = self.len_bytes;
-            bytemuck::cast_slice_mut::<Block, u8>(&mut self.blocks)[len_bytes..old_len_bytes]
-                .fill(0);
-        }
-        self.blocks.resize(len_bytes.div_ceil(BLOCK_BYTES), bytemuck::Zeroable::zeroed());
+        let (old_len_bytes, used_bytes) = (self.len_bytes, self.blocks.len() * BLOCK_BYTES);
+        self.grow(len_bytes);
         self.len_bytes = len_bytes;
+        // Blocks that were added are zeros already.
+        if let Some(again) = self.get_mut(old_len_bytes..len_bytes.min(used_bytes)) {
+            again.fill(0);
+        }
     }
 
     /// Appends bytes.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.extend_from_parts(&[bytes]);
+    }
+
+    /// Appends the parts, one behind the other.
+    pub fn extend_from_parts(&mut self, parts: &[&[u8]]) {
+        let len_bytes = parts.iter().fold(0, |sum, part| sum + part.len());
+        let mut rest = self.extend_unset(len_bytes);
+        for part in parts {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+    }
+
+    /// Appends `len_bytes` of no meaning, for the caller to overwrite all of them.
+    pub fn extend_unset(&mut self, len_bytes: usize) -> &mut [u8] {
         let start = self.len_bytes;
-        self.resize(start + bytes.len());
-        self[start..].copy_from_slice(bytes);
+        self.grow(start + len_bytes);
+        self.len_bytes += len_bytes;
+        &mut self[start..]
+    }
+
+    /// Makes room for `len_bytes` in all.
+    fn grow(&mut self, len_bytes: usize) {
+        let blocks = len_bytes.div_ceil(BLOCK_BYTES);
+        if blocks > self.blocks.len() {
+            self.blocks.resize(blocks, bytemuck::Zeroable::zeroed());
+        }
     }
 }
 
@@ -567,5 +594,31 @@ mod tests {
         assert!(bytes[4..].iter().all(|byte| *byte == 0));
         assert_eq!(read_at_most(&file, 2, 4).unwrap(), b"ta\0\0");
         assert_eq!(read_at_most(&file, 9_998, 10).unwrap(), [0, 0]);
+    }
+
+    #[test]
+    fn a_buffer_that_is_used_again_shows_nothing_of_its_past() {
+        let mut buf = AlignedBuf::default();
+        let mut model = Vec::new();
+        let lengths = [1, 9_000, 4_096, 0, 5_000, 12_288, 3, 20_000, 8_191];
+        for (round, len) in (1u8..).zip(lengths.into_iter().cycle().take(200)) {
+            match round % 4 {
+                0 => {
+                    buf.clear();
+                    model.clear();
+                }
+                1 => {
+                    buf.resize(len);
+                    model.resize(len, 0);
+                }
+                _ => {
+                    let bytes = vec![round; len / 4];
+                    buf.extend_from_parts(&[&[round], &bytes, &[], &[1, 2]]);
+                    model.extend([&[round], &bytes[..], &[1, 2]].concat());
+                }
+            }
+            assert!(buf[..] == model[..], "round {round}");
+            assert!(buf.as_ptr().addr().is_multiple_of(BLOCK_BYTES));
+        }
     }
 }

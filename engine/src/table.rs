@@ -11,7 +11,10 @@ use std::sync::Arc;
 pub(crate) use segment::Row;
 use segment::{Segment, Writer};
 
-use crate::limits::{LARGE_SEGMENTS_SPARE_MAX, SEGMENTS_SPARE_MAX, SPARE_SEGMENT_BYTES_MAX};
+use crate::limits::{
+    LARGE_SEGMENTS_IDLE_CHECKPOINTS, LARGE_SEGMENTS_SPARE_MAX, SEGMENTS_SPARE_MAX,
+    SPARE_SEGMENT_BYTES_MAX,
+};
 use crate::types::{RevKey, Revision};
 
 /// The owner's side. Invariant: `writers` ascend by their first row, and all but the last
@@ -26,6 +29,9 @@ pub(crate) struct Tables {
     /// The next row opens a new segment: those before it are frozen.
     sealed: bool,
     spare: Vec<Arc<Segment>>,
+    /// Large spare segments that nobody took during the last `idle_checkpoints`.
+    large_idle: usize,
+    idle_checkpoints: u32,
 }
 
 /// The readers' side; a clone is one reference count.
@@ -109,7 +115,8 @@ impl Tables {
     pub(crate) fn drop_oldest(&mut self, count: usize) {
         self.published -= count.min(self.published);
         self.frozen -= count.min(self.frozen);
-        let mut large = self.spare.iter().filter(|segment| segment.is_large()).count();
+        self.free_idle();
+        let mut large = self.large_spare();
         let mut usual = self.spare.len() - large;
         for writer in self.writers.drain(..count) {
             let segment = writer.into_segment();
@@ -123,6 +130,25 @@ impl Tables {
             }
         }
         self.share();
+    }
+
+    /// Called once a checkpoint.
+    fn free_idle(&mut self) {
+        self.idle_checkpoints += 1;
+        if self.idle_checkpoints < LARGE_SEGMENTS_IDLE_CHECKPOINTS {
+            return;
+        }
+        self.idle_checkpoints = 0;
+        // One at most: to give back megabytes takes a while too.
+        let oldest = self.spare.iter().position(|segment| segment.is_large());
+        if let Some(index) = oldest.filter(|_| self.large_idle > 0) {
+            self.spare.remove(index);
+        }
+        self.large_idle = self.large_spare();
+    }
+
+    fn large_spare(&self) -> usize {
+        self.spare.iter().filter(|segment| segment.is_large()).count()
     }
 
     /// The row at exactly `at`, unpublished ones included.
@@ -173,6 +199,7 @@ impl Tables {
                 break;
             }
         }
+        self.large_idle = self.large_idle.min(self.large_spare());
         let segment = spare.unwrap_or_else(|| Arc::new(Segment::new(len_bytes)));
         self.writers.push(Writer::new(segment, first));
         self.sealed = false;
@@ -345,7 +372,7 @@ mod tests {
             }
             assert!(main < 50 || tables.memory_bytes() <= most, "revision {main}");
         }
-        let large = tables.spare.iter().filter(|segment| segment.is_large()).count();
+        let large = tables.large_spare();
         assert!(large > 0 && large < tables.spare.len(), "both kinds are kept");
         push(&mut tables, 5_000, 0, 3_000_000);
         let frozen = tables.freeze();
@@ -353,5 +380,31 @@ mod tests {
         tables.publish();
         tables.drop_oldest(frozen);
         assert!(tables.memory_bytes() <= most, "one that is very large is given back");
+        for main in 0..(large as i64 + 2) * i64::from(LARGE_SEGMENTS_IDLE_CHECKPOINTS) {
+            let frozen = tables.freeze();
+            push(&mut tables, 5_002 + main, 0, 1);
+            tables.publish();
+            tables.drop_oldest(frozen);
+        }
+        assert_eq!(tables.large_spare(), 0, "what nobody takes is given back, one at a time");
+    }
+
+    #[test]
+    fn a_checkpoint_of_large_rows_leaves_room_for_the_next() {
+        let mut tables = Tables::default();
+        let mut most = 0;
+        for main in 2..400 {
+            push(&mut tables, main, 0, 1_400_000);
+            tables.publish();
+            if main % 20 == 0 {
+                // The rows since the last one are written while the next ones come.
+                tables.drop_oldest(tables.frozen);
+                tables.freeze();
+            }
+            if main == 100 {
+                most = tables.memory_bytes();
+            }
+            assert!(main < 100 || tables.memory_bytes() <= most, "revision {main}");
+        }
     }
 }

@@ -384,6 +384,13 @@ impl Front {
             let Some(socket) = self.doors[self.index].queue.pop() else { break };
             self.attach(driver, socket);
         }
+        self.send_ready(driver);
+        self.end_drain();
+        Ok(())
+    }
+
+    /// Sends what is ready, within the round's bounds.
+    pub fn send_ready(&mut self, driver: &mut dyn Driver) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for socket in dirty.drain(..) {
             self.flush_conn(driver, socket);
@@ -391,8 +398,6 @@ impl Front {
         // Connections with more to send than one turn takes were marked again meanwhile.
         std::mem::swap(&mut dirty, &mut self.dirty);
         self.dirty.append(&mut dirty);
-        self.end_drain();
-        Ok(())
     }
 
     fn listen(&mut self, driver: &mut dyn Driver) -> io::Result<()> {

@@ -282,12 +282,10 @@ impl Replica {
         self.soft_state.role == Role::Leader
     }
 
-    /// The first half of a turn: takes what has come, and says what the log writes next, so that
-    /// the disk works on that while the second half applies. A returned write must be carried out
-    /// and reported to [`Replica::written`].
-    pub fn turn(&mut self, now_ms: u64) -> Option<DurableWrite> {
+    /// The first third of a turn: takes what has come.
+    pub fn turn(&mut self, now_ms: u64) {
         if self.stopped {
-            return None;
+            return;
         }
         self.now_ms = now_ms;
         self.ticked = self.tick(now_ms);
@@ -297,12 +295,20 @@ impl Replica {
         self.step_messages();
         self.propose_member();
         self.take_requests();
+    }
+
+    /// The second: says what the log writes next, so that the disk works on that while the third
+    /// applies. A returned write must be carried out and reported to [`Replica::written`].
+    pub fn log_turn(&mut self) -> Option<DurableWrite> {
+        if self.stopped {
+            return None;
+        }
         let write = self.advance_log();
         self.collect_effects();
         write.or_else(|| self.advance_log())
     }
 
-    /// True if the second half has committed entries to apply.
+    /// True if the last third has committed entries to apply.
     pub fn has_backlog(&self) -> bool {
         !self.to_apply.is_empty()
     }
@@ -310,12 +316,11 @@ impl Replica {
     /// True if a large entry is first in line, and large ones were copied in this turn already: the
     /// fronts have their turn in between. Not twice in a row.
     fn puts_off_large(&mut self) -> bool {
-        let is_large = |entry: &LogEntry| entry.data.len() > limits::LARGE_PROPOSAL_BYTES;
         let took_large = std::mem::take(&mut self.took_large);
-        took_large && !self.put_off_large && self.to_apply.front().is_some_and(is_large)
+        took_large && !self.put_off_large && self.is_large_next()
     }
 
-    /// The second half: applies, publishes and answers. It may want something written too.
+    /// The last third: applies, publishes and answers. It may want something written too.
     pub fn finish_turn(&mut self) -> Option<DurableWrite> {
         if self.stopped {
             return None;

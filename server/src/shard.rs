@@ -117,7 +117,13 @@ impl Shard {
         }
         roles.take_from_peers(now_ms);
         if let Some(replica) = &mut roles.replica {
-            let write = replica.turn(now_ms);
+            replica.turn(now_ms);
+            if let Some(front) = roles.front.as_mut().filter(|_| replica.has_large()) {
+                // What is answered already does not wait for it.
+                front.send_ready(&mut *self.driver);
+                self.driver.submit()?;
+            }
+            let write = replica.log_turn();
             let overlaps = write.is_some() && replica.has_backlog();
             roles.pass_on(write, &mut *self.driver)?;
             if overlaps {

@@ -4,6 +4,7 @@
 //! count, or the shard would spin; what nothing wakes it for must.
 
 use super::{FrontLink, Replica};
+use crate::limits;
 
 impl Replica {
     /// When the next turn is due at the latest.
@@ -15,6 +16,17 @@ impl Replica {
             return due_ms;
         }
         due_ms.min(self.desk.deadline_ms(self.now_ms))
+    }
+
+    /// True if a large entry is logged or applied in the rest of this turn, which takes as long as
+    /// many small ones.
+    pub fn has_large(&self) -> bool {
+        self.took_large || self.is_large_next()
+    }
+
+    /// True if the next entry to apply is a large one.
+    pub(super) fn is_large_next(&self) -> bool {
+        self.to_apply.front().is_some_and(|entry| entry.data.len() > limits::LARGE_PROPOSAL_BYTES)
     }
 
     /// True if something waits that a turn would take.

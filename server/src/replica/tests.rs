@@ -440,7 +440,8 @@ impl Cluster {
                 self.members[at].run_background();
             }
             let member = &mut self.members[at];
-            let writes = [member.replica.turn(self.now_ms), member.replica.finish_turn()];
+            member.replica.turn(self.now_ms);
+            let writes = [member.replica.log_turn(), member.replica.finish_turn()];
             for write in writes.into_iter().flatten() {
                 assert!(member.write.is_none(), "two durable writes at once");
                 member.write = Some(write);
