@@ -4,10 +4,11 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
@@ -26,9 +27,31 @@ pub const DRIVERS: [&str; 2] = ["uring", "portable"];
 /// Small segments keep the tests quick; several are used up.
 pub const SEGMENT_BYTES: &str = "4194304";
 
-/// A free port. Another process could take it before the member does; tests then fail loudly.
+/// A free port, this process's until it ends: also while a member that had it is down. It lies
+/// below those that the kernel gives to connections, and the UDP port of the same number, which
+/// nobody else wants, is held so that tests in other processes leave it alone.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port()
+    static HELD: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    const LOWEST: u16 = 10_000;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let highest: u16 = range
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok())
+        .filter(|highest| *highest > LOWEST + 1_000)
+        .unwrap_or(32_768);
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    // Processes begin at places of their own.
+    let start = std::process::id().wrapping_mul(97).wrapping_add(held.len() as u32);
+    for number in 0..u32::from(highest - LOWEST) {
+        let offset = start.wrapping_add(number) % u32::from(highest - LOWEST);
+        let port = LOWEST + u16::try_from(offset).expect("below u16::MAX");
+        let Ok(socket) = UdpSocket::bind(("127.0.0.1", port)) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            held.push(socket);
+            return port;
+        }
+    }
+    panic!("no port between {LOWEST} and {highest} is free");
 }
 
 /// True if this kernel and container let the driver run; says loudly if not.
