@@ -118,16 +118,20 @@ impl Shard {
         roles.take_from_peers(now_ms);
         if let Some(replica) = &mut roles.replica {
             replica.turn(now_ms);
-            if let Some(front) = roles.front.as_mut().filter(|_| replica.has_large()) {
-                // What is answered already does not wait for it.
+            // What is answered already does not wait until a large entry is logged, or applied.
+            if let Some(front) = roles.front.as_mut().filter(|_| replica.logs_large()) {
                 front.send_ready(&mut *self.driver);
                 self.driver.submit()?;
             }
             let write = replica.log_turn();
+            // Nor does the disk wait for what is applied.
             let overlaps = write.is_some() && replica.has_backlog();
+            let large = replica.applies_large();
             roles.pass_on(write, &mut *self.driver)?;
-            if overlaps {
-                // The disk need not wait until that is applied.
+            if let Some(front) = roles.front.as_mut().filter(|_| large) {
+                front.send_ready(&mut *self.driver);
+            }
+            if overlaps || large {
                 self.driver.submit()?;
             }
             let write = roles.replica.as_mut().and_then(Replica::finish_turn);

@@ -18,10 +18,14 @@ impl Replica {
         due_ms.min(self.desk.deadline_ms(self.now_ms))
     }
 
-    /// True if a large entry is logged or applied in the rest of this turn, which takes as long as
-    /// many small ones.
-    pub fn has_large(&self) -> bool {
-        self.took_large || self.is_large_next()
+    /// True if this turn goes on to log a large entry, which takes as long as many small ones.
+    pub fn logs_large(&self) -> bool {
+        self.took_large
+    }
+
+    /// The same of applying one.
+    pub fn applies_large(&self) -> bool {
+        self.is_large_next() && (self.put_off_large || !self.took_large)
     }
 
     /// True if the next entry to apply is a large one.

@@ -320,3 +320,34 @@ fn small_requests_go_on_while_large_ones_wait_for_a_spare_segment() {
         assert_eq!(cluster.reply(at, slot), Ok(()));
     }
 }
+
+#[test]
+fn the_shard_is_told_of_large_entries_before_they_are_logged_and_before_they_are_applied() {
+    let mut cluster = Cluster::new(1, 42);
+    let at = cluster.ready();
+    for (length, is_large) in [(10, false), (100_000, true), (1_000, false)] {
+        cluster.put(at, "key", &"x".repeat(length));
+        let (mut logs, mut applies) = (0, 0);
+        for _ in 0..100 {
+            cluster.now_ms += 1;
+            let member = &mut cluster.members[at];
+            member.finish_write();
+            member.run_background();
+            member.replica.turn(cluster.now_ms);
+            logs += usize::from(member.replica.logs_large());
+            let write = member.replica.log_turn();
+            let applied = member.replica.shared.status.applied.load(Ordering::Relaxed);
+            let applies_large = member.replica.applies_large();
+            for write in [write, member.replica.finish_turn()].into_iter().flatten() {
+                assert!(member.write.is_none(), "two durable writes at once");
+                member.write = Some(write);
+            }
+            let after = member.replica.shared.status.applied.load(Ordering::Relaxed);
+            if after > applied {
+                assert_eq!(applies_large, is_large, "a value of {length} bytes");
+                applies += 1;
+            }
+        }
+        assert_eq!((logs, applies), (usize::from(is_large), 1), "a value of {length} bytes");
+    }
+}
