@@ -138,6 +138,8 @@ pub struct Front {
     answer: Vec<u8>,
     now_ms: u64,
     next_tick_ms: u64,
+    /// The first place whose connection is still to get time after the last tick.
+    untimed: usize,
     draining: bool,
     drain_until_ms: u64,
     stopped: bool,
@@ -225,6 +227,7 @@ impl Front {
             answer: Vec::new(),
             now_ms: 0,
             next_tick_ms: 0,
+            untimed: 0,
             draining: false,
             drain_until_ms: 0,
             stopped: false,
@@ -249,6 +252,7 @@ impl Front {
             || !self.large.is_empty()
             || self.has_watch_input()
             || !self.dirty.is_empty()
+            || self.untimed < self.conns.len()
             // A stop that came between the turn and the sleep wakes nobody.
             || (self.shared.is_stopping() && !self.draining)
     }
@@ -384,6 +388,7 @@ impl Front {
             let Some(socket) = self.doors[self.index].queue.pop() else { break };
             self.attach(driver, socket);
         }
+        self.tick_conns();
         self.send_ready(driver);
         self.end_drain();
         Ok(())
@@ -524,8 +529,20 @@ impl Front {
     }
 
     fn tick(&mut self) {
+        // If some still wait for the last one, then this one is for them.
+        if self.untimed >= self.conns.len() {
+            self.untimed = 0;
+        }
+        self.tick_keep_alives();
+        self.time_out_tasks();
+        self.tick_watches();
+    }
+
+    /// Gives time to some connections: to all of thousands at once would keep their calls waiting.
+    fn tick_conns(&mut self) {
         let now_ms = self.now_ms;
-        for slot in 0..self.conns.len() {
+        let end = self.conns.len().min(self.untimed + limits::TICKS_PER_ROUND);
+        for slot in std::mem::replace(&mut self.untimed, end)..end {
             let Some(conn) = &mut self.conns[slot] else { continue };
             let socket = conn.socket;
             if conn.tick(now_ms).is_err() {
@@ -534,9 +551,6 @@ impl Front {
             self.mark_dirty(socket);
             self.handle_events(socket);
         }
-        self.tick_keep_alives();
-        self.time_out_tasks();
-        self.tick_watches();
     }
 
     /// Keeps the order of a front's messages: what found the ring full goes before what is new.

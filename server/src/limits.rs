@@ -15,6 +15,8 @@ pub const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 pub const BULK_RECEIVES: usize = 4;
 /// Connections that a front takes over in one turn; more wait for the next.
 pub const ATTACHES_PER_TURN: usize = 64;
+/// Connections that a front gives time to in one round; the others follow in the next.
+pub const TICKS_PER_ROUND: usize = 64;
 /// Submission entries of one io_uring; a full queue is submitted at once.
 pub const URING_ENTRIES: u32 = 1024;
 /// Readiness events taken from epoll at once; more wait for the next turn.

@@ -98,3 +98,29 @@ fn a_plain_client_that_has_ended_its_side_is_not_waited_for_without_end() {
     rig.wait_ms(2000);
     assert_eq!(rig.driver.closed, [socket]);
 }
+
+#[test]
+fn time_passes_for_thousands_of_connections_some_in_each_round() {
+    const PEERS: usize = 10 * limits::TICKS_PER_ROUND;
+    let mut rig = Rig::new();
+    let mut peers = Vec::new();
+    while peers.len() < PEERS {
+        peers.extend((0..limits::ATTACHES_PER_TURN).map(|_| rig.accept()));
+        rig.turn();
+    }
+    rig.wait_ms(limits::REQUEST_MS - 2000);
+    while rig.front.has_input() {
+        rig.turn();
+    }
+    assert_eq!(rig.driver.closed, []);
+    rig.now_ms += 4000;
+    let mut rounds = 0;
+    while rig.connections() > 0 {
+        let before = rig.driver.closed.len();
+        rig.turn();
+        assert!(rig.driver.closed.len() <= before + limits::TICKS_PER_ROUND);
+        rounds += 1;
+        assert!(rounds <= 10 && (rounds == 10 || rig.front.has_input()), "round {rounds}");
+    }
+    assert_eq!((rounds, rig.driver.closed.len()), (10, PEERS));
+}
