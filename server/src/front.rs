@@ -154,6 +154,17 @@ enum Paused {
     All,
 }
 
+impl Paused {
+    fn lets_read(self, conn: &Conn) -> bool {
+        let paused = match self {
+            Self::None => false,
+            Self::Large => conn.proposal_bytes > limits::CONNECTION_PROPOSAL_BYTES,
+            Self::All => true,
+        };
+        conn.wants_read() && !paused && !conn.failed
+    }
+}
+
 /// Connections are given time at least this often.
 const TICK_MS: u64 = 100;
 /// Send buffers kept for reuse.
@@ -490,12 +501,7 @@ impl Front {
         }
         let goes_on = more && sent_bytes > 0 && !conn.sending;
         let over = conn.gone || (!conn.sending && !more && conn.is_over());
-        let paused = match paused {
-            Paused::None => false,
-            Paused::Large => conn.proposal_bytes > limits::CONNECTION_PROPOSAL_BYTES,
-            Paused::All => true,
-        };
-        let wants_read = conn.wants_read() && !paused && !conn.failed;
+        let wants_read = paused.lets_read(conn);
         let toggle = wants_read != conn.reading;
         conn.reading = wants_read;
         self.shared.metrics.client_sent_bytes.inc_by(sent_bytes);
@@ -592,8 +598,11 @@ impl Front {
         };
         if pause != self.paused {
             self.paused = pause;
-            let sockets: Vec<SocketId> =
-                self.conns.iter().flatten().map(|conn| conn.socket).collect();
+            let conns = self.conns.iter().flatten();
+            let sockets: Vec<SocketId> = conns
+                .filter(|conn| pause.lets_read(conn) != conn.reading)
+                .map(|conn| conn.socket)
+                .collect();
             sockets.into_iter().for_each(|socket| self.mark_dirty(socket));
         }
     }
