@@ -165,6 +165,33 @@ impl Index {
         let _ = node::visit(&self.root, Some(bounds.start), bounds.end, at, visitor);
     }
 
+    /// Visits, in order, the keys of up to `leaves_max` leaves in `bounds` that existed just before
+    /// the change `before`. Returns the key to go on at: that of a visit that was broken off, or
+    /// the next one not looked at; `None` at the end.
+    pub(crate) fn visit_leaves(
+        &self,
+        bounds: Bounds<'_>,
+        before: RevKey,
+        leaves_max: usize,
+        visitor: &mut dyn FnMut(&Leaf, usize, State) -> ControlFlow<()>,
+    ) -> Option<Vec<u8>> {
+        node::visit_leaves(&self.root, bounds.start, bounds.end, before, leaves_max, visitor)
+    }
+
+    /// Counts the keys in `bounds` that existed just before the change `before`, looking into up to
+    /// `leaves_max` leaves. Also returns the key to go on at, `None` at the end.
+    pub(crate) fn count_leaves(
+        &self,
+        bounds: Bounds<'_>,
+        before: RevKey,
+        leaves_max: usize,
+    ) -> (u64, Option<Vec<u8>>) {
+        assert!(leaves_max > 0, "a count without leaves makes no progress");
+        let mut count = node::BoundedCount { before, leaves_left: leaves_max, total: 0 };
+        let next = count.add(&self.root, Some(bounds.start), bounds.end);
+        (count.total, next)
+    }
+
     /// Forgets in up to `leaves_max` leaves, from `cursor` on, what a compaction at `compact`
     /// removes. Returns where to go on, or `None` at the end.
     pub(crate) fn compact(

@@ -5,6 +5,7 @@
 //! must never be held by something that can be forgotten: dropping the value releases it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::limits::REVISION_PINS_MAX;
@@ -39,9 +40,16 @@ impl RevisionPins {
         Ok(RevisionPin { counts: self.counts.clone(), revision })
     }
 
-    /// The oldest pinned revision.
+    /// The oldest pinned revision that has not expired.
     pub fn oldest(&self) -> Option<Revision> {
         self.counts.first().map(|key| Revision(key.cast_signed()))
+    }
+
+    /// Pins of revisions below `revision` keep nothing any more: their holders have held up
+    /// compaction for too long, and are told that their revision is compacted.
+    pub fn expire_below(&self, revision: Revision) {
+        let floor = revision.0.max(0).cast_unsigned();
+        self.counts.expired_below.fetch_max(floor, Ordering::AcqRel);
     }
 }
 
@@ -49,6 +57,12 @@ impl RevisionPin {
     /// What is pinned.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// True if it keeps nothing any more; see [`RevisionPins::expire_below`].
+    pub fn is_expired(&self) -> bool {
+        let floor = self.counts.expired_below.load(Ordering::Acquire);
+        self.revision.0.cast_unsigned() < floor
     }
 }
 
@@ -94,6 +108,8 @@ impl Drop for VersionPin {
 struct Counts {
     // Locked for a few instructions per checkpoint or long read, never while serving a request.
     by_number: Mutex<BTreeMap<u64, usize>>,
+    /// Numbers below this count no more; it only grows.
+    expired_below: AtomicU64,
 }
 
 impl Counts {
@@ -121,7 +137,8 @@ impl Counts {
     }
 
     fn first(&self) -> Option<u64> {
-        self.lock().keys().next().copied()
+        let floor = self.expired_below.load(Ordering::Acquire);
+        self.lock().range(floor..).next().map(|(number, _)| *number)
     }
 }
 
@@ -139,6 +156,19 @@ mod tests {
         drop(b);
         assert_eq!(pins.oldest(), Some(c.revision()));
         drop(c);
+        assert_eq!(pins.oldest(), None);
+    }
+
+    #[test]
+    fn pins_that_have_expired_keep_nothing_and_know_it() {
+        let pins = RevisionPins::default();
+        let (old, new) = (pins.pin(Revision(5)).unwrap(), pins.pin(Revision(9)).unwrap());
+        pins.expire_below(Revision(9));
+        assert_eq!(pins.oldest(), Some(Revision(9)));
+        assert!(old.is_expired() && !new.is_expired());
+        pins.expire_below(Revision(3));
+        assert!(old.is_expired(), "what has expired stays so");
+        drop((old, new));
         assert_eq!(pins.oldest(), None);
     }
 

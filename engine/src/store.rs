@@ -9,7 +9,7 @@ mod txn;
 
 use std::sync::Arc;
 
-pub use txn::{PutOutcome, Txn};
+pub use txn::{PutOutcome, SuspendedTxn, Txn};
 
 use crate::bucket::changes::Changes;
 use crate::bucket::{Bucket, Buckets};
@@ -23,9 +23,10 @@ use crate::limits::{
 };
 use crate::mutation::{Mutation, is_on};
 use crate::pins::{PinsExhausted, RevisionPins, VersionPins};
-use crate::table::Tables;
-use crate::types::{Identity, LogIndex, Revision, Term};
+use crate::table::{Mark, Tables};
+use crate::types::{Identity, LogIndex, RevKey, Revision, Term};
 use crate::view::{TreeVersion, View};
+use crate::wire::KvRef;
 
 /// What can be chosen when a store is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +78,9 @@ pub struct Store {
     /// Somebody waits for the page file to be as small as it gets.
     defragment: bool,
     undo: txn::Undo,
+    /// A transaction is between two slices of its work: nothing else is applied or saved, and
+    /// nothing behind the mark is published.
+    suspended: Option<Mark>,
 }
 
 /// Progress of dropping compacted revisions from the index.
@@ -129,6 +133,7 @@ impl Store {
             checkpoint: CheckpointState::default(),
             defragment: false,
             undo: txn::Undo::default(),
+            suspended: None,
         }
     }
 
@@ -140,6 +145,24 @@ impl Store {
     pub fn begin(&mut self, index: LogIndex, term: Term) -> Txn<'_> {
         self.assert_next(index);
         Txn::new(self, index, term)
+    }
+
+    /// Goes on with a transaction.
+    ///
+    /// # Panics
+    /// If none is suspended.
+    pub fn resume(&mut self, suspended: SuspendedTxn) -> Txn<'_> {
+        assert!(self.suspended.take().is_some(), "no transaction is suspended");
+        Txn::resumed(self, suspended)
+    }
+
+    /// The row that the change `at` wrote, which no checkpoint has taken out of memory yet.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn change(&self, at: RevKey) -> KvRef<'_> {
+        let (_, bytes) = self.tables.find(at).expect("the change is in memory");
+        KvRef::parse(bytes).expect("it was encoded by this store")
     }
 
     /// Applies an entry that has no effect on the data.
@@ -168,8 +191,14 @@ impl Store {
 
     /// Makes everything applied so far visible. Called once per batch of entries.
     pub fn publish(&mut self) -> Arc<View> {
-        self.compact_index(INDEX_COMPACT_LEAVES_PER_PUBLISH);
-        self.tables.publish();
+        match self.suspended {
+            // What it has changed in the index is above the view's revision.
+            Some(mark) => self.tables.publish_up_to(mark),
+            None => {
+                self.compact_index(INDEX_COMPACT_LEAVES_PER_PUBLISH);
+                self.tables.publish();
+            }
+        }
         Arc::new(View {
             revision: self.revision,
             compact_revision: self.compact_revision,
@@ -185,7 +214,8 @@ impl Store {
     /// Does a slice of the background work that needs the write side: at most a fraction of a
     /// millisecond. True if there is more; call it once per turn while the replica has time.
     pub fn maintain(&mut self) -> bool {
-        self.compact_index(INDEX_COMPACT_LEAVES_PER_TURN)
+        // A transaction that is not over may still have to be undone.
+        self.suspended.is_none() && self.compact_index(INDEX_COMPACT_LEAVES_PER_TURN)
     }
 
     /// Sets what raft calls the configuration: opaque bytes, saved with the applied index.
@@ -295,6 +325,7 @@ impl Store {
         let open_bytes = self.tables.open_bytes() + self.bucket_changes.memory_bytes();
         let may_wait = resting && !compacting && open_bytes < rest_bytes;
         !state.in_flight
+            && self.suspended.is_none()
             && (!may_wait
                 && (dirty && aged
                     || state.rows >= self.config.checkpoint_rows
@@ -306,7 +337,7 @@ impl Store {
 
     /// Freezes everything applied so far for a checkpoint; `None` if one is under way.
     pub fn freeze(&mut self, now_ms: u64) -> Option<CheckpointInput> {
-        if self.checkpoint.in_flight {
+        if self.checkpoint.in_flight || self.suspended.is_some() {
             return None;
         }
         // The checkpointer reads published rows only. No view shows them before its own time: views
@@ -382,8 +413,14 @@ impl Store {
         self.checkpoint.compact_reached < self.removable()
     }
 
+    /// True if a compaction at `revision` has removed from the page file what pins allow it to: what
+    /// is left waits for their holders.
+    pub fn has_compacted(&self, revision: Revision) -> bool {
+        self.checkpoint.compact_reached >= revision.min(self.removable())
+    }
+
     /// What may be removed physically: the compact revision, or the oldest pin below it.
-    fn removable(&self) -> Revision {
+    pub fn removable(&self) -> Revision {
         let oldest = self.revision_pins.oldest().unwrap_or(self.compact_revision);
         self.compact_revision.min(oldest)
     }
@@ -415,6 +452,7 @@ impl Store {
     }
 
     fn assert_next(&self, index: LogIndex) {
+        assert!(self.suspended.is_none(), "one entry after the other");
         assert!(index > self.applied, "entry {index} comes after {}", self.applied);
     }
 }

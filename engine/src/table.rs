@@ -24,6 +24,8 @@ pub(crate) struct Tables {
     writers: Vec<Writer>,
     shared: TablesView,
     published: usize,
+    /// Segments dropped so far, so that marks stay right while older segments go.
+    dropped: usize,
     /// Segments that a checkpoint under way writes.
     frozen: usize,
     /// The next row opens a new segment: those before it are frozen.
@@ -49,7 +51,8 @@ struct Slot {
 /// A position to roll back to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark {
-    writers: usize,
+    /// Segments made so far, dropped ones included.
+    made: usize,
     rows: usize,
     bytes: usize,
     sealed: bool,
@@ -77,19 +80,33 @@ impl Tables {
 
     pub(crate) fn mark(&self) -> Mark {
         let (rows, bytes) = self.writers.last().map_or((0, 0), Writer::len);
-        Mark { writers: self.writers.len(), rows, bytes, sealed: self.sealed }
+        Mark { made: self.dropped + self.writers.len(), rows, bytes, sealed: self.sealed }
     }
 
     /// Takes back all rows since `mark`, none of which is published.
     pub(crate) fn roll_back(&mut self, mark: Mark) {
-        if self.writers.len() > mark.writers {
-            self.writers.truncate(mark.writers);
+        let kept = mark.made.saturating_sub(self.dropped);
+        if self.writers.len() > kept {
+            self.writers.truncate(kept);
             self.share();
         }
         if let Some(last) = self.writers.last_mut() {
             last.truncate(mark.rows, mark.bytes);
         }
         self.sealed = mark.sealed;
+    }
+
+    /// Makes the rows before `mark` readable through [`Tables::view`], and none behind it.
+    pub(crate) fn publish_up_to(&mut self, mark: Mark) {
+        let made = mark.made.saturating_sub(self.dropped);
+        for index in self.published.saturating_sub(1)..made {
+            if index + 1 < made {
+                self.writers[index].publish();
+            } else {
+                self.writers[index].publish_rows(mark.rows);
+            }
+        }
+        self.published = made;
     }
 
     /// Makes all rows so far readable through [`Tables::view`].
@@ -114,6 +131,7 @@ impl Tables {
     /// Drops the `count` oldest segments, which are in the page file now.
     pub(crate) fn drop_oldest(&mut self, count: usize) {
         self.published -= count.min(self.published);
+        self.dropped += count;
         self.frozen -= count.min(self.frozen);
         self.free_idle();
         let mut large = self.large_spare();
@@ -163,10 +181,10 @@ impl Tables {
         &self,
         mark: Mark,
     ) -> impl DoubleEndedIterator<Item = (Row, &[u8])> + use<'_> {
-        let first = mark.writers.saturating_sub(1);
-        let writers = self.writers.iter().enumerate().skip(first);
+        let made = mark.made.saturating_sub(self.dropped);
+        let writers = self.writers.iter().enumerate().skip(made.saturating_sub(1));
         writers.flat_map(move |(index, writer)| {
-            let start = if index + 1 == mark.writers { mark.rows } else { 0 };
+            let start = if index + 1 == made { mark.rows } else { 0 };
             (start..writer.len().0).map(|row| writer.row(row))
         })
     }
@@ -327,6 +345,31 @@ mod tests {
         push(&mut tables, 3, 0, 300);
         tables.publish();
         assert_eq!(tables.view().rows(1).count(), 2);
+    }
+
+    #[test]
+    fn a_mark_stays_right_while_a_checkpoint_ends_and_what_is_before_it_is_published() {
+        let mut tables = Tables::default();
+        push(&mut tables, 2, 0, 10);
+        let frozen = tables.freeze();
+        push(&mut tables, 3, 0, 10);
+        push(&mut tables, 4, 0, 10);
+        let mark = tables.mark();
+        for sub in 0..3_000 {
+            push(&mut tables, 5, sub, 300);
+        }
+        tables.publish_up_to(mark);
+        tables.drop_oldest(frozen);
+        tables.publish_up_to(mark);
+        let at = |main, sub| RevKey { main: Revision(main), sub };
+        assert!(tables.view().find(at(4, 0)).is_some());
+        assert!(tables.view().find(at(5, 0)).is_none() && tables.find(at(5, 2_999)).is_some());
+        assert_eq!(tables.rows_since(mark).count(), 3_000);
+        tables.roll_back(mark);
+        assert!(tables.find(at(4, 0)).is_some() && tables.find(at(5, 0)).is_none());
+        push(&mut tables, 5, 0, 7);
+        tables.publish();
+        assert_eq!(tables.view().find(at(5, 0)).unwrap().1.len(), 7);
     }
 
     #[test]

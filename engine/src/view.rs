@@ -12,8 +12,8 @@ mod range;
 use std::sync::Arc;
 
 pub use events::{Event, Events};
-pub use range::{Hit, RangeHits};
-pub(crate) use range::{bounds_of, check_revision, count};
+pub use range::{Hit, KeyRange, RangeHits, ReadPoint, SliceBounds};
+pub(crate) use range::{bounds_of, check_revision, count, count_within};
 
 use crate::error::{EngineError, RangeError};
 use crate::index::Index;

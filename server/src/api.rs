@@ -3,7 +3,13 @@
 //! Called by the fronts with decoded requests. It never touches sockets, and spells no error text:
 //! those come from `etcore_proto::error`.
 
+pub mod answer;
 pub mod check;
+pub mod execute;
+pub mod keys;
+pub mod plan;
 pub mod range;
 pub mod reader;
-pub mod txn;
+pub mod select;
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ mod calls;
 mod conn;
 mod large;
 mod leases;
-mod listing;
+mod long;
 mod maintenance;
 mod plain;
 mod tasks;
@@ -135,6 +135,8 @@ pub struct Front {
     /// Of [`limits::LIST_ROUND_BYTES`], what this round has written.
     listed_bytes: usize,
     large: LargeRequests,
+    /// What sorting long answers may hold.
+    sorting: Budget,
     answer: Vec<u8>,
     now_ms: u64,
     next_tick_ms: u64,
@@ -235,6 +237,7 @@ impl Front {
             scratch: Scratch::default(),
             listed_bytes: 0,
             large: LargeRequests::default(),
+            sorting: Budget::new(limits::SORT_BYTES, limits::SORT_BYTES),
             answer: Vec::new(),
             now_ms: 0,
             next_tick_ms: 0,

@@ -62,6 +62,18 @@ pub const RANGE_CHUNK_BYTES: usize = 64 << 10;
 /// Hits of a range looked at in one go while a long answer is measured or streamed; the shard
 /// serves its other connections in between.
 pub const RANGE_CHUNK_KEYS: usize = 2048;
+/// Leaves of the index looked into in one go: many keys of a range may have been deleted.
+pub const RANGE_CHUNK_LEAVES: usize = 64;
+/// Keys that a compare of a transaction looks at in one go.
+pub const COMPARE_SLICE_KEYS: usize = 256;
+/// Bytes of values that are read in one go to sort by them.
+pub const SORT_CHUNK_BYTES: u64 = 256 << 10;
+/// Sorted answers with no more keys than this keep only the best ones seen so far.
+pub const SORT_BEST_KEYS: usize = 2048;
+/// Sorted runs after which such an answer keeps only its best keys.
+pub const SORT_RUNS: usize = 32;
+/// Bytes held by one front to sort long answers; one that needs more answers `too many requests`.
+pub const SORT_BYTES: usize = 256 << 20;
 /// Bytes of streamed answers that a shard writes in one round, about; other long answers wait for
 /// the next one, and short ones never do.
 pub const LIST_ROUND_BYTES: usize = 128 << 10;
@@ -188,6 +200,16 @@ pub const APPLY_PUT_BYTES: usize = 1024;
 pub const APPLY_REVOKE_COST: usize = 16;
 /// What any other entry counts as.
 pub const APPLY_OTHER_COST: usize = 32;
+/// Rows that an entry writes, or looks at, in one turn; a larger one goes on in the next, and
+/// nothing of it is visible before its end.
+pub const APPLY_SLICE_ROWS: usize = 512;
+/// What apply puts into an answer itself, from memory: so many keys, leaves of the index looked
+/// into, and bytes. Fronts read the rest when they send it.
+pub const APPLY_ANSWER_KEYS: usize = 64;
+/// See [`APPLY_ANSWER_KEYS`].
+pub const APPLY_ANSWER_LEAVES: usize = 8;
+/// See [`APPLY_ANSWER_KEYS`].
+pub const APPLY_ANSWER_BYTES: u64 = 16 << 10;
 /// A turn that begins with more entries than these applies them all.
 pub const APPLY_TURN_ENTRIES: usize = 2048;
 /// Entries committed and not applied above which new proposals answer `too many requests` (etcd:
@@ -223,6 +245,14 @@ pub const CHECKPOINT_REST_MS_MAX: u64 = 500;
 /// ... and not once so many bytes of rows wait for it. Each rewrites the leaves that it touches,
 /// and the log's writes have to share the device with it.
 pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
+
+/// How long readers of compacted revisions may keep what compaction would remove, in milliseconds;
+/// past it they are told that their revision is compacted.
+pub const PIN_HELD_MS: u64 = 600_000;
+/// The same in bytes by which the page file grows meanwhile ...
+pub const PIN_HELD_BYTES: u64 = 256 << 20;
+/// ... and no more than one in so many of the quota, so that no reader uses it up.
+pub const PIN_QUOTA: u64 = 8;
 
 /// Cursors of one front's watch hub: the live one and those that catch up. Watchers that are behind
 /// and too far from every cursor wait until one is free.

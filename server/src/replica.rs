@@ -14,7 +14,7 @@ use std::time::Duration;
 use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
-use etcore_engine::types::{LogIndex, Term};
+use etcore_engine::types::{LogIndex, Revision, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
@@ -35,6 +35,7 @@ mod alarms;
 mod apply;
 pub mod asks;
 mod due;
+mod executing;
 mod hashes;
 mod leasing;
 pub mod lessor;
@@ -42,6 +43,7 @@ mod link;
 mod log_files;
 mod messages;
 pub mod peering;
+mod pins;
 mod propose;
 mod publish;
 mod snapshots;
@@ -50,6 +52,7 @@ mod transfer;
 mod versions;
 mod waiting;
 
+use executing::Running;
 use hashes::Hashes;
 use leasing::LeaseDesk;
 use lessor::Lessor;
@@ -57,6 +60,7 @@ pub use link::FrontLink;
 pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
+use pins::HeldBack;
 use propose::Origin;
 pub use snapshots::PART_PATH;
 use snapshots::Snapshots;
@@ -117,6 +121,8 @@ pub struct Replica {
     fronts: Vec<FrontLink>,
     effects: Effects,
     to_apply: VecDeque<LogEntry>,
+    /// The entry before these, if it is between two slices.
+    running: Option<Box<Running>>,
     proposals: VecDeque<Proposal>,
     /// Those that went to another leader.
     waiting: Waiting,
@@ -146,6 +152,8 @@ pub struct Replica {
     quota: Quota,
     /// Since when little enough is used for this member's NOSPACE alarm to go off.
     relaxed_since_ms: Option<u64>,
+    /// Compactions that long reads hold up.
+    held_back: HeldBack,
     unpublished: bool,
     file_cuts: u64,
     space: Space,
@@ -219,6 +227,7 @@ impl Replica {
             fronts,
             effects: Effects::default(),
             to_apply: VecDeque::new(),
+            running: None,
             proposals: VecDeque::new(),
             waiting: Waiting::default(),
             peering: Peering::default(),
@@ -239,6 +248,7 @@ impl Replica {
             alarms: Arc::new(Alarms::load(&store)),
             quota,
             relaxed_since_ms: None,
+            held_back: HeldBack::default(),
             unpublished: true,
             file_cuts: 0,
             space: Space { spare_bytes, ..Space::default() },
@@ -310,7 +320,7 @@ impl Replica {
 
     /// True if the last third has committed entries to apply.
     pub fn has_backlog(&self) -> bool {
-        !self.to_apply.is_empty()
+        self.running.is_some() || !self.to_apply.is_empty()
     }
 
     /// True if a large entry is first in line, and large ones were copied in this turn already: the
@@ -384,6 +394,7 @@ impl Replica {
             self.look_for_space();
         }
         self.clear_alarm(now_ms);
+        self.end_long_pins();
         self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
@@ -484,10 +495,12 @@ impl Replica {
         {
             self.fail(format!("write-ahead log: {error}"));
         }
-        let finished = output.compact_finished.0;
+        let finished = output.compact_finished;
         let mut waiting = Vec::new();
         for (revision, front, reply) in self.physical_compactions.drain(..) {
-            if revision <= finished {
+            // What a slow reader keeps is no reason to have this client wait.
+            let compacted = Revision(revision);
+            if compacted <= finished || self.store.has_compacted(compacted) {
                 self.replies.push((front, reply));
             } else {
                 waiting.push((revision, front, reply));

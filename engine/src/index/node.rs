@@ -188,13 +188,7 @@ pub(super) fn leaf_of<'a>(node: &'a Node, key: &[u8]) -> (&'a Leaf, Option<&'a [
 /// Keys from `start` to `end` that existed at `at`. A bound of `None` does not bound this subtree.
 pub(super) fn count(node: &Node, start: Option<&[u8]>, end: Option<&[u8]>, at: Revision) -> u64 {
     match node {
-        Node::Leaf(leaf) => {
-            let slots = slots(leaf, start, end);
-            let exists = |slot: &usize| {
-                leaf.state_before(*slot, RevKey::last(at)).is_some_and(|s| !s.is_tombstone())
-            };
-            slots.filter(exists).count() as u64
-        }
+        Node::Leaf(leaf) => count_leaf(leaf, start, end, RevKey::last(at)),
         Node::Inner(inner) => {
             let mut total = 0;
             for (index, start, end) in children(inner, start, end) {
@@ -208,6 +202,84 @@ pub(super) fn count(node: &Node, start: Option<&[u8]>, end: Option<&[u8]>, at: R
             total
         }
     }
+}
+
+fn count_leaf(leaf: &Leaf, start: Option<&[u8]>, end: Option<&[u8]>, before: RevKey) -> u64 {
+    let exists =
+        |slot: &usize| leaf.state_before(*slot, before).is_some_and(|state| !state.is_tombstone());
+    slots(leaf, start, end).filter(exists).count() as u64
+}
+
+/// A count of keys that ends when it has looked into so many leaves.
+pub(super) struct BoundedCount {
+    pub(super) before: RevKey,
+    pub(super) leaves_left: usize,
+    pub(super) total: u64,
+}
+
+impl BoundedCount {
+    /// Adds the keys of `node` from `start` to `end`; the key to go on at if leaves ran out.
+    pub(super) fn add(
+        &mut self,
+        node: &Node,
+        start: Option<&[u8]>,
+        end: Option<&[u8]>,
+    ) -> Option<Vec<u8>> {
+        match node {
+            Node::Leaf(leaf) => {
+                self.leaves_left -= 1;
+                self.total += count_leaf(leaf, start, end, self.before);
+            }
+            Node::Inner(inner) => {
+                let all_of = self.before == RevKey::last(self.before.main);
+                let newest_max = self.before.main.0 - i64::from(!all_of);
+                for (index, start, end) in children(inner, start, end) {
+                    let edge = &inner.edges()[index];
+                    if start.is_none() && end.is_none() && edge.newest_main <= newest_max {
+                        self.total += edge.live;
+                        continue;
+                    }
+                    if self.leaves_left == 0 {
+                        // Whoever called has made sure that the first child has its turn.
+                        return inner.separator_after(index.checked_sub(1)?).map(<[u8]>::to_vec);
+                    }
+                    if let Some(next) = self.add(&edge.node, start, end) {
+                        return Some(next);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Visits the keys of up to `leaves_max` leaves that existed just before the change `before`.
+/// Returns the key to go on at: that of the visit that was broken off, or the first of the next
+/// leaf; `None` at the end.
+pub(super) fn visit_leaves(
+    root: &Node,
+    start: &[u8],
+    end: Option<&[u8]>,
+    before: RevKey,
+    leaves_max: usize,
+    visitor: &mut Visitor<'_>,
+) -> Option<Vec<u8>> {
+    let mut from = start;
+    for _ in 0..leaves_max {
+        let (leaf, next) = leaf_of(root, from);
+        for slot in slots(leaf, Some(from), end) {
+            match leaf.state_before(slot, before) {
+                Some(state) if !state.is_tombstone() => {
+                    if visitor(leaf, slot, state).is_break() {
+                        return Some(leaf.key(slot));
+                    }
+                }
+                _ => {}
+            }
+        }
+        from = next.filter(|next| end.is_none_or(|end| *next < end))?;
+    }
+    Some(from.to_vec())
 }
 
 pub(super) fn visit(

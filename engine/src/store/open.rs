@@ -108,6 +108,7 @@ impl Store {
             },
             defragment: false,
             undo: txn::Undo::default(),
+            suspended: None,
         };
         Ok((store, Checkpointer::new(file, len_bytes, meta, space, version_pins)))
     }

@@ -15,7 +15,9 @@ use crate::limits::ROW_BYTES_MAX;
 use crate::page::{Fetch, PageSource};
 use crate::table::Mark;
 use crate::types::{LeaseId, LogIndex, RevKey, Revision, Term};
-use crate::view::{self, RangeHits, check_revision, value_in_pages};
+use crate::view::{
+    self, KeyRange, RangeHits, ReadPoint, SliceBounds, check_revision, value_in_pages,
+};
 use crate::wire::KvRef;
 
 /// What a put did.
@@ -45,6 +47,20 @@ pub struct Txn<'s> {
     committed: bool,
 }
 
+/// A transaction between two slices of its work: the store holds its changes, shows them to nobody,
+/// and takes no other until it is resumed. Dropping it instead leaves the store unusable for further
+/// entries, which is what a member that stops wants.
+#[derive(Debug)]
+#[must_use = "the store takes no other transaction before this one is resumed"]
+pub struct SuspendedTxn {
+    index: LogIndex,
+    term: Term,
+    main: Revision,
+    mark: Mark,
+    bucket_mark: usize,
+    conf_state: Option<Arc<[u8]>>,
+}
+
 /// Memory that transactions use one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Undo {
@@ -60,6 +76,27 @@ impl<'s> Txn<'s> {
         let (main, mark) = (Revision(store.revision.0 + 1), store.tables.mark());
         let bucket_mark = store.bucket_changes.len();
         Self { store, index, term, main, mark, bucket_mark, conf_state: None, committed: false }
+    }
+
+    pub(super) fn resumed(store: &'s mut Store, suspended: SuspendedTxn) -> Self {
+        let SuspendedTxn { index, term, main, mark, bucket_mark, conf_state } = suspended;
+        Self { store, index, term, main, mark, bucket_mark, conf_state, committed: false }
+    }
+
+    /// Sets it aside, its changes kept, so that other work may be done between two slices;
+    /// [`Store::resume`] goes on.
+    pub fn suspend(mut self) -> SuspendedTxn {
+        self.store.suspended = Some(self.mark);
+        // Its changes stay: see `drop`.
+        self.committed = true;
+        SuspendedTxn {
+            index: self.index,
+            term: self.term,
+            main: self.main,
+            mark: self.mark,
+            bucket_mark: self.bucket_mark,
+            conf_state: self.conf_state.take(),
+        }
     }
 
     /// Writes `value` under `key`.
@@ -122,6 +159,66 @@ impl<'s> Txn<'s> {
         let mut hits = RangeHits::default();
         hits.fill(&self.store.index, view::bounds_of(key, end), key, at, limit);
         Ok(hits)
+    }
+
+    /// A slice of [`Txn::range`] at the present state; [`RangeHits::next`] says where to go on.
+    pub fn slice(&self, range: KeyRange<'_>, bounds: SliceBounds, hits: &mut RangeHits) {
+        hits.fill_slice(&self.store.index, range, ReadPoint::at(self.main), bounds);
+    }
+
+    /// As [`View::range_within`](crate::view::View::range_within), with this transaction's own
+    /// changes.
+    ///
+    /// # Errors
+    /// The revision is compacted or in the future.
+    pub fn range_within(
+        &self,
+        range: KeyRange<'_>,
+        at: Revision,
+        limit: usize,
+        bounds: SliceBounds,
+        hits: &mut RangeHits,
+    ) -> Result<bool, RangeError> {
+        let at = check_revision(at, self.revision(), self.store.compact_revision)?;
+        Ok(hits.fill_within(&self.store.index, range, at, limit, bounds))
+    }
+
+    /// As [`View::count_within`](crate::view::View::count_within), with this transaction's own
+    /// changes.
+    ///
+    /// # Errors
+    /// The revision is compacted or in the future.
+    pub fn count_within(
+        &self,
+        range: KeyRange<'_>,
+        at: Revision,
+        leaves_max: usize,
+    ) -> Result<Option<u64>, RangeError> {
+        let at = check_revision(at, self.revision(), self.store.compact_revision)?;
+        Ok(view::count_within(&self.store.index, range, at, leaves_max))
+    }
+
+    /// The state that a read sees now, as later views show it: with this transaction's changes so
+    /// far and without those to come.
+    pub fn read_point(&self) -> ReadPoint {
+        match self.changes() {
+            0 => ReadPoint::at(self.store.revision),
+            _ => ReadPoint::before(self.next_change()),
+        }
+    }
+
+    /// Where what long answers refer to is pinned.
+    pub fn revision_pins(&self) -> &crate::pins::RevisionPins {
+        &self.store.revision_pins
+    }
+
+    /// The row of a change of this transaction, by its number.
+    ///
+    /// # Panics
+    /// If there is no such change.
+    pub fn row(&self, change: usize) -> KvRef<'_> {
+        let sub = u32::try_from(change).expect("memory ends before 2^32 changes");
+        self.store.change(RevKey { main: self.main, sub })
     }
 
     /// How many keys [`Txn::range`] would find without a limit.

@@ -195,7 +195,13 @@ impl Writer {
     }
 
     pub(super) fn publish(&mut self) {
-        self.segment.published.store(self.rows, Ordering::Release);
+        self.publish_rows(self.rows);
+    }
+
+    /// Publishes the first `rows` rows, no fewer than before.
+    pub(super) fn publish_rows(&mut self, rows: usize) {
+        assert!(self.segment.published() <= rows && rows <= self.rows, "published rows stay");
+        self.segment.published.store(rows, Ordering::Release);
     }
 
     /// Rows and bytes written.

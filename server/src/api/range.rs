@@ -9,13 +9,14 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 use etcore_engine::page::PageSource;
 use etcore_engine::types::Revision;
-use etcore_engine::view::{Hit, RangeHits};
+use etcore_engine::view::{Hit, KeyRange, RangeHits, SliceBounds};
 use etcore_engine::wire::KvRef;
 use etcore_proto::pb::etcdserverpb as pb;
 use pb::range_request::{SortOrder, SortTarget};
 
 use super::check;
 use super::reader::{Reader, Stop};
+use crate::limits;
 use crate::wire::{Header, field_len, int_len, write_int64, write_len, write_uint64};
 
 /// Field numbers of RangeResponse.
@@ -30,48 +31,66 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// For a look at the index before an evaluation, which fills them anew.
+    /// Hits to fill.
     pub fn hits_mut(&mut self) -> &mut RangeHits {
         &mut self.hits
     }
 }
 
-/// Appends the RangeResponse to `out`; on an error `out` is as before.
+/// What an evaluation at once may take; longer ranges are answered in slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShortBounds {
+    /// Keys, and leaves of the index, looked at.
+    pub slice: SliceBounds,
+    /// Bytes of the KeyValues.
+    pub bytes: u64,
+}
+
+/// What a front answers at once.
+pub const SHORT: ShortBounds = ShortBounds {
+    slice: SliceBounds { keys: limits::RANGE_CHUNK_KEYS, leaves: limits::RANGE_CHUNK_LEAVES },
+    bytes: limits::RANGE_CHUNK_BYTES as u64,
+};
+
+/// Appends the RangeResponse to `out` if it is short; false, and `out` as before, if it would take
+/// more than `short` allows. On an error, too, `out` is as before.
 ///
 /// `header` gives the response's header for the revision of the state read; inside a transaction
 /// only the revision is set.
 ///
 /// # Errors
 /// See [`Stop`].
-pub fn respond(
+pub fn respond_short(
     reader: &dyn Reader,
     request: &pb::RangeRequest,
-    pages: &mut dyn PageSource,
+    short: ShortBounds,
+    context: (&mut dyn PageSource, &mut Scratch),
     header: impl Fn(Revision) -> Header,
-    scratch: &mut Scratch,
     out: &mut Vec<u8>,
-) -> Result<(), Stop> {
+) -> Result<bool, Stop> {
+    let (pages, scratch) = context;
     let at = Revision(request.revision.max(0));
+    let range = key_range(request);
     let header = header(reader.revision());
     if request.count_only {
-        let count = reader.count(&request.key, &request.range_end, at)?;
+        let Some(count) = reader.count_within(range, at, short.slice.leaves)? else {
+            return Ok(false);
+        };
         header.write(out);
         write_uint64(out, COUNT, count);
-        return Ok(());
+        return Ok(true);
     }
-    let whole = !check::has_default_order(request) || check::has_revision_filters(request);
-    let custom = whole || check::sorts_after_limit(request);
-    let limit = match limit_of(request) {
-        _ if whole => 0,
-        // etcd takes one key more than the limit, in key order, and sorts only those.
-        limit if custom && limit > 0 => limit + 1,
-        limit => limit,
-    };
     let hits = &mut scratch.hits;
-    reader.range_into(&request.key, &request.range_end, at, limit, hits)?;
+    if !reader.range_within(range, at, index_limit(request), short.slice, hits)? {
+        return Ok(false);
+    }
+    let by_value = request.sort_target == SortTarget::Value as i32;
+    if (!request.keys_only || by_value) && hits.len_bytes() > short.bytes && hits.hits().len() > 1 {
+        return Ok(false);
+    }
     let start = out.len();
     header.write(out);
-    let result = if custom {
+    let result = if is_custom(request) {
         write_custom(reader, request, pages, hits, out)
     } else {
         let more = request.limit > 0 && hits.more();
@@ -86,12 +105,37 @@ pub fn respond(
     match result {
         Ok(more) => {
             write_tail(more, hits.count(), out);
-            Ok(())
+            Ok(true)
         }
         Err(stop) => {
             out.truncate(start);
             Err(stop)
         }
+    }
+}
+
+/// The keys that a request names.
+pub fn key_range(request: &pb::RangeRequest) -> KeyRange<'_> {
+    KeyRange { key: &request.key, end: &request.range_end }
+}
+
+/// True if the keys have to be filtered or sorted before they are answered.
+pub fn is_custom(request: &pb::RangeRequest) -> bool {
+    needs_all(request) || check::sorts_after_limit(request)
+}
+
+/// True if every key of the range has to be looked at, whatever the limit.
+pub fn needs_all(request: &pb::RangeRequest) -> bool {
+    !check::has_default_order(request) || check::has_revision_filters(request)
+}
+
+/// How many keys, in key order, have to be looked at; 0 for all.
+pub fn index_limit(request: &pb::RangeRequest) -> usize {
+    match limit_of(request) {
+        _ if needs_all(request) => 0,
+        // etcd takes one key more than the limit, in key order, and sorts only those.
+        limit if is_custom(request) && limit > 0 => limit + 1,
+        limit => limit,
     }
 }
 
@@ -116,26 +160,6 @@ pub fn write_value(
     Ok(())
 }
 
-/// Appends bytes `from` up to `to` of what [`write_value`] would.
-///
-/// # Errors
-/// See [`Stop`].
-pub fn write_value_part(
-    reader: &dyn Reader,
-    hit: &Hit,
-    pages: &mut dyn PageSource,
-    (from, to): (usize, usize),
-    out: &mut Vec<u8>,
-) -> Result<(), Stop> {
-    let value = reader.ready_value(hit.modified, pages)?;
-    let mut head = Vec::new();
-    write_len(&mut head, KVS, value.len());
-    let behind = |at: usize| at.saturating_sub(head.len());
-    out.extend_from_slice(&head[from.min(head.len())..to.min(head.len())]);
-    out.extend_from_slice(&value[behind(from)..behind(to)]);
-    Ok(())
-}
-
 /// Appends a KeyValue without value and lease, from the index alone.
 pub fn write_key_only(hits: &RangeHits, hit: &Hit, out: &mut Vec<u8>) {
     write_len(out, KVS, key_only_len(hits, hit));
@@ -148,11 +172,6 @@ pub fn key_only_len(hits: &RangeHits, hit: &Hit) -> usize {
         + int_len(2, hit.create.0 as u64)
         + int_len(3, hit.modified.main.0 as u64)
         + int_len(4, hit.version)
-}
-
-/// Bytes of an element of `kvs` whose KeyValue has `len_bytes`.
-pub fn element_len(len_bytes: usize) -> usize {
-    field_len(KVS, len_bytes)
 }
 
 /// Appends `more` and `count`.
@@ -222,7 +241,7 @@ fn write_custom(
 }
 
 /// Stored KeyValues were checked when their page was; one that does not parse was written wrong.
-fn parse(raw: &[u8]) -> Result<KvRef<'_>, Stop> {
+pub(super) fn parse(raw: &[u8]) -> Result<KvRef<'_>, Stop> {
     KvRef::parse(raw).map_err(|_| {
         Stop::Refused(etcore_proto::error::Status::new(
             etcore_proto::error::Code::DataLoss,
@@ -231,7 +250,7 @@ fn parse(raw: &[u8]) -> Result<KvRef<'_>, Stop> {
     })
 }
 
-fn directed(order: Ordering, descending: bool) -> Ordering {
+pub(super) fn directed(order: Ordering, descending: bool) -> Ordering {
     if descending { order.reverse() } else { order }
 }
 
@@ -244,7 +263,7 @@ fn compare(hits: &RangeHits, target: SortTarget, a: &Hit, b: &Hit) -> Ordering {
     }
 }
 
-fn passes_filters(request: &pb::RangeRequest, hit: &Hit) -> bool {
+pub(super) fn passes_filters(request: &pb::RangeRequest, hit: &Hit) -> bool {
     let within =
         |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
     within(hit.modified.main.0, request.min_mod_revision, request.max_mod_revision)

@@ -1,9 +1,7 @@
 //! Answers: replies of the replica, evaluated reads, errors, and what time has run out for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use etcore_engine::types::Revision;
 use etcore_proto::error::{EtcdError, Status};
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
@@ -11,17 +9,13 @@ use prost::Message;
 use super::Front;
 use super::calls::{Call, Refusal};
 use super::conn::Conn;
-use super::listing::{Listing, in_stream_response};
 use super::tasks::{Kind, Task, To};
-use crate::api::check;
 use crate::api::range;
 use crate::api::reader::Stop;
-use crate::api::txn::{self, Context, NoLeases};
 use crate::driver::SocketId;
 use crate::http::{self, Page};
 use crate::limits;
 use crate::replica::{Reply, Slot, ToFront, ToReplica};
-use crate::shared::Shared;
 
 impl Front {
     /// Takes everything the replica sent.
@@ -90,6 +84,12 @@ impl Front {
                 self.answer = answer;
             }
             Reply::Message(message) => self.reply_message(task.socket, task.to, &message),
+            Reply::Long(answer) => {
+                if let To::Call(stream) = task.to {
+                    let call = Call { socket: task.socket, stream, deadline_ms: None };
+                    self.start_answer(call, *answer);
+                }
+            }
             Reply::Refused(status) => self.reply_status(task.socket, task.to, &status),
         }
     }
@@ -128,10 +128,10 @@ impl Front {
         let call = Call { socket, stream, deadline_ms: Some(deadline_ms) };
         let outcome = match kind {
             Kind::Range(request) => self.answer_range(call, request, resume),
-            Kind::ReadTxn(request) => self.answer_read_txn(call, request, resume),
-            Kind::Stream(request) => self.start_stream(call, request, resume),
-            Kind::Listing(listing) => {
-                self.continue_listing(call, listing);
+            Kind::ReadTxn(request) => self.start_read_txn(call, *request),
+            Kind::Stream(request) => self.start_stream(call, request),
+            Kind::Long(long) => {
+                self.continue_long(call, long);
                 Ok(())
             }
             Kind::MemberList => {
@@ -158,93 +158,26 @@ impl Front {
     }
 
     /// Evaluates a Range on the view of this turn and answers it, or has it wait for a page, or
-    /// begins to stream it if it is long.
+    /// begins to answer in slices if it is long.
     pub(super) fn answer_range(
         &mut self,
         call: Call,
         request: Box<pb::RangeRequest>,
         resume: Option<(u64, bool)>,
     ) -> Result<(), Refusal> {
-        if self.is_long(&request) {
-            return self.start_listing(call, &request);
-        }
-        let result = self.evaluate_range(&request);
-        self.finish_read(call, result, || Kind::Range(request), resume)
-    }
-
-    /// Puts the answer to a Range, from the view of this turn, into `self.answer`.
-    fn evaluate_range(&mut self, request: &pb::RangeRequest) -> Result<(), Stop> {
         let view = self.view.clone();
         let shared = self.shared.clone();
         self.answer.clear();
-        range::respond(
-            &*view.store,
-            request,
-            self.pages.source(),
-            |revision| shared.header(revision.0),
-            &mut self.scratch,
-            &mut self.answer,
-        )
-    }
-
-    /// A RangeStream whose only message is a sorted Range answer.
-    pub(super) fn answer_sorted_chunk(
-        &mut self,
-        call: Call,
-        request: Box<pb::RangeRequest>,
-        resume: Option<(u64, bool)>,
-    ) -> Result<(), Refusal> {
-        let result = self.evaluate_range(&request);
-        if result.is_ok() {
-            self.answer = in_stream_response(&self.answer);
-        }
-        self.finish_read(call, result, || Kind::Stream(request), resume)
-    }
-
-    /// Whether the answer is too long to be encoded at once. Only plain ranges are: filters and
-    /// sorting need all hits anyway.
-    fn is_long(&mut self, request: &pb::RangeRequest) -> bool {
-        if request.count_only
-            || request.range_end.is_empty()
-            || !check::has_default_order(request)
-            || check::sorts_after_limit(request)
-            || check::has_revision_filters(request)
-        {
-            return false;
-        }
-        Listing::is_long(&self.view.store, request, self.scratch.hits_mut())
-    }
-
-    pub(super) fn answer_read_txn(
-        &mut self,
-        call: Call,
-        request: Box<pb::TxnRequest>,
-        resume: Option<(u64, bool)>,
-    ) -> Result<(), Refusal> {
-        let view = self.view.clone();
-        let shared: Arc<Shared> = self.shared.clone();
-        self.answer.clear();
-        let mut context =
-            Context { pages: self.pages.source(), leases: &NoLeases, scratch: &mut self.scratch };
-        let result = txn::read_only(
+        let answered = range::respond_short(
             &*view.store,
             &request,
-            &mut context,
-            |revision: Revision| shared.header(revision.0),
+            range::SHORT,
+            (self.pages.source(), &mut self.scratch),
+            |revision| shared.header(revision.0),
             &mut self.answer,
         );
-        self.finish_read(call, result, || Kind::ReadTxn(request), resume)
-    }
-
-    fn finish_read(
-        &mut self,
-        call: Call,
-        result: Result<(), Stop>,
-        kind: impl FnOnce() -> Kind,
-        resume: Option<(u64, bool)>,
-    ) -> Result<(), Refusal> {
-        match result {
-            Ok(()) => {
+        match answered {
+            Ok(true) => {
                 let answer = std::mem::take(&mut self.answer);
                 self.reply_message(call.socket, To::Call(call.stream), &answer);
                 self.answer = answer;
@@ -253,8 +186,9 @@ impl Front {
                 }
                 Ok(())
             }
+            Ok(false) => self.start_range(call, &request),
             Err(stop) => {
-                let mut task = self.task(call, kind());
+                let mut task = self.task(call, Kind::Range(request));
                 if let Some((deadline_ms, client_deadline)) = resume {
                     (task.deadline_ms, task.client_deadline) = (deadline_ms, client_deadline);
                 }
@@ -339,7 +273,7 @@ impl Front {
                 Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
                 Kind::Lease(lease_call) => self.time_out_lease(&task, lease_call, error),
                 // The peer reads too slowly; what was sent cannot be completed by an error.
-                Kind::Listing(_) => self.abort_call(task.socket, task.to),
+                Kind::Long(_) => self.abort_call(task.socket, task.to),
                 _ => self.reply_status(task.socket, task.to, &error.into()),
             }
         }

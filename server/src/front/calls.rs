@@ -199,7 +199,7 @@ impl Front {
         check::range_stream(&request)?;
         self.shared.metrics.ranges.inc();
         if request.serializable {
-            return self.start_stream(call, Box::new(request), None);
+            return self.start_stream(call, Box::new(request));
         }
         self.take_ticket(call, Kind::Stream(Box::new(request)))
     }
@@ -233,7 +233,7 @@ impl Front {
         }
         self.shared.metrics.txns.inc();
         if check::is_serializable(&request) {
-            return self.answer_read_txn(call, Box::new(request), None);
+            return self.start_read_txn(call, request);
         }
         self.take_ticket(call, Kind::ReadTxn(Box::new(request)))
     }

@@ -12,7 +12,7 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::grpc::StreamId;
 use etcore_proto::pb::etcdserverpb as pb;
 
-use super::listing::Listing;
+use super::long::Long;
 use crate::driver::SocketId;
 use crate::http::HealthCheck;
 use crate::limits;
@@ -43,7 +43,7 @@ impl Task {
     /// The call that a listing answers.
     fn listed(&self) -> Option<(SocketId, StreamId)> {
         match (&self.kind, self.to) {
-            (Kind::Listing(_), To::Call(stream)) => Some((self.socket, stream)),
+            (Kind::Long(_), To::Call(stream)) => Some((self.socket, stream)),
             _ => None,
         }
     }
@@ -83,8 +83,8 @@ pub(super) enum Kind {
     Health(HealthCheck),
     /// A RangeStream that waits for its linearizable point.
     Stream(Box<pb::RangeRequest>),
-    /// A long answer being sent in pieces.
-    Listing(Box<Listing>),
+    /// A long answer, evaluated in slices and sent in pieces.
+    Long(Box<Long>),
     /// A question to the lessor.
     Lease(LeaseCall),
 }

@@ -1,8 +1,8 @@
 //! Applying committed entries, in order, each exactly once.
 //!
-//! An entry either changes the store as a whole or not at all. A page that must come from the
-//! device first stops applying: the entry is rolled back and applied again when the page is there;
-//! nothing behind it starts meanwhile. A request this version does not know stops the member:
+//! An entry either changes the store as a whole or not at all. A large one, and one that needs a
+//! page from the device, is applied over several turns ([`executing`](super::executing)); nothing
+//! behind it starts meanwhile. A request this version does not know stops the member:
 //! skipping it would make it diverge.
 
 use bytes::Bytes;
@@ -14,20 +14,22 @@ use etcore_proto::raftpb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 use prost::Message;
 
+use super::executing::Ending;
 use super::messages::{Reply, ToFront};
 use super::{Proposal, Replica, Slot};
+use crate::api::execute::Execution;
+use crate::api::plan::{Leases, Op};
 use crate::api::reader::Stop;
-use crate::api::txn::{self, Context};
 use crate::limits;
 use crate::member::Member;
-use crate::wire::{self, Header, PutRef};
+use crate::wire::{self, PutRef};
 
 /// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
 pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
 
 /// Why an entry was not applied.
-enum Halt {
-    /// A page is on its way; try again.
+pub(super) enum Halt {
+    /// There is more to do, or a page is on its way; it goes on in a later turn.
     Later,
     /// The member must stop.
     Broken(String),
@@ -49,22 +51,23 @@ fn cost(entry: &LogEntry) -> usize {
 impl Replica {
     /// True if the turn ended before everything was applied that could be.
     pub(super) fn may_apply_more(&self) -> bool {
-        self.apply_room == 0 && !self.to_apply.is_empty()
+        self.running.as_ref().is_some_and(|running| !running.at_page)
+            || self.apply_room == 0 && !self.to_apply.is_empty()
     }
 
     /// Applies what is committed, as far as the turn has room; true if anything was.
     pub(super) fn apply_committed(&mut self) -> bool {
         let mut any = false;
-        if !self.to_apply.is_empty() && self.applying_since.is_none() {
+        if self.has_backlog() && self.applying_since.is_none() {
             self.applying_since = Some(self.shared.clock.elapsed());
         }
         let mut count = 0u64;
         // Behind an entry that could not be applied none may be.
         while !self.stopped
             && self.apply_room > 0
-            && let Some(entry) = self.to_apply.pop_front()
+            && let Some((entry, applied)) = self.apply_next()
         {
-            match self.apply_entry(&entry) {
+            match applied {
                 Ok(reply) => {
                     any = true;
                     self.apply_room = self.apply_room.saturating_sub(cost(&entry));
@@ -73,10 +76,7 @@ impl Replica {
                     *bytes = bytes.saturating_sub(entry.data.len() as u64);
                     self.answer(&entry, reply);
                 }
-                Err(Halt::Later) => {
-                    self.to_apply.push_front(entry);
-                    break;
-                }
+                Err(Halt::Later) => break,
                 Err(Halt::Broken(reason)) => {
                     self.fail(format!("entry {}: {reason}", entry.index));
                     break;
@@ -94,7 +94,7 @@ impl Replica {
     /// waited for.
     fn warn_of_slow_apply(&mut self, count: u64) {
         let now = self.shared.clock.elapsed();
-        let again = (!self.to_apply.is_empty()).then_some(now);
+        let again = self.has_backlog().then_some(now);
         let Some(since) = std::mem::replace(&mut self.applying_since, again) else { return };
         let took_ms = now.saturating_sub(since).as_millis();
         if took_ms <= u128::from(limits::SLOW_APPLY_MS) {
@@ -142,6 +142,17 @@ impl Replica {
         self.waiting.take(&entry.data)
     }
 
+    /// Applies the next entry, or the next slice of the one that was begun.
+    fn apply_next(&mut self) -> Option<(LogEntry, Result<Option<Reply>, Halt>)> {
+        if let Some(running) = self.running.take() {
+            let (entry, result) = self.execute_on(*running);
+            return Some((entry, result.map(Some)));
+        }
+        let entry = self.to_apply.pop_front()?;
+        let result = self.apply_entry(&entry);
+        Some((entry, result))
+    }
+
     fn apply_entry(&mut self, entry: &LogEntry) -> Result<Option<Reply>, Halt> {
         match entry.kind {
             EntryKind::ConfChange | EntryKind::ConfChangeV2 => {
@@ -160,7 +171,7 @@ impl Replica {
                     return self.apply_put(entry, &put).map(Some);
                 }
                 if let Some(lease) = wire::wrapped_revoke(&entry.data) {
-                    return Ok(Some(self.apply_lease_revoke(entry, lease)));
+                    return self.apply_lease_revoke(entry, lease).map(Some);
                 }
                 let request = pb::InternalRaftRequest::decode(entry.data.clone())
                     .map_err(|error| Halt::Broken(format!("raft request: {error}")))?;
@@ -184,21 +195,14 @@ impl Replica {
         if let Some(put) = &request.put {
             return self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some);
         }
-        if let Some(delete) = &request.delete_range {
+        if let Some(delete) = request.delete_range {
             self.shared.metrics.deletes.inc();
-            return self
-                .in_txn(entry, |txn, context, header, out| {
-                    txn::delete_range(txn, delete, context, header, out)
-                })
-                .map(Some);
+            let execution = Execution::of(Op::Delete(delete));
+            return self.execute(entry, execution, Ending::Answer).map(Some);
         }
-        if let Some(request) = &request.txn {
+        if let Some(request) = request.txn {
             self.shared.metrics.txns.inc();
-            return self
-                .in_txn(entry, |txn, context, header, out| {
-                    txn::apply_txn(txn, request, context, header, out)
-                })
-                .map(Some);
+            return self.execute(entry, Execution::txn(request), Ending::Answer).map(Some);
         }
         if let Some(compaction) = &request.compaction {
             return Ok(Some(self.apply_compaction(entry, compaction)));
@@ -207,7 +211,7 @@ impl Replica {
             return Ok(Some(self.apply_lease_grant(entry, grant)));
         }
         if let Some(revoke) = &request.lease_revoke {
-            return Ok(Some(self.apply_lease_revoke(entry, revoke.id)));
+            return self.apply_lease_revoke(entry, revoke.id).map(Some);
         }
         if let Some(checkpoint) = &request.lease_checkpoint {
             self.apply_lease_checkpoint(entry, checkpoint);
@@ -246,67 +250,27 @@ impl Replica {
             return Ok(Reply::Refused(error.into()));
         }
         self.shared.metrics.puts.inc();
-        if put.prev_kv || put.ignore_value || put.ignore_lease || put.lease != 0 {
-            return self.in_txn(entry, |txn, context, header, out| {
-                txn::apply_put(txn, put, context, header, out)
-            });
+        if put.prev_kv || put.ignore_value || put.ignore_lease {
+            let put = pb::PutRequest {
+                key: Bytes::copy_from_slice(put.key),
+                value: Bytes::copy_from_slice(put.value),
+                lease: put.lease,
+                prev_kv: put.prev_kv,
+                ignore_value: put.ignore_value,
+                ignore_lease: put.ignore_lease,
+            };
+            return self.execute(entry, Execution::of(Op::Put(put)), Ending::Answer);
+        }
+        let lease = LeaseId(put.lease);
+        if lease.0 != 0 && !self.desk.lessor.exists(lease) {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         }
         let mut txn = self.store.begin(entry.index, entry.term);
-        txn.put(put.key, put.value, LeaseId(0));
+        txn.put(put.key, put.value, lease);
         let revision = txn.commit().0;
-        self.desk.lessor.set_item(put.key, 0);
+        self.desk.lessor.set_item(put.key, lease.0);
         Ok(Reply::Header { revision })
-    }
-
-    /// Runs `change` in a transaction and commits it; a refusal leaves only the applied index.
-    fn in_txn(
-        &mut self,
-        entry: &LogEntry,
-        change: impl FnOnce(
-            &mut etcore_engine::store::Txn<'_>,
-            &mut Context<'_>,
-            &dyn Fn(Revision) -> Header,
-            &mut Vec<u8>,
-        ) -> Result<(), Stop>,
-    ) -> Result<Reply, Halt> {
-        let shared = self.shared.clone();
-        let header = move |revision: Revision| shared.header(revision.0);
-        let mut out = Vec::new();
-        let mut txn = self.store.begin(entry.index, entry.term);
-        let leases = &self.desk.lessor;
-        let mut context =
-            Context { pages: self.pages.source(), leases, scratch: &mut self.scratch };
-        let changed = change(&mut txn, &mut context, &header, &mut out);
-        if !matches!(changed, Err(Stop::NeedsPage(_))) {
-            self.pages.end_evaluation();
-        }
-        match changed {
-            Ok(()) => {
-                if !self.desk.lessor.is_empty() {
-                    for row in txn.rows() {
-                        self.desk.lessor.set_item(row.key, row.lease.0);
-                    }
-                }
-                txn.commit();
-                Ok(Reply::Message(out))
-            }
-            Err(stop) => {
-                drop(txn);
-                match stop {
-                    Stop::Refused(status) => {
-                        self.store.skip(entry.index, entry.term);
-                        Ok(Reply::Refused(status))
-                    }
-                    Stop::NeedsPage(_) => {
-                        // However many it needs, it ends.
-                        self.pages.begin_evaluation();
-                        self.pages.fetch_wanted();
-                        Err(Halt::Later)
-                    }
-                    Stop::Broken(error) => Err(Halt::Broken(error.to_string())),
-                }
-            }
-        }
     }
 
     fn apply_compaction(&mut self, entry: &LogEntry, request: &pb::CompactionRequest) -> Reply {

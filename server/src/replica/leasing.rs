@@ -20,6 +20,7 @@ use etcore_raftlog::types::LogEntry;
 use prost::Message;
 
 use super::Replica;
+use super::apply::Halt;
 use super::lessor::pace::Pace;
 use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
@@ -171,7 +172,7 @@ impl LeaseDesk {
     }
 
     /// What waited for an entry about this lease is looked at again.
-    fn unpark(&mut self, id: i64) {
+    pub(super) fn unpark(&mut self, id: i64) {
         if let Some(waiting) = self.parked.remove(&id) {
             self.queued.extend(waiting);
         }
@@ -243,7 +244,7 @@ impl Replica {
     /// True if something is committed that this member has not applied. A quorum of others may
     /// have it on disk before this leader has: it is committed then, and not handed out yet.
     fn is_behind(&self) -> bool {
-        !self.to_apply.is_empty() || self.log.node.status().commit > self.store.applied().0
+        self.has_backlog() || self.log.node.status().commit > self.store.applied().0
     }
 
     /// Answers what can be answered; the rest waits.
@@ -418,15 +419,18 @@ impl Replica {
     }
 
     /// Deletes the lease and its keys, in order and as one revision.
-    pub(super) fn apply_lease_revoke(&mut self, entry: &LogEntry, id: i64) -> Reply {
+    pub(super) fn apply_lease_revoke(&mut self, entry: &LogEntry, id: i64) -> Result<Reply, Halt> {
         self.desk.forget_ending(id, entry.index);
         if let Err(error) = self.alarms.admit_change() {
             self.store.skip(entry.index, entry.term);
-            return Reply::Refused(error.into());
+            return Ok(Reply::Refused(error.into()));
+        }
+        if self.desk.lessor.key_count(id) > limits::APPLY_ANSWER_KEYS {
+            return self.revoke_in_slices(entry, id);
         }
         let Some(revoked) = self.desk.lessor.revoke(id) else {
             self.store.skip(entry.index, entry.term);
-            return Reply::Refused(EtcdError::LeaseNotFound.into());
+            return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         };
         let mut txn = self.store.begin(entry.index, entry.term);
         for key in revoked.keys() {
@@ -434,12 +438,7 @@ impl Replica {
         }
         txn.bucket_delete(Bucket::Lease, &lessor::row_key(id));
         let revision = txn.commit();
-        self.shared.metrics.lease_revoked.inc();
-        if revoked.had_expired {
-            self.shared.metrics.lease_expired.inc();
-        }
-        self.desk.unpark(id);
-        Reply::Header { revision: revision.0 }
+        Ok(self.lease_revoked(id, revoked.had_expired, revision.0))
     }
 
     /// Takes over what is left of leases. Always kept on disk, as etcd does from cluster version

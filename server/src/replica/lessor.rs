@@ -16,7 +16,7 @@ use etcore_proto::error::EtcdError;
 use etcore_proto::pb::leasepb;
 use prost::Message;
 
-use crate::api::txn::Leases;
+use crate::api::plan::Leases;
 use crate::limits;
 
 pub mod pace;
@@ -108,6 +108,14 @@ impl Keys {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Keys::None => 0,
+            Keys::One(_) => 1,
+            Keys::Many(keys) => keys.len(),
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Key> {
         let (one, many) = match self {
             Keys::None => (None, None),
@@ -151,6 +159,15 @@ impl Revoked {
     /// The keys that hung on it, in order.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.keys.iter()
+    }
+
+    /// The same, given away one by one.
+    pub fn into_keys(self) -> Box<dyn Iterator<Item = Key> + Send> {
+        match self.keys {
+            Keys::None => Box::new(std::iter::empty()),
+            Keys::One(key) => Box::new(std::iter::once(key)),
+            Keys::Many(keys) => Box::new(keys.into_iter()),
+        }
     }
 }
 
@@ -270,6 +287,16 @@ impl Lessor {
     /// Removes a lease with its attachments, whose keys the caller deletes; `None` if there is no
     /// such lease.
     pub fn revoke(&mut self, id: i64) -> Option<Revoked> {
+        let revoked = self.revoke_lazily(id)?;
+        for key in revoked.keys() {
+            self.items.remove(key);
+        }
+        Some(revoked)
+    }
+
+    /// Removes a lease and leaves its attachments, of which the caller is to say, key by key, that
+    /// they are gone ([`Lessor::set_item`]).
+    pub fn revoke_lazily(&mut self, id: i64) -> Option<Revoked> {
         let lease = self.leases.remove(&id)?;
         let had_expired = self.is_expired(id, lease.deadline_ms);
         if self.primary && !had_expired {
@@ -278,10 +305,12 @@ impl Lessor {
         if lease.checkpoint_ms != 0 {
             self.checkpoints.remove(&(lease.checkpoint_ms, id));
         }
-        for key in lease.keys.iter() {
-            self.items.remove(key);
-        }
         Some(Revoked { had_expired, keys: lease.keys })
+    }
+
+    /// How many keys hang on a lease; 0 if there is no such lease.
+    pub fn key_count(&self, id: i64) -> usize {
+        self.leases.get(&id).map_or(0, |lease| lease.keys.len())
     }
 
     /// The lease of a key that was written: 0 detaches it. A lease that does not exist counts as

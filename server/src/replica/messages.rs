@@ -5,6 +5,7 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
 use super::lessor::{Key, TimeToLive};
+use crate::api::answer::Answer;
 use crate::hasher::ReplyTo;
 
 /// Names the waiting request in its front.
@@ -144,6 +145,8 @@ pub enum Reply {
     },
     /// The response message.
     Message(Vec<u8>),
+    /// The response refers to stored values, which the front reads as it sends them.
+    Long(Box<Answer>),
     /// Refused.
     Refused(Status),
 }

@@ -394,6 +394,7 @@ impl Replica {
     /// raft has restored a snapshot: what was applied counts no more.
     pub(super) fn begin_install(&mut self, mark: SnapshotMark) {
         self.to_apply.clear();
+        self.running = None;
         self.shared.metrics.snapshots.applying.set(1);
         self.snapshots.installing = Some(mark);
     }

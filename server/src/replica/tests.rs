@@ -244,12 +244,12 @@ impl Member {
             pb::RangeRequest { key: key.to_owned().into(), ..pb::RangeRequest::default() };
         let mut pages = DiskPages::new(&self.disk);
         let mut out = Vec::new();
-        crate::api::range::respond(
+        crate::api::range::respond_short(
             &*view.store,
             &request,
-            &mut pages,
+            crate::api::range::SHORT,
+            (&mut pages, &mut Scratch::default()),
             |revision| self.shared.header(revision.0),
-            &mut Scratch::default(),
             &mut out,
         )
         .ok()?;
@@ -559,7 +559,7 @@ impl Cluster {
         assert_eq!(replies.len(), 1, "answered once: {replies:?}");
         match &replies[0] {
             Reply::Refused(status) => Err(status.message.to_string()),
-            Reply::Header { .. } | Reply::Message(_) => Ok(()),
+            Reply::Header { .. } | Reply::Message(_) | Reply::Long(_) => Ok(()),
         }
     }
 

@@ -1,0 +1,146 @@
+//! Entries that read and write the key space: done in slices, so that one of any size keeps neither
+//! heartbeats nor other requests waiting.
+//!
+//! Part of apply. Between two slices the store holds the entry's changes and shows them to nobody;
+//! no other entry begins, and no checkpoint does. What has to come from a page is waited for in the
+//! same way.
+
+use etcore_engine::bucket::Bucket;
+use etcore_engine::store::SuspendedTxn;
+use etcore_proto::error::EtcdError;
+use etcore_raftlog::types::LogEntry;
+
+use super::Replica;
+use super::apply::Halt;
+use super::lessor;
+use super::messages::Reply;
+use crate::api::execute::{Context, Execution};
+use crate::api::reader::Stop;
+use crate::limits;
+
+/// An entry between two slices.
+pub(super) struct Running {
+    pub(super) entry: LogEntry,
+    txn: SuspendedTxn,
+    execution: Execution,
+    ending: Ending,
+    /// It waits for a page.
+    pub(super) at_page: bool,
+}
+
+/// What is left to do when all keys are written.
+pub(super) enum Ending {
+    /// Answer.
+    Answer,
+    /// Remove the lease whose keys these were.
+    Revoke { lease: i64, had_expired: bool },
+}
+
+impl Replica {
+    /// Begins an entry; an answer if one slice is enough.
+    pub(super) fn execute(
+        &mut self,
+        entry: &LogEntry,
+        execution: Execution,
+        ending: Ending,
+    ) -> Result<Reply, Halt> {
+        self.run_slice(entry, None, execution, ending)
+    }
+
+    /// Goes on with the entry that is between two slices.
+    pub(super) fn execute_on(&mut self, running: Running) -> (LogEntry, Result<Reply, Halt>) {
+        let Running { entry, txn, execution, ending, .. } = running;
+        let result = self.run_slice(&entry, Some(txn), execution, ending);
+        (entry, result)
+    }
+
+    fn run_slice(
+        &mut self,
+        entry: &LogEntry,
+        suspended: Option<SuspendedTxn>,
+        mut execution: Execution,
+        ending: Ending,
+    ) -> Result<Reply, Halt> {
+        let mut txn = match suspended {
+            Some(suspended) => self.store.resume(suspended),
+            None => self.store.begin(entry.index, entry.term),
+        };
+        let mut rows = limits::APPLY_SLICE_ROWS;
+        let mut context = Context {
+            pages: self.pages.source(),
+            leases: &self.desk.lessor,
+            scratch: &mut self.scratch,
+        };
+        let stepped = execution.step(&mut txn, &mut context, &mut rows);
+        if !matches!(stepped, Err(Stop::NeedsPage(_))) {
+            self.pages.end_evaluation();
+        }
+        let stepped = stepped.map(|done| {
+            let lessor = &mut self.desk.lessor;
+            let knows_all = lessor.is_empty() && matches!(ending, Ending::Answer);
+            done && (knows_all
+                || execution.attach(&txn, &mut rows, |key, lease| lessor.set_item(key, lease)))
+        });
+        self.apply_room = self.apply_room.saturating_sub(limits::APPLY_SLICE_ROWS - rows);
+        let at_page = matches!(stepped, Err(Stop::NeedsPage(_)));
+        match stepped {
+            Ok(true) => {}
+            Ok(false) | Err(Stop::NeedsPage(_)) => {
+                let (txn, entry) = (txn.suspend(), entry.clone());
+                if at_page {
+                    // However many it needs, it ends.
+                    self.pages.begin_evaluation();
+                    self.pages.fetch_wanted();
+                }
+                self.running = Some(Box::new(Running { entry, txn, execution, ending, at_page }));
+                return Err(Halt::Later);
+            }
+            Err(Stop::Refused(status)) => {
+                drop(txn);
+                self.store.skip(entry.index, entry.term);
+                return Ok(Reply::Refused(status));
+            }
+            Err(Stop::Broken(error)) => return Err(Halt::Broken(error.to_string())),
+        }
+        let pins = txn.revision_pins().clone();
+        if let Ending::Revoke { lease, .. } = ending {
+            txn.bucket_delete(Bucket::Lease, &lessor::row_key(lease));
+        }
+        let revision = txn.commit();
+        if let Ending::Revoke { lease, had_expired } = ending {
+            return Ok(self.lease_revoked(lease, had_expired, revision.0));
+        }
+        let mut head = Vec::new();
+        self.shared.header(revision.0).write(&mut head);
+        let draft = execution.into_draft();
+        if draft.is_short() {
+            let mut out = Vec::new();
+            draft.write_short(&head, &mut out);
+            return Ok(Reply::Message(out));
+        }
+        // What it refers to is there: no compaction is applied before the pin is taken.
+        match draft.into_answer(&head, &pins) {
+            Ok(answer) => Ok(Reply::Long(Box::new(answer))),
+            Err(_) => Ok(Reply::Refused(EtcdError::TooManyRequests.into())),
+        }
+    }
+
+    /// The lease exists and its end is applied by slices if it has many keys.
+    pub(super) fn revoke_in_slices(&mut self, entry: &LogEntry, id: i64) -> Result<Reply, Halt> {
+        let Some(revoked) = self.desk.lessor.revoke_lazily(id) else {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
+        };
+        let ending = Ending::Revoke { lease: id, had_expired: revoked.had_expired };
+        self.execute(entry, Execution::remove(revoked.into_keys()), ending)
+    }
+
+    pub(super) fn lease_revoked(&mut self, lease: i64, had_expired: bool, revision: i64) -> Reply {
+        self.shared.metrics.lease_revoked.inc();
+        if had_expired {
+            self.shared.metrics.lease_expired.inc();
+        }
+        self.desk.unpark(lease);
+        Reply::Header { revision }
+    }
+}

@@ -1,0 +1,58 @@
+//! Readers that hold up compaction: a bound in time and in bytes on what they may keep.
+//!
+//! Long answers and watchers that are behind pin the revision they read. Once a compaction has
+//! passed it, space grows with every write for as long as they go on. The replica looks at this with
+//! every tick and, past the bounds, ends their pins: they are told that their revision is compacted,
+//! as they would be if they came now.
+
+use std::sync::atomic::Ordering;
+
+use etcore_engine::types::Revision;
+
+use super::Replica;
+use crate::limits;
+
+/// A compaction that cannot remove everything yet; `None` if all can.
+#[derive(Debug, Default)]
+pub(super) struct HeldBack(Option<Held>);
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// What may not be removed yet is below it.
+    revision: Revision,
+    since_ms: u64,
+    /// Bytes in use in the page file then.
+    in_use_bytes: u64,
+}
+
+impl Replica {
+    /// Ends pins that have held up compaction for too long, or kept too much.
+    pub(super) fn end_long_pins(&mut self) {
+        let (revision, removable) = (self.store.compact_revision(), self.store.removable());
+        let in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed);
+        if removable >= revision {
+            self.held_back = HeldBack::default();
+            return;
+        }
+        let now = Held { revision, since_ms: self.now_ms, in_use_bytes };
+        let held = match self.held_back.0 {
+            Some(held) if removable < held.revision => held,
+            _ => *self.held_back.0.insert(now),
+        };
+        let kept_bytes = in_use_bytes.saturating_sub(held.in_use_bytes);
+        let kept_ms = self.now_ms - held.since_ms;
+        let most = self.quota.limit_bytes().map_or(u64::MAX, |quota| quota / limits::PIN_QUOTA);
+        if kept_ms < limits::PIN_HELD_MS && kept_bytes < limits::PIN_HELD_BYTES.min(most) {
+            return;
+        }
+        tracing::warn!(
+            compact_revision = held.revision.0,
+            pinned_revision = removable.0,
+            kept_ms,
+            kept_bytes,
+            "slow readers held up compaction for too long; their revisions are compacted now"
+        );
+        self.store.revision_pins().expire_below(held.revision);
+        self.held_back = HeldBack::default();
+    }
+}
