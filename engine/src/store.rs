@@ -413,8 +413,8 @@ impl Store {
         self.checkpoint.compact_reached < self.removable()
     }
 
-    /// True if a compaction at `revision` has removed from the page file what pins allow it to: what
-    /// is left waits for their holders.
+    /// True if a compaction at `revision` has removed from the page file what pins allow it to;
+    /// what is left waits for their holders.
     pub fn has_compacted(&self, revision: Revision) -> bool {
         self.checkpoint.compact_reached >= revision.min(self.removable())
     }

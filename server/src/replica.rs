@@ -14,7 +14,7 @@ use std::time::Duration;
 use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
-use etcore_engine::types::{LogIndex, Revision, Term};
+use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
@@ -34,6 +34,7 @@ use crate::shared::{MemberView, Shared};
 mod alarms;
 mod apply;
 pub mod asks;
+mod compaction;
 mod due;
 mod executing;
 mod hashes;
@@ -43,7 +44,6 @@ mod link;
 mod log_files;
 mod messages;
 pub mod peering;
-mod pins;
 mod propose;
 mod publish;
 mod snapshots;
@@ -52,6 +52,7 @@ mod transfer;
 mod versions;
 mod waiting;
 
+use compaction::HeldBack;
 use executing::Running;
 use hashes::Hashes;
 use leasing::LeaseDesk;
@@ -60,7 +61,6 @@ pub use link::FrontLink;
 pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
-use pins::HeldBack;
 use propose::Origin;
 pub use snapshots::PART_PATH;
 use snapshots::Snapshots;
@@ -495,18 +495,7 @@ impl Replica {
         {
             self.fail(format!("write-ahead log: {error}"));
         }
-        let finished = output.compact_finished;
-        let mut waiting = Vec::new();
-        for (revision, front, reply) in self.physical_compactions.drain(..) {
-            // What a slow reader keeps is no reason to have this client wait.
-            let compacted = Revision(revision);
-            if compacted <= finished || self.store.has_compacted(compacted) {
-                self.replies.push((front, reply));
-            } else {
-                waiting.push((revision, front, reply));
-            }
-        }
-        self.physical_compactions = waiting;
+        self.answer_compactions(output.compact_finished);
     }
 
     fn begin_defragment(&mut self, front: usize, slot: Slot) {

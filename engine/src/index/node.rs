@@ -269,10 +269,8 @@ pub(super) fn visit_leaves(
         let (leaf, next) = leaf_of(root, from);
         for slot in slots(leaf, Some(from), end) {
             match leaf.state_before(slot, before) {
-                Some(state) if !state.is_tombstone() => {
-                    if visitor(leaf, slot, state).is_break() {
-                        return Some(leaf.key(slot));
-                    }
+                Some(state) if !state.is_tombstone() && visitor(leaf, slot, state).is_break() => {
+                    return Some(leaf.key(slot));
                 }
                 _ => {}
             }

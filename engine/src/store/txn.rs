@@ -47,9 +47,9 @@ pub struct Txn<'s> {
     committed: bool,
 }
 
-/// A transaction between two slices of its work: the store holds its changes, shows them to nobody,
-/// and takes no other until it is resumed. Dropping it instead leaves the store unusable for further
-/// entries, which is what a member that stops wants.
+/// A transaction between two slices of its work: the store holds its changes, shows them to
+/// nobody, and takes no other until it is resumed. Dropping it instead leaves the store unusable
+/// for further entries, which suits a member that stops.
 #[derive(Debug)]
 #[must_use = "the store takes no other transaction before this one is resumed"]
 pub struct SuspendedTxn {

@@ -115,7 +115,8 @@ impl View {
         Ok(hits.fill_within(&self.index, range, at, limit, bounds))
     }
 
-    /// How many keys a range at revision `at` (0: the newest) has, if finding out takes no more than
+    /// How many keys a range at revision `at` (0: the newest) has, if finding out takes no more
+    /// than
     /// `leaves_max` leaves of the index.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! Answers that may be of any size: measured first, then pulled piece by piece.
 //!
-//! The front's evaluations and the replica's apply put one together with a [`Draft`]: bytes that are
-//! known, messages around them, and ranges of keys that are still to be read. A short one becomes a
-//! message at once. A long one names what it reads by a pinned revision; the front measures it (a
-//! gRPC message needs its length before its first byte) and writes it as the client's window opens.
-//! Nothing here is larger than what the caller has room for.
+//! The front's evaluations and the replica's apply put one together with a [`Draft`]: bytes that
+//! are known, messages around them, and ranges of keys that are still to be read. A short one
+//! becomes a message at once. A long one names what it reads by a pinned revision; the front
+//! measures it (a gRPC message needs its length before its first byte) and writes it as the
+//! client's window opens. Nothing here is larger than what the caller has room for.
 
 use etcore_engine::page::PageSource;
 use etcore_engine::pins::{PinsExhausted, RevisionPin, RevisionPins};
@@ -194,8 +194,8 @@ impl Answer {
         Ok(Some(total))
     }
 
-    /// Appends up to `room` bytes; true if the end is among them. Stops early at a page that is not
-    /// there, if anything was appended.
+    /// Appends up to `room` bytes; true if the end is among them. Stops early at a page that is
+    /// not there, if anything was appended.
     ///
     /// # Errors
     /// See [`Stop`]; after a page has come, the same call goes on.
@@ -272,7 +272,8 @@ fn copy(bytes: &[u8], done: &mut usize, end: usize, out: &mut Vec<u8>) -> bool {
 
 /// Sets the lengths of all messages; returns that of everything.
 fn set_lengths(items: &mut [Item], head: &[u8]) -> u64 {
-    // What is behind the messages being looked at, the innermost last: a message's end comes first.
+    // What is behind the messages being looked at, the innermost last: a message's end comes
+    // first.
     let mut behind: Vec<u64> = Vec::new();
     let mut length = 0;
     for item in items.iter_mut().rev() {

@@ -1,8 +1,10 @@
-//! What a transaction will do: its compares choose a path through it, which becomes a list of steps.
+//! What a transaction will do: its compares choose a path through it, which becomes a list of
+//! steps.
 //!
-//! Used by apply and, for transactions that only read, by the fronts. All compares look at the state
-//! before the transaction (etcd `server/etcdserver/txn`). They may range over millions of keys, so
-//! they are decided in slices; nesting needs no stack of its own. Nothing is written here.
+//! Used by apply and, for transactions that only read, by the fronts. All compares look at the
+//! state before the transaction (etcd `server/etcdserver/txn`). They may range over millions of
+//! keys, so they are decided in slices; nesting needs no stack of its own. Nothing is written
+//! here.
 
 use std::sync::Arc;
 use std::vec;
@@ -296,10 +298,8 @@ fn check_put(reader: &dyn Reader, put: &PutRef<'_>, leases: &dyn Leases) -> Resu
     if put.lease != 0 && !leases.exists(LeaseId(put.lease)) {
         return Err(EtcdError::LeaseNotFound.into());
     }
-    if put.ignore_value || put.ignore_lease {
-        if reader.find(put.key)?.is_none() {
-            return Err(EtcdError::KeyNotFound.into());
-        }
+    if (put.ignore_value || put.ignore_lease) && reader.find(put.key)?.is_none() {
+        return Err(EtcdError::KeyNotFound.into());
     }
     Ok(())
 }

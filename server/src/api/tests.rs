@@ -1,5 +1,5 @@
-//! Answers of any size against a plain model of etcd's key space: whatever slices they are evaluated
-//! in and pieces they are sent in, they say the same.
+//! Answers of any size against a plain model of etcd's key space: whatever slices they are
+//! evaluated in and pieces they are sent in, they say the same.
 
 use std::collections::BTreeMap;
 

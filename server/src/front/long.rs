@@ -1,9 +1,9 @@
 //! Long answers: those that are not evaluated and encoded at once.
 //!
 //! What they read is pinned; they are measured first, then written in pieces as the peer's window
-//! opens ([`Answer`]), a slice or a piece at a time, so that an answer of any size costs a piece of
-//! memory, however slow its reader, and keeps nobody waiting. RangeStream goes the same way, message
-//! by message.
+//! opens ([`Answer`]), a slice or a piece at a time, so that an answer of any size costs a piece
+//! of memory, however slow its reader, and keeps nobody waiting. RangeStream goes the same way,
+//! message by message.
 
 use etcore_engine::pins::RevisionPin;
 use etcore_engine::types::Revision;
@@ -105,8 +105,8 @@ enum Next {
 }
 
 impl Front {
-    /// Pins `revision`, or an older one that is read as well. The pin came in time if a view loaded
-    /// afterwards has not been compacted past it.
+    /// Pins `revision`, or an older one that is read as well. The pin came in time if a view
+    /// loaded afterwards has not been compacted past it.
     fn pin(&mut self, revision: Revision) -> Result<RevisionPin, Refusal> {
         let pin = self.pins.pin(revision).map_err(|_| EtcdError::TooManyRequests)?;
         let newest = self.shared.view.load_full();
@@ -244,7 +244,8 @@ impl Front {
 
     /// True for a RangeStream that names something else than the key to sort by, but no order, and
     /// fits into one chunk: etcd sorts chunks, as it does Range answers. It loses its way when
-    /// there are more (the next chunk starts behind the last key sent); those go in key order here.
+    /// there are more (the next chunk starts behind the last key sent); those go in key order
+    /// here.
     fn sorts_chunk(&self, request: &pb::RangeRequest) -> bool {
         if request.count_only || !crate::api::check::sorts_after_limit(request) {
             return false;

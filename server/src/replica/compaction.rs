@@ -1,9 +1,9 @@
-//! Readers that hold up compaction: a bound in time and in bytes on what they may keep.
+//! What compaction waits for, and who waits for compaction.
 //!
 //! Long answers and watchers that are behind pin the revision they read. Once a compaction has
-//! passed it, space grows with every write for as long as they go on. The replica looks at this with
-//! every tick and, past the bounds, ends their pins: they are told that their revision is compacted,
-//! as they would be if they came now.
+//! passed it, space grows with every write for as long as they go on. The replica looks at this
+//! with every tick and, past the bounds, ends their pins: they are told that their revision is
+//! compacted, as they would be if they came now.
 
 use std::sync::atomic::Ordering;
 
@@ -26,6 +26,22 @@ struct Held {
 }
 
 impl Replica {
+    /// Answers clients that wait until a compaction has removed what it can, when a checkpoint has
+    /// finished one up to `finished`.
+    pub(super) fn answer_compactions(&mut self, finished: Revision) {
+        let mut waiting = Vec::new();
+        for (revision, front, reply) in self.physical_compactions.drain(..) {
+            // What a slow reader keeps is no reason to have this client wait.
+            let compacted = Revision(revision);
+            if compacted <= finished || self.store.has_compacted(compacted) {
+                self.replies.push((front, reply));
+            } else {
+                waiting.push((revision, front, reply));
+            }
+        }
+        self.physical_compactions = waiting;
+    }
+
     /// Ends pins that have held up compaction for too long, or kept too much.
     pub(super) fn end_long_pins(&mut self) {
         let (revision, removable) = (self.store.compact_revision(), self.store.removable());
