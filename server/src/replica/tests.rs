@@ -28,6 +28,7 @@ use crate::pages::SimulatedPages;
 use crate::ring::{Consumer, Producer, ring};
 use crate::wire;
 
+mod compaction;
 mod elections;
 mod leases;
 mod requests;

@@ -1,0 +1,83 @@
+//! Compactions beside readers that keep what they would remove.
+
+use etcore_engine::types::Revision;
+
+use super::*;
+use crate::limits;
+
+const RAFT_COMPACTION: u32 = 7;
+const RAFT_DELETE_RANGE: u32 = 5;
+
+fn compact(cluster: &mut Cluster, revision: i64) -> Slot {
+    let request = pb::CompactionRequest { revision, physical: true };
+    cluster.propose(0, RAFT_COMPACTION, &request.encode_to_vec())
+}
+
+#[test]
+fn a_physical_compaction_waits_for_no_reader_and_a_reader_keeps_nothing_for_ever() {
+    let mut cluster = Cluster::new(1, 31);
+    cluster.ready();
+    for number in 0..50 {
+        let slot = cluster.put(0, "k", &number.to_string());
+        assert_eq!(cluster.reply(0, slot), Ok(()));
+    }
+    let pins = cluster.members[0].replica.store.revision_pins().clone();
+    let read = Revision(cluster.members[0].revision() - 20);
+    let pin = pins.pin(read).unwrap();
+    let target = cluster.members[0].revision() - 1;
+    let slot = compact(&mut cluster, target);
+    assert_eq!(cluster.reply(0, slot), Ok(()), "although a reader keeps older revisions");
+    let store = |cluster: &Cluster| cluster.members[0].replica.store.removable();
+    assert_eq!(store(&cluster), read);
+    cluster.run_ms(limits::PIN_HELD_MS / 2);
+    assert!(!pin.is_expired() && store(&cluster) == read);
+    cluster.run_ms(limits::PIN_HELD_MS / 2 + 1000);
+    assert!(pin.is_expired());
+    assert_eq!(store(&cluster), Revision(target), "what the reader kept may go");
+    let newer = pins.pin(Revision(target)).unwrap();
+    assert!(!newer.is_expired());
+}
+
+#[test]
+fn a_large_deletion_is_applied_over_many_turns_and_other_requests_go_on() {
+    let mut cluster = Cluster::new(3, 32);
+    let leader = cluster.ready();
+    const KEYS: usize = 20 * limits::APPLY_SLICE_ROWS;
+    for first in (0..KEYS).step_by(128) {
+        let success = (first..first + 128)
+            .map(|number| pb::RequestOp {
+                request: Some(pb::request_op::Request::RequestPut(pb::PutRequest {
+                    key: format!("d{number:06}").into(),
+                    ..Default::default()
+                })),
+            })
+            .collect();
+        let txn = pb::TxnRequest { success, ..Default::default() };
+        let slot = cluster.propose(leader, 6, &txn.encode_to_vec());
+        assert_eq!(cluster.reply(leader, slot), Ok(()));
+    }
+    let before = cluster.members[leader].revision();
+    let delete = pb::DeleteRangeRequest { key: "d".into(), range_end: "e".into(), prev_kv: true };
+    let slot = cluster.propose(leader, RAFT_DELETE_RANGE, &delete.encode_to_vec());
+    let mut slices = 0;
+    let term = cluster.members[leader].shared.status.term.load(Ordering::Relaxed);
+    while !cluster.members[leader].replies.contains_key(&slot) {
+        cluster.step();
+        if cluster.members[leader].replica.running.is_some() {
+            slices += 1;
+            assert_eq!(cluster.members[leader].revision(), before, "nothing of it is seen");
+            assert!(cluster.members[leader].get("d000000").is_some());
+        }
+        assert!(slices < 10_000, "it ends");
+    }
+    assert!(slices > 10, "{slices} slices");
+    let Reply::Long(answer) = &cluster.members[leader].replies[&slot][0] else {
+        panic!("previous values are read by the front")
+    };
+    assert!(format!("{answer:?}").contains("items"));
+    assert_eq!(cluster.members[leader].get("d000000"), None);
+    let put = cluster.put(leader, "after", "v");
+    assert_eq!(cluster.reply(leader, put), Ok(()));
+    cluster.agree(&["after".to_owned(), "d000000".to_owned()]);
+    assert_eq!(cluster.members[leader].shared.status.term.load(Ordering::Relaxed), term);
+}
