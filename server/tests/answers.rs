@@ -179,17 +179,18 @@ fn streams_of_one_connection_share_it_and_none_is_reset() {
     });
 }
 
-/// The longest that a read beside `work` took.
-fn longest_read_beside(setup: &Setup, work: impl FnOnce() + Send) -> Duration {
+/// How long reads beside `work` took, the longest last.
+fn reads_beside(setup: &Setup, work: impl FnOnce() + Send) -> Vec<Duration> {
     let mut bystander = Raw::connect(setup.client_port, 1 << 20);
     std::thread::scope(|scope| {
         let work = scope.spawn(work);
-        let mut longest = Duration::ZERO;
+        let mut took = Vec::new();
         while !work.is_finished() {
-            longest = longest.max(bystander.get_once("bystander"));
+            took.push(bystander.get_once("bystander"));
         }
         work.join().unwrap();
-        longest
+        took.sort_unstable();
+        took
     })
 }
 
@@ -199,7 +200,8 @@ const NOT_LONG: Duration = Duration::from_millis(400);
 
 #[test]
 fn counting_sorting_and_deleting_many_keys_keeps_nobody_waiting() {
-    const KEYS: usize = 300_000;
+    // ETCORE_LONG=1: as many as the figures in the notes are of.
+    let keys = if std::env::var_os("ETCORE_LONG").is_some() { 3_000_000 } else { 200_000 };
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(dir.path(), "portable").with_long_segments();
     let _member = setup.start();
@@ -212,7 +214,7 @@ fn counting_sorting_and_deleting_many_keys_keeps_nobody_waiting() {
                     Call::Range(request) => drop(client.range(request).await.unwrap()),
                     Call::Delete(request) => {
                         let deleted = client.delete_range(request).await.unwrap().deleted;
-                        assert_eq!(deleted, KEYS as i64);
+                        assert_eq!(deleted, keys);
                     }
                 }
             });
@@ -220,7 +222,7 @@ fn counting_sorting_and_deleting_many_keys_keeps_nobody_waiting() {
     };
     block_on(async {
         let client = Client::connect(&setup).await;
-        fill(&client, KEYS, 16).await;
+        fill(&client, keys as usize, 16).await;
     });
     let revision = 3;
     let sorted = pb::RangeRequest {
@@ -236,8 +238,10 @@ fn counting_sorting_and_deleting_many_keys_keeps_nobody_waiting() {
     {
         let name = format!("{request:?}");
         let began = Instant::now();
-        let longest = longest_read_beside(&setup, call(request));
-        assert!(longest < NOT_LONG, "{longest:?} of {:?} beside {name}", began.elapsed());
+        let took = reads_beside(&setup, call(request));
+        let (p99, longest) = (took[took.len() * 99 / 100], took[took.len() - 1]);
+        eprintln!("reads p99 {p99:?}, longest {longest:?}, {:?} of {name}", began.elapsed());
+        assert!(longest < NOT_LONG, "{longest:?} beside {name}");
     }
 }
 

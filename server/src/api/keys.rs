@@ -207,7 +207,7 @@ impl Keys {
                 compact_revision: look.view.compact_revision,
                 pin: look.pin,
             };
-            selection.add(&reader, taken, look.pages)?;
+            selection.add(&reader, (look.hits, taken), look.pages)?;
         } else {
             let sum: usize = taken.iter().map(|hit| self.element_len(look.hits, hit)).sum();
             self.bytes += sum as u64;
@@ -244,7 +244,13 @@ impl Keys {
             return Stage::Write;
         };
         selection.begin_merge();
-        Stage::Cut
+        match selection.chosen_bytes() {
+            Some(bytes) if selection.limit() == 0 => {
+                (self.found, self.bytes) = (selection.chosen(), bytes);
+                Stage::Write
+            }
+            _ => Stage::Cut,
+        }
     }
 
     /// Adds up the rows in the order in which they will be sent, up to the limit.
@@ -428,12 +434,11 @@ impl Keys {
     }
 
     fn row_len(&self, selection: &Selection, row: Row, look: &mut Look<'_>) -> Result<usize, Stop> {
-        let len_bytes = match self.form {
-            Form::Values => row.len_bytes as usize,
-            Form::KeysOnly | Form::Count => {
-                let raw = look.view.ready_value(row.at(), look.pages)?;
-                key_only(raw, selection.is_by_value())?.len()
-            }
+        let len_bytes = if selection.knows_lengths() {
+            row.len_bytes as usize
+        } else {
+            let raw = look.view.ready_value(row.at(), look.pages)?;
+            key_only(raw, selection.is_by_value())?.len()
         };
         Ok(field_len(self.field, len_bytes))
     }

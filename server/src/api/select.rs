@@ -17,20 +17,24 @@ use pb::range_request::{SortOrder, SortTarget};
 use super::range;
 use super::reader::{Reader, Stop};
 use crate::limits;
+use crate::wire::field_len;
+
+/// Field of a RangeResponse.
+const KVS: u32 = 2;
 
 /// A row of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     main: i64,
     sub: u32,
-    /// Length of its KeyValue in wire form.
+    /// Length of what is told of it, in wire form.
     pub len_bytes: u32,
 }
 
 impl Row {
-    fn new(hit: &Hit) -> Self {
+    fn new(hit: &Hit, len_bytes: u32) -> Self {
         let RevKey { main, sub } = hit.modified;
-        Self { main: main.0, sub, len_bytes: hit.len_bytes }
+        Self { main: main.0, sub, len_bytes }
     }
 
     /// What to ask `value` for.
@@ -78,8 +82,9 @@ pub struct Selection {
     target: SortTarget,
     descending: bool,
     limit: usize,
-    /// Rows that passed the filters.
+    /// Rows that passed the filters, and the length of all of them as elements of `kvs`.
     chosen: u64,
+    chosen_bytes: u64,
     seen: i64,
     runs: Vec<Vec<Ranked>>,
     taken: Vec<usize>,
@@ -104,6 +109,7 @@ impl Selection {
             limit: range::limit_of(&request),
             request,
             chosen: 0,
+            chosen_bytes: 0,
             seen: 0,
             runs: Vec::new(),
             taken: Vec::new(),
@@ -128,6 +134,17 @@ impl Selection {
         self.chosen
     }
 
+    /// Their bytes as elements of `kvs`, if that is known without reading them.
+    pub fn chosen_bytes(&self) -> Option<u64> {
+        self.knows_lengths().then_some(self.chosen_bytes)
+    }
+
+    /// True if a row's `len_bytes` is right: without its value, a row that was read to be sorted
+    /// keeps its lease, of which the index knows nothing.
+    pub fn knows_lengths(&self) -> bool {
+        !(self.request.keys_only && self.is_by_value())
+    }
+
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
         let rows: usize = self.runs.iter().map(Vec::len).sum();
@@ -141,16 +158,23 @@ impl Selection {
     pub fn add(
         &mut self,
         reader: &dyn Reader,
-        hits: &[Hit],
+        (hits, taken): (&RangeHits, &[Hit]),
         pages: &mut dyn PageSource,
     ) -> Result<(), Stop> {
-        let passing = hits.iter().filter(|hit| range::passes_filters(&self.request, hit));
+        let passing = taken.iter().filter(|hit| range::passes_filters(&self.request, hit));
+        let row = |hit: &Hit| {
+            let len_bytes = match self.request.keys_only {
+                true => u32::try_from(range::key_only_len(hits, hit)).unwrap_or(u32::MAX),
+                false => hit.len_bytes,
+            };
+            Row::new(hit, len_bytes)
+        };
         let mut run: Vec<Ranked> = if self.is_by_value() {
             let mut valued = Vec::new();
             for hit in passing {
                 let raw = reader.ready_value(hit.modified, pages)?;
                 let value = range::parse(raw)?.value.to_vec();
-                valued.push((value, Ranked { rank: 0, row: Row::new(hit) }));
+                valued.push((value, Ranked { rank: 0, row: row(hit) }));
             }
             valued.sort_by(|(a, _), (b, _)| range::directed(a.cmp(b), self.descending));
             valued.into_iter().map(|(_, ranked)| ranked).collect()
@@ -158,13 +182,16 @@ impl Selection {
             let first = self.seen;
             let mut run: Vec<Ranked> = passing
                 .zip(first..)
-                .map(|(hit, place)| Ranked { rank: self.rank(hit, place), row: Row::new(hit) })
+                .map(|(hit, place)| Ranked { rank: self.rank(hit, place), row: row(hit) })
                 .collect();
             run.sort_by_key(|ranked| ranked.rank);
             run
         };
-        self.seen += hits.len() as i64;
+        let bytes = |ranked: &Ranked| field_len(KVS, ranked.row.len_bytes as usize) as u64;
+        let bytes: u64 = run.iter().map(bytes).sum();
+        self.seen += taken.len() as i64;
         self.chosen += run.len() as u64;
+        self.chosen_bytes += bytes;
         if self.limit > 0 {
             run.truncate(self.limit);
         }
