@@ -4,9 +4,16 @@
 //! state machine over [`Disk`] ([`worker::Worker`]); what runs it is a glommio executor under the
 //! `uring` driver and a plain thread under `portable`. It must never publish anything: only the
 //! replica does.
+//!
+//! glommio 0.9.0 may park although a task can run, when its thread was off its core for 100 ms just
+//! before it would have run one (executor/mod.rs, `run_task_queues`): a pause of the process is
+//! enough, and only another wake-up ends it. So every wake-up here reaches the executor, whether or
+//! not one was sent before, and the replica sends one with each of its ticks while it waits for
+//! anything ([`Background::nudge`]). A plain thread does not need it, and is not disturbed by it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::task::Waker as TaskWaker;
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
@@ -33,7 +40,8 @@ pub struct Background {
 /// Tasks for the background and the waker of whoever waits for them.
 pub struct Mailbox {
     tasks: ArrayQueue<Task>,
-    waker: atomic_waker::AtomicWaker,
+    /// Stays when it was used: the executor may have slept through the last time.
+    waker: Mutex<Option<TaskWaker>>,
     thread: std::sync::OnceLock<std::thread::Thread>,
 }
 
@@ -64,7 +72,7 @@ impl Mailbox {
     fn new() -> Self {
         Self {
             tasks: ArrayQueue::new(limits::BACKGROUND_TASKS),
-            waker: atomic_waker::AtomicWaker::new(),
+            waker: Mutex::new(None),
             thread: std::sync::OnceLock::new(),
         }
     }
@@ -73,8 +81,19 @@ impl Mailbox {
         self.tasks.pop()
     }
 
+    /// Whom to wake from now on: an executor's task, again whenever it goes to sleep.
+    fn register(&self, waker: &TaskWaker) {
+        let mut known = self.waker.lock().expect("nothing panics while holding it");
+        match &mut *known {
+            Some(known) if known.will_wake(waker) => {}
+            known => *known = Some(waker.clone()),
+        }
+    }
+
     fn notify(&self) {
-        self.waker.wake();
+        if let Some(waker) = &*self.waker.lock().expect("nothing panics while holding it") {
+            waker.wake_by_ref();
+        }
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
@@ -152,6 +171,11 @@ impl Background {
             return Err(task);
         }
         self.submit(task)
+    }
+
+    /// Wakes the thread once more, for whoever waits for an answer: a wake-up may have been lost.
+    pub fn nudge(&self) {
+        self.tasks.notify();
     }
 
     /// The next answer.

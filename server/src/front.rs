@@ -18,6 +18,7 @@ use etcore_proto::grpc::{Routes, ServerConfig};
 use etcore_proto::h2::{Budget, BudgetAccount, Keepalive, PingPolicy};
 
 use crate::api::range::Scratch;
+use crate::clock::millis;
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::hasher::{self, Hasher};
 use crate::ids::IdBlock;
@@ -646,10 +647,6 @@ impl Front {
             self.shared.fronts_running.fetch_sub(1, Ordering::AcqRel);
         }
     }
-}
-
-fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The transport's settings by the operator's flags.

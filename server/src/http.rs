@@ -4,9 +4,12 @@
 //! Called by the fronts with parsed requests. A check that needs raft returns [`Answer::Health`]
 //! and the front finishes it. Nothing here does I/O.
 
+use std::sync::atomic::Ordering;
+
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb::AlarmType;
 
+use crate::replica::watchdog::Work;
 use crate::shared::{MemberView, Shared};
 use crate::version;
 
@@ -125,7 +128,7 @@ pub fn health_page(
         (None, _) if !check.serializable && !shared.has_leader() => {
             Err("RAFT NO LEADER".to_owned())
         }
-        (None, Ok(())) => Ok(()),
+        (None, Ok(())) => stalled(shared).map_or(Ok(()), |work| Err(format!("STALLED {work}"))),
         (None, Err(error)) => Err(format!("RANGE ERROR:{error}")),
     };
     let (status, healthy, reason) = match outcome {
@@ -172,6 +175,14 @@ pub fn check_page(
             None => list += &format!("[+]{name} ok\n"),
         }
     }
+    if names.len() > 1
+        && names.contains(&"linearizable_read")
+        && let Some(work) = stalled(shared)
+    {
+        // etcd has no such check: it is listed only when it fails.
+        failed = true;
+        list += &format!("[-]stalled_work failed: {work}\n");
+    }
     let status = if failed { 503 } else { 200 };
     let mut body = if verbose || failed { list } else { String::new() };
     if !failed {
@@ -183,6 +194,13 @@ pub fn check_page(
         headers: vec![("X-Content-Type-Options", "nosniff".to_owned())],
         body: body.into(),
     }
+}
+
+/// What the member waits for and does not go on.
+fn stalled(shared: &Shared) -> Option<String> {
+    let bits = shared.status.stalled.load(Ordering::Relaxed);
+    let names: Vec<&str> = Work::of_bits(bits).map(Work::name).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn checks(all: &[&'static str], query: &str) -> Answer {

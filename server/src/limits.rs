@@ -246,6 +246,10 @@ pub const CHECKPOINT_REST_MS_MAX: u64 = 500;
 /// and the log's writes have to share the device with it.
 pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
 
+/// Work that the replica waits for and that has not gone on for so long is told of, counted, and
+/// fails the health checks, in milliseconds.
+pub const STALL_MS: u64 = 10_000;
+
 /// How long readers of compacted revisions may keep what compaction would remove, in milliseconds;
 /// past it they are told that their revision is compacted.
 pub const PIN_HELD_MS: u64 = 600_000;

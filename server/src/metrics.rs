@@ -41,6 +41,7 @@ pub struct Metrics {
     pub heartbeat_failures: Counter,
     /// `etcd_server_slow_apply_total`.
     pub slow_applies: Counter,
+    stalls: Family<MethodLabels, Counter>,
     /// `etcd_server_proposals_committed_total`; a gauge in etcd too.
     pub proposals_committed: Level,
     /// `etcd_server_proposals_applied_total`; a gauge in etcd too.
@@ -122,6 +123,11 @@ struct Process {
 }
 
 impl Metrics {
+    /// `etcore_stalls_total`: work of this kind that stood still for seconds.
+    pub fn stalls(&self, work: &str) -> Counter {
+        self.stalls.get_or_create(&vec![("work", work.to_owned())]).clone()
+    }
+
     /// Registers everything for the member with this ID.
     pub fn new(member_id: u64) -> Self {
         let mut r = Registry::default();
@@ -135,6 +141,7 @@ impl Metrics {
                 "Leader heartbeats that were sent late",
             ),
             slow_applies: counter(&mut r, "etcd_server_slow_apply", "Entries applied slowly"),
+            stalls: stalls(&mut r),
             proposals_committed: level(
                 &mut r,
                 "etcd_server_proposals_committed_total",
@@ -321,6 +328,12 @@ fn histogram(r: &mut Registry, name: &'static str, help: &'static str) -> Histog
 fn family(r: &mut Registry, name: &'static str, help: &'static str) -> Family<MethodLabels, Level> {
     let family = Family::default();
     r.register(name, help, family.clone());
+    family
+}
+
+fn stalls(r: &mut Registry) -> Family<MethodLabels, Counter> {
+    let family = Family::default();
+    r.register("etcore_stalls", "Work that stood still for seconds", family.clone());
     family
 }
 

@@ -51,6 +51,7 @@ mod space;
 mod transfer;
 mod versions;
 mod waiting;
+pub mod watchdog;
 
 use compaction::HeldBack;
 use executing::Running;
@@ -68,6 +69,7 @@ use space::Space;
 use transfer::Transfer;
 use versions::Versions;
 use waiting::Waiting;
+use watchdog::Watchdog;
 
 /// A proposal of this member that waits to be applied.
 struct Proposal {
@@ -180,6 +182,9 @@ pub struct Replica {
     checkpoint_started_ms: Option<u64>,
     checkpoint_rest_until_ms: u64,
     write_started: Duration,
+    watchdog: Watchdog,
+    /// It leads and sends nothing, so that others elect another: see [`watchdog`].
+    silent: bool,
     physical_compactions: Vec<(i64, usize, ToFront)>,
     /// Set by the entry being applied if its answer waits for the pages to be rid of old revisions.
     waits_for_compaction: Option<i64>,
@@ -269,6 +274,8 @@ impl Replica {
             checkpoint_started_ms: None,
             checkpoint_rest_until_ms: 0,
             write_started: Duration::ZERO,
+            watchdog: Watchdog::default(),
+            silent: false,
             physical_compactions: Vec::new(),
             waits_for_compaction: None,
             ids: IdBlock::default(),
@@ -368,6 +375,7 @@ impl Replica {
 
     /// The outcome of the write that [`Replica::turn`] returned; the next turn goes on.
     pub fn written(&mut self, buf: AlignedBuf, result: std::io::Result<()>) {
+        self.watchdog.write_ended();
         let took = self.shared.clock.elapsed().saturating_sub(self.write_started);
         self.shared.metrics.wal_fsync.observe(took.as_secs_f64());
         let bytes = self.shared.metrics.wal_write_bytes.get() + buf.len() as u64;
@@ -395,6 +403,7 @@ impl Replica {
         }
         self.clear_alarm(now_ms);
         self.end_long_pins();
+        self.watch_work();
         self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
@@ -420,10 +429,14 @@ impl Replica {
                 Started::Done(result) => self.log_op_done(result),
                 Started::Write(durable) => {
                     self.write_started = self.shared.clock.elapsed();
+                    self.watchdog.write_started();
                     write = Some(durable);
                     break;
                 }
-                Started::Later => break,
+                Started::Later => {
+                    self.watchdog.file_op_started();
+                    break;
+                }
             }
         }
         while let Some(op) = self.log.writer.next_background_op() {
@@ -441,7 +454,10 @@ impl Replica {
     fn take_background(&mut self, now_ms: u64) {
         while let Some((lane, result)) = self.files.poll() {
             match lane {
-                Lane::Main => self.log_op_done(result),
+                Lane::Main => {
+                    self.watchdog.file_op_ended();
+                    self.log_op_done(result);
+                }
                 Lane::Background => {
                     if let Err(error) = &result {
                         tracing::warn!(error = %error, "a spare log segment could not be prepared");
@@ -474,6 +490,7 @@ impl Replica {
     }
 
     fn finish_checkpoint(&mut self, output: etcore_engine::checkpoint::CheckpointOutput) {
+        self.watchdog.checkpoint_ended();
         let status = &self.shared.status;
         let in_use_bytes = output.file_bytes - output.free_bytes;
         status.db_size_bytes.store(output.file_bytes, Ordering::Relaxed);

@@ -5,7 +5,7 @@
 //! lock on a request's path.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
 use arc_swap::ArcSwap;
 use etcore_engine::view::View;
@@ -95,6 +95,8 @@ pub struct StatusCell {
     pub db_size_bytes: AtomicU64,
     /// Of these, bytes in use.
     pub db_in_use_bytes: AtomicU64,
+    /// What the replica waits for and does not go on: see `replica::watchdog::Work`.
+    pub stalled: AtomicU8,
     /// What the quota is compared with: bytes in use, and of rows not in the page file yet.
     pub live_bytes: AtomicU64,
 }

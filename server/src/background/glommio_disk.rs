@@ -56,7 +56,7 @@ pub(super) fn run(worker: Worker, disk: StdDisk, inbox: &Mailbox, mut answer: im
             }
             let done = disk.done.clone();
             poll_fn(|context| {
-                inbox.waker.register(context.waker());
+                inbox.register(context.waker());
                 let mut done = done.borrow_mut();
                 if !done.completions.is_empty() || !inbox.tasks.is_empty() {
                     return Poll::Ready(());

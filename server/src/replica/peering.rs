@@ -292,6 +292,10 @@ impl Replica {
     /// Keeps what raft wants sent for [`Replica::take_messages`], and warns when heartbeats leave
     /// late, as etcd does.
     pub(super) fn post(&mut self, messages: &mut Vec<raftpb::Message>) {
+        if self.silent {
+            messages.clear();
+            return;
+        }
         let heartbeat = MessageType::MsgHeartbeat as i32;
         let interval_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
         for message in messages.iter().filter(|message| message.r#type == Some(heartbeat)) {

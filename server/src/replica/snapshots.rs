@@ -98,6 +98,13 @@ impl Snapshots {
     }
 }
 
+impl Snapshots {
+    /// The background works for it, or may have to.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_holding || self.receiving.is_some() || !self.reading.is_empty()
+    }
+}
+
 impl Replica {
     /// raft needs a snapshot for a member, and will ask again.
     pub(super) fn snapshot_wanted(&mut self, to: u64) {

@@ -30,6 +30,7 @@ use crate::wire;
 
 mod compaction;
 mod elections;
+mod hung_disk;
 mod leases;
 mod requests;
 mod snapshots;

@@ -115,7 +115,8 @@ impl Replica {
         self.shared.handed_over.store(true, Ordering::Release);
     }
 
-    fn best_heir(&self) -> Option<u64> {
+    /// The voter with most of the log, of those that answer.
+    pub(super) fn best_heir(&self) -> Option<u64> {
         let own_id = self.shared.member_id;
         let voters = self.log.node.conf_state().voters;
         let known = voters.into_iter().filter(|id| *id != own_id).filter_map(|id| {
