@@ -148,7 +148,8 @@ pub(crate) fn shared(
         restarting: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
-        on_stop: std::sync::OnceLock::new(),
+        serving: AtomicBool::new(false),
+        waiter: std::sync::OnceLock::new(),
         failure: std::sync::OnceLock::new(),
         config,
     });

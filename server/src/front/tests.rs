@@ -117,7 +117,8 @@ impl Rig {
             restarting: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
-            on_stop: std::sync::OnceLock::new(),
+            serving: AtomicBool::new(false),
+            waiter: std::sync::OnceLock::new(),
             failure: std::sync::OnceLock::new(),
         });
         let (pool, _) = Pool::start().unwrap();

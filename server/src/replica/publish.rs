@@ -64,6 +64,7 @@ impl Replica {
         for front in &mut self.fronts {
             front.send(ToFront::Serve);
         }
+        self.shared.serve();
         tracing::info!("ready to serve client requests");
         for url in &self.shared.config.listen_client_urls {
             tracing::info!(
