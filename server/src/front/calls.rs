@@ -231,7 +231,6 @@ impl Front {
             drop(request);
             return self.propose_message(call, RAFT_TXN, message);
         }
-        self.shared.metrics.txns.inc();
         if check::is_serializable(&request) {
             return self.start_read_txn(call, request);
         }
