@@ -289,6 +289,55 @@ fn methods_that_are_not_there_yet_are_unimplemented() {
     });
 }
 
+/// Answers of a server to calls with an API version that is no text, and of the health service.
+async fn answers_to_odd_heads(setup: &Setup) -> Vec<(Code, String)> {
+    use prost::bytes::Bytes;
+    use tonic::metadata::MetadataValue;
+    let mut answers = Vec::new();
+    for version in [&b"3.7"[..], b"\xff", b"caf\xe9", "caf\u{e9}".as_bytes()] {
+        for path in
+            ["/etcdserverpb.KV/Range", "/grpc.health.v1.Health/Check", "/etcdserverpb.Watch/Watch"]
+        {
+            let channel = tonic::transport::Endpoint::from_shared(setup.endpoint()).unwrap();
+            let mut grpc = tonic::client::Grpc::new(channel.connect().await.unwrap());
+            grpc.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<pb::RangeRequest, ()>::default();
+            let mut request = tonic::Request::new(pb::RangeRequest::default());
+            let value = MetadataValue::try_from(version).unwrap();
+            request.metadata_mut().insert("client-api-version", value);
+            let answer = match path {
+                "/etcdserverpb.Watch/Watch" if std::str::from_utf8(version).is_ok() => continue,
+                _ => grpc.unary(request, path.parse().unwrap(), codec).await,
+            };
+            let status = answer.err().unwrap_or_else(|| tonic::Status::ok(""));
+            answers.push((status.code(), status.message().to_owned()));
+        }
+    }
+    let client = Client::connect(setup).await;
+    let listed: HealthList = client.unary("/grpc.health.v1.Health/List", ()).await.unwrap();
+    answers.push((Code::Ok, format!("{:?}", listed.entries as Vec<Bytes>)));
+    answers
+}
+
+/// A HealthListResponse, its entries as they stand on the wire.
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthList {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    entries: Vec<prost::bytes::Bytes>,
+}
+
+#[test]
+fn odd_heads_and_the_health_service_are_answered_as_by_etcd() {
+    let Some(etcd) = oracle("etcd") else { return };
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let setups = dirs.each_ref().map(|dir| Setup::new(dir.path(), "portable"));
+    let (_member, _etcd) = (setups[0].start(), harness::Etcd::start(&etcd, &setups[1]));
+    let [ours, theirs] = setups.each_ref().map(|setup| block_on(answers_to_odd_heads(setup)));
+    assert_eq!(ours, theirs);
+    let refusal = (Code::InvalidArgument, "etcdserver: invalid client api version".to_owned());
+    assert_eq!(ours.iter().filter(|answer| **answer == refusal).count(), 6, "{ours:?}");
+}
+
 #[test]
 fn several_fronts_share_the_connections() {
     each_driver(|setup| {
