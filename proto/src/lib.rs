@@ -6,10 +6,12 @@
 //!
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
 //! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), its log
-//! and peer messages ([`raftpb`]) and its error table ([`error`]).
+//! and peer messages ([`raftpb`]) and its error table ([`error`]), and Go's notation of flags
+//! ([`gotext`]).
 
 pub mod error;
 pub mod fuzz;
+pub mod gotext;
 pub mod grpc;
 pub mod h2;
 pub mod hpack;

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod check;
+pub mod counts;
 pub mod execute;
 pub mod keys;
 pub mod plan;

@@ -1,7 +1,9 @@
 //! What an operator may set: etcd's flags and environment variables, and etcore's few own.
 //!
-//! Parsed by `main` before anything else. Bad flags end the process with status 2, bad values with
-//! status 1 and one line; nothing here touches files or sockets.
+//! Parsed by `main` before anything else. [`table`] knows every setting, [`flags`] reads the
+//! command line and the environment by it, and what they say together is checked last. Bad flags
+//! end the process with status 2, bad values and variables with status 1, and one line; nothing
+//! here touches files or sockets.
 
 use std::time::Duration;
 
@@ -9,12 +11,16 @@ use etcore_engine::store::EngineConfig;
 use tracing::Level;
 
 use crate::driver::probe::DriverKind;
-use crate::log::Format;
+use crate::log::{Format, Output};
 
+mod check;
 pub mod cluster;
 pub mod flags;
 pub mod gates;
+mod help;
+pub mod table;
 pub mod url;
+pub mod value;
 
 pub use url::ListenUrl;
 
@@ -77,6 +83,8 @@ pub struct Config {
     pub log_level: Level,
     /// `--log-format`.
     pub log_format: Format,
+    /// `--log-outputs`.
+    pub log_output: Output,
     /// `--lease-checkpoint-interval`.
     pub lease_checkpoint_interval: Duration,
     /// `--io-driver`; `None` probes.

@@ -9,9 +9,16 @@ use std::sync::atomic::Ordering;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb::AlarmType;
 
+use crate::metrics::Exposition;
 use crate::replica::watchdog::Work;
 use crate::shared::{MemberView, Shared};
 use crate::version;
+
+mod date;
+mod query;
+
+pub use date::http_date;
+use query::Query;
 
 /// The content type of texts.
 pub const TEXT: &str = "text/plain; charset=utf-8";
@@ -21,7 +28,7 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 pub struct Page {
     /// HTTP status.
     pub status: u16,
-    /// `content-type`.
+    /// `content-type`; none if empty.
     pub content_type: &'static str,
     /// Further headers.
     pub headers: Vec<(&'static str, String)>,
@@ -34,6 +41,8 @@ pub struct Page {
 pub enum Answer {
     /// Send this.
     Page(Page),
+    /// It is no request that Go's server hands on: refuse it and end the connection.
+    Malformed,
     /// Make a read, linearizable unless `serializable`, and answer by [`health_page`] or
     /// [`check_page`].
     Health(HealthCheck),
@@ -57,6 +66,8 @@ pub enum HealthKind {
     Health,
     /// `/livez` and `/readyz` and their sub-paths: a list of named checks.
     Checks {
+        /// The path that was asked for.
+        path: Box<str>,
         /// Checks to report, in order.
         names: Vec<&'static str>,
         /// `?verbose`, or a failure, lists them.
@@ -68,34 +79,57 @@ const LIVEZ: &[&str] = &["serializable_read"];
 const READYZ: &[&str] =
     &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
 
-/// Answers a request on a client URL. `target` is the request target with its query.
-pub fn client(shared: &Shared, view: &MemberView, method: &str, target: &str) -> Answer {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    match path {
-        "/health" | "/livez" | "/readyz" if method != "GET" => Answer::Page(not_allowed("GET")),
+/// Answers a request on a client URL. `target` is the request target with its query, `accept` the
+/// header of this name.
+pub fn client(
+    shared: &Shared,
+    view: &MemberView,
+    method: &str,
+    target: &str,
+    accept: &str,
+) -> Answer {
+    let Some((path, query)) = query::split(target) else {
+        return Answer::Malformed;
+    };
+    let names = checks_of(&path);
+    match path.as_str() {
+        "/health" if method != "GET" => {
+            tracing::warn!(status_code = 405, "/health error");
+            Answer::Page(not_allowed("GET"))
+        }
         "/health" => Answer::Health(HealthCheck {
-            serializable: query_value(query, "serializable") == Some("true"),
-            excluded: excluded(query).map(str::to_owned).collect(),
+            serializable: query.first("serializable") == Some("true"),
+            excluded: query.all("exclude").map(str::to_owned).collect(),
             kind: HealthKind::Health,
         }),
-        "/livez" => checks(LIVEZ, query),
-        "/readyz" => checks(READYZ, query),
+        _ if names.is_some() && method != "GET" => {
+            tracing::warn!(path = %path, status_code = 405, "Health request error");
+            Answer::Page(not_allowed("GET"))
+        }
         "/version" if method != "GET" => Answer::Page(not_allowed("GET")),
         "/version" => Answer::Page(version_page(view)),
-        "/metrics" => Answer::Page(Page {
-            status: 200,
-            content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            headers: Vec::new(),
-            body: shared.metrics.render().into_bytes(),
-        }),
-        _ => match sub_check(path) {
-            Some(name) => Answer::Health(HealthCheck {
-                serializable: name != "linearizable_read",
-                excluded: Vec::new(),
-                kind: HealthKind::Checks { names: vec![name], verbose: false },
-            }),
+        "/metrics" => Answer::Page(metrics_page(shared, view, accept)),
+        _ => match names {
+            Some(names) => Answer::Health(checks(&path, names, &query)),
             None => Answer::Page(not_found()),
         },
+    }
+}
+
+/// What the view knows is read when somebody asks.
+fn metrics_page(shared: &Shared, view: &MemberView, accept: &str) -> Page {
+    let (metrics, store) = (&shared.metrics, &view.store);
+    metrics.keys.set(store.key_count());
+    metrics.current_revision.set(store.revision.0.unsigned_abs());
+    metrics.compact_revision.set(store.compact_revision.0.max(0).unsigned_abs());
+    metrics.proposals_committed.set(shared.status.committed.load(Ordering::Relaxed));
+    metrics.proposals_applied.set(shared.status.applied.load(Ordering::Relaxed));
+    let form = Exposition::accepted(accept);
+    Page {
+        status: 200,
+        content_type: form.content_type(),
+        headers: Vec::new(),
+        body: metrics.render(form).into_bytes(),
     }
 }
 
@@ -124,31 +158,49 @@ pub fn health_page(
 ) -> Page {
     let alarm = view.alarms.names().find(|name| !check.excluded.iter().any(|known| known == name));
     let outcome = match (alarm, outcome) {
-        (Some(name), _) => Err(format!("ALARM {name}")),
+        (Some(name), _) => {
+            tracing::warn!(alarm = name, "serving /health false due to an alarm");
+            Err(format!("ALARM {name}"))
+        }
         (None, _) if !check.serializable && !shared.has_leader() => {
+            tracing::warn!("serving /health false; no leader");
             Err("RAFT NO LEADER".to_owned())
         }
-        (None, Ok(())) => stalled(shared).map_or(Ok(()), |work| Err(format!("STALLED {work}"))),
-        (None, Err(error)) => Err(format!("RANGE ERROR:{error}")),
+        (None, Ok(())) => match stalled(shared) {
+            Some(work) => {
+                tracing::warn!(work, "serving /health false; work stands still");
+                Err(format!("STALLED {work}"))
+            }
+            None => Ok(()),
+        },
+        (None, Err(error)) => {
+            tracing::warn!(error = %error, "serving /health false; Range fails");
+            Err(format!("RANGE ERROR:{error}"))
+        }
     };
-    let (status, healthy, reason) = match outcome {
+    let body = |healthy: &str, reason: &str| {
+        serde_json::json!({ "health": healthy, "reason": reason }).to_string()
+    };
+    match outcome {
         Ok(()) => {
             shared.metrics.health_success.inc();
-            (200, "true", String::new())
+            let body = body("true", "").into();
+            Page { status: 200, content_type: TEXT, headers: Vec::new(), body }
         }
         Err(reason) => {
             shared.metrics.health_failures.inc();
-            (503, "false", reason)
+            let output = body("false", &reason);
+            tracing::warn!(output = %output, status_code = 503, "/health error");
+            text_page(503, &(output + "\n"))
         }
-    };
-    let body = serde_json::json!({ "health": healthy, "reason": reason }).to_string();
-    Page { status, content_type: "application/json", headers: Vec::new(), body: body.into() }
+    }
 }
 
 /// The body of `/livez` and `/readyz` once their read has ended.
 pub fn check_page(
     shared: &Shared,
     view: &MemberView,
+    path: &str,
     names: &[&'static str],
     verbose: bool,
     outcome: Result<(), EtcdError>,
@@ -183,17 +235,12 @@ pub fn check_page(
         failed = true;
         list += &format!("[-]stalled_work failed: {work}\n");
     }
-    let status = if failed { 503 } else { 200 };
-    let mut body = if verbose || failed { list } else { String::new() };
-    if !failed {
-        body += "ok\n";
+    if failed {
+        let reason = &list;
+        tracing::error!(path, reason = %reason, status_code = 503, "Health check error");
+        return text_page(503, &(list + "\n"));
     }
-    Page {
-        status,
-        content_type: TEXT,
-        headers: vec![("X-Content-Type-Options", "nosniff".to_owned())],
-        body: body.into(),
-    }
+    text_page(200, &if verbose { list + "ok\n" } else { "ok\n".to_owned() })
 }
 
 /// What the member waits for and does not go on.
@@ -203,31 +250,29 @@ fn stalled(shared: &Shared) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-fn checks(all: &[&'static str], query: &str) -> Answer {
-    let excluded: Vec<&str> = excluded(query).collect();
-    let names: Vec<_> = all.iter().copied().filter(|name| !excluded.contains(name)).collect();
-    let verbose = query.split('&').any(|pair| pair == "verbose" || pair.starts_with("verbose="));
-    Answer::Health(HealthCheck {
+/// The checks behind a path: all of a kind, or the one that it names.
+fn checks_of(path: &str) -> Option<Vec<&'static str>> {
+    let (all, name) = match path.strip_prefix("/livez") {
+        Some(name) => (LIVEZ, name),
+        None => (READYZ, path.strip_prefix("/readyz")?),
+    };
+    if name.is_empty() {
+        return Some(all.to_vec());
+    }
+    let name = name.strip_prefix('/')?;
+    all.iter().copied().find(|known| *known == name).map(|name| vec![name])
+}
+
+fn checks(path: &str, mut names: Vec<&'static str>, query: &Query) -> HealthCheck {
+    // A check that is asked for by its own path is made.
+    if matches!(path, "/livez" | "/readyz") {
+        names.retain(|name| !query.all("exclude").any(|excluded| excluded == *name));
+    }
+    HealthCheck {
         serializable: !names.contains(&"linearizable_read"),
         excluded: Vec::new(),
-        kind: HealthKind::Checks { names, verbose },
-    })
-}
-
-fn excluded(query: &str) -> impl Iterator<Item = &str> {
-    query.split('&').filter_map(|pair| pair.strip_prefix("exclude="))
-}
-
-fn sub_check(path: &str) -> Option<&'static str> {
-    let (all, name) = match path.strip_prefix("/livez/") {
-        Some(name) => (LIVEZ, name),
-        None => (READYZ, path.strip_prefix("/readyz/")?),
-    };
-    all.iter().copied().find(|known| *known == name)
-}
-
-fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        kind: HealthKind::Checks { path: path.into(), names, verbose: query.has("verbose") },
+    }
 }
 
 fn version_page(view: &MemberView) -> Page {

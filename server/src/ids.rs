@@ -27,6 +27,12 @@ impl RequestIds {
         let next = AtomicU64::new(started_ns >> NANOS_SHIFT);
         Self { prefix: member_id << SUFFIX_BITS, next }
     }
+
+    /// An ID as long as any that is given, and as long as all unless the member's part begins with
+    /// zeros.
+    pub fn longest(&self) -> u64 {
+        self.prefix | (u64::MAX >> (64 - SUFFIX_BITS))
+    }
 }
 
 /// The IDs that one thread has taken.
@@ -67,6 +73,7 @@ mod tests {
             for turn in 0..3 * BLOCK {
                 let id = blocks[(turn % 2) as usize].next(&ids);
                 assert_eq!(id >> SUFFIX_BITS, member & 0xffff);
+                assert_eq!(id.leading_zeros(), ids.longest().leading_zeros());
                 assert!(seen.insert(id), "{id:x} was given twice");
             }
         }

@@ -18,6 +18,7 @@ pub mod log;
 pub mod member;
 pub mod metrics;
 pub mod net;
+pub mod notify;
 pub mod pages;
 pub mod peers;
 pub mod pool;

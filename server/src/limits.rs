@@ -105,7 +105,7 @@ pub const CONNECTION_RECEIVE_BYTES: usize = 32 << 20;
 pub const HANDOFFS: usize = 4096;
 /// Bytes of the page file mapped by one thread.
 pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
-/// Page reads of one thread waiting for the blocking pool.
+/// Page reads of one thread that are under way.
 pub const PAGE_FETCHES: usize = 256;
 
 /// Entries proposed in one raft step; more wait for the next turn.
@@ -153,10 +153,19 @@ pub const LEASE_CHECKPOINT_ENTRIES: usize = 16;
 /// the log is written with.
 pub const SPARE_PAUSE: Duration = Duration::from_micros(200);
 
-/// Jobs waiting for the blocking pool; more answer `too many requests`.
-pub const POOL_JOBS: usize = 1024;
-/// Threads of the blocking pool.
-pub const POOL_THREADS: usize = 2;
+/// Threads that read pages from the device. All that each shard may have under way
+/// ([`PAGE_FETCHES`]) finds room with them, so that no shard ever reads by itself.
+pub const PAGE_THREADS: usize = 2;
+/// Operations of the log that a batch waits for: a segment's rename, and the sync of the directory.
+/// One thread has nothing else to do; one of them is under way at a time.
+pub const LOG_COMMIT_JOBS: usize = 2;
+/// Threads for the rest of the log's work, which takes long: spare segments and removals, of which
+/// one is under way at a time, and entries read back for peers.
+pub const LOG_SIDE_THREADS: usize = 2;
+/// Jobs waiting for those: all that there may be.
+pub const LOG_SIDE_JOBS: usize = etcore_raftlog::limits::FETCHES_MAX + LOG_COMMIT_JOBS;
+/// Threads that look up the names of peers, which may take many seconds.
+pub const NAME_THREADS: usize = 2;
 
 /// Hashes waiting for the hasher's thread; more answer `too many requests`, and a compaction's is
 /// left out.

@@ -1,7 +1,7 @@
 //! JSON log lines with zap's field names, written by a thread of its own.
 //!
 //! Installed once by `main`; everything logs through `tracing`. It must never block a shard: lines
-//! go through a bounded queue, and when standard error does not take them they are dropped and the
+//! go through a bounded queue, and when the output does not take them they are dropped and the
 //! next line that gets through says how many.
 
 use std::fmt::Write as _;
@@ -27,6 +27,15 @@ pub enum Format {
     Console,
 }
 
+/// Where lines go (`--log-outputs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+}
+
 /// Keeps the writer thread; dropping it writes what is still queued, for at most a second.
 pub struct Guard {
     queue: Option<Sender<String>>,
@@ -37,15 +46,22 @@ pub struct Guard {
 ///
 /// # Errors
 /// When the writer thread cannot be started or a logger is installed already.
-pub fn install(level: Level, format: Format) -> Result<Guard, String> {
+pub fn install(level: Level, format: Format, output: Output) -> Result<Guard, String> {
     let (queue, lines) = bounded::<String>(limits::LOG_LINES);
     let (done, finished) = bounded(1);
     let dropped = Arc::new(AtomicU64::new(0));
     let writer_dropped = dropped.clone();
     std::thread::Builder::new()
-        .name("etcore-stderr".into())
+        .name("etcore-log".into())
         .spawn(move || {
-            write_lines(&lines, &writer_dropped, format, &mut std::io::stderr());
+            match output {
+                Output::Stderr => {
+                    write_lines(&lines, &writer_dropped, format, &mut std::io::stderr());
+                }
+                Output::Stdout => {
+                    write_lines(&lines, &writer_dropped, format, &mut std::io::stdout());
+                }
+            }
             let _ = done.send(());
         })
         .map_err(|error| format!("cannot start the log thread: {error}"))?;
@@ -75,13 +91,13 @@ fn write_lines(
         if line.is_empty() {
             return;
         }
-        // Nothing can be done, and nobody told, when standard error is gone.
+        // Nothing can be done, and nobody told, when the output is gone.
         let _ = out.write_all(line.as_bytes());
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let mut fields = serde_json::Map::new();
             fields.insert("dropped-lines".into(), lost.into());
-            let text = "standard error was blocked; log lines were dropped";
+            let text = "the output of the log was blocked; log lines were dropped";
             let line = render(format, Level::WARN, "server/log.rs", text, &fields);
             let _ = out.write_all(line.as_bytes());
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use etcore_server::boot;
 use etcore_server::config::Config;
-use etcore_server::config::flags::{self, Asked};
-use etcore_server::{log, sys, version};
+use etcore_server::config::flags::{self, Asked, Notes};
+use etcore_server::{log, notify, sys, version};
 
 fn main() -> ExitCode {
     // First, so that every thread inherits both.
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Ok(Asked::Run(config, unknown)) => run(*config, &unknown),
+        Ok(Asked::Run(config, notes)) => run(*config, &notes),
         Err(refused) => {
             complain(refused.message.trim_end());
             ExitCode::from(refused.status)
@@ -27,15 +27,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config, unknown: &[String]) -> ExitCode {
-    let logger = match log::install(config.log_level, config.log_format) {
+fn run(config: Config, notes: &Notes) -> ExitCode {
+    let logger = match log::install(config.log_level, config.log_format, config.log_output) {
         Ok(logger) => logger,
         Err(error) => {
             complain(&error);
             return ExitCode::FAILURE;
         }
     };
-    for variable in unknown {
+    for warning in &notes.warnings {
+        tracing::warn!("{warning}");
+    }
+    for variable in &notes.unknown {
         tracing::warn!(environment_variable = %variable, "unrecognized environment variable");
     }
     tracing::info!(
@@ -70,10 +73,14 @@ fn run_once(config: Config) -> Ended {
             return Ended::Exit(ExitCode::FAILURE);
         }
     };
-    let (mut idle, mut signalled) = (IdleTrim::default(), false);
-    let _ = running.shared().on_stop.set(sys::wake_waiter);
+    let (mut idle, mut signalled, mut told) = (IdleTrim::default(), false, false);
+    let _ = running.shared().waiter.set(sys::wake_waiter);
     // A wake that comes before is not lost: it is a signal that stays pending.
     while running.is_running() && !running.shared().is_stopping() {
+        if !told && running.shared().is_serving() {
+            told = true;
+            tell_init_system();
+        }
         idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
         if let Some(signal) = sys::wait_for_stop() {
             tracing::info!(signal, "received signal; shutting down");
@@ -91,6 +98,17 @@ fn run_once(config: Config) -> Ended {
         Err(reason) => {
             tracing::error!(error = %reason, "stopped after a failure");
             Ended::Exit(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// As etcd does, once the member has joined its cluster.
+fn tell_init_system() {
+    match notify::ready(std::env::var_os(notify::VARIABLE).as_deref()) {
+        Ok(true) => tracing::info!("successfully notified init daemon"),
+        Ok(false) => {}
+        Err(error) => {
+            tracing::error!(error = %error, "failed to notify systemd for readiness");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! asks. Nothing here may take a lock on a request's path: only histograms do, and those are
 //! observed once per batch.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
@@ -18,9 +18,11 @@ use crate::version;
 
 mod network;
 mod snapshots;
+mod text;
 
 pub use network::{Counters, Network};
 pub use snapshots::Snapshots;
+pub use text::Exposition;
 
 /// A gauge of unsigned integers.
 pub type Level = Gauge<u64, AtomicU64>;
@@ -92,10 +94,10 @@ pub struct Metrics {
     pub client_received_bytes: Counter,
     /// `etcd_network_client_grpc_sent_bytes_total`.
     pub client_sent_bytes: Counter,
-    /// `etcd_server_health_success`.
-    pub health_success: Counter,
-    /// `etcd_server_health_failures`.
-    pub health_failures: Counter,
+    /// `etcd_server_health_success`: a counter in the text.
+    pub health_success: Level,
+    /// `etcd_server_health_failures`: a counter in the text.
+    pub health_failures: Level,
     /// `etcd_debugging_lease_granted_total`.
     pub lease_granted: Counter,
     /// `etcd_debugging_lease_revoked_total`.
@@ -119,8 +121,10 @@ struct Process {
     virtual_bytes: Level,
     open_fds: Level,
     max_fds: Level,
-    cpu_seconds: Gauge<f64, AtomicU64>,
+    cpu_seconds: CpuSeconds,
 }
+
+type CpuSeconds = prometheus_client::metrics::counter::Counter<f64, AtomicU64>;
 
 impl Metrics {
     /// `etcore_stalls_total`: work of this kind that stood still for seconds.
@@ -223,8 +227,8 @@ impl Metrics {
                 "etcd_network_client_grpc_sent_bytes",
                 "Bytes sent to clients",
             ),
-            health_success: counter(&mut r, "etcd_server_health_success", "Good health checks"),
-            health_failures: counter(&mut r, "etcd_server_health_failures", "Bad health checks"),
+            health_success: level(&mut r, "etcd_server_health_success", "Good health checks"),
+            health_failures: level(&mut r, "etcd_server_health_failures", "Bad health checks"),
             lease_granted: counter(&mut r, "etcd_debugging_lease_granted", "Leases granted"),
             lease_revoked: counter(&mut r, "etcd_debugging_lease_revoked", "Leases revoked"),
             lease_renewed: counter(&mut r, "etcd_debugging_lease_renewed", "Lease renewals"),
@@ -256,20 +260,23 @@ impl Metrics {
         self
     }
 
-    /// The exposition text (OpenMetrics).
-    pub fn render(&self) -> String {
+    /// All metrics, written in the form asked for.
+    pub fn render(&self, form: Exposition) -> String {
         self.process.read();
-        let mut text = String::with_capacity(16 << 10);
+        let mut open = String::with_capacity(32 << 10);
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let _ = encode(&mut open, &self.registry);
+        match form {
+            Exposition::OpenMetrics => open,
+            Exposition::Text => text::of_open_metrics(&open),
+        }
     }
 }
 
 impl Process {
     fn register(r: &mut Registry) -> Self {
-        let cpu_seconds = Gauge::default();
-        r.register("process_cpu_seconds_total", "CPU time used", cpu_seconds.clone());
+        let cpu_seconds = CpuSeconds::default();
+        r.register("process_cpu_seconds", "CPU time used", cpu_seconds.clone());
         Self {
             resident_bytes: level(r, "process_resident_memory_bytes", "Resident memory"),
             virtual_bytes: level(r, "process_virtual_memory_bytes", "Virtual memory"),
@@ -301,7 +308,9 @@ impl Process {
             usage
         };
         let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        self.cpu_seconds.set(seconds(usage.ru_utime) + seconds(usage.ru_stime));
+        let used = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+        // Two that read at once must not add the same twice, nor take anything back.
+        self.cpu_seconds.inner().fetch_max(used.to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -360,7 +369,10 @@ mod tests {
         let metrics = Metrics::new(0x8e9e);
         metrics.puts.inc();
         metrics.wal_fsync.observe(0.0002);
-        let text = metrics.render();
+        metrics.health_failures.inc();
+        let open = metrics.render(Exposition::OpenMetrics);
+        assert!(open.contains("\netcd_server_health_failures 1\n") && open.ends_with("# EOF\n"));
+        let text = metrics.render(Exposition::Text);
         for line in [
             "etcd_server_has_leader 0",
             "etcd_mvcc_put_total 1",
@@ -372,6 +384,10 @@ mod tests {
             "etcd_debugging_lease_granted_total 0",
             "etcd_debugging_lease_ttl_total_count 0",
             "etcd_debugging_server_lease_expired_total 0",
+            "etcd_server_health_failures 1",
+            "# TYPE etcd_server_health_success counter",
+            "# TYPE process_cpu_seconds_total counter",
+            "# TYPE etcd_mvcc_put_total counter",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -167,8 +167,8 @@ impl Mapped {
                 waker.wake();
             });
             if let Err(job) = self.pool.run(job) {
-                // The pool is full of other page reads; one more in place is better than a reader
-                // that waits for nothing.
+                // Never in a member, whose pool has room for what all threads may have in flight.
+                // One more in place is better than a reader that waits for nothing.
                 job();
                 return;
             }
@@ -192,6 +192,7 @@ mod tests {
     use etcore_engine::page::{Fetch, PagePtr};
 
     use super::*;
+    use crate::pool::{PoolThreads, Size};
 
     /// A page in a window of its own, so that each is a fetch of its own.
     fn page(at: u64) -> PagePtr {
@@ -206,6 +207,7 @@ mod tests {
     }
 
     const WINDOW_UNITS: u64 = 256;
+    const SIZE: Size = Size { threads: 2, jobs: limits::PAGE_FETCHES };
 
     #[test]
     fn more_missing_pages_than_may_be_fetched_at_once_all_arrive() {
@@ -213,7 +215,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(WANTED * (WINDOW_UNITS * 4096)).unwrap();
         let map = PageMap::new(Arc::new(file), limits::PAGE_WINDOW_BYTES);
-        let (pool, threads) = Pool::start().unwrap();
+        let mut threads = PoolThreads::default();
+        let pool = Pool::start("test", SIZE, &mut threads).unwrap();
         let mut pages = Mapped::new(map, pool, Waker::new().unwrap());
         for at in 0..WANTED {
             assert!(matches!(pages.map.get(page(at)), Ok(Fetch::Pending(_))));
@@ -239,7 +242,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(WANTED * (WINDOW_UNITS * 4096)).unwrap();
         let map = PageMap::new(Arc::new(file), limits::PAGE_WINDOW_BYTES);
-        let (pool, threads) = Pool::start().unwrap();
+        let mut threads = PoolThreads::default();
+        let pool = Pool::start("test", SIZE, &mut threads).unwrap();
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
         loop {
             let gate = gate.clone();
@@ -257,7 +261,7 @@ mod tests {
         }
         // A thread that took its first job late has left room for one of ours.
         assert!(pages.waiting.is_empty(), "served in place, one by one");
-        assert!(pages.in_flight <= limits::POOL_THREADS);
+        assert!(pages.in_flight <= SIZE.threads);
         drop((release, gate, pages));
         threads.join();
     }

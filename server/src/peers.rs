@@ -450,14 +450,16 @@ impl Peers {
         if REPLICA_PATHS.contains(&path) {
             return self.asked.push_back(asked);
         }
+        let now = self.shared.clock.unix();
+        let date = http::http_date(now);
         if path == PROBING_PATH {
-            let body = prober::answer(self.shared.clock.unix());
-            let fields = [("Content-Type", http::TEXT)];
+            let body = prober::answer(now);
+            let fields = [("Content-Type", http::TEXT), ("Date", &*date)];
             return self.transport.answer(asked.conn, 200, &fields, body.as_bytes());
         }
         let view = self.shared.view.load();
         let page = http::peer(&self.shared, &view, &asked.method, &asked.target);
-        let mut fields = vec![("Content-Type", page.content_type)];
+        let mut fields = vec![("Content-Type", page.content_type), ("Date", date.as_str())];
         fields.extend(page.headers.iter().map(|(name, value)| (*name, value.as_str())));
         self.transport.answer(asked.conn, page.status, &fields, &page.body);
     }

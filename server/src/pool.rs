@@ -1,9 +1,10 @@
-//! The blocking pool: page reads that must come from the device, and the log's slow file
-//! operations.
+//! Blocking pools, one for each kind of slow work: page reads that must come from the device, the
+//! log's file operations, names of peers.
 //!
 //! Used by fronts and the replica. A job runs on a plain thread and leaves its result where the job
-//! itself says; the pool only runs it. When the queue is full the caller keeps the job and answers
-//! `too many requests` or tries again.
+//! itself says; the pool only runs it. When the queue is full the caller keeps the job. What one
+//! kind of work must not wait for is a pool of its own: nothing but the commit path's operations
+//! ever enters the commit path's.
 
 use std::io;
 use std::sync::Arc;
@@ -11,10 +12,17 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::limits;
-
 /// Something that may block.
 pub type Job = Box<dyn FnOnce() + Send>;
+
+/// How many threads a pool has, and how many jobs may wait for them.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Threads.
+    pub threads: usize,
+    /// Jobs that wait.
+    pub jobs: usize,
+}
 
 /// A handle to the threads.
 #[derive(Clone)]
@@ -22,31 +30,30 @@ pub struct Pool {
     jobs: Sender<Job>,
 }
 
-/// Joins the threads when all handles are gone.
+/// The threads of all pools, to be joined when all handles are gone.
+#[derive(Default)]
 pub struct PoolThreads {
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// Starts the threads.
+    /// Starts threads of this name, and adds them to `all`.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start() -> io::Result<(Self, PoolThreads)> {
-        let (jobs, inbox) = bounded::<Job>(limits::POOL_JOBS);
+    pub fn start(name: &str, size: Size, all: &mut PoolThreads) -> io::Result<Self> {
+        let (jobs, inbox) = bounded::<Job>(size.jobs);
         let inbox = Arc::new(inbox);
-        let mut threads = Vec::new();
-        for _ in 0..limits::POOL_THREADS {
+        for _ in 0..size.threads {
             let inbox = inbox.clone();
-            threads.push(std::thread::Builder::new().name("etcore-pool".into()).spawn(
-                move || {
-                    for job in inbox.iter() {
-                        job();
-                    }
-                },
-            )?);
+            let work = move || {
+                for job in inbox.iter() {
+                    job();
+                }
+            };
+            all.threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(work)?);
         }
-        Ok((Self { jobs }, PoolThreads { threads }))
+        Ok(Self { jobs })
     }
 
     /// Runs a job soon, or hands it back when too many wait.
@@ -76,10 +83,12 @@ mod tests {
 
     #[test]
     fn a_job_beyond_the_bound_is_handed_back_and_the_others_all_run() {
-        let (pool, threads) = Pool::start().unwrap();
+        const SIZE: Size = Size { threads: 2, jobs: 100 };
+        let mut threads = PoolThreads::default();
+        let pool = Pool::start("test", SIZE, &mut threads).unwrap();
         let (release, gate) = bounded::<()>(0);
         let ran = Arc::new(AtomicUsize::new(0));
-        for _ in 0..limits::POOL_THREADS {
+        for _ in 0..SIZE.threads {
             let (gate, ran) = (gate.clone(), ran.clone());
             let job: Job = Box::new(move || {
                 let _ = gate.recv();
@@ -96,7 +105,7 @@ mod tests {
                 ran.fetch_add(1, Ordering::Relaxed);
             })
         };
-        for _ in 0..limits::POOL_JOBS {
+        for _ in 0..SIZE.jobs {
             assert!(pool.run(job()).is_ok());
         }
         let Err(back) = pool.run(job()) else { panic!("the pool is full") };
@@ -104,6 +113,6 @@ mod tests {
         back();
         drop((release, gate, pool));
         threads.join();
-        assert_eq!(ran.load(Ordering::Relaxed), limits::POOL_THREADS + limits::POOL_JOBS + 1);
+        assert_eq!(ran.load(Ordering::Relaxed), SIZE.threads + SIZE.jobs + 1);
     }
 }

@@ -59,7 +59,7 @@ use hashes::Hashes;
 use leasing::LeaseDesk;
 use lessor::Lessor;
 pub use link::FrontLink;
-pub use log_files::{DurableWrite, Finished, Lane, LogFiles, ReadOp, StartOp, Started};
+pub use log_files::{DurableWrite, Finished, Lane, LogFiles, LogPools, ReadOp, StartOp, Started};
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;

@@ -53,8 +53,10 @@ pub struct Shared {
     pub fronts_running: AtomicUsize,
     /// Wakes every shard; the fronts come first.
     pub wakers: std::sync::OnceLock<Vec<Waker>>,
-    /// Wakes whoever waits for the member's end, once it is to stop.
-    pub on_stop: std::sync::OnceLock<fn()>,
+    /// Clients were let in.
+    pub serving: AtomicBool,
+    /// Wakes whoever waits for the member to serve or to end.
+    pub waiter: std::sync::OnceLock<fn()>,
     /// The first fatal error, if any.
     pub failure: std::sync::OnceLock<String>,
 }
@@ -149,7 +151,22 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake_all();
-        if let Some(wake) = self.on_stop.get() {
+        self.wake_waiter();
+    }
+
+    /// Says that clients were let in.
+    pub fn serve(&self) {
+        self.serving.store(true, Ordering::Release);
+        self.wake_waiter();
+    }
+
+    /// True once clients were let in.
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
+    }
+
+    fn wake_waiter(&self) {
+        if let Some(wake) = self.waiter.get() {
             wake();
         }
     }

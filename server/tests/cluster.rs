@@ -185,11 +185,17 @@ fn without_a_quorum_writes_fail_as_in_etcd_and_serializable_reads_go_on() {
             assert!(lost.message().starts_with("etcdserver: request timed out"), "{lost:?}");
             assert!(took >= Duration::from_millis(5_900) && took < Duration::from_secs(8));
             // By now nobody leads, and nothing is proposed at all.
-            let never = try_put(&client, "k", "second").await.unwrap_err();
-            assert_eq!(
-                (never.code(), never.message()),
-                (Code::DeadlineExceeded, "context deadline exceeded")
+            let (never, alarms) = tokio::join!(
+                try_put(&client, "k", "second"),
+                client.alarm(pb::AlarmRequest::default())
             );
+            // A list of alarms goes the way of a proposal.
+            for never in [never.unwrap_err(), alarms.unwrap_err()] {
+                assert_eq!(
+                    (never.code(), never.message()),
+                    (Code::DeadlineExceeded, "context deadline exceeded")
+                );
+            }
             let status = cluster.status(alone).await;
             assert_eq!(
                 (status.leader, status.errors.as_slice()),

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 mod harness;
 
-use harness::{Client, DRIVERS, Setup, block_on, is_available};
+use harness::{Client, DRIVERS, Etcd, Setup, block_on, is_available, oracle};
 
 fn each_driver<F: Future<Output = ()>>(test: impl Fn(Client) -> F) {
     for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
@@ -363,6 +363,47 @@ fn wrong_requests_get_etcds_codes_and_texts() {
         assert_eq!(code, Code::ResourceExhausted);
         assert!(text.starts_with("grpc: received message larger than max ("), "{text}");
     });
+}
+
+#[test]
+fn requests_are_too_large_from_the_same_byte_on_as_in_etcd() {
+    use prost::Message;
+    const MAX: usize = 1_572_864;
+    let Some(etcd) = oracle("etcd") else { return };
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let setups = dirs.each_ref().map(|dir| Setup::new(dir.path(), "portable"));
+    let (_member, _etcd) = (setups[0].start(), Etcd::start(&etcd, &setups[1]));
+    let put = |value: usize| put("a", &"v".repeat(value));
+    let txn = |value: usize| pb::TxnRequest {
+        success: vec![op(Request::RequestRange(range("a"))), op(Request::RequestPut(put(value)))],
+        ..Default::default()
+    };
+    // Both are bounded by the entry: a tag and length, and the ID, which begins with the member's.
+    let largest = |len_of: &dyn Fn(usize) -> usize, member_id: u64| {
+        let id = (member_id << 48) | 0xffff_ffff_ffff;
+        let around = 1 + 3 + 4 + prost::encoding::encoded_len_varint(id);
+        (0..MAX).rev().find(|value| len_of(*value) + around <= MAX).unwrap()
+    };
+    for setup in &setups {
+        block_on(async {
+            let client = Client::connect(setup).await;
+            let member_id = client.put(put(1)).await.unwrap().header.unwrap().member_id;
+            let text = "etcdserver: request is too large".to_owned();
+            let too_large = (Code::InvalidArgument, text);
+            let value = largest(&|value| put(value).encoded_len(), member_id);
+            assert!(client.put(put(value)).await.is_ok(), "{value}");
+            assert_eq!(refused(client.put(put(value + 1)).await), too_large, "{value}");
+            let value = largest(&|value| txn(value).encoded_len(), member_id);
+            assert!(client.txn(txn(value)).await.is_ok(), "{value}");
+            assert_eq!(refused(client.txn(txn(value + 1)).await), too_large, "{value}");
+            // And by the message before that.
+            let value = MAX + (512 << 10) - put(MAX).encoded_len() + MAX;
+            assert_eq!(refused(client.put(put(value)).await), too_large, "{value}");
+            let text = "grpc: received message larger than max (2097153 vs. 2097152)";
+            let exhausted = (Code::ResourceExhausted, text.to_owned());
+            assert_eq!(refused(client.put(put(value + 1)).await), exhausted);
+        });
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Maintenance against a real member: alarms and the quota's whole way, hashes while writes go on,
 //! and a defragmentation that nobody notices.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
@@ -10,7 +11,7 @@ use tonic::Code;
 
 mod harness;
 
-use harness::{Client, DRIVERS, Setup, block_on, http_get, is_available};
+use harness::{Client, DRIVERS, Etcd, Setup, block_on, http_get, is_available, oracle};
 
 fn long() -> bool {
     std::env::var_os("ETCORE_LONG").is_some()
@@ -134,7 +135,7 @@ fn a_full_quota_raises_the_alarm_deletes_go_on_and_it_clears_by_itself() {
 fn a_corrupt_alarm_refuses_every_change_and_readyz_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(dir.path(), "portable");
-    let _member = setup.start();
+    let mut member = setup.start();
     block_on(async {
         let client = Client::connect(&setup).await;
         client.put_kv("a", "1").await;
@@ -154,7 +155,12 @@ fn a_corrupt_alarm_refuses_every_change_and_readyz_says_so() {
             body.starts_with("[-]data_corruption failed: alarm activated: CORRUPT\n"),
             "{body}"
         );
+        let line = member.wait_for_line("Health check error");
+        assert!(line.contains(r#""path":"/readyz","reason":"[-]data_corruption"#), "{line}");
         assert_eq!(http_get(setup.client_port, "/health").0, 503);
+        let line = member.wait_for_line("\"/health error\"");
+        let output = r#""output":"{\"health\":\"false\",\"reason\":\"ALARM CORRUPT\"}""#;
+        assert!(line.contains(output) && line.contains(r#""status-code":503"#), "{line}");
         let disarm = alarm(AlarmAction::Deactivate, 77, AlarmType::Corrupt);
         client.alarm(disarm).await.unwrap();
         client.put_kv("a", "2").await;
@@ -271,4 +277,184 @@ fn defragment_shortens_the_file_while_others_are_served() {
             assert_eq!(client.get(&last).await.unwrap().len(), 100_000);
         });
     }
+}
+
+/// A raw HTTP/1.1 request: the status line, the fields with names in lower case, and the body.
+fn ask_http(port: u16, head: &str) -> (String, BTreeMap<String, String>, String) {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(socket, "{head}\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let (status, fields) = head.split_once("\r\n").unwrap();
+    let fields = fields.lines().map(|line| line.split_once(": ").unwrap());
+    let fields = fields.map(|(name, value)| (name.to_lowercase(), value.to_owned()));
+    (status.to_owned(), fields.collect(), body.to_owned())
+}
+
+#[test]
+fn http_answers_have_etcds_heads_and_bodies() {
+    let Some(etcd) = oracle("etcd") else { return };
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ours = Setup::new(dirs[0].path(), "portable");
+    let theirs = Setup::new(dirs[1].path(), "portable");
+    let (_member, _etcd) = (ours.start(), Etcd::start(&etcd, &theirs));
+    let metrics = "/metrics HTTP/1.1\r\nAccept: ";
+    let client = [
+        "GET /health HTTP/1.1",
+        "GET /health?serializable=%74rue HTTP/1.1",
+        "GET /%68ealth HTTP/1.1",
+        "GET /health%zz HTTP/1.1",
+        "POST /health HTTP/1.1",
+        "HEAD /health HTTP/1.1",
+        "GET /livez HTTP/1.1",
+        "GET /livez?verbose HTTP/1.1",
+        "GET /livez?exclude=serializable%5fread&verbose= HTTP/1.1",
+        "GET /livez?exclude=serializable_read;a=b&verbose HTTP/1.1",
+        "GET /livez/serializable_read?verbose HTTP/1.1",
+        "GET /livez/serializable_read?verbose&exclude=serializable_read HTTP/1.1",
+        "GET /livez/other HTTP/1.1",
+        "POST /livez/serializable_read HTTP/1.1",
+        "POST /readyz HTTP/1.1",
+        "GET /readyz HTTP/1.1",
+        "GET /readyz/linearizable_read HTTP/1.1",
+        "GET /version HTTP/1.1",
+        "POST /version HTTP/1.1",
+        "GET /nothing HTTP/1.1",
+        "OPTIONS /health HTTP/1.1",
+        "GET /metrics HTTP/1.1",
+        &format!("GET {metrics}text/plain"),
+        &format!("GET {metrics}*/*"),
+        &format!("GET {metrics}application/json"),
+    ];
+    let peer = ["GET /version HTTP/1.1", "POST /members HTTP/1.1", "GET /nothing HTTP/1.1"];
+    let client = client.iter().map(|head| (*head, ours.client_port, theirs.client_port));
+    let peer = peer.iter().map(|head| (*head, ours.peer_port, theirs.peer_port));
+    for (head, our_port, their_port) in client.chain(peer) {
+        let ask = |port| {
+            let (status, mut fields, mut body) = ask_http(port, head);
+            let date = fields.remove("date");
+            let is_date = date.is_some_and(|date| date.len() == 29 && date.ends_with(" GMT"));
+            if head.contains("metrics") || status.contains("400") {
+                // etcd sends the first in chunks, the other as long as the connection lasts.
+                fields.remove("content-length");
+                fields.remove("transfer-encoding");
+            }
+            if head.contains("metrics") {
+                body.clear();
+            }
+            (status, fields, body, is_date)
+        };
+        assert_eq!(ask(our_port), ask(their_port), "{head}");
+    }
+    let (_, fields, body) =
+        ask_http(ours.client_port, &format!("GET {metrics}application/openmetrics-text"));
+    assert!(fields["content-type"].starts_with("application/openmetrics-text"));
+    assert!(body.contains("\netcd_server_health_success ") && body.ends_with("# EOF\n"));
+}
+
+/// Values without labels, and the types of all, by name.
+fn read_metrics(port: u16) -> (BTreeMap<String, f64>, BTreeMap<String, String>) {
+    let (_, text) = http_get(port, "/metrics");
+    let text = text.replace("\r\n", "\n");
+    let values = text.lines().filter_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    });
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let types = types.map(|(name, kind)| (name.to_owned(), kind.to_owned()));
+    (values.collect(), types.collect())
+}
+
+#[test]
+fn metrics_count_what_etcds_count_under_its_names() {
+    let Some(etcd) = oracle("etcd") else { return };
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ours = Setup::new(dirs[0].path(), "portable");
+    let theirs = Setup::new(dirs[1].path(), "portable");
+    let (_member, _etcd) = (ours.start(), Etcd::start(&etcd, &theirs));
+    let op = |request| pb::RequestOp { request: Some(request) };
+    let put = |key: &str, prev_kv| pb::PutRequest {
+        key: key.to_owned().into(),
+        value: "v".into(),
+        prev_kv,
+        ..Default::default()
+    };
+    let range = |key: &str| pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let delete =
+        |prev_kv| pb::DeleteRangeRequest { key: "c".into(), range_end: "e".into(), prev_kv };
+    use pb::request_op::Request::{RequestDeleteRange, RequestPut, RequestRange, RequestTxn};
+    let compare = pb::Compare {
+        key: "a".into(),
+        target: pb::compare::CompareTarget::Version as i32,
+        target_union: Some(pb::compare::TargetUnion::Version(0)),
+        ..Default::default()
+    };
+    let writes = || pb::TxnRequest {
+        compare: vec![compare.clone()],
+        success: vec![op(RequestPut(put("x", false)))],
+        failure: vec![
+            op(RequestPut(put("b", true))),
+            op(RequestRange(range("a"))),
+            op(RequestTxn(Box::new(pb::TxnRequest {
+                success: vec![op(RequestPut(put("c", false))), op(RequestRange(range("b")))],
+                ..Default::default()
+            }))),
+        ],
+    };
+    let reads = pb::TxnRequest {
+        compare: vec![compare.clone()],
+        failure: vec![op(RequestRange(range("a"))), op(RequestRange(range("b")))],
+        ..Default::default()
+    };
+    let lonely = pb::TxnRequest {
+        success: vec![op(RequestDeleteRange(delete(true)))],
+        ..Default::default()
+    };
+    let ask = |setup: &Setup| {
+        let before = read_metrics(setup.client_port).0;
+        block_on(async {
+            let client = Client::connect(setup).await;
+            client.put(put("a", false)).await.unwrap();
+            client.put(put("a", true)).await.unwrap();
+            client.range(range("a")).await.unwrap();
+            client.range(pb::RangeRequest { serializable: true, ..range("a") }).await.unwrap();
+            client.txn(writes()).await.unwrap();
+            client.txn(reads.clone()).await.unwrap();
+            client.delete_range(delete(false)).await.unwrap();
+            client.txn(lonely.clone()).await.unwrap();
+            client.put(put("d", false)).await.unwrap();
+            let lease = pb::LeaseGrantRequest { ttl: 100, id: 7 };
+            client.lease_grant(lease).await.unwrap();
+            for key in ["l", "m", "n"] {
+                client.put(pb::PutRequest { lease: 7, ..put(key, false) }).await.unwrap();
+            }
+            let revoke = pb::LeaseRevokeRequest { id: 7 };
+            let revoked: Result<pb::LeaseRevokeResponse, _> =
+                client.unary("/etcdserverpb.Lease/LeaseRevoke", revoke).await;
+            revoked.unwrap();
+            let compaction = pb::CompactionRequest { revision: 5, physical: false };
+            client.compact(compaction).await.unwrap();
+        });
+        let (after, types) = read_metrics(setup.client_port);
+        for _ in 0..2 {
+            http_get(setup.client_port, "/health");
+        }
+        let health = read_metrics(setup.client_port).0["etcd_server_health_success"];
+        let names = ["put", "range", "delete", "txn"].map(|what| format!("etcd_mvcc_{what}_total"));
+        let counted = names.map(|name| after[&name] - before[&name]);
+        let levels = ["keys_total", "current_revision", "compact_revision"]
+            .map(|name| after[&format!("etcd_debugging_mvcc_{name}")]);
+        ((counted, levels, health), types)
+    };
+    let ((ours, our_types), (theirs, their_types)) = (ask(&ours), ask(&theirs));
+    assert_eq!(ours, theirs);
+    for (name, kind) in &our_types {
+        // etcd has those of its own in other words.
+        if let Some(expected) = their_types.get(name) {
+            assert_eq!(kind, expected, "{name}");
+        }
+    }
+    assert_eq!(our_types["process_cpu_seconds_total"], "counter");
 }

@@ -43,6 +43,32 @@ pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// The offset of the byte that Go's decoder would stop at, if it would: what is of a length that
+/// four divides may be padded, nothing else may.
+pub(super) fn first_bad_byte(text: &[u8]) -> Option<usize> {
+    let may_pad = text.len().is_multiple_of(4);
+    for (group, chunk) in text.chunks(4).enumerate() {
+        let start = group * 4;
+        let Some(place) = chunk.iter().position(|byte| sextet_of(*byte).is_none()) else {
+            // Six bits are no byte.
+            if chunk.len() == 1 {
+                return Some(start);
+            }
+            continue;
+        };
+        let at = start + place;
+        if chunk[place] != b'=' || !may_pad || place < 2 {
+            return Some(at);
+        }
+        // The padding is whole, and the last of all.
+        if place == 2 && chunk[3] != b'=' {
+            return Some(at);
+        }
+        return (start + 4 < text.len()).then_some(start + 4);
+    }
+    None
+}
+
 fn sextet_of(byte: u8) -> Option<u32> {
     let value = match byte {
         b'A'..=b'Z' => byte - b'A',
@@ -67,6 +93,43 @@ mod tests {
             assert_eq!(decode_base64(text.as_bytes()), Some(bytes.clone()));
             let padded = format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4));
             assert_eq!(decode_base64(padded.as_bytes()), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn go_stops_at_the_same_byte() {
+        // From Go 1.26's encoding/base64, as grpc-go calls it.
+        let cases: [(&[u8], Option<usize>); 26] = [
+            (b"", None),
+            (b"ab!c", Some(2)),
+            (b"a", Some(0)),
+            (b"ab", None),
+            (b"abc", None),
+            (b"abcd", None),
+            (b"abcde", Some(4)),
+            (b"ab=", Some(2)),
+            (b"ab==", None),
+            (b"abc=", None),
+            (b"a===", Some(1)),
+            (b"====", Some(0)),
+            (b"=abc", Some(0)),
+            (b"ab=c", Some(2)),
+            (b"abcd=", Some(4)),
+            (b"abcd====", Some(4)),
+            (b"ab==cd==", Some(4)),
+            (b"abc=d", Some(3)),
+            (b"!", Some(0)),
+            (b"abcd!", Some(4)),
+            (b"ab c", Some(2)),
+            (b"ab=!", Some(2)),
+            (b"abcdefgh!", Some(8)),
+            (b"abcdefg!", Some(7)),
+            (b"abcdefgh==", Some(8)),
+            (b"a\xffcd", Some(1)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(first_bad_byte(text), expected, "{:?}", text.escape_ascii().to_string());
+            assert_eq!(decode_base64(text).is_some(), expected.is_none());
         }
     }
 

@@ -265,6 +265,15 @@ impl Server {
         self.finish();
     }
 
+    /// Answers that the request is malformed, without a word more, and ends the connection.
+    ///
+    /// # Panics
+    /// If no answer's head is due.
+    pub fn refuse_request(&mut self) {
+        assert_eq!(self.answer, Answer::Head, "a request waits for its head");
+        self.refuse(400);
+    }
+
     /// Breaks an answer off: the client sees the connection end too early.
     pub fn abort(&mut self) {
         self.close();

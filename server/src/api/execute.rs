@@ -17,6 +17,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 
 use super::answer::Draft;
 use super::check::put_ref;
+use super::counts::Counts;
 use super::keys::Keys;
 use super::plan::{Leases, Op, Plan, RemovedKeys};
 use super::range::{self, Scratch, ShortBounds};
@@ -164,6 +165,11 @@ impl Execution {
         }
         self.attached = to;
         to == txn.changes()
+    }
+
+    /// What of it is counted, once everything is done.
+    pub fn counts(&self) -> Counts {
+        Counts::of(&self.plan)
     }
 
     /// The response, but for its header.

@@ -74,6 +74,8 @@ impl std::fmt::Debug for RemovedKeys {
 pub struct Plan {
     stack: Vec<Frame>,
     ops: Vec<Op>,
+    /// Compares that were decided.
+    compared: u64,
 }
 
 #[derive(Debug)]
@@ -96,12 +98,12 @@ struct Deciding {
 impl Plan {
     /// A plan of a whole transaction.
     pub fn new(request: pb::TxnRequest) -> Self {
-        Self { stack: vec![Frame::deciding(request)], ops: Vec::new() }
+        Self { stack: vec![Frame::deciding(request)], ops: Vec::new(), compared: 0 }
     }
 
     /// A request that is one step and no transaction.
     pub fn of(op: Op) -> Self {
-        Self { stack: Vec::new(), ops: vec![op] }
+        Self { stack: Vec::new(), ops: vec![op], compared: 0 }
     }
 
     /// Decides compares for at most about `rows` keys; true once the path is chosen.
@@ -125,6 +127,8 @@ impl Plan {
                     let Some(succeeded) = deciding.step(reader, pages, hits, rows)? else {
                         continue;
                     };
+                    // The first that does not hold is the last.
+                    self.compared += deciding.compare as u64 + u64::from(!succeeded);
                     let request = std::mem::take(&mut deciding.request);
                     let chosen = if succeeded { request.success } else { request.failure };
                     *frame = Frame::Ops(chosen.into_iter());
@@ -173,6 +177,11 @@ impl Plan {
     /// The same, to be used up.
     pub fn ops_mut(&mut self) -> &mut [Op] {
         &mut self.ops
+    }
+
+    /// How many compares were decided for it.
+    pub fn compared(&self) -> u64 {
+        self.compared
     }
 }
 

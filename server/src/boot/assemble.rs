@@ -29,8 +29,8 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::peers::{self, Peers};
-use crate::pool::Pool;
-use crate::replica::{self, FrontLink, LogFiles, Replica};
+use crate::pool::{Pool, PoolThreads, Size};
+use crate::replica::{self, FrontLink, LogFiles, LogPools, Replica};
 use crate::ring;
 use crate::shard::Shard;
 use crate::shared::{MemberView, Shared, StatusCell};
@@ -69,7 +69,14 @@ pub(super) fn run(
     let cores = threads::cores();
     let (fronts, shares_thread) = layout(&config, cores);
     tracing::info!(cores, fronts, replica_shares_front = shares_thread, "threads");
-    let (pool, pool_threads) = Pool::start()?;
+    let mut pool_threads = PoolThreads::default();
+    let mut pool =
+        |name, threads, jobs| Pool::start(name, Size { threads, jobs }, &mut pool_threads);
+    let page_jobs = (fronts + 1) * limits::PAGE_FETCHES;
+    let page_pool = pool("etcore-pages", limits::PAGE_THREADS, page_jobs)?;
+    let name_pool = pool("etcore-names", limits::NAME_THREADS, limits::PEER_NAMES)?;
+    let commit = pool("etcore-commit", 1, limits::LOG_COMMIT_JOBS)?;
+    let side = pool("etcore-log-side", limits::LOG_SIDE_THREADS, limits::LOG_SIDE_JOBS)?;
     let page_file = recovered
         .page_disk
         .handle(recovered.stored.checkpointer.file())
@@ -80,10 +87,9 @@ pub(super) fn run(
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
     let Recovered { stored, nonce, page_disk, log_disk } = recovered;
-    let map_pool = pool.clone();
     let pages = Box::new(move |waker: &Waker| {
         let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
-        Pages::new(map, map_pool.clone(), waker.clone())
+        Pages::new(map, page_pool.clone(), waker.clone())
     });
     let wiring =
         Wiring { shared, pages, hasher, front_wakers, replica_waker, shares_thread, nonce };
@@ -91,7 +97,8 @@ pub(super) fn run(
     wakers.push(wiring.replica_waker.clone());
     let _ = wiring.shared.wakers.set(wakers);
     let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners.client);
-    let files = LogFiles::new(log_disk, pool.clone(), wiring.replica_waker.clone());
+    let pools = LogPools { commit, side };
+    let files = LogFiles::new(log_disk, pools, wiring.replica_waker.clone());
     let replica = wiring.replica(stored, files, links, |checkpointer| {
         Background::start(Setup {
             checkpointer,
@@ -103,7 +110,7 @@ pub(super) fn run(
     let peers = Peers::new(peers::Parts {
         shared: wiring.shared.clone(),
         listeners: listeners.peer,
-        pool: Some(pool),
+        pool: Some(name_pool),
         waker: wiring.replica_waker.clone(),
     });
     // The threads' own handles are all that is left of the others.
@@ -148,7 +155,8 @@ pub(crate) fn shared(
         restarting: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
-        on_stop: std::sync::OnceLock::new(),
+        serving: AtomicBool::new(false),
+        waiter: std::sync::OnceLock::new(),
         failure: std::sync::OnceLock::new(),
         config,
     });

@@ -3,7 +3,7 @@
 //! Parsed by the flags. A gate of a feature that this server lacks may be off, and is refused when
 //! it is to be on: it must never be taken for granted and then not be there.
 
-use super::flags::go_bool;
+use etcore_proto::gotext::parse_bool;
 
 /// What the gates say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) fn parse(text: &str) -> Result<Typed, String> {
             Some((name, value)) => (name.trim(), value.trim()),
             None => return Err(format!("missing bool value for {}", pair.trim())),
         };
-        let on = go_bool(value).map_err(|_| {
+        let on = parse_bool(value).ok_or_else(|| {
             format!(
                 "invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: \
                  invalid syntax"

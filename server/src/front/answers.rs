@@ -272,6 +272,11 @@ impl Front {
             match task.kind {
                 Kind::Health(check) => self.finish_health(task.socket, &check, Err(error)),
                 Kind::Lease(lease_call) => self.time_out_lease(&task, lease_call, error),
+                // etcd proposes it, as it does what changes alarms.
+                Kind::AlarmList(_) => {
+                    let error = self.proposal_timed_out(task.deadline_ms, task.client_deadline);
+                    self.reply_status(task.socket, task.to, &error.into());
+                }
                 // The peer reads too slowly; what was sent cannot be completed by an error.
                 Kind::Long(_) => self.abort_call(task.socket, task.to),
                 _ => self.reply_status(task.socket, task.to, &error.into()),

@@ -45,6 +45,7 @@ methods! {
     STATUS = 7 "/etcdserverpb.Maintenance/Status" false
     HEALTH_CHECK = 8 "/grpc.health.v1.Health/Check" false
     HEALTH_WATCH = 9 "/grpc.health.v1.Health/Watch" true
+    HEALTH_LIST = 15 "/grpc.health.v1.Health/List" false
     ALARM = 10 "/etcdserverpb.Maintenance/Alarm" false
     HASH = 11 "/etcdserverpb.Maintenance/Hash" false
     HASH_KV = 12 "/etcdserverpb.Maintenance/HashKV" false
@@ -67,6 +68,8 @@ const RAFT_COMPACTION: u32 = 7;
 /// grpc.health.v1 SERVING and SERVICE_UNKNOWN as HealthCheckResponse messages.
 const SERVING: &[u8] = &[0x08, 1];
 const SERVICE_UNKNOWN: &[u8] = &[0x08, 3];
+/// A HealthListResponse: the whole server, whose name is empty, is SERVING.
+const SERVING_ALL: &[u8] = &[0x0a, 6, 0x0a, 0, 0x12, 2, 0x08, 1];
 
 /// Why a call is not served right away.
 pub(super) enum Refusal {
@@ -107,7 +110,11 @@ impl Front {
                 ServerEvent::StreamOpened { stream, method: WATCH, meta } => {
                     self.open_watch(socket, stream, &meta);
                 }
-                ServerEvent::StreamOpened { .. } => {}
+                ServerEvent::StreamOpened { stream, meta, .. } => {
+                    if let Some(error) = self.refused_by_head(&meta) {
+                        self.reply_status(socket, To::Call(stream), &error.into());
+                    }
+                }
                 ServerEvent::StreamMessage { stream, method, message } => match method {
                     WATCH => self.watch_message(socket, stream, message),
                     LEASE_KEEP_ALIVE => self.keep_alive((socket, stream), message),
@@ -137,13 +144,21 @@ impl Front {
         self.handle_plain(socket);
     }
 
+    /// Why a call is refused for what its head says, whatever it asks for.
+    pub(super) fn refused_by_head(&self, meta: &RequestMeta) -> Option<EtcdError> {
+        let version = meta.client_api_version.as_deref().unwrap_or_default();
+        if std::str::from_utf8(version).is_err() {
+            return Some(EtcdError::InvalidClientApiVersion);
+        }
+        (meta.has_leader && !self.shared.has_leader()).then_some(EtcdError::NoLeader)
+    }
+
     pub(super) fn handle_unary(&mut self, request: Request) {
         let Request { socket, stream, method, meta, message } = request;
         let call = Call { socket, stream, deadline_ms: meta.deadline_ms };
-        let outcome = if meta.has_leader && !self.shared.has_leader() {
-            Err(EtcdError::NoLeader.into())
-        } else {
-            self.dispatch(call, method, message)
+        let outcome = match self.refused_by_head(&meta) {
+            Some(error) => Err(error.into()),
+            None => self.dispatch(call, method, message),
         };
         if let Err(Refusal::Status(status)) = outcome {
             self.reply_status(socket, To::Call(stream), &status);
@@ -182,6 +197,12 @@ impl Front {
             LEASE_TIME_TO_LIVE => self.lease_time_to_live(call, message),
             LEASE_LEASES => self.lease_leases(call, message),
             HEALTH_CHECK => self.health_check(call, &message),
+            HEALTH_LIST => {
+                // Its request has no fields; what is in it must be protobuf all the same.
+                decode::<()>(message)?;
+                self.reply_message(call.socket, To::Call(call.stream), SERVING_ALL);
+                Ok(())
+            }
             _ => Err(Refusal::Status(Status::new(Code::Unimplemented, "unknown method"))),
         }
     }
@@ -212,7 +233,7 @@ impl Front {
         }
         check::put(&put)?;
         // A request that is too large is told so even if there were no space for it either.
-        let entry_bytes = wire::wrapped_len(RAFT_PUT, message.len(), u64::MAX);
+        let entry_bytes = wire::wrapped_len(RAFT_PUT, message.len(), self.shared.ids.longest());
         if entry_bytes > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
@@ -231,7 +252,6 @@ impl Front {
             drop(request);
             return self.propose_message(call, RAFT_TXN, message);
         }
-        self.shared.metrics.txns.inc();
         if check::is_serializable(&request) {
             return self.start_read_txn(call, request);
         }

@@ -190,13 +190,8 @@ impl Front {
 
     /// A KeepAlive stream was opened.
     pub(super) fn open_keep_alive(&mut self, key: (SocketId, StreamId), meta: &RequestMeta) {
-        let refused = if self.draining {
-            Some(EtcdError::Stopped)
-        } else if meta.has_leader && !self.shared.has_leader() {
-            Some(EtcdError::NoLeader)
-        } else {
-            None
-        };
+        let stopped = self.draining.then_some(EtcdError::Stopped);
+        let refused = stopped.or_else(|| self.refused_by_head(meta));
         if let Some(error) = refused {
             return self.reply_status(key.0, To::Call(key.1), &error.into());
         }

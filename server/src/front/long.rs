@@ -17,6 +17,7 @@ use super::calls::{Call, Refusal};
 use super::conn::Conn;
 use super::tasks::{Kind, Task, To};
 use crate::api::answer::{Answer, Draft};
+use crate::api::counts::Counts;
 use crate::api::execute::draft_reads;
 use crate::api::keys::{Keys, Look};
 use crate::api::plan::{NoLeases, Plan};
@@ -179,6 +180,7 @@ impl Front {
             return Ok(());
         }
         plan.check(&*view, &NoLeases).map_err(|stop| self.refusal(stop))?;
+        Counts::of(&plan).add_to(&self.shared.metrics);
         let point = ReadPoint::at(view.revision);
         let draft = draft_reads(&plan, &*view, point, &mut self.scratch)
             .map_err(|stop| self.refusal(stop))?;
@@ -345,6 +347,7 @@ impl Front {
                     return Ok(Next::Again);
                 }
                 plan.check(&reader, &NoLeases)?;
+                Counts::of(plan).add_to(&self.shared.metrics);
                 let point = ReadPoint::at(revision);
                 let draft = draft_reads(plan, &reader, point, &mut self.scratch)?;
                 let mut head = Vec::new();

@@ -4,6 +4,7 @@ use etcore_proto::error::EtcdError;
 use etcore_proto::http1::ServerEvent;
 
 use super::Front;
+use super::conn::Conn;
 use super::tasks::{Kind, Task, To};
 use crate::driver::SocketId;
 use crate::http::{self, Answer, HealthCheck, HealthKind, Page};
@@ -23,24 +24,28 @@ impl Front {
             let Some(server) = conn.http1() else { return };
             let Some(event) = server.next_event() else { return };
             if let ServerEvent::Request { head, .. } = event {
-                self.client_request(socket, &head.method, &head.target);
+                let accept = head.fields.get(b"accept").unwrap_or_default();
+                let accept = String::from_utf8_lossy(accept);
+                self.client_request(socket, &head.method, &head.target, &accept);
             }
             self.mark_dirty(socket);
         }
     }
 
-    fn client_request(&mut self, socket: SocketId, method: &str, target: &str) {
+    fn client_request(&mut self, socket: SocketId, method: &str, target: &str, accept: &str) {
         if method == "OPTIONS" {
-            let page = Page {
-                status: 200,
-                content_type: http::TEXT,
-                headers: Vec::new(),
-                body: Vec::new(),
-            };
+            let page =
+                Page { status: 200, content_type: "", headers: Vec::new(), body: Vec::new() };
             return self.reply_page(socket, &page);
         }
-        match http::client(&self.shared, &self.view, method, target) {
+        match http::client(&self.shared, &self.view, method, target, accept) {
             Answer::Page(page) => self.reply_page(socket, &page),
+            Answer::Malformed => {
+                if let Some(server) = self.conn(socket).and_then(Conn::http1) {
+                    server.refuse_request();
+                    self.mark_dirty(socket);
+                }
+            }
             Answer::Health(check) if check.serializable => {
                 self.finish_health(socket, &check, Ok(()));
             }
@@ -79,21 +84,25 @@ impl Front {
     ) {
         let page = match &check.kind {
             HealthKind::Health => http::health_page(&self.shared, &self.view, check, outcome),
-            HealthKind::Checks { names, verbose } => {
-                http::check_page(&self.shared, &self.view, names, *verbose, outcome)
+            HealthKind::Checks { path, names, verbose } => {
+                http::check_page(&self.shared, &self.view, path, names, *verbose, outcome)
             }
         };
         self.reply_page(socket, &page);
     }
 
     pub(super) fn reply_page(&mut self, socket: SocketId, page: &Page) {
+        let date = http::http_date(self.shared.clock.unix());
         let Some(conn) = self.conn(socket) else { return };
         let Some(server) = conn.http1() else { return };
         if !server.is_answer_due() {
             return;
         }
         let mut fields: Vec<(&str, &str)> = CORS.to_vec();
-        fields.push(("Content-Type", page.content_type));
+        fields.push(("Date", &date));
+        if !page.content_type.is_empty() {
+            fields.push(("Content-Type", page.content_type));
+        }
         fields.extend(page.headers.iter().map(|(name, value)| (*name, value.as_str())));
         server.respond_with(page.status, &fields, &page.body);
         self.mark_dirty(socket);

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
 use crate::metrics::Metrics;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolThreads, Size};
 use crate::ring::ring;
 use crate::shared::StatusCell;
 
@@ -117,10 +117,12 @@ impl Rig {
             restarting: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
-            on_stop: std::sync::OnceLock::new(),
+            serving: AtomicBool::new(false),
+            waiter: std::sync::OnceLock::new(),
             failure: std::sync::OnceLock::new(),
         });
-        let (pool, _) = Pool::start().unwrap();
+        let size = Size { threads: 1, jobs: limits::PAGE_FETCHES };
+        let pool = Pool::start("test", size, &mut PoolThreads::default()).unwrap();
         let page_file = Arc::new(tempfile::tempfile().unwrap());
         let pins = store.revision_pins().clone();
         let (hasher, _) = Hasher::start(shared.clone(), page_file.clone(), pins).unwrap();

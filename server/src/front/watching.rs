@@ -137,11 +137,8 @@ impl Outlet for Way<'_> {
 impl Front {
     /// A Watch stream was opened.
     pub(super) fn open_watch(&mut self, socket: SocketId, stream: StreamId, meta: &RequestMeta) {
-        let refusal = if meta.has_leader && !self.shared.has_leader() {
-            Some(EtcdError::NoLeader)
-        } else {
-            self.draining.then_some(EtcdError::Stopped)
-        };
+        let stopped = self.draining.then_some(EtcdError::Stopped);
+        let refusal = self.refused_by_head(meta).or(stopped);
         if let Some(error) = refusal {
             return self.reply_status(socket, To::Call(stream), &error.into());
         }

@@ -98,6 +98,7 @@ fn look_up(host: &str, port: u16, turn: usize) -> Result<PeerAddress, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::{PoolThreads, Size};
 
     const CONN: ConnId = ConnId { slot: 3, generation: 1 };
 
@@ -118,7 +119,9 @@ mod tests {
 
     #[test]
     fn a_name_is_resolved_by_the_pool_and_its_addresses_take_turns() {
-        let (pool, threads) = Pool::start().unwrap();
+        let mut threads = PoolThreads::default();
+        let size = Size { threads: 1, jobs: 1 };
+        let pool = Pool::start("test", size, &mut threads).unwrap();
         let mut resolver = Resolver::new(Some(pool), Waker::new().unwrap());
         let url = "http://localhost:2380";
         let mut seen = std::collections::BTreeSet::new();

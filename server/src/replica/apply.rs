@@ -196,12 +196,10 @@ impl Replica {
             return self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some);
         }
         if let Some(delete) = request.delete_range {
-            self.shared.metrics.deletes.inc();
             let execution = Execution::of(Op::Delete(delete));
             return self.execute(entry, execution, Ending::Answer).map(Some);
         }
         if let Some(request) = request.txn {
-            self.shared.metrics.txns.inc();
             return self.execute(entry, Execution::txn(request), Ending::Answer).map(Some);
         }
         if let Some(compaction) = &request.compaction {
@@ -249,7 +247,6 @@ impl Replica {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(error.into()));
         }
-        self.shared.metrics.puts.inc();
         if put.prev_kv || put.ignore_value || put.ignore_lease {
             let put = pb::PutRequest {
                 key: Bytes::copy_from_slice(put.key),
@@ -266,6 +263,7 @@ impl Replica {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         }
+        self.shared.metrics.puts.inc();
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.put(put.key, put.value, lease);
         let revision = txn.commit().0;
@@ -281,6 +279,8 @@ impl Replica {
                 if let Some(hasher) = hash {
                     self.hashes.begin_compaction(hasher);
                 }
+                // etcd asks for the revision by a range, and counts it.
+                self.shared.metrics.ranges.inc();
                 let mut out = Vec::new();
                 self.shared.header(self.store.revision().0).write(&mut out);
                 if request.physical {

@@ -103,6 +103,12 @@ impl Replica {
             Err(Stop::Broken(error)) => return Err(Halt::Broken(error.to_string())),
         }
         let pins = txn.revision_pins().clone();
+        let mut counts = execution.counts();
+        if let Ending::Revoke { .. } = ending {
+            // etcd deletes the keys one by one.
+            counts.deletes = txn.changes() as u64;
+        }
+        counts.add_to(&self.shared.metrics);
         if let Ending::Revoke { lease, .. } = ending {
             txn.bucket_delete(Bucket::Lease, &lessor::row_key(lease));
         }

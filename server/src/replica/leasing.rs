@@ -25,6 +25,7 @@ use super::lessor::pace::Pace;
 use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
+use crate::api::counts::Counts;
 use crate::{limits, wire};
 
 /// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
@@ -437,6 +438,9 @@ impl Replica {
             txn.delete(key);
         }
         txn.bucket_delete(Bucket::Lease, &lessor::row_key(id));
+        // etcd deletes the keys one by one.
+        let counts = Counts { deletes: txn.changes() as u64, ..Counts::default() };
+        counts.add_to(&self.shared.metrics);
         let revision = txn.commit();
         Ok(self.lease_revoked(id, revoked.had_expired, revision.0))
     }

@@ -1,8 +1,8 @@
 //! The log's files: which thread carries out which operation.
 //!
 //! Durable writes go to the shard's driver; operations that may wait for the device otherwise go to
-//! the blocking pool; opening and closing is done in place. In a simulated member the simulator
-//! decides. Used by the replica only.
+//! blocking pools, those that a batch waits for to one that nothing else enters; opening and
+//! closing is done in place. In a simulated member the simulator decides. Used by the replica only.
 
 use std::fs::File;
 use std::io;
@@ -66,9 +66,17 @@ pub struct LogFiles {
     fetched: Arc<ArrayQueue<Fetched>>,
 }
 
+/// The log's own threads. Both have room for all that may be under way at a time.
+pub struct LogPools {
+    /// Operations of [`Lane::Main`].
+    pub commit: Pool,
+    /// All others, which take long.
+    pub side: Pool,
+}
+
 /// Who carries out operations.
 enum Hands {
-    Threads { disk: StdDisk, pool: Pool, waker: Waker },
+    Threads { disk: StdDisk, pools: LogPools, waker: Waker },
     Simulated(StartOp, ReadOp),
 }
 
@@ -77,8 +85,8 @@ const FINISHED: usize = 4;
 
 impl LogFiles {
     /// Goes on with the disk that recovery opened the files in.
-    pub fn new(disk: StdDisk, pool: Pool, waker: Waker) -> Self {
-        Self::with(Hands::Threads { disk, pool, waker })
+    pub fn new(disk: StdDisk, pools: LogPools, waker: Waker) -> Self {
+        Self::with(Hands::Threads { disk, pools, waker })
     }
 
     fn with(hands: Hands) -> Self {
@@ -97,8 +105,8 @@ impl LogFiles {
 
     /// Starts an operation.
     pub fn start(&mut self, lane: Lane, op: FileOp) -> Started {
-        let (disk, pool, waker) = match &mut self.hands {
-            Hands::Threads { disk, pool, waker } => (disk, pool, waker),
+        let (disk, pools, waker) = match &mut self.hands {
+            Hands::Threads { disk, pools, waker } => (disk, pools, waker),
             Hands::Simulated(start, _) => return start(lane, op),
         };
         let handle = |disk: &StdDisk, file| {
@@ -136,20 +144,21 @@ impl LogFiles {
             let _ = finished.push((lane, result));
             waker.wake();
         });
-        match pool.run(job) {
-            Ok(()) => Started::Later,
-            Err(job) => {
-                // The pool is busy with page reads; the log must not wait for them.
-                job();
-                Started::Later
-            }
+        let pool = match lane {
+            Lane::Main => &pools.commit,
+            Lane::Background => &pools.side,
+        };
+        if let Err(job) = pool.run(job) {
+            // Never: one operation of a lane is under way at a time. It must be done all the same.
+            job();
         }
+        Started::Later
     }
 
     /// Reads older entries back for a peer; [`LogFiles::poll_fetched`] returns them.
     pub fn fetch(&mut self, id: u64, plan: ReadPlan) {
-        let (disk, pool, waker) = match &mut self.hands {
-            Hands::Threads { disk, pool, waker } => (disk, pool, waker),
+        let (disk, pools, waker) = match &mut self.hands {
+            Hands::Threads { disk, pools, waker } => (disk, pools, waker),
             Hands::Simulated(_, read) => {
                 let bytes = read(&plan.name, plan.offset_bytes, plan.len_bytes);
                 let _ = self.fetched.push((id, plan.decode(&bytes)));
@@ -169,7 +178,8 @@ impl LogFiles {
             let _ = fetched.push((id, entries));
             waker.wake();
         });
-        if let Err(job) = pool.run(job) {
+        if let Err(job) = pools.side.run(job) {
+            // Never: raft asks for no more than there is room for.
             job();
         }
     }
@@ -207,4 +217,65 @@ fn read_at(path: &std::path::Path, offset_bytes: u64, len_bytes: usize) -> io::R
     }
     bytes.truncate(read_bytes);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::pool::{PoolThreads, Size};
+
+    #[test]
+    fn what_a_batch_waits_for_waits_for_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("spare"), b"x").unwrap();
+        let mut threads = PoolThreads::default();
+        let mut pool = |threads_count, jobs| {
+            Pool::start("test", Size { threads: threads_count, jobs }, &mut threads).unwrap()
+        };
+        let commit = pool(1, limits::LOG_COMMIT_JOBS);
+        let side = pool(limits::LOG_SIDE_THREADS, limits::LOG_SIDE_JOBS);
+        // All threads of the side hang, as in a read of a device that does not answer.
+        let (release, gate) = crossbeam_channel::bounded::<()>(0);
+        let (begun, hanging) = crossbeam_channel::bounded(limits::LOG_SIDE_THREADS);
+        for _ in 0..limits::LOG_SIDE_THREADS {
+            let (begun, gate) = (begun.clone(), gate.clone());
+            let hang = move || {
+                let _ = begun.send(());
+                gate.recv().unwrap_or(());
+            };
+            assert!(side.run(Box::new(hang)).is_ok());
+        }
+        for _ in 0..limits::LOG_SIDE_THREADS {
+            hanging.recv().unwrap();
+        }
+        // There is room for all reads that may be asked for, and for one thing more.
+        for _ in 0..etcore_raftlog::limits::FETCHES_MAX {
+            assert!(side.run(Box::new(|| {})).is_ok());
+        }
+        let pools = LogPools { commit, side };
+        let disk = StdDisk::new(dir.path());
+        let mut files = LogFiles::new(disk, pools, Waker::new().unwrap());
+        let remove = FileOp::Remove { name: "none".to_owned() };
+        assert!(matches!(files.start(Lane::Background, remove), Started::Later));
+        let rename = FileOp::Rename { from: "spare".to_owned(), to: "segment".to_owned() };
+        for op in [rename, FileOp::SyncDir { name: String::new() }] {
+            assert!(matches!(files.start(Lane::Main, op), Started::Later));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let (lane, result) = loop {
+                if let Some(finished) = files.poll() {
+                    break finished;
+                }
+                assert!(Instant::now() < deadline, "it waits for what hangs");
+                std::thread::yield_now();
+            };
+            assert_eq!(lane, Lane::Main);
+            assert!(result.is_ok());
+        }
+        assert!(dir.path().join("segment").exists());
+        assert!(files.poll().is_none(), "the removal waits, and its caller did not do it");
+        drop((release, gate, files));
+        threads.join();
+    }
 }

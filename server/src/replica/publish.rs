@@ -41,11 +41,7 @@ impl Replica {
         let shared = &self.shared;
         shared.status.committed.fetch_max(node.commit.0, Ordering::Relaxed);
         let metrics = &shared.metrics;
-        metrics.proposals_committed.set(node.commit.0);
-        metrics.proposals_applied.set(self.store.applied().0.0);
         metrics.proposals_pending.set((self.proposals.len() + self.waiting.len()) as u64);
-        metrics.current_revision.set(self.store.revision().0.unsigned_abs());
-        metrics.compact_revision.set(self.store.compact_revision().0.max(0).unsigned_abs());
     }
 
     /// Clients are let in once this member is in the view it publishes: then everything that was
@@ -64,6 +60,7 @@ impl Replica {
         for front in &mut self.fronts {
             front.send(ToFront::Serve);
         }
+        self.shared.serve();
         tracing::info!("ready to serve client requests");
         for url in &self.shared.config.listen_client_urls {
             tracing::info!(

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::super::base64::first_bad_byte;
 use super::super::text::timeout_error_text;
-use super::super::{Metadata, Routes, decode_base64, parse_timeout_ms};
+use super::super::{Metadata, Routes, parse_timeout_ms};
 use crate::hpack::{Field, FieldSink, NameClass};
 
 /// Kinds of fields; a tag is a kind in the low byte and a number above it.
@@ -143,9 +144,11 @@ impl HeadScratch {
     }
 
     fn see_custom(&mut self, field: &Field<'_>) {
-        if field.name.ends_with(b"-bin") && decode_base64(field.value).is_none() {
+        if field.name.ends_with(b"-bin")
+            && let Some(at) = first_bad_byte(field.value)
+        {
             self.malformed = Some(format!(
-                "malformed binary metadata {} in header {}",
+                "malformed binary metadata {} in header {}: illegal base64 data at input byte {at}",
                 super::super::text::go_quote(field.value),
                 super::super::text::go_quote(field.name)
             ));
@@ -223,7 +226,11 @@ impl FieldSink for HeadScratch {
             TOKEN => self.token = Some(field.shared_value()),
             AUTHORIZATION => self.authorization = Some(field.shared_value()),
             HAS_LEADER => self.has_leader = true,
-            CLIENT_API_VERSION => self.client_api_version = Some(field.shared_value()),
+            // Of several the first counts.
+            CLIENT_API_VERSION if self.client_api_version.is_none() => {
+                self.client_api_version = Some(field.shared_value());
+            }
+            CLIENT_API_VERSION => {}
             _ if field.class != NameClass::Status => self.see_custom(&field),
             _ => {}
         }

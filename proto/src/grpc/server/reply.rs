@@ -20,6 +20,7 @@ pub(super) struct Slots {
     content_type_proto: SlotId,
     encoding_gzip: SlotId,
     grpc_status: [SlotId; Code::ALL.len()],
+    no_message: SlotId,
 }
 
 impl Slots {
@@ -31,6 +32,8 @@ impl Slots {
             encoding_gzip: conn.register(b"grpc-encoding", b"gzip"),
             grpc_status: Code::ALL
                 .map(|code| conn.register(b"grpc-status", code.as_text().as_bytes())),
+            // grpc-go sends it with every status.
+            no_message: conn.register(b"grpc-message", b""),
         }
     }
 
@@ -270,7 +273,8 @@ impl Core {
         self.drop_call(conn, stream);
         let status = HeaderItem::Slot(self.slots.grpc_status[code as usize]);
         if code == Code::Ok && head_sent {
-            return conn.send_trailers(stream, &[status]);
+            let no_message = HeaderItem::Slot(self.slots.no_message);
+            return conn.send_trailers(stream, &[status, no_message]);
         }
         let text = encode_message(message);
         let text = HeaderItem::Literal(b"grpc-message", text.as_bytes());

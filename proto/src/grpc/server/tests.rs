@@ -3,6 +3,7 @@
 use super::*;
 use crate::grpc::Code;
 use crate::h2::{ErrorCode, Flood};
+use crate::hpack::{Decoder, Field, FieldSink};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const DATA: u8 = 0;
@@ -49,6 +50,61 @@ fn transmitted(server: &mut Server) -> Vec<u8> {
 
 fn contains(wire: &[u8], part: &[u8]) -> bool {
     wire.windows(part.len()).any(|window| window == part)
+}
+
+/// The header fields of everything transmitted, from the connection's beginning.
+#[derive(Default)]
+struct Fields(Vec<(String, String)>);
+
+impl FieldSink for Fields {
+    fn classify(&mut self, _name: &[u8], _value: &[u8]) -> u32 {
+        0
+    }
+
+    fn field(&mut self, field: Field<'_>) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        self.0.push((text(field.name), text(field.value)));
+    }
+}
+
+fn fields(mut wire: &[u8]) -> Vec<(String, String)> {
+    let mut fields = Fields::default();
+    let mut decoder = Decoder::new(4096, &mut fields);
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = wire {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let (payload, rest) = rest.split_at(length);
+        if *kind == HEADERS {
+            decoder.decode(payload, &mut fields).unwrap();
+        }
+        wire = rest;
+    }
+    fields.0
+}
+
+fn has(fields: &[(String, String)], name: &str, value: &str) -> bool {
+    fields.iter().any(|field| (field.0.as_str(), field.1.as_str()) == (name, value))
+}
+
+#[test]
+fn a_good_answer_says_so_with_an_empty_message_as_grpc_go_does() {
+    let mut server = server(&Budget::default(), false);
+    server.receive(&[head(1), frame(DATA, END_STREAM, 1, &message(3))].concat(), 0).unwrap();
+    let Some(ServerEvent::Unary { stream, .. }) = server.next_event() else { panic!("no call") };
+    server.reply_unary(stream, b"x").unwrap();
+    let fields = fields(&transmitted(&mut server));
+    assert!(has(&fields, "grpc-status", "0") && has(&fields, "grpc-message", ""), "{fields:?}");
+}
+
+#[test]
+fn binary_metadata_that_is_no_base64_is_refused_in_gos_words() {
+    let mut server = server(&Budget::default(), false);
+    let mut block = vec![0x83, 0x86, 0x04, 10];
+    block.extend_from_slice(b"/t.S/Unary\x0f\x10\x10application/grpc\x10\x05a-bin\x04ab!c");
+    server.receive(&frame(HEADERS, END_HEADERS, 1, &block), 0).unwrap();
+    let text = "malformed binary metadata \"ab!c\" in header \"a-bin\": illegal base64 data at \
+                input byte 2";
+    let fields = fields(&transmitted(&mut server));
+    assert!(has(&fields, "grpc-status", "13") && has(&fields, "grpc-message", text), "{fields:?}");
 }
 
 #[test]

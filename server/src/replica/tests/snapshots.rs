@@ -75,7 +75,7 @@ fn members_that_the_log_does_not_reach_get_a_snapshot_all_at_once() {
         let leader = cluster.leader();
         cluster.run_ms(30_000);
         let shared = cluster.members[leader].shared.clone();
-        let text = shared.metrics.render();
+        let text = shared.metrics.render(crate::metrics::Exposition::Text);
         let sent =
             text.lines().filter(|line| line.starts_with("etcd_network_snapshot_send_success{"));
         assert_eq!(sent.count(), 2, "{text}");

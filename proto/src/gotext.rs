@@ -1,0 +1,212 @@
+//! Values in the notation of Go's flags: booleans, numbers and durations, as `strconv` and
+//! `time.ParseDuration` read them.
+//!
+//! Used by the flags of the member and of the benchmark. Must never take what Go refuses, nor
+//! refuse what Go takes: scripts that start etcd are to start this.
+
+/// Why a number is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotANumber {
+    /// It is not written as one.
+    Syntax,
+    /// It is one that does not fit.
+    Range,
+}
+
+impl std::fmt::Display for NotANumber {
+    /// The words of Go's flag package.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Syntax => "parse error",
+            Self::Range => "value out of range",
+        })
+    }
+}
+
+/// Reads a boolean: `1`, `t`, `T`, `true`, `TRUE`, `True` and their opposites.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Reads an unsigned number of at most `bits` bits: decimal, or with `0x`, `0o`, `0b` or a leading
+/// zero in another base, with underscores between digits.
+///
+/// # Errors
+/// [`NotANumber`].
+pub fn parse_uint(text: &str, bits: u32) -> Result<u64, NotANumber> {
+    let lower = text.to_ascii_lowercase();
+    let (base, digits) = match lower.as_bytes() {
+        [b'0', b'x', ..] => (16, &lower[2..]),
+        [b'0', b'o', ..] => (8, &lower[2..]),
+        [b'0', b'b', ..] => (2, &lower[2..]),
+        [b'0', _, ..] => (8, &lower[1..]),
+        _ => (10, lower.as_str()),
+    };
+    // An underscore stands between digits, or between a prefix and a digit.
+    let prefixed = digits.len() < lower.len();
+    let whole = if prefixed { digits.strip_prefix('_').unwrap_or(digits) } else { digits };
+    if whole.is_empty() || whole.split('_').any(str::is_empty) {
+        return Err(NotANumber::Syntax);
+    }
+    let mut value: u64 = 0;
+    let mut fits = true;
+    for c in whole.chars().filter(|c| *c != '_') {
+        let digit = c.to_digit(base).ok_or(NotANumber::Syntax)?;
+        let next =
+            value.checked_mul(u64::from(base)).and_then(|value| value.checked_add(digit.into()));
+        fits &= next.is_some();
+        value = next.unwrap_or(0);
+    }
+    let max = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
+    if fits && value <= max { Ok(value) } else { Err(NotANumber::Range) }
+}
+
+/// Reads a signed number of 64 bits, as [`parse_uint`] with a sign.
+///
+/// # Errors
+/// [`NotANumber`].
+pub fn parse_int(text: &str) -> Result<i64, NotANumber> {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let value = i128::from(parse_uint(digits, 64)?);
+    i64::try_from(if negative { -value } else { value }).map_err(|_| NotANumber::Range)
+}
+
+/// Reads a duration: numbers with units, such as `1h30m`, `-1.5s`, `+5µs` or `0`. In nanoseconds,
+/// which fit 63 bits and a sign; a part of a nanosecond is cut off.
+pub fn parse_duration(text: &str) -> Option<i64> {
+    let (negative, mut rest) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let (whole, after) = digits(rest);
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => digits(after),
+            None => ("", after),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let unit_len = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let unit_ns: u64 = match &after[..unit_len] {
+            "ns" => 1,
+            // The micro sign, and the Greek letter.
+            "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let units: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let part_ns = units.checked_mul(unit_ns)?.checked_add(part_of(fraction, unit_ns))?;
+        total = total.checked_add(part_ns).filter(|total| *total <= 1 << 63)?;
+        rest = &after[unit_len..];
+    }
+    let total = i128::from(total);
+    i64::try_from(if negative { -total } else { total }).ok()
+}
+
+/// Splits off the digits at the beginning.
+fn digits(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+/// Returns `0.{fraction}` units in nanoseconds. Digits past the eighteenth are below one in any
+/// unit, or nearly.
+fn part_of(fraction: &str, unit_ns: u64) -> u64 {
+    let fraction = &fraction[..fraction.len().min(18)];
+    let Ok(digits) = fraction.parse::<u128>() else { return 0 };
+    let scale = fraction.len().try_into().map_or(1, |len| 10u128.pow(len));
+    u64::try_from(digits * u128::from(unit_ns) / scale).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_reads_them() {
+        let cases = [
+            ("0", Some(0)),
+            ("+0", Some(0)),
+            ("300ms", Some(300_000_000)),
+            ("1.5s", Some(1_500_000_000)),
+            ("+5s", Some(5_000_000_000)),
+            ("-1s", Some(-1_000_000_000)),
+            (".5s", Some(500_000_000)),
+            ("1.s", Some(1_000_000_000)),
+            ("1h2m3s", Some(3_723_000_000_000)),
+            ("2us", Some(2_000)),
+            ("2\u{b5}s", Some(2_000)),
+            ("2\u{3bc}s", Some(2_000)),
+            ("1.9ns", Some(1)),
+            ("9223372036854775807ns", Some(i64::MAX)),
+            ("-9223372036854775808ns", Some(i64::MIN)),
+            ("9223372036854775808ns", None),
+            ("9999999h", None),
+            ("", None),
+            ("+", None),
+            ("5", None),
+            ("s", None),
+            (".s", None),
+            ("1x", None),
+            ("1..2s", None),
+            ("+-1s", None),
+            ("1s ", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_go_reads_them() {
+        let (syntax, range) = (Err(NotANumber::Syntax), Err(NotANumber::Range));
+        let cases = [
+            ("0", Ok(0)),
+            ("10000", Ok(10_000)),
+            ("0x1F", Ok(31)),
+            ("0b11", Ok(3)),
+            ("0o17", Ok(15)),
+            ("017", Ok(15)),
+            ("1_000", Ok(1_000)),
+            ("0x_1", Ok(1)),
+            ("0_7", Ok(7)),
+            ("4294967295", Ok(u64::from(u32::MAX))),
+            ("4294967296", range),
+            ("99999999999999999999", range),
+            ("", syntax),
+            ("1__0", syntax),
+            ("_1", syntax),
+            ("1_", syntax),
+            ("0x", syntax),
+            ("08", syntax),
+            ("-1", syntax),
+            ("+1", syntax),
+            ("1k", syntax),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_uint(text, 32), expected, "{text:?}");
+        }
+        assert_eq!(parse_int("-9223372036854775808"), Ok(i64::MIN));
+        assert_eq!(parse_int("9223372036854775808"), Err(NotANumber::Range));
+        assert_eq!((parse_int("+0x10"), parse_int("--1")), (Ok(16), Err(NotANumber::Syntax)));
+    }
+}
