@@ -18,11 +18,11 @@ use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::{LogEntry, SnapshotMark};
+use etcore_raftlog::types::LogEntry;
 
 use crate::alarm::Alarms;
 use crate::api::range::Scratch;
-use crate::background::{Answer, Background, Task};
+use crate::background::{Answer, Background};
 use crate::hasher::Hasher;
 use crate::ids::IdBlock;
 use crate::limits;
@@ -34,6 +34,7 @@ use crate::shared::{MemberView, Shared};
 mod alarms;
 mod apply;
 pub mod asks;
+mod checkpoints;
 mod compaction;
 mod due;
 mod executing;
@@ -475,7 +476,7 @@ impl Replica {
                     let started = self.checkpoint_started_ms.take().unwrap_or(now_ms);
                     let took = Duration::from_millis(now_ms - started);
                     self.shared.metrics.backend_commit.observe(took.as_secs_f64());
-                    self.checkpoint_rest_until_ms = now_ms + checkpoint_rest_ms(now_ms - started);
+                    self.checkpoint_rest_until_ms = now_ms + checkpoints::rest_ms(now_ms - started);
                     self.finish_checkpoint(*output);
                 }
                 Answer::Stalled => self.space.stalled = true,
@@ -486,74 +487,6 @@ impl Replica {
                 }
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
-        }
-    }
-
-    fn finish_checkpoint(&mut self, output: etcore_engine::checkpoint::CheckpointOutput) {
-        self.watchdog.checkpoint_ended();
-        let status = &self.shared.status;
-        let in_use_bytes = output.file_bytes - output.free_bytes;
-        status.db_size_bytes.store(output.file_bytes, Ordering::Relaxed);
-        status.db_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
-        self.shared.metrics.db_size_bytes.set(output.file_bytes);
-        self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
-        self.store.on_checkpoint(&output);
-        self.file_cuts = output.cuts;
-        self.space.stalled = false;
-        self.space.tight = output.tight;
-        self.space.spare_bytes = output.spare_bytes;
-        self.pages.forget(output.cuts);
-        if output.defragmented {
-            self.end_defragment();
-        }
-        self.unpublished = true;
-        if self.snapshots.installing.is_none()
-            && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
-        {
-            self.fail(format!("write-ahead log: {error}"));
-        }
-        self.answer_compactions(output.compact_finished);
-    }
-
-    fn begin_defragment(&mut self, front: usize, slot: Slot) {
-        if self.defragmenters.is_empty() {
-            tracing::info!("starting defragment");
-            self.store.defragment();
-        }
-        self.defragmenters.push((front, slot));
-    }
-
-    fn end_defragment(&mut self) {
-        tracing::info!(
-            db_size_bytes = self.shared.status.db_size_bytes.load(Ordering::Relaxed),
-            db_in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed),
-            "finished defragment"
-        );
-        for (front, slot) in std::mem::take(&mut self.defragmenters) {
-            self.replies.push((front, ToFront::Defragmented { slot }));
-        }
-    }
-
-    fn maybe_checkpoint(&mut self, now_ms: u64) {
-        // Compaction of the index: a slice a turn.
-        if self.store.maintain() {
-            self.unpublished = true;
-        }
-        let resting = now_ms < self.checkpoint_rest_until_ms;
-        // What would be saved is about to be replaced.
-        if self.snapshots.installing.is_some()
-            || self.checkpoint_started_ms.is_some()
-            || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
-        {
-            return;
-        }
-        let Some(input) = self.store.freeze(now_ms) else { return };
-        self.checkpoint_started_ms = Some(now_ms);
-        let (index, term) = self.store.applied();
-        let conf_state = Some(self.log.node.conf_state());
-        self.log.checkpoint_begins(SnapshotMark { index, term, conf_state });
-        if self.background.submit(Task::Checkpoint(Box::new(input))).is_err() {
-            self.fail("the background takes no checkpoint although none is under way".to_owned());
         }
     }
 
@@ -699,11 +632,6 @@ impl Replica {
         self.members = publish::members(&self.store);
         self.cluster_version = publish::cluster_version(&self.store);
     }
-}
-
-/// How long the next checkpoint may wait after one that took so long.
-fn checkpoint_rest_ms(took_ms: u64) -> u64 {
-    (took_ms * limits::CHECKPOINT_REST_TIMES).min(limits::CHECKPOINT_REST_MS_MAX)
 }
 
 /// How long a clean end waits for the log's last write.

@@ -1,11 +1,11 @@
 //! Work that a member waits for and that does not go on: noticed, told, and not led with.
 //!
-//! Part of the replica, looked at with every tick. A disk that hangs, or a thread that is not woken,
-//! shows itself only by what does not come: so each thing that the replica waits for has a clock. A
-//! clock counts the time of this process's ticks, so a process that was stopped blames nobody. What
-//! stands still for long is logged, counted, and shown by the health checks; a leader whose log does
-//! not go on gives its leadership to a peer, and if none takes it, falls silent so that the others
-//! elect one: writes must not wait for one member's disk.
+//! Part of the replica, looked at with every tick. A disk that hangs, or a thread that is not
+//! woken, shows itself only by what does not come: so each thing that the replica waits for has a
+//! clock. A clock counts the time of this process's ticks, so a process that was stopped blames
+//! nobody. What stands still for long is logged, counted, and shown by the health checks; a leader
+//! whose log does not go on gives its leadership to a peer, and if none takes it, falls silent so
+//! that the others elect one: writes must not wait for one member's disk.
 
 use std::sync::atomic::Ordering;
 
