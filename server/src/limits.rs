@@ -255,6 +255,13 @@ pub const CHECKPOINT_REST_MS_MAX: u64 = 500;
 /// and the log's writes have to share the device with it.
 pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
 
+/// A step of a shard's thread that takes so long is counted in a histogram ...
+pub const STEP_OBSERVED: Duration = Duration::from_millis(1);
+/// ... and from this on it is told of ...
+pub const STEP_WARN: Duration = Duration::from_millis(10);
+/// ... but not again for so long.
+pub const STEP_WARN_REST: Duration = Duration::from_secs(10);
+
 /// Work that the replica waits for and that has not gone on for so long is told of, counted, and
 /// fails the health checks, in milliseconds.
 pub const STALL_MS: u64 = 10_000;

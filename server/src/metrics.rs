@@ -44,6 +44,8 @@ pub struct Metrics {
     /// `etcd_server_slow_apply_total`.
     pub slow_applies: Counter,
     stalls: Family<MethodLabels, Counter>,
+    /// `etcore_shard_step_duration_seconds`: the long steps of shards.
+    pub shard_steps: Histogram,
     /// `etcd_server_proposals_committed_total`; a gauge in etcd too.
     pub proposals_committed: Level,
     /// `etcd_server_proposals_applied_total`; a gauge in etcd too.
@@ -146,6 +148,11 @@ impl Metrics {
             ),
             slow_applies: counter(&mut r, "etcd_server_slow_apply", "Entries applied slowly"),
             stalls: stalls(&mut r),
+            shard_steps: histogram(
+                &mut r,
+                "etcore_shard_step_duration_seconds",
+                "Steps of a shard's thread that took a millisecond or more",
+            ),
             proposals_committed: level(
                 &mut r,
                 "etcd_server_proposals_committed_total",

@@ -18,6 +18,10 @@ use crate::replica::asks::PeerReply;
 use crate::replica::{DurableWrite, Replica};
 use crate::shared::Shared;
 
+mod step;
+
+use step::{Part, StepTimer};
+
 /// See the module text.
 pub struct Shard {
     shared: Arc<Shared>,
@@ -33,6 +37,7 @@ struct Roles {
     /// Beside the replica.
     peers: Option<Peers>,
     parcels: Parcels,
+    step: StepTimer,
 }
 
 /// What goes between the replica and its links; empty outside a turn.
@@ -59,7 +64,8 @@ impl Shard {
         replica: Option<Replica>,
         peers: Option<Peers>,
     ) -> Self {
-        let roles = Roles { front, replica, peers, parcels: Parcels::default() };
+        let step = StepTimer::new(shared.clock.clone());
+        let roles = Roles { front, replica, peers, parcels: Parcels::default(), step };
         Self { shared, driver, waker, roles }
     }
 
@@ -82,7 +88,9 @@ impl Shard {
     /// When the driver itself breaks.
     pub fn work(&mut self) -> io::Result<Option<Duration>> {
         let now_ms = self.shared.clock.now_ms();
+        self.roles.step.begin();
         let stopped = self.turn(now_ms)?;
+        self.roles.step.end(&self.shared.metrics);
         if stopped {
             return Ok(None);
         }
@@ -134,7 +142,10 @@ impl Shard {
             if overlaps || large {
                 self.driver.submit()?;
             }
+            // A mark costs some 20 ns: only what may be long has one.
+            roles.step.ended(Part::Requests);
             let write = roles.replica.as_mut().and_then(Replica::finish_turn);
+            roles.step.ended(Part::Apply);
             roles.pass_on(write, &mut *self.driver)?;
             if let Some(front) = &mut roles.front {
                 front.turn(now_ms);
@@ -143,6 +154,7 @@ impl Shard {
         if let Some(front) = &mut roles.front {
             front.flush(&mut *self.driver)?;
         }
+        roles.step.ended(Part::Answers);
         Ok(roles.front.as_ref().is_none_or(Front::is_stopped)
             && roles.replica.as_ref().is_none_or(Replica::is_stopped))
     }
@@ -231,6 +243,7 @@ impl Roles {
 
 impl Completions for Roles {
     fn accepted(&mut self, listener: u32, socket: AnySocket) {
+        self.step.begin();
         if let Some(peers) = self.peers.as_mut().filter(|peers| peers.owns_listener(listener)) {
             peers.accepted(socket);
         } else if let Some(front) = &mut self.front {
@@ -239,12 +252,14 @@ impl Completions for Roles {
     }
 
     fn connected(&mut self, socket: SocketId, result: io::Result<()>) {
+        self.step.begin();
         if let Some(peers) = self.peers_of(socket) {
             peers.connected(socket, result);
         }
     }
 
     fn received(&mut self, socket: SocketId, bytes: &[u8]) {
+        self.step.begin();
         if let Some(peers) = self.peers_of(socket) {
             peers.received(socket, bytes);
         } else if let Some(front) = &mut self.front {
@@ -253,6 +268,7 @@ impl Completions for Roles {
     }
 
     fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
+        self.step.begin();
         if let Some(peers) = self.peers_of(socket) {
             peers.disconnected(socket, error);
         } else if let Some(front) = &mut self.front {
@@ -261,6 +277,7 @@ impl Completions for Roles {
     }
 
     fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
+        self.step.begin();
         if let Some(peers) = self.peers_of(socket) {
             peers.sent(socket, buf, result);
         } else if let Some(front) = &mut self.front {
@@ -269,6 +286,7 @@ impl Completions for Roles {
     }
 
     fn written(&mut self, _: WriteToken, buf: AlignedBuf, result: io::Result<()>) {
+        self.step.begin();
         if let Some(replica) = &mut self.replica {
             replica.written(buf, result);
         }

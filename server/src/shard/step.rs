@@ -1,0 +1,88 @@
+//! How long a shard's thread is at work between two waits: the time that everybody on it waits for.
+//!
+//! Used by the shard's loop. A step begins with the first completion, or with the turn, and ends
+//! when the shard is about to wait again. Long ones go into a histogram; very long ones are told of
+//! with the part that took longest, at most once in some seconds.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::limits;
+use crate::metrics::Metrics;
+
+/// What a shard does in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Requests and messages of peers, up to the log.
+    Requests,
+    /// Committed entries.
+    Apply,
+    /// Answers, and the fronts' own work.
+    Answers,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Apply => "apply",
+            Self::Answers => "answers",
+        }
+    }
+}
+
+/// See the module text.
+pub(super) struct StepTimer {
+    clock: Clock,
+    began: Option<Duration>,
+    /// When the last part ended.
+    last: Duration,
+    longest: (Duration, Part),
+    told: Option<Duration>,
+}
+
+impl StepTimer {
+    pub(super) fn new(clock: Clock) -> Self {
+        let longest = (Duration::ZERO, Part::Requests);
+        Self { clock, began: None, last: Duration::ZERO, longest, told: None }
+    }
+
+    /// Something is to be done; only the first call of a step counts.
+    pub(super) fn begin(&mut self) {
+        if self.began.is_none() {
+            let now = self.clock.elapsed();
+            (self.began, self.last) = (Some(now), now);
+            self.longest = (Duration::ZERO, Part::Requests);
+        }
+    }
+
+    /// A part has ended.
+    pub(super) fn ended(&mut self, part: Part) {
+        let now = self.clock.elapsed();
+        let took = now.saturating_sub(std::mem::replace(&mut self.last, now));
+        if took > self.longest.0 {
+            self.longest = (took, part);
+        }
+    }
+
+    /// The shard is about to wait.
+    pub(super) fn end(&mut self, metrics: &Metrics) {
+        let Some(began) = self.began.take() else { return };
+        let took = self.last.saturating_sub(began);
+        if took < limits::STEP_OBSERVED {
+            return;
+        }
+        metrics.shard_steps.observe(took.as_secs_f64());
+        let told_lately = self.told.is_some_and(|told| self.last < told + limits::STEP_WARN_REST);
+        if took >= limits::STEP_WARN && !told_lately {
+            self.told = Some(self.last);
+            let (part_took, part) = self.longest;
+            tracing::warn!(
+                took = %format_args!("{}ms", took.as_millis()),
+                part = part.name(),
+                part_took = %format_args!("{}ms", part_took.as_millis()),
+                "a step of a shard took long: everybody on its thread has waited"
+            );
+        }
+    }
+}
