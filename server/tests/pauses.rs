@@ -1,7 +1,6 @@
 //! Members that are stopped for a moment again and again while they are written to: as CPU limits,
 //! live migration and SIGSTOP do it. Nothing that a member waits for may be lost in one.
 
-use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -151,7 +150,7 @@ fn run_checkpoints(dir: &std::path::Path, lasts: Duration) -> Option<u64> {
 fn a_checkpoint_ends_though_a_wake_up_was_lost_in_a_pause() {
     if let Some(dir) = std::env::var_os(CHECKPOINTS_IN) {
         match run_checkpoints(std::path::Path::new(&dir), lasts() / 3) {
-            Some(count) => println!("checkpoints: {count}"),
+            Some(count) => eprintln!("{count} checkpoints"),
             // Not even a stop would end: its thread sleeps.
             None => std::process::exit(3),
         }
@@ -162,7 +161,7 @@ fn a_checkpoint_ends_though_a_wake_up_was_lost_in_a_pause() {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([own, "--exact", "--nocapture"])
         .env(CHECKPOINTS_IN, dir.path())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let (mut prng, mut stops) = (Prng::new(7), 0);
@@ -176,8 +175,6 @@ fn a_checkpoint_ends_though_a_wake_up_was_lost_in_a_pause() {
         signal(child.id(), libc::SIGCONT);
         stops += 1;
     };
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(status.success(), "a checkpoint did not end after {stops} stops: {said}");
-    eprintln!("{stops} stops: {}", said.lines().find(|line| line.contains("points:")).unwrap());
+    assert!(status.success(), "a checkpoint did not end after {stops} stops");
+    assert!(stops > 30, "{stops} stops");
 }
