@@ -27,7 +27,11 @@ impl Conn {
         self.now_ms = now_ms;
         self.last_read_ms = now_ms;
         self.started_ms.get_or_insert(now_ms);
-        let result = self.cut_frames(bytes, handler);
+        let mut result = self.cut_frames(bytes, handler);
+        if self.windows_grew {
+            result = result.and_then(|()| self.find_opened_windows());
+        }
+        self.allow_wakes();
         if let Err(error) = result {
             self.fail(error);
         }
@@ -250,12 +254,9 @@ impl Conn {
         if self.streams.open_count() >= self.config.concurrent_streams_max as usize
             || !self.budget.charge(limits::STREAM_STATE_BYTES)
         {
-            self.refuse(id);
-            return Ok(None);
+            return self.refuse(id).map(|()| None);
         }
-        let send_window = self.peer.stream_window_bytes as i32;
-        let recv_window = self.config.stream_window_bytes as i32;
-        Ok(Some(self.streams.insert(id, send_window, recv_window)))
+        Ok(Some(self.streams.insert(id, self.now_ms)))
     }
 
     fn late_block(&mut self, id: u32) -> Result<(), ConnError> {
