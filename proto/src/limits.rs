@@ -96,6 +96,8 @@ pub const HANDSHAKE_MS_MAX: u64 = 120_000;
 pub const DRAIN_PING_MS_MAX: u64 = 5_000;
 /// Largest gRPC request message unless configured, in bytes: etcd's 1.5 MiB plus 512 KiB.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Of an unusual header value, so much is kept for the text of its error, in bytes.
+pub const ERROR_VALUE_BYTES_MAX: usize = 4 << 10;
 /// Chunk into which small messages are copied, in bytes; one allocation serves many messages.
 pub const MESSAGE_CHUNK_BYTES: usize = 16 << 10;
 /// Messages larger than this get a buffer of their own and must be admitted by the budgets, in
@@ -104,7 +106,13 @@ pub const MESSAGE_SMALL_BYTES_MAX: usize = 16 << 10;
 /// The part of a connection's budget (one in so many) that large messages may hold while they wait
 /// for the rest, so that the first in the queue always finds room in the end.
 pub const WAITING_SHARE: usize = 2;
-/// Longest wait of a large message for the budgets, in milliseconds; past it its stream is refused.
+/// Bytes of waiting messages from which on the windows of a connection's streams are shut, as long
+/// as any wait: what comes besides is at most a connection's window, and a little for each stream.
+pub const SHUT_WAITING_BYTES: usize = 1 << 20;
+/// The window of a stream meanwhile, in bytes: enough for renewals and watches.
+pub const SHUT_WINDOW_BYTES: u32 = 1 << 10;
+/// Longest wait of a message for the budgets while nothing of an admitted one comes on its
+/// connection, in milliseconds; past it its stream is refused.
 pub const ADMISSION_WAIT_MS_MAX: u64 = 10_000;
 /// How often a connection with waiting large messages looks at the process budget, in milliseconds.
 pub const ADMISSION_RETRY_MS: u64 = 10;

@@ -238,6 +238,11 @@ impl Conn {
         true
     }
 
+    /// Makes it what it was at the beginning.
+    pub fn restore_stream_windows(&mut self) -> bool {
+        self.set_stream_window(self.config.stream_window_bytes)
+    }
+
     /// Whether the peer goes by all SETTINGS of ours.
     #[must_use]
     pub fn is_settled(&self) -> bool {
