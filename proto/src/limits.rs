@@ -8,12 +8,20 @@ pub const FRAME_BYTES_MAX: u32 = 16_384;
 /// HPACK table we offer to the peer and use of the peer's, in bytes.
 pub const HEADER_TABLE_BYTES: u32 = 4_096;
 /// Encoded size of one header block over all its CONTINUATION frames, in bytes; past it the
+/// connection ends (ENHANCE_YOUR_CALM). It is decoded as it comes. (grpc-go: the same.)
+pub const HEADER_BLOCK_BYTES_MAX: usize = 16 << 20;
+/// CONTINUATION frames of one block, besides one for each [`CONTINUATION_BYTES`] of it; past it the
 /// connection ends (ENHANCE_YOUR_CALM).
-pub const HEADER_BLOCK_BYTES_MAX: usize = 256 << 10;
-/// CONTINUATION frames of one block; past it the connection ends (ENHANCE_YOUR_CALM).
 pub const CONTINUATION_FRAMES_MAX: u32 = 64;
+/// So many bytes of a block pay for a further frame of it.
+pub const CONTINUATION_BYTES: usize = 1 << 10;
+/// Encoded size of a field that comes in several frames, in bytes; a longer one is passed over and
+/// its stream is reset, as is one that the budgets have no room for.
+pub const HEADER_FIELD_BYTES_MAX: usize = 256 << 10;
 /// Decoded size of one header list by RFC 9113's count, in bytes; past it the stream is reset.
 pub const HEADER_LIST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of an incomplete frame that are charged to nobody: most are shorter.
+pub const PARTIAL_FREE_BYTES: usize = 1 << 10;
 /// Receive window of each new stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 65_535;
 /// Receive window of a connection, in bytes: what may be between the peer and us.

@@ -13,12 +13,13 @@ mod windows;
 
 use std::collections::VecDeque;
 
+use super::block::BlockCheck;
 use super::bucket::{Bucket, Pace};
 use super::settings::{PROTOCOL_WINDOW_BYTES, PeerSettings, WINDOW_BYTES_MAX};
 use super::streams::Streams;
 use super::{BlockKind, Budget, BudgetLease, Config, ConnError, ErrorCode, Flood, StreamId, frame};
 use crate::deadlines::Deadlines;
-use crate::hpack::{Decoder, Encoder, FieldSink, SlotId};
+use crate::hpack::{Decoder, Encoder, FieldSink, Pieces, SlotId};
 use crate::limits;
 
 /// What a connection tells its owner while it receives. Each call may use the connection, to answer
@@ -97,14 +98,28 @@ pub enum OpenError {
     Budget,
 }
 
+/// A header block.
+#[derive(Debug)]
+struct Block {
+    id: u32,
+    end_stream: bool,
+    depends_on_itself: bool,
+    kind: BlockKind,
+    /// The stream, if it is open already.
+    found: Option<StreamId>,
+    check: BlockCheck,
+}
+
 /// A header block that waits for its CONTINUATION frames.
 #[derive(Debug)]
 struct OpenBlock {
-    stream: u32,
-    end_stream: bool,
-    depends_on_itself: bool,
+    block: Block,
     fragments: u32,
-    bytes: Vec<u8>,
+    /// Bytes that came.
+    bytes: usize,
+    pieces: Pieces,
+    /// Bytes charged for what is held of them.
+    charged: usize,
 }
 
 /// The phases of a graceful end on our side.
@@ -139,7 +154,8 @@ pub struct Conn {
     preface_left: usize,
     settings_received: bool,
     partial: Vec<u8>,
-    open_block: Option<OpenBlock>,
+    partial_charged: usize,
+    open_block: Option<Box<OpenBlock>>,
     /// Highest stream id the peer opened.
     last_peer_stream: u32,
     next_own_stream: u32,
@@ -228,6 +244,7 @@ impl Conn {
             preface_left: if is_client { 0 } else { frame::PREFACE.len() },
             settings_received: false,
             partial: Vec::new(),
+            partial_charged: 0,
             open_block: None,
             last_peer_stream: 0,
             next_own_stream: 1,

@@ -294,19 +294,18 @@ fn more_large_messages_at_once_than_there_is_room_for_wait_with_their_client() {
     while served < CALLS {
         let before = left;
         // A frame of each stream in turn, as far as the windows go.
-        for call in 0..CALLS {
-            let stream = call as u32 * 2 + 1;
+        for (stream, left) in (1..).step_by(2).zip(&mut left) {
             let window = windows[&stream].min(windows[&0]).max(0) as usize;
-            let count = left[call].min(16_384).min(window);
+            let count = (*left).min(16_384).min(window);
             if count == 0 {
                 continue;
             }
-            let start = body.len() - left[call];
-            left[call] -= count;
+            let start = body.len() - *left;
+            *left -= count;
             for of in [0, stream] {
                 *windows.get_mut(&of).unwrap() -= count as i64;
             }
-            let end = if left[call] == 0 { END_STREAM } else { 0 };
+            let end = if *left == 0 { END_STREAM } else { 0 };
             let piece = &body[start..start + count];
             server.receive(&frame(DATA, end, stream, piece), now_ms).unwrap();
             peak = peak.max(budget.used());

@@ -25,7 +25,7 @@ impl Conn {
         handler: &mut H,
     ) -> Result<(), ConnError> {
         if let Some(open) = &self.open_block
-            && (head.kind != frame::CONTINUATION || head.stream != open.stream)
+            && (head.kind != frame::CONTINUATION || head.stream != open.block.id)
         {
             return Err(ConnError::protocol("header block interrupted"));
         }

@@ -494,7 +494,7 @@ fn a_client_without_streams_does_not_ping() {
 
 #[test]
 fn a_header_block_without_end_ends_the_connection() {
-    for (fragment, bound) in [(1usize, 65), (16_000, 18)] {
+    for (fragment, bound) in [(1usize, 65), (100, 80), (16_000, 1_100)] {
         let (mut conn, mut recorder) = server();
         conn.receive(&request(1, 0), 0, &mut recorder).unwrap();
         let wire = frame_of(frame::CONTINUATION, 0, 1, &vec![0x82; fragment]);
@@ -502,6 +502,35 @@ fn a_header_block_without_end_ends_the_connection() {
         assert!(count.unwrap() <= bound, "{count:?} fragments of {fragment}");
         assert_eq!(conn.failure(), Some(ConnError::Flood(Flood::Continuations)));
     }
+}
+
+#[test]
+fn a_head_of_megabytes_resets_its_stream_and_costs_no_memory() {
+    let budget = Budget::default();
+    let (mut conn, mut recorder) = server_with(Config::default(), &budget);
+    // A field in the table, then one of 12 MB that would be indexed.
+    let mut block = REQUEST.to_vec();
+    block.extend([0x40, 1, b'a', 1, b'1']);
+    block.extend([0x40, 1, b'b', 0x7f, 0x81, 0xb5, 0xdc, 0x05]);
+    block.extend(vec![b'v'; 12_000_000]);
+    block.extend([0x40, 1, b'c', 1, b'3']);
+    let pieces: Vec<&[u8]> = block.chunks(16_384).collect();
+    for (number, piece) in pieces.iter().enumerate() {
+        let kind = if number == 0 { frame::HEADERS } else { frame::CONTINUATION };
+        let last = number + 1 == pieces.len();
+        let flags = if last { frame::END_HEADERS } else { 0 };
+        conn.receive(&frame_of(kind, flags, 1, piece), 0, &mut recorder).unwrap();
+        assert!(budget.used() < 512 << 10);
+    }
+    assert_eq!(recorder.resets, [(1, ErrorCode::FRAME_SIZE_ERROR)]);
+    // The table is in step: its only entry is the last field.
+    let fields = recorder.fields;
+    let next = [&REQUEST[..], &[0xbe]].concat();
+    conn.receive(&frame_of(frame::HEADERS, END_BOTH, 3, &next), 0, &mut recorder).unwrap();
+    assert_eq!((recorder.opened.len(), recorder.fields), (1, fields + 4));
+    let beyond = [&REQUEST[..], &[0xbf]].concat();
+    let error = conn.receive(&frame_of(frame::HEADERS, END_BOTH, 5, &beyond), 0, &mut recorder);
+    assert!(matches!(error, Err(ConnError::Compression(_))), "{error:?}");
 }
 
 #[test]
