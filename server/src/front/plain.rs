@@ -27,11 +27,13 @@ pub(super) struct Rendered {
     pages: Vec<(&'static str, Arc<Page>)>,
     /// Renders left until the next tick.
     left: u32,
+    /// Renders so far.
+    renders: u64,
 }
 
 impl Default for Rendered {
     fn default() -> Self {
-        Self { pages: Vec::new(), left: limits::PAGE_RENDERS }
+        Self { pages: Vec::new(), left: limits::PAGE_RENDERS, renders: 0 }
     }
 }
 
@@ -39,6 +41,11 @@ impl Rendered {
     /// Called ten times a second.
     pub(super) fn tick(&mut self) {
         self.left = (self.left + limits::PAGE_RENDERS_PER_TICK).min(limits::PAGE_RENDERS);
+    }
+
+    #[cfg(test)]
+    pub(super) fn renders(&self) -> u64 {
+        self.renders
     }
 
     /// The page in this format, rendered anew unless that was done often enough.
@@ -50,6 +57,7 @@ impl Rendered {
             return self.pages[at].1.clone();
         }
         self.left = self.left.saturating_sub(1);
+        self.renders += 1;
         let page = Arc::new(render());
         match known {
             Some(at) => self.pages[at].1 = page.clone(),

@@ -844,8 +844,9 @@ fn requests_during_a_large_message_are_all_answered_and_more_wait_with_their_cli
         rig.peers.open_window(place, 64 << 10);
         rig.turn();
     }
-    let created = rig.peers.peer(place).messages.iter().filter(|one| one.created).count();
-    assert_eq!(created, 5_000);
+    let stream = rig.hub.streams[0].as_ref().unwrap();
+    assert_eq!((stream.watchers.len(), stream.held.len()), (5_001, 0));
+    assert!(rig.peers.peer(place).ended.is_none());
 }
 
 #[test]
