@@ -67,8 +67,8 @@ pub const WRITE_MS: u64 = 120_000;
 /// What an HTTP/1.1 request's answer is thought to take, in bytes: a request for which the budgets
 /// have less waits.
 pub const HTTP1_ANSWER_BYTES: usize = 64 << 10;
-/// Pages that are rendered anew in one tick of a front; whoever asks beyond gets the last one, which
-/// is no older than a tick.
+/// Pages that are rendered anew in one tick of a front; whoever asks beyond gets the last one,
+/// which is no older than a tick.
 pub const PAGE_RENDERS_PER_TICK: u32 = 1;
 /// Renders that may be saved up, so that who asks once and again sees what has changed.
 pub const PAGE_RENDERS: u32 = 4;

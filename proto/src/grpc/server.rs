@@ -225,8 +225,8 @@ impl Server {
         self.conn.poll_transmit(out, budget_bytes)
     }
 
-    /// Of what [`Server::poll_transmit`] gave away, so many bytes have not been taken by the socket;
-    /// see [`Conn::set_in_flight`].
+    /// Of what [`Server::poll_transmit`] gave away, so many bytes have not been taken by the
+    /// socket; see [`Conn::set_in_flight`].
     pub fn set_in_flight(&mut self, bytes: usize) {
         self.conn.set_in_flight(bytes);
     }
