@@ -1,9 +1,9 @@
 //! Deadlines of many things, most of which are over long before theirs.
 //!
-//! Used by `h2` for streams and by the server for its tasks. Most deadlines come in ascending order
-//! and stand in a queue; the others are in a heap. What is over leaves the queue at its front, or
-//! once it is the majority. So adding one costs amortised O(1), or O(log n) out of order. Must never
-//! be walked on a tick.
+//! Used by `h2` for streams and by the server for its tasks. Most deadlines come in ascending
+//! order and stand in a queue; the others are in a heap. What is over leaves the queue at its
+//! front, or once it is the majority. So adding one costs amortised O(1), or O(log n) out of order.
+//! Must never be walked on a tick.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
