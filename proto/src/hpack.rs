@@ -10,11 +10,13 @@ mod encoder;
 mod huffman;
 mod integer;
 mod name;
+mod pieces;
 mod static_table;
 
 pub use decoder::{Decoder, Field, FieldSink};
 pub use encoder::{Encoder, HeaderItem, SlotId};
 pub use name::NameClass;
+pub use pieces::Pieces;
 
 /// Why a header block could not be decoded. Every one of these desynchronises the table, so the
 /// connection must end with COMPRESSION_ERROR.

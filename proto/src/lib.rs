@@ -9,6 +9,7 @@
 //! and peer messages ([`raftpb`]) and its error table ([`error`]), and Go's notation of flags
 //! ([`gotext`]).
 
+pub mod deadlines;
 pub mod error;
 pub mod fuzz;
 pub mod gotext;

@@ -8,12 +8,20 @@ pub const FRAME_BYTES_MAX: u32 = 16_384;
 /// HPACK table we offer to the peer and use of the peer's, in bytes.
 pub const HEADER_TABLE_BYTES: u32 = 4_096;
 /// Encoded size of one header block over all its CONTINUATION frames, in bytes; past it the
+/// connection ends (ENHANCE_YOUR_CALM). It is decoded as it comes. (grpc-go: the same.)
+pub const HEADER_BLOCK_BYTES_MAX: usize = 16 << 20;
+/// CONTINUATION frames of one block, besides one for each [`CONTINUATION_BYTES`] of it; past it the
 /// connection ends (ENHANCE_YOUR_CALM).
-pub const HEADER_BLOCK_BYTES_MAX: usize = 256 << 10;
-/// CONTINUATION frames of one block; past it the connection ends (ENHANCE_YOUR_CALM).
 pub const CONTINUATION_FRAMES_MAX: u32 = 64;
+/// So many bytes of a block pay for a further frame of it.
+pub const CONTINUATION_BYTES: usize = 1 << 10;
+/// Encoded size of a field that comes in several frames, in bytes; a longer one is passed over and
+/// its stream is reset, as is one that the budgets have no room for.
+pub const HEADER_FIELD_BYTES_MAX: usize = 256 << 10;
 /// Decoded size of one header list by RFC 9113's count, in bytes; past it the stream is reset.
 pub const HEADER_LIST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of an incomplete frame that are charged to nobody: most are shorter.
+pub const PARTIAL_FREE_BYTES: usize = 1 << 10;
 /// Receive window of each new stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 65_535;
 /// Receive window of a connection, in bytes: what may be between the peer and us.
@@ -33,22 +41,40 @@ pub const BUDGET_STEPS_BYTES: [usize; 3] = [2 << 10, 16 << 10, 64 << 10];
 pub const MODEST_BYTES: usize = 256 << 10;
 /// The part of the process budget (one in so many) that only modest connections may use.
 pub const MODEST_SHARE: usize = 4;
-/// Wire bytes ready to be sent beyond which data waits in its stream and writers get no capacity.
+/// Wire bytes ready to be sent, or with the socket, beyond which data waits in its stream and
+/// writers get no capacity.
 pub const TRANSMIT_HIGH_WATER_BYTES: usize = 256 << 10;
+/// Of these, what a connection always has; more is charged to the budgets.
+pub const TRANSMIT_FREE_BYTES: usize = 16 << 10;
 /// Wire bytes ready to be sent beyond which the owner should stop reading from the socket.
 pub const TRANSMIT_STOP_READING_BYTES: usize = 1 << 20;
+/// Streams that are told in one round that they may write, and what of the room each is thought to
+/// take, in bytes: those that wait for it are not all woken for a window of one byte.
+pub const WAKES_PER_ROUND: (usize, usize) = (256, 1 << 10);
 /// The most `capacity` grants at once, so that large bodies on one connection take turns, in bytes.
 pub const CAPACITY_GRANT_BYTES_MAX: usize = 64 << 10;
-/// Acknowledgements and resets that wait for a peer that does not read; past it the connection ends
+/// Acknowledgements and resets that wait for a peer that does not read; with more it is not read
+/// from either.
+pub const CONTROL_REPLIES_QUEUED: u32 = 1_024;
+/// What was received before that took effect may add to them; past this the connection ends
 /// (ENHANCE_YOUR_CALM).
-pub const CONTROL_REPLIES_QUEUED_MAX: u32 = 4_096;
+pub const CONTROL_REPLIES_QUEUED_MAX: u32 = 16_384;
 /// Pings faster than the enforcement policy allows before the connection ends (ENHANCE_YOUR_CALM,
 /// `too_many_pings`).
 pub const PING_STRIKES_MAX: u32 = 2;
-/// RST_STREAM frames of a peer, and those it provokes: burst and refill a second; past it
-/// ENHANCE_YOUR_CALM. A thousand calls of one connection may run out of time together; what an
-/// attacker takes from the others, a microsecond for each, ends soon. (nghttp2 allows 1000 and 33.)
-pub const RESETS: (u32, u32) = (1_024, 1_024);
+/// A stream that a client resets before it was answered, and sooner than this after it was opened,
+/// in milliseconds, is a rapid reset (CVE-2023-44487): it may have been opened only to make work.
+/// Calls that run out of time, and most hedges that lost, have lived for longer.
+pub const RAPID_RESET_MS: u32 = 20;
+/// Rapid resets and refused streams: burst and rate a second; past it the connection is read more
+/// slowly. A reset costs about a microsecond. Each answer pays for one.
+pub const RAPID_RESETS: (u32, u32) = (1_024, 2_048);
+/// Rapid resets since the last answer of a connection whose open streams were not answered either;
+/// past it the connection ends (ENHANCE_YOUR_CALM). Whoever was answered is only slowed down.
+pub const RAPID_RESETS_UNANSWERED_MAX: u32 = 4_096;
+/// Streams that a peer's own mistakes end (RST_STREAM of ours): burst and refill a second; past it
+/// ENHANCE_YOUR_CALM. No time-out, cancellation or retry makes any.
+pub const STREAM_ERRORS: (u32, u32) = (1_024, 1_024);
 /// SETTINGS frames of a peer: burst and refill a second; past it ENHANCE_YOUR_CALM.
 pub const SETTINGS: (u32, u32) = (64, 4);
 /// PING frames of a peer whatever the enforcement policy: burst and refill a second; past it
@@ -59,6 +85,9 @@ pub const PINGS: (u32, u32) = (65_536, 65_536);
 /// Frames without use (empty DATA, PRIORITY, unknown types, frames on closed streams): burst and
 /// refill a second; past it ENHANCE_YOUR_CALM.
 pub const IDLE_FRAMES: (u32, u32) = (4_096, 1_024);
+/// Frames without use that a stream pays for when it was answered or when we end it: its peer's
+/// last DATA, WINDOW_UPDATE and RST_STREAM cross our end on the way.
+pub const IDLE_FRAMES_PER_STREAM: u32 = 4;
 /// DATA frames that complete no message and carry fewer than [`FRAGMENT_BYTES`] of it: burst and
 /// refill a second; past it ENHANCE_YOUR_CALM. Honest clients fill their frames: they cut a message
 /// at a frame's maximum and where a window ends, some also behind its prefix.
@@ -75,6 +104,8 @@ pub const HANDSHAKE_MS_MAX: u64 = 120_000;
 pub const DRAIN_PING_MS_MAX: u64 = 5_000;
 /// Largest gRPC request message unless configured, in bytes: etcd's 1.5 MiB plus 512 KiB.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Of an unusual header value, so much is kept for the text of its error, in bytes.
+pub const ERROR_VALUE_BYTES_MAX: usize = 4 << 10;
 /// Chunk into which small messages are copied, in bytes; one allocation serves many messages.
 pub const MESSAGE_CHUNK_BYTES: usize = 16 << 10;
 /// Messages larger than this get a buffer of their own and must be admitted by the budgets, in
@@ -83,7 +114,13 @@ pub const MESSAGE_SMALL_BYTES_MAX: usize = 16 << 10;
 /// The part of a connection's budget (one in so many) that large messages may hold while they wait
 /// for the rest, so that the first in the queue always finds room in the end.
 pub const WAITING_SHARE: usize = 2;
-/// Longest wait of a large message for the budgets, in milliseconds; past it its stream is refused.
+/// Bytes of waiting messages from which on the windows of a connection's streams are shut, as long
+/// as any wait: what comes besides is at most a connection's window, and a little for each stream.
+pub const SHUT_WAITING_BYTES: usize = 1 << 20;
+/// The window of a stream meanwhile, in bytes: enough for renewals and watches.
+pub const SHUT_WINDOW_BYTES: u32 = 1 << 10;
+/// Longest wait of a message for the budgets while nothing of an admitted one comes on its
+/// connection, in milliseconds; past it its stream is refused.
 pub const ADMISSION_WAIT_MS_MAX: u64 = 10_000;
 /// How often a connection with waiting large messages looks at the process budget, in milliseconds.
 pub const ADMISSION_RETRY_MS: u64 = 10;
@@ -98,4 +135,5 @@ pub const HTTP1_TRAILER_BYTES_MAX: usize = 8 << 10;
 
 const _: () = assert!(STREAM_WINDOW_BYTES as usize > MESSAGE_SMALL_BYTES_MAX);
 const _: () = assert!(CONNECTION_HELD_BYTES_MAX <= PROCESS_HELD_BYTES_MAX);
+const _: () = assert!(TRANSMIT_FREE_BYTES < TRANSMIT_HIGH_WATER_BYTES);
 const _: () = assert!(TRANSMIT_HIGH_WATER_BYTES < TRANSMIT_STOP_READING_BYTES);

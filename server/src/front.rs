@@ -112,6 +112,9 @@ pub struct Front {
     open: usize,
     dirty: Vec<SocketId>,
     spare_bufs: Vec<Vec<u8>>,
+    spare_bytes: usize,
+    /// Pages for everybody.
+    rendered: plain::Rendered,
     tasks: Tasks,
     keep_alives: KeepAlives,
     /// Questions about leases that are not passed on yet; at most one a task.
@@ -170,11 +173,6 @@ impl Paused {
 
 /// Connections are given time at least this often.
 const TICK_MS: u64 = 100;
-/// Send buffers kept for reuse.
-const SPARE_BUFS: usize = 64;
-/// A send buffer that grew larger than this is given back.
-const SPARE_BUF_BYTES: usize = 1 << 20;
-
 impl Front {
     /// A front without connections. `boot_id` must differ between starts and fronts.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
@@ -219,6 +217,8 @@ impl Front {
             open: 0,
             dirty: Vec::new(),
             spare_bufs: Vec::new(),
+            spare_bytes: 0,
+            rendered: plain::Rendered::default(),
             tasks: Tasks::default(),
             keep_alives: KeepAlives::default(),
             asks: VecDeque::new(),
@@ -347,15 +347,18 @@ impl Front {
     /// A send ended.
     pub fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
         self.keep_buf(buf);
+        let now_ms = self.now_ms;
         let Some(conn) = self.conn(socket) else { return };
-        conn.sending = false;
+        conn.end_send(now_ms);
         conn.gone |= result.is_err();
         self.mark_dirty(socket);
     }
 
     /// Keeps an emptied buffer for the next send.
     fn keep_buf(&mut self, buf: Vec<u8>) {
-        if buf.capacity() <= SPARE_BUF_BYTES && self.spare_bufs.len() < SPARE_BUFS {
+        let bytes = buf.capacity();
+        if bytes > 0 && self.spare_bytes + bytes <= limits::SPARE_SEND_BYTES {
+            self.spare_bytes += bytes;
             self.spare_bufs.push(buf);
         }
     }
@@ -485,8 +488,9 @@ impl Front {
 
     fn flush_conn(&mut self, driver: &mut dyn Driver, socket: SocketId) {
         let mut buf = self.spare_bufs.pop().unwrap_or_default();
-        let paused = self.paused;
-        let Some(conn) = self.conn(socket) else { return };
+        self.spare_bytes -= buf.capacity();
+        let (paused, now_ms) = (self.paused, self.now_ms);
+        let Some(conn) = self.conn(socket) else { return self.keep_buf(buf) };
         conn.dirty = false;
         let mut more = false;
         let mut sent_bytes = 0;
@@ -499,7 +503,7 @@ impl Front {
                         buf = emptied;
                         conn.gone = result.is_err();
                     }
-                    None => conn.sending = true,
+                    None => conn.begin_send(sent_bytes as usize, now_ms),
                 }
             }
         }
@@ -509,9 +513,7 @@ impl Front {
         let toggle = wants_read != conn.reading;
         conn.reading = wants_read;
         self.shared.metrics.client_sent_bytes.inc_by(sent_bytes);
-        if buf.capacity() > 0 {
-            self.keep_buf(buf);
-        }
+        self.keep_buf(buf);
         if over {
             self.close(driver, socket);
             return;
@@ -543,6 +545,7 @@ impl Front {
         if self.untimed >= self.conns.len() {
             self.untimed = 0;
         }
+        self.rendered.tick();
         self.tick_keep_alives();
         self.time_out_tasks();
         self.tick_watches();

@@ -41,6 +41,8 @@ pub struct Page {
 pub enum Answer {
     /// Send this.
     Page(Page),
+    /// Send [`metrics_page`] in this form.
+    Metrics(Exposition),
     /// It is no request that Go's server hands on: refuse it and end the connection.
     Malformed,
     /// Make a read, linearizable unless `serializable`, and answer by [`health_page`] or
@@ -108,7 +110,7 @@ pub fn client(
         }
         "/version" if method != "GET" => Answer::Page(not_allowed("GET")),
         "/version" => Answer::Page(version_page(view)),
-        "/metrics" => Answer::Page(metrics_page(shared, view, accept)),
+        "/metrics" => Answer::Metrics(Exposition::accepted(accept)),
         _ => match names {
             Some(names) => Answer::Health(checks(&path, names, &query)),
             None => Answer::Page(not_found()),
@@ -116,15 +118,15 @@ pub fn client(
     }
 }
 
-/// What the view knows is read when somebody asks.
-fn metrics_page(shared: &Shared, view: &MemberView, accept: &str) -> Page {
+/// The page of `/metrics`. Costs as much as thousands of calls: to be rendered for many at once.
+/// What the view knows is read for it.
+pub fn metrics_page(shared: &Shared, view: &MemberView, form: Exposition) -> Page {
     let (metrics, store) = (&shared.metrics, &view.store);
     metrics.keys.set(store.key_count());
     metrics.current_revision.set(store.revision.0.unsigned_abs());
     metrics.compact_revision.set(store.compact_revision.0.max(0).unsigned_abs());
     metrics.proposals_committed.set(shared.status.committed.load(Ordering::Relaxed));
     metrics.proposals_applied.set(shared.status.applied.load(Ordering::Relaxed));
-    let form = Exposition::accepted(accept);
     Page {
         status: 200,
         content_type: form.content_type(),

@@ -56,6 +56,24 @@ pub const CONNECTIONS: usize = 64 << 10;
 pub const RESERVED_DESCRIPTORS: usize = 150;
 /// Bytes handed to a socket in one send; the rest waits in the connection.
 pub const SEND_BYTES: usize = 256 << 10;
+/// The same for a socket whose last send took longer than [`SLOW_SEND_MS`].
+pub const SLOW_SEND_BYTES: usize = 16 << 10;
+/// See [`SLOW_SEND_BYTES`], in milliseconds.
+pub const SLOW_SEND_MS: u64 = 1000;
+/// Time for a socket to take one send, in milliseconds; past it the connection is closed. Only a
+/// peer whose system takes nothing for so long, or less than 140 bytes a second, is meant: one that
+/// does not open its HTTP/2 windows has nothing sent to it.
+pub const WRITE_MS: u64 = 120_000;
+/// What an HTTP/1.1 request's answer is thought to take, in bytes: a request for which the budgets
+/// have less waits.
+pub const HTTP1_ANSWER_BYTES: usize = 64 << 10;
+/// Pages that are rendered anew in one tick of a front; whoever asks beyond gets the last one,
+/// which is no older than a tick.
+pub const PAGE_RENDERS_PER_TICK: u32 = 1;
+/// Renders that may be saved up, so that who asks once and again sees what has changed.
+pub const PAGE_RENDERS: u32 = 4;
+/// Bytes of emptied send buffers that a front keeps for the next ones.
+pub const SPARE_SEND_BYTES: usize = 4 << 20;
 /// Range answers above this many bytes are streamed as the peer's windows open, in chunks of about
 /// this size, and not encoded at once.
 pub const RANGE_CHUNK_BYTES: usize = 64 << 10;
@@ -311,9 +329,12 @@ pub const WATCH_UNPARK: usize = 64;
 /// Events after one whose previous value must come from a page, whose previous values are asked
 /// for at the same time.
 pub const WATCH_ROWS_AHEAD: usize = 64;
-/// Answers to requests on a stream that is in the middle of a large revision; beyond, the stream is
-/// ended.
+/// Answers to requests on a stream that is in the middle of a large revision; with more its receive
+/// window stays shut until they have been sent.
 pub const WATCH_HELD_ANSWERS: usize = 1024;
+/// What a client may have sent before that takes effect: requests of a window of 64 KiB, seven
+/// bytes each at least. Beyond, the stream is ended.
+pub const WATCH_HELD_ANSWERS_MAX: usize = 16 << 10;
 /// The hub's pin follows its oldest cursor at this distance at most, in revisions.
 pub const WATCH_PIN_LAG: i64 = 1024;
 /// How long compacted revisions are kept for watchers that are behind; then they are cancelled, as

@@ -97,6 +97,12 @@ struct Stream {
     alone: Option<Box<Alone>>,
     /// Answers to requests that wait for its end.
     held: VecDeque<Vec<u8>>,
+    /// Its client may send no more requests until answers have left.
+    is_shut: bool,
+    /// Watchers that were not sent everything, those cancelled by compaction included.
+    behind: usize,
+    /// Watchers that begin later than the revision they were made at.
+    future: BTreeSet<(i64, i64)>,
     needs_leader: bool,
     opened_ms: u64,
     progress_interval_ms: u64,
@@ -128,8 +134,11 @@ pub struct Hub {
     /// Large revisions on their way, by stream.
     large: BTreeSet<(i64, u32)>,
     unparking: VecDeque<u32>,
-    /// Streams in the middle of a large revision that can go on.
+    /// Streams in the middle of a large revision that can go on, and those that wait for a page.
     alone: VecDeque<u32>,
+    at_page: Vec<u32>,
+    /// Streams that were opened with `hasleader`.
+    needing_leader: usize,
     /// Streams that turned out to be over.
     failed: Vec<u32>,
     progress: BTreeSet<(u64, u32)>,
@@ -162,6 +171,8 @@ impl Hub {
             large: BTreeSet::new(),
             unparking: VecDeque::new(),
             alone: VecDeque::new(),
+            at_page: Vec::new(),
+            needing_leader: 0,
             failed: Vec::new(),
             progress: BTreeSet::new(),
             batch: Batch::default(),
@@ -187,6 +198,9 @@ impl Hub {
             unparking: false,
             alone: None,
             held: VecDeque::new(),
+            is_shut: false,
+            behind: 0,
+            future: BTreeSet::new(),
             needs_leader,
             opened_ms: now_ms,
             progress_interval_ms: self.draw_interval(),
@@ -203,6 +217,7 @@ impl Hub {
             }
         };
         self.by_place.insert(key_of(place), slot);
+        self.needing_leader += usize::from(needs_leader);
     }
 
     /// True if there is no stream.
@@ -237,13 +252,11 @@ impl Hub {
         for cursor in &mut self.cursors {
             cursor.at_page = false;
         }
-        for slot in 0..self.streams.len() {
-            let Some(stream) = &mut self.streams[slot] else { continue };
-            if let Some(alone) = &mut stream.alone
-                && alone.at_page
+        for slot in std::mem::take(&mut self.at_page) {
+            if let Some(alone) = self.stream(slot).and_then(|stream| stream.alone.as_mut())
+                && std::mem::take(&mut alone.at_page)
             {
-                alone.at_page = false;
-                self.alone.push_back(slot as u32);
+                self.alone.push_back(slot);
             }
         }
     }
@@ -280,6 +293,9 @@ impl Hub {
 
     /// Ends the streams that were opened with `hasleader`.
     pub fn end_leaderless(&mut self, outlet: &mut dyn Outlet) {
+        if self.needing_leader == 0 {
+            return;
+        }
         self.end_where(outlet, &EtcdError::NoLeader.into(), |stream| stream.needs_leader);
     }
 
@@ -367,6 +383,7 @@ impl Hub {
             self.remove_watcher(watcher);
         }
         let Some(stream) = self.streams[slot as usize].take() else { return };
+        self.needing_leader -= usize::from(stream.needs_leader);
         if let Some(alone) = &stream.alone {
             self.large.remove(&(alone.revision, slot));
         }

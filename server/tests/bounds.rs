@@ -13,7 +13,7 @@ use prost::Message;
 mod harness;
 
 use harness::raw::Raw;
-use harness::{Member, Setup, on_each_driver, rss_anon_kib};
+use harness::{Setup, cpu_time, on_each_driver, rss_anon_kib};
 
 /// All of any answer may be on its way.
 const WINDOW_BYTES: u32 = 1 << 30;
@@ -24,15 +24,6 @@ fn connect(setup: &Setup) -> Raw {
 
 fn revision(answer: &[u8]) -> i64 {
     pb::PutResponse::decode(answer).unwrap().header.unwrap().revision
-}
-
-/// Processor time of the member so far.
-fn cpu_time(member: &Member) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", member.pid())).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    // User and system time, in hundredths of a second.
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
 }
 
 #[test]

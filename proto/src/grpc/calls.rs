@@ -47,6 +47,11 @@ impl<C> Calls<C> {
         self.slots[stream.slot()].take().map(|(_, call)| call)
     }
 
+    /// All calls, in slot order.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (StreamId, &mut C)> {
+        self.slots.iter_mut().flatten().map(|(name, call)| (*name, call))
+    }
+
     /// The streams of all calls, in slot order.
     pub(super) fn names(&self) -> Vec<StreamId> {
         self.slots.iter().flatten().map(|(name, _)| *name).collect()

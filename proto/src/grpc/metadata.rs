@@ -17,6 +17,12 @@ impl Metadata {
         Metadata::default()
     }
 
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.text.len() + self.fields.len() * size_of::<(Range<u32>, Range<u32>)>()
+    }
+
     /// Appends a field.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         let start = self.text.len() as u32;

@@ -23,7 +23,7 @@ pub(super) use self::reply::prefix;
 use super::assembler::Chunk;
 use super::calls::Calls;
 use super::{Message, Metadata, MethodId, Routes, StreamId};
-use crate::h2::{Budget, Config, Conn, ConnError};
+use crate::h2::{Budget, Config, Conn, ConnError, ErrorCode, Handler};
 use crate::limits;
 
 /// How a server's connections behave.
@@ -48,7 +48,8 @@ impl Default for ServerConfig {
     }
 }
 
-/// What a request says besides its message. Absent parts cost nothing.
+/// What a request says besides its message: what somebody asks for, and nothing else. Absent parts
+/// cost nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestMeta {
     /// When the client stops waiting, on the clock of `now_ms`.
@@ -61,14 +62,20 @@ pub struct RequestMeta {
     pub token: Option<Bytes>,
     /// `client-api-version`.
     pub client_api_version: Option<Bytes>,
-    /// All other metadata.
-    pub extra: Option<Box<Metadata>>,
+}
+
+impl RequestMeta {
+    /// What is held for it. Values that the header table shares among calls count for each.
+    #[inline]
+    fn kept_bytes(&self) -> usize {
+        [&self.token, &self.client_api_version].into_iter().flatten().map(Bytes::len).sum()
+    }
 }
 
 /// What happened on a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerEvent {
-    /// A whole unary request.
+    /// A unary request, at its first message: the client may not have ended its side.
     Unary {
         /// Answer here.
         stream: StreamId,
@@ -156,6 +163,12 @@ struct Core {
     waiting: VecDeque<StreamId>,
     /// Bytes they hold meanwhile.
     waiting_bytes: usize,
+    /// When the last was admitted, or a part of one came.
+    moved_ms: u64,
+    /// The windows of all streams are shut, so that no more come to wait.
+    is_shut: bool,
+    /// Of the connection's window, what is given back once the client goes by that.
+    owed_bytes: u32,
 }
 
 impl Server {
@@ -176,6 +189,9 @@ impl Server {
             slots,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            moved_ms: 0,
+            is_shut: false,
+            owed_bytes: 0,
         };
         Server { conn, core }
     }
@@ -209,6 +225,12 @@ impl Server {
         self.conn.poll_transmit(out, budget_bytes)
     }
 
+    /// Of what [`Server::poll_transmit`] gave away, so many bytes have not been taken by the
+    /// socket; see [`Conn::set_in_flight`].
+    pub fn set_in_flight(&mut self, bytes: usize) {
+        self.conn.set_in_flight(bytes);
+    }
+
     /// Whether the owner should read from the socket: false while the client leaves too much
     /// unread.
     #[must_use]
@@ -222,6 +244,9 @@ impl Server {
     /// A [`ConnError`] ends the connection.
     pub fn tick(&mut self, now_ms: u64) -> Result<(), ConnError> {
         self.conn.tick(now_ms)?;
+        while let Some(stream) = self.conn.next_expired() {
+            Handler::reset(&mut self.core, &mut self.conn, stream, ErrorCode::CANCEL, false);
+        }
         self.core.admit_waiting(&mut self.conn);
         self.core.refuse_overdue(&mut self.conn);
         Ok(())
@@ -230,7 +255,10 @@ impl Server {
     /// When [`Server::tick`] has something to do; `None` if never.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let conn = self.conn.next_deadline_ms();
+        let conn = match (self.conn.next_deadline_ms(), self.conn.next_expiry_ms()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
         if self.core.waiting.is_empty() {
             return conn;
         }

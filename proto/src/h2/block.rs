@@ -41,8 +41,18 @@ pub(super) struct BlockCheck {
 }
 
 impl<'a, S: FieldSink> CheckedSink<'a, S> {
-    pub(super) fn new(sink: &'a mut S, expected: BlockKind, list_bytes_max: usize) -> Self {
-        let check = BlockCheck {
+    pub(super) fn new(sink: &'a mut S, check: BlockCheck) -> Self {
+        CheckedSink { sink, check }
+    }
+
+    pub(super) fn into_check(self) -> BlockCheck {
+        self.check
+    }
+}
+
+impl BlockCheck {
+    pub(super) fn new(expected: BlockKind, list_bytes_max: usize) -> Self {
+        BlockCheck {
             expected,
             list_bytes: 0,
             list_bytes_max,
@@ -53,12 +63,12 @@ impl<'a, S: FieldSink> CheckedSink<'a, S> {
             path_is_empty: false,
             status: 0,
             content_length: None,
-        };
-        CheckedSink { sink, check }
+        }
     }
 
-    pub(super) fn into_check(self) -> BlockCheck {
-        self.check
+    /// A field was too long to be looked at.
+    pub(super) fn see_oversized(&mut self) {
+        self.list_bytes = usize::MAX;
     }
 }
 
@@ -79,7 +89,7 @@ impl<S: FieldSink> FieldSink for CheckedSink<'_, S> {
 impl BlockCheck {
     #[inline]
     fn see(&mut self, field: &Field<'_>) {
-        self.list_bytes += field.name.len() + field.value.len() + 32;
+        self.list_bytes = self.list_bytes.saturating_add(field.name.len() + field.value.len() + 32);
         match field.class {
             NameClass::Regular | NameClass::Host => self.regular_seen = true,
             NameClass::ContentLength => {

@@ -122,6 +122,16 @@ impl BudgetLease {
         true
     }
 
+    /// Charges `bytes` that are held whether a limit forbids it or not: they leave less to others.
+    pub fn hold(&mut self, bytes: usize) {
+        self.used += bytes;
+        if self.used > self.drawn {
+            let drawn = self.used.next_multiple_of(step(self.used));
+            self.budget.shared.used.fetch_add(drawn - self.drawn, Ordering::Relaxed);
+            self.drawn = drawn;
+        }
+    }
+
     /// Returns `bytes` charged before.
     #[inline]
     pub fn release(&mut self, bytes: usize) {
@@ -240,6 +250,8 @@ mod tests {
         assert!(lease.charge(2 << 20));
         account.set(20 << 20);
         assert_eq!(budget.used(), 22 << 20, "nobody asks whether it may");
+        lease.hold(3 << 20);
+        assert_eq!((budget.used(), lease.used()), (25 << 20, 5 << 20));
         drop((account, lease));
         assert_eq!(budget.used(), 0);
     }

@@ -9,14 +9,17 @@ mod frames;
 mod keepalive;
 mod receive;
 mod send;
+mod windows;
 
 use std::collections::VecDeque;
 
-use super::bucket::Bucket;
+use super::block::BlockCheck;
+use super::bucket::{Bucket, Pace};
 use super::settings::{PROTOCOL_WINDOW_BYTES, PeerSettings, WINDOW_BYTES_MAX};
 use super::streams::Streams;
 use super::{BlockKind, Budget, BudgetLease, Config, ConnError, ErrorCode, Flood, StreamId, frame};
-use crate::hpack::{Decoder, Encoder, FieldSink, SlotId};
+use crate::deadlines::Deadlines;
+use crate::hpack::{Decoder, Encoder, FieldSink, Pieces, SlotId};
 use crate::limits;
 
 /// What a connection tells its owner while it receives. Each call may use the connection, to answer
@@ -42,6 +45,11 @@ pub trait Handler: FieldSink {
 
     /// The peer's SETTINGS are in force: the first call ends the handshake.
     fn settings(&mut self) {}
+
+    /// The peer has acknowledged all SETTINGS of ours.
+    fn settings_acknowledged(&mut self, conn: &mut Conn) {
+        let _ = conn;
+    }
 
     /// The peer answered a PING of [`Conn::ping`].
     fn pong(&mut self, payload: [u8; 8]) {
@@ -90,14 +98,28 @@ pub enum OpenError {
     Budget,
 }
 
+/// A header block.
+#[derive(Debug)]
+struct Block {
+    id: u32,
+    end_stream: bool,
+    depends_on_itself: bool,
+    kind: BlockKind,
+    /// The stream, if it is open already.
+    found: Option<StreamId>,
+    check: BlockCheck,
+}
+
 /// A header block that waits for its CONTINUATION frames.
 #[derive(Debug)]
 struct OpenBlock {
-    stream: u32,
-    end_stream: bool,
-    depends_on_itself: bool,
+    block: Block,
     fragments: u32,
-    bytes: Vec<u8>,
+    /// Bytes that came.
+    bytes: usize,
+    pieces: Pieces,
+    /// Bytes charged for what is held of them.
+    charged: usize,
 }
 
 /// The phases of a graceful end on our side.
@@ -114,8 +136,9 @@ enum Drain {
 
 /// The state of one connection.
 ///
-/// Invariants: `transmitted <= out.len()`; a stream with unsent data and open window is in `ready`;
-/// after `failed` nothing is received any more.
+/// Invariants: `transmitted <= out.len()`; a stream with unsent data and open window is in `ready`,
+/// one that waits for capacity with an open window and nothing unsent in `blocked`; after `failed`
+/// nothing is received any more.
 #[derive(Debug)]
 pub struct Conn {
     is_client: bool,
@@ -131,20 +154,36 @@ pub struct Conn {
     preface_left: usize,
     settings_received: bool,
     partial: Vec<u8>,
-    open_block: Option<OpenBlock>,
+    partial_charged: usize,
+    open_block: Option<Box<OpenBlock>>,
     /// Highest stream id the peer opened.
     last_peer_stream: u32,
     next_own_stream: u32,
     recv_window: i64,
     recv_consumed: u32,
+    /// The initial window of streams as we last announced it, and the larger one that the peer may
+    /// still go by, in bytes.
+    own_stream_window: u32,
+    own_stream_window_before: u32,
+    /// SETTINGS of ours that the peer has not acknowledged.
+    settings_unacknowledged: u32,
 
     out: Vec<u8>,
     transmitted: usize,
+    /// Bytes that the owner took and that its socket has not.
+    in_flight: usize,
+    /// What both are charged beyond what is free.
+    out_charged: usize,
     send_window: i64,
     pending_bytes: usize,
     ready: VecDeque<StreamId>,
+    /// Streams that wait for capacity, with an open window and nothing unsent.
     blocked: VecDeque<StreamId>,
-    writable: VecDeque<StreamId>,
+    /// How many of them may be told in this round that they have it.
+    wakes_left: usize,
+    /// The peer's initial window grew: streams that it opened were not looked for yet.
+    windows_grew: bool,
+    deadlines: Deadlines<StreamId>,
 
     started_ms: Option<u64>,
     last_read_ms: u64,
@@ -153,7 +192,12 @@ pub struct Conn {
     ping_strikes: u32,
     sent_since_ping: bool,
     control_replies: u32,
-    resets: Bucket,
+    /// Rapid resets and refusals, and how many came since the last answer.
+    rapid_resets: Pace,
+    rapid_unanswered: u32,
+    /// Open streams that were answered.
+    answered: usize,
+    stream_errors: Bucket,
     settings_frames: Bucket,
     pings: Bucket,
     idle_frames: Bucket,
@@ -200,18 +244,26 @@ impl Conn {
             preface_left: if is_client { 0 } else { frame::PREFACE.len() },
             settings_received: false,
             partial: Vec::new(),
+            partial_charged: 0,
             open_block: None,
             last_peer_stream: 0,
             next_own_stream: 1,
             recv_window: i64::from(window),
             recv_consumed: 0,
+            own_stream_window: config.stream_window_bytes,
+            own_stream_window_before: config.stream_window_bytes.max(PROTOCOL_WINDOW_BYTES),
+            settings_unacknowledged: 1,
             out,
             transmitted: 0,
+            in_flight: 0,
+            out_charged: 0,
             send_window: i64::from(PROTOCOL_WINDOW_BYTES),
             pending_bytes: 0,
             ready: VecDeque::new(),
             blocked: VecDeque::new(),
-            writable: VecDeque::new(),
+            wakes_left: 0,
+            windows_grew: false,
+            deadlines: Deadlines::default(),
             started_ms: None,
             last_read_ms: 0,
             ping_sent_ms: None,
@@ -219,7 +271,10 @@ impl Conn {
             ping_strikes: 0,
             sent_since_ping: false,
             control_replies: 0,
-            resets: Bucket::new(limits::RESETS),
+            rapid_resets: Pace::new(limits::RAPID_RESETS),
+            rapid_unanswered: 0,
+            answered: 0,
+            stream_errors: Bucket::new(limits::STREAM_ERRORS),
             settings_frames: Bucket::new(limits::SETTINGS),
             pings: Bucket::new(limits::PINGS),
             idle_frames: Bucket::new(limits::IDLE_FRAMES),

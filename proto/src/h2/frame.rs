@@ -1,6 +1,7 @@
 //! Frame heads and the frames we write. Used by every part of `h2::conn`; holds no state.
 
 use super::ErrorCode;
+use super::settings::INITIAL_WINDOW_SIZE;
 
 /// Bytes before every frame's payload.
 pub(super) const HEAD_BYTES: usize = 9;
@@ -74,6 +75,13 @@ pub(super) fn put_reset(stream: u32, code: ErrorCode, out: &mut Vec<u8>) {
 pub(super) fn put_window_update(stream: u32, increment: u32, out: &mut Vec<u8>) {
     put_head(4, WINDOW_UPDATE, 0, stream, out);
     out.extend_from_slice(&increment.to_be_bytes());
+}
+
+/// SETTINGS that change the initial window of streams alone.
+pub(super) fn put_initial_window(bytes: u32, out: &mut Vec<u8>) {
+    put_head(6, SETTINGS, 0, 0, out);
+    out.extend_from_slice(&INITIAL_WINDOW_SIZE.to_be_bytes());
+    out.extend_from_slice(&bytes.to_be_bytes());
 }
 
 pub(super) fn put_ping(ack: bool, payload: [u8; 8], out: &mut Vec<u8>) {

@@ -44,17 +44,25 @@ pub(super) const BLOCKED: u8 = 8;
 pub(super) const IN_BLOCKED_QUEUE: u8 = 16;
 /// In the queue of streams with unsent data and an open window.
 pub(super) const IN_READY_QUEUE: u8 = 32;
+/// It is among the connection's deadlines.
+pub(super) const HAS_DEADLINE: u8 = 64;
+/// We sent its headers.
+pub(super) const ANSWERED: u8 = 128;
 pub(super) const ENDED: u8 = RECV_ENDED | SEND_ENDED;
 
-/// A stream's state. `send_window` may be negative after SETTINGS shrank it.
+/// A stream's state. Windows are kept as what they are above the initial window of their side, so
+/// that SETTINGS shift them all at once; a window may be below zero after that.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     /// 0 for a free slot.
     id: u32,
     pub(super) flags: u8,
-    pub(super) send_window: i32,
-    /// What the peer may still send, in bytes.
-    pub(super) recv_window: i32,
+    /// The low bits of the time at which it was opened, in milliseconds.
+    pub(super) opened_ms: u32,
+    /// What we may still send, above the peer's initial window, in bytes.
+    pub(super) send_extra: i32,
+    /// What the peer may still send, above our initial window, in bytes.
+    pub(super) recv_extra: i32,
     /// Consumed and not yet given back to the peer, in bytes.
     pub(super) recv_consumed: u32,
     /// Body bytes that `content-length` still promises.
@@ -148,9 +156,9 @@ impl Streams {
         self.open
     }
 
-    pub(super) fn insert(&mut self, id: u32, send_window: i32, recv_window: i32) -> StreamId {
+    pub(super) fn insert(&mut self, id: u32, now_ms: u64) -> StreamId {
         assert!(id != 0, "stream 0 is the connection");
-        let stream = Stream { id, send_window, recv_window, ..Stream::default() };
+        let stream = Stream { id, opened_ms: now_ms as u32, ..Stream::default() };
         let slot = if let Some(slot) = self.free.pop() {
             self.slab[slot as usize] = stream;
             slot
@@ -190,17 +198,22 @@ impl Streams {
         self.slab.get_mut(name.slot as usize).filter(|stream| stream.id == name.id)
     }
 
-    /// Forgets an open stream and remembers how it closed; returns what it had not sent.
-    pub(super) fn remove(&mut self, name: StreamId, how: Closed) -> Option<Box<Pending>> {
+    /// Forgets an open stream and remembers how it closed; returns its flags and what it had not
+    /// sent.
+    pub(super) fn remove(
+        &mut self,
+        name: StreamId,
+        how: Closed,
+    ) -> Option<(u8, Option<Box<Pending>>)> {
         let stream = self.get_mut(name)?;
         stream.id = 0;
-        let pending = stream.pending.take();
+        let (flags, pending) = (stream.flags, stream.pending.take());
         self.free.push(name.slot);
         self.open -= 1;
         self.unplace(name.id);
         self.closed[self.closed_next] = (name.id, how);
         self.closed_next = (self.closed_next + 1) % self.closed.len();
-        pending
+        Some((flags, pending))
     }
 
     /// How a recent stream closed.
@@ -271,7 +284,7 @@ mod tests {
         let mut live = Vec::new();
         let mut state = 1u32;
         for round in 0..20_000u32 {
-            live.push(streams.insert(round * 2 + 1, 1, 1));
+            live.push(streams.insert(round * 2 + 1, 1));
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             while live.len() > (state >> 24) as usize {
                 let gone = live.swap_remove((state >> 8) as usize % live.len());
@@ -289,9 +302,9 @@ mod tests {
     #[test]
     fn a_stale_name_does_not_reach_the_next_stream_of_its_slot() {
         let mut streams = Streams::new();
-        let old = streams.insert(1, 0, 0);
+        let old = streams.insert(1, 0);
         streams.remove(old, Closed::ByPeer);
-        let new = streams.insert(3, 0, 0);
+        let new = streams.insert(3, 0);
         assert_eq!(old.slot(), new.slot());
         assert!(streams.get_mut(old).is_none());
         assert!(streams.remove(old, Closed::Ended).is_none());

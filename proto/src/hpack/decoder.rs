@@ -20,6 +20,9 @@ const MEMO_COUNT: usize = 7;
 /// Longest literal value remembered, in wire bytes.
 const MEMO_VALUE_BYTES_MAX: usize = 256;
 
+/// What is kept of the buffer for literals, in bytes.
+const SCRATCH_BYTES_KEPT: usize = 16 << 10;
+
 /// Receives the fields of header blocks.
 pub trait FieldSink {
     /// A number for this field that [`Field::tag`] returns whenever the field comes again from a
@@ -146,18 +149,69 @@ impl Decoder {
         let mut position = 0;
         self.size_updates(block, &mut position)?;
         while let Some(&first) = block.get(position) {
-            if first & 0x80 != 0 {
-                let index = integer::decode(block, &mut position, 7)?;
-                self.emit_indexed(index, sink)?;
-            } else if first & 0xc0 == 0x40 {
-                self.literal_indexed(block, &mut position, sink)?;
-            } else if first & 0xe0 == 0x20 {
-                return Err(HpackError::MisplacedSizeUpdate);
-            } else {
-                self.literal_plain(block, &mut position, sink)?;
-            }
+            self.decode_field(first, block, &mut position, sink)?;
+        }
+        if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            self.scratch = Vec::new();
         }
         Ok(())
+    }
+
+    #[inline]
+    fn decode_field(
+        &mut self,
+        first: u8,
+        block: &[u8],
+        position: &mut usize,
+        sink: &mut impl FieldSink,
+    ) -> Result<(), HpackError> {
+        if first & 0x80 != 0 {
+            let index = integer::decode(block, position, 7)?;
+            self.emit_indexed(index, sink)
+        } else if first & 0xc0 == 0x40 {
+            self.literal_indexed(block, position, sink)
+        } else if first & 0xe0 == 0x20 {
+            Err(HpackError::MisplacedSizeUpdate)
+        } else {
+            self.literal_plain(block, position, sink)
+        }
+    }
+
+    /// Decodes the fields that are complete; returns how many bytes they are. The rest is to come
+    /// again with what follows it.
+    #[cold]
+    pub(super) fn decode_some(
+        &mut self,
+        block: &[u8],
+        is_start: bool,
+        sink: &mut impl FieldSink,
+    ) -> Result<usize, HpackError> {
+        let mut position = 0;
+        if is_start {
+            match self.size_updates(block, &mut position) {
+                Ok(()) => {}
+                // Those that were seen are seen again, with the same result.
+                Err(HpackError::Truncated) => return Ok(0),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut complete = position;
+        while let Some(&first) = block.get(position) {
+            match self.decode_field(first, block, &mut position, sink) {
+                Ok(()) => complete = position,
+                Err(HpackError::Truncated) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            self.scratch = Vec::new();
+        }
+        Ok(complete)
+    }
+
+    /// An entry came that no table has room for (RFC 7541 §4.4).
+    pub(super) fn empty_table(&mut self) {
+        self.evict(self.size_max);
     }
 
     /// Bytes the table holds, by the standard's count.

@@ -1,11 +1,12 @@
 //! The server's side of an HTTP/1.1 connection.
 //!
 //! Owned by fronts and by the peer port. Errors of the client are answered here and end the
-//! connection; the owner sees whole heads and pieces of bodies.
+//! connection; the owner sees whole heads and pieces of bodies. Requests that a client sends
+//! without waiting are seen one by one, each once the answer before it was given away.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::body::Body;
 use super::head::{self, RequestHead};
@@ -60,7 +61,7 @@ enum Answer {
 /// Invariant: `input` holds nothing that could be handed on, except what follows the open request.
 #[derive(Debug)]
 pub struct Server {
-    input: Vec<u8>,
+    input: BytesMut,
     scanned: usize,
     out: Vec<u8>,
     events: VecDeque<ServerEvent>,
@@ -83,7 +84,7 @@ impl Server {
     #[must_use]
     pub fn new(body_bytes_max: u64) -> Self {
         Server {
-            input: Vec::new(),
+            input: BytesMut::new(),
             scanned: 0,
             out: Vec::new(),
             events: VecDeque::new(),
@@ -127,7 +128,7 @@ impl Server {
         (is_incomplete && !self.closing).then_some(self.requests)
     }
 
-    /// The next event. Ask after [`Server::receive`], and after an answer is complete.
+    /// The next event. Ask after [`Server::receive`] and after [`Server::poll_transmit`].
     pub fn next_event(&mut self) -> Option<ServerEvent> {
         self.events.pop_front()
     }
@@ -143,10 +144,25 @@ impl Server {
 
     /// Appends at most `budget_bytes` wire bytes to `out`; true if more is ready.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>, budget_bytes: usize) -> bool {
-        let count = budget_bytes.min(self.out.len());
-        out.extend_from_slice(&self.out[..count]);
-        self.out.drain(..count);
+        if out.is_empty() && self.out.len() <= budget_bytes {
+            out.append(&mut self.out);
+        } else {
+            let count = budget_bytes.min(self.out.len());
+            out.extend_from_slice(&self.out[..count]);
+            self.out.drain(..count);
+        }
+        if self.out.is_empty() {
+            // What a large answer took is for others to use.
+            self.out = Vec::new();
+            self.advance();
+        }
         !self.out.is_empty()
+    }
+
+    /// Bytes that came and were not looked at, and bytes of answers.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.input.len() + self.out.len()
     }
 
     /// Whether the socket can be closed: the last answer is complete and transmitted.
@@ -289,6 +305,10 @@ impl Server {
                     self.answer = Answer::Idle;
                 }
             }
+            if self.answer == Answer::Idle && !self.out.is_empty() {
+                // The next request is looked at when its turn has come.
+                return;
+            }
             let moved = match self.answer {
                 Answer::Idle => self.take_head(),
                 _ => self.take_body(),
@@ -308,7 +328,7 @@ impl Server {
         // Empty lines before a request are to be ignored (RFC 9112 §2.2).
         let blank = self.input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         if blank > 0 {
-            self.input.drain(..blank);
+            self.input.advance(blank);
             self.scanned = 0;
         }
         let length = match head::head_length(&self.input, &mut self.scanned) {
@@ -320,7 +340,7 @@ impl Server {
             Ok(parsed) => parsed,
             Err(error) => return self.refuse(error.status()),
         };
-        self.input.drain(..length);
+        self.input.advance(length);
         self.scanned = 0;
         self.minor_version = head.minor_version;
         self.is_head = head.method == "HEAD";
@@ -350,7 +370,7 @@ impl Server {
         if self.body == Body::Done {
             return false;
         }
-        let mut rest = self.input.as_slice();
+        let mut rest = &self.input[..];
         let result = self.body.read(&mut rest);
         let used = self.input.len() - rest.len();
         let result = result.and_then(|piece| match piece {
@@ -359,7 +379,7 @@ impl Server {
             }
             piece => Ok(piece.map(Bytes::copy_from_slice)),
         });
-        self.input.drain(..used);
+        self.input.advance(used);
         match result {
             Ok(piece) => {
                 if let Some(piece) = piece {
@@ -398,7 +418,7 @@ impl Server {
 
     fn close(&mut self) {
         self.closing = true;
-        self.input = Vec::new();
+        self.input = BytesMut::new();
         self.answer = Answer::Complete;
         self.body = Body::Done;
     }

@@ -469,6 +469,8 @@ impl Transport {
         if let Some(conn) = self.conn(id) {
             conn.sending_ms = None;
             self.mark_dirty(id);
+            // A request that came behind the one which was answered.
+            self.serve(id);
         }
     }
 

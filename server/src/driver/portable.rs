@@ -491,14 +491,18 @@ impl Driver for Portable {
 
     fn close(&mut self, id: SocketId) {
         let Some(socket) = self.socket(id) else { return };
-        socket.closing = true;
-        if let Some(mut buf) = socket.sending.take() {
+        if std::mem::replace(&mut socket.closing, true) {
+            return;
+        }
+        let given_up = socket.sending.take();
+        let has_ended = given_up.is_none();
+        if let Some(mut buf) = given_up {
             buf.clear();
             self.ended.push((id, buf, Err(io::ErrorKind::ConnectionAborted.into())));
         }
         self.update_interest(id);
-        // A send that has ended is still to be reported; `report_ended` reaps then.
-        if !self.ended.iter().any(|(ended, ..)| *ended == id) {
+        // A send that was given up is still to be reported; `report_ended` reaps then.
+        if has_ended {
             self.reap(id);
         }
     }

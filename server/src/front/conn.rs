@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use etcore_proto::grpc::{Routes, Server, ServerConfig};
-use etcore_proto::h2::Budget;
+use etcore_proto::h2::{Budget, BudgetLease};
 use etcore_proto::http1;
 
 use crate::driver::SocketId;
@@ -41,6 +41,13 @@ pub(super) struct Conn {
     settings: Arc<Settings>,
     /// A send is with the driver.
     pub(super) sending: bool,
+    /// Since when, and how many bytes.
+    sending_since_ms: u64,
+    sending_bytes: usize,
+    /// What the next send may be at most.
+    send_bytes_max: usize,
+    /// What HTTP/1.1 holds.
+    lease: BudgetLease,
     /// In the front's list for this turn.
     pub(super) dirty: bool,
     /// Nothing more is received; what is queued still goes out, if the peer takes it in time.
@@ -61,11 +68,16 @@ pub(super) struct Conn {
 
 impl Conn {
     pub(super) fn new(socket: SocketId, settings: Arc<Settings>) -> Self {
+        let lease = settings.budget.lease();
         Self {
             socket,
             protocol: Protocol::Unknown(Vec::new()),
             settings,
             sending: false,
+            sending_since_ms: 0,
+            sending_bytes: 0,
+            send_bytes_max: limits::SEND_BYTES,
+            lease,
             dirty: false,
             failed: false,
             failed_ms: None,
@@ -123,12 +135,58 @@ impl Conn {
     pub(super) fn transmit(&mut self, out: &mut Vec<u8>) -> bool {
         match &mut self.protocol {
             Protocol::Unknown(_) => false,
-            Protocol::Grpc(server) => server.poll_transmit(out, limits::SEND_BYTES),
-            Protocol::Http1(server) => server.poll_transmit(out, limits::SEND_BYTES),
+            Protocol::Grpc(server) => server.poll_transmit(out, self.send_bytes_max),
+            Protocol::Http1(server) => server.poll_transmit(out, self.send_bytes_max),
         }
     }
 
+    /// A send of so many bytes is with the driver.
+    pub(super) fn begin_send(&mut self, bytes: usize, now_ms: u64) {
+        self.sending = true;
+        (self.sending_since_ms, self.sending_bytes) = (now_ms, bytes);
+        match &mut self.protocol {
+            Protocol::Grpc(server) => server.set_in_flight(bytes),
+            _ => self.charge_plain(),
+        }
+    }
+
+    /// The driver's send has ended.
+    pub(super) fn end_send(&mut self, now_ms: u64) {
+        self.sending = false;
+        self.sending_bytes = 0;
+        let slow = now_ms.saturating_sub(self.sending_since_ms) >= limits::SLOW_SEND_MS;
+        self.send_bytes_max = if slow { limits::SLOW_SEND_BYTES } else { limits::SEND_BYTES };
+        match &mut self.protocol {
+            Protocol::Grpc(server) => server.set_in_flight(0),
+            _ => self.charge_plain(),
+        }
+    }
+
+    /// Charges what HTTP/1.1 holds: input, answers, and what is with the driver.
+    pub(super) fn charge_plain(&mut self) {
+        let held = match &self.protocol {
+            Protocol::Http1(server) => server.held_bytes() + self.sending_bytes,
+            _ => return,
+        };
+        let before = self.lease.used();
+        if held > before {
+            self.lease.hold(held - before);
+        } else {
+            self.lease.release(before - held);
+        }
+    }
+
+    /// Whether there is room for the answer to a further request of HTTP/1.1.
+    pub(super) fn may_answer(&mut self) -> bool {
+        let fits = self.lease.charge(limits::HTTP1_ANSWER_BYTES);
+        if fits {
+            self.lease.release(limits::HTTP1_ANSWER_BYTES);
+        }
+        fits
+    }
+
     pub(super) fn tick(&mut self, now_ms: u64) -> Result<(), String> {
+        self.gone |= self.sending && now_ms >= self.sending_since_ms + limits::WRITE_MS;
         if self.failed {
             let since_ms = *self.failed_ms.get_or_insert(now_ms);
             self.gone |= now_ms >= since_ms + LINGER_MS;

@@ -6,7 +6,7 @@
 //! state than the one in which the lease was alive. What a stream may have unanswered is bounded: a
 //! client that asks and does not read finds its window shut.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use etcore_proto::error::{EtcdError, Status};
@@ -33,6 +33,8 @@ const LEADERLESS_ELECTIONS: u64 = 3;
 #[derive(Default)]
 pub(super) struct KeepAlives {
     streams: BTreeMap<(SocketId, StreamId), KeepAlive>,
+    /// Those that must not go on without a leader.
+    needing_leader: BTreeSet<(SocketId, StreamId)>,
     unanswered: usize,
     /// Streams with answers to be sent at the end of the turn, so that they leave together.
     ready: Vec<(SocketId, StreamId)>,
@@ -46,7 +48,6 @@ struct KeepAlive {
     first: u64,
     half_closed: bool,
     held: bool,
-    needs_leader: bool,
     deadline_ms: u64,
     /// Among the ready ones.
     ready: bool,
@@ -63,13 +64,14 @@ struct Renewal {
 impl KeepAlives {
     fn remove(&mut self, key: (SocketId, StreamId)) -> Option<KeepAlive> {
         let stream = self.streams.remove(&key)?;
+        self.needing_leader.remove(&key);
         self.unanswered -= stream.renewals.len();
         Some(stream)
     }
 
     fn keys_of(&self, socket: SocketId) -> Vec<(SocketId, StreamId)> {
-        let keys = self.streams.keys();
-        keys.filter(|(other, _)| *other == socket).copied().collect()
+        let of_it = (socket, StreamId::MIN)..=(socket, StreamId::MAX);
+        self.streams.range(of_it).map(|(key, _)| *key).collect()
     }
 }
 
@@ -200,11 +202,13 @@ impl Front {
             first: 0,
             half_closed: false,
             held: false,
-            needs_leader: meta.has_leader,
             deadline_ms: meta.deadline_ms.unwrap_or(u64::MAX),
             ready: false,
         };
         self.keep_alives.streams.insert(key, stream);
+        if meta.has_leader {
+            self.keep_alives.needing_leader.insert(key);
+        }
     }
 
     /// A message of a stream, which may have been ended.
@@ -319,6 +323,7 @@ impl Front {
         self.answer = message;
         self.keep_alives.unanswered -= before - stream.renewals.len();
         if gone {
+            self.keep_alives.needing_leader.remove(&key);
             self.keep_alives.unanswered -= stream.renewals.len();
             self.forget_renewals(stream);
         } else {
@@ -357,25 +362,17 @@ impl Front {
         }
     }
 
-    /// Ends streams whose time is up, and those that must not go on without a leader.
+    /// Ends streams that must not go on without a leader. Their deadlines are the transport's.
     pub(super) fn tick_keep_alives(&mut self) {
         if self.shared.has_leader() {
             self.leader_seen_ms = self.now_ms;
         }
         let election_ms = super::millis(self.shared.config.election);
         let leaderless = self.now_ms - self.leader_seen_ms > LEADERLESS_ELECTIONS * election_ms;
-        let now_ms = self.now_ms;
-        let ended = self.keep_alives.streams.iter().filter_map(|(key, stream)| {
-            if stream.deadline_ms <= now_ms {
-                Some((*key, EtcdError::ContextDeadlineExceeded))
-            } else if leaderless && stream.needs_leader {
-                Some((*key, EtcdError::NoLeader))
-            } else {
-                None
+        if leaderless {
+            for key in std::mem::take(&mut self.keep_alives.needing_leader) {
+                self.end_keep_alive(key, &EtcdError::NoLeader.into());
             }
-        });
-        for (key, error) in ended.collect::<Vec<_>>() {
-            self.end_keep_alive(key, &error.into());
         }
     }
 

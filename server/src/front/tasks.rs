@@ -5,10 +5,12 @@
 //! comes after a time-out finds nobody. The number of requests is bounded; nothing here decides
 //! what an answer is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LogIndex;
+use etcore_proto::deadlines::Deadlines;
 use etcore_proto::grpc::StreamId;
 use etcore_proto::pb::etcdserverpb as pb;
 
@@ -107,6 +109,9 @@ impl Kind {
     }
 }
 
+/// Of those that wait in lists, so many may have ended.
+const ENDED_KEPT: usize = 64;
+
 #[derive(Default)]
 struct Place {
     generation: u32,
@@ -126,8 +131,9 @@ pub(super) struct Tasks {
     small_bytes: usize,
     /// Waiting for the replica's word on their ticket, ascending.
     tickets: VecDeque<(u64, Slot)>,
-    /// Waiting for the view to reach an index.
-    at_index: Vec<(LogIndex, Slot)>,
+    /// Waiting for the view to reach an index, with the order in which they came.
+    at_index: BinaryHeap<Reverse<(LogIndex, u64, Slot)>>,
+    next_at_index: u64,
     /// Waiting for any page to arrive.
     at_page: Vec<Slot>,
     runnable: VecDeque<Slot>,
@@ -135,6 +141,16 @@ pub(super) struct Tasks {
     long: VecDeque<Slot>,
     /// Listings, to find them by stream.
     listings: BTreeMap<(SocketId, StreamId), Slot>,
+    /// Of those that have one.
+    deadlines: Deadlines<Slot>,
+}
+
+/// What a task without a deadline has.
+const NEVER: u64 = u64::MAX;
+
+fn task_at(places: &[Place], slot: Slot) -> Option<&Task> {
+    let place = places.get(slot as u32 as usize)?;
+    if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_ref() }
 }
 
 impl Tasks {
@@ -173,8 +189,11 @@ impl Tasks {
     /// place stays until its reply comes.
     pub(super) fn abandon(&mut self, slot: Slot) -> Option<Task> {
         let place = self.get_mut(slot).filter(|task| task.kind.is_proposal())?;
-        let left = Task { kind: Kind::Abandoned, deadline_ms: u64::MAX, ..*place };
+        let left = Task { kind: Kind::Abandoned, deadline_ms: NEVER, ..*place };
         let task = std::mem::replace(place, left);
+        if task.deadline_ms != NEVER {
+            self.deadlines.ended();
+        }
         self.abandoned += 1;
         self.abandoned_bytes += task.bytes;
         self.small_bytes -= task.small_bytes();
@@ -190,14 +209,18 @@ impl Tasks {
         self.get(slot).is_some_and(|task| matches!(task.kind, Kind::Abandoned))
     }
 
-    /// Forgets who waited for a ticket, an index or a page and has ended otherwise: without a
-    /// leader these lists would only grow.
+    /// Forgets who waited for a ticket, an index or a page and has ended otherwise, once they are
+    /// the majority: without a leader these lists would only grow.
     pub(super) fn forget_ended(&mut self) {
+        let waiting = self.tickets.len() + self.at_index.len() + self.at_page.len();
+        if waiting <= 2 * self.count + ENDED_KEPT {
+            return;
+        }
         let mut tickets = std::mem::take(&mut self.tickets);
         tickets.retain(|(_, slot)| self.get(*slot).is_some());
         self.tickets = tickets;
         let mut at_index = std::mem::take(&mut self.at_index);
-        at_index.retain(|(_, slot)| self.get(*slot).is_some());
+        at_index.retain(|Reverse((_, _, slot))| self.get(*slot).is_some());
         self.at_index = at_index;
         let mut at_page = std::mem::take(&mut self.at_page);
         at_page.retain(|slot| self.get(*slot).is_some());
@@ -221,7 +244,14 @@ impl Tasks {
         if let Some(call) = task.listed() {
             self.listings.insert(call, slot);
         }
+        let deadline_ms = task.deadline_ms;
         place.task = Some(task);
+        if deadline_ms != NEVER {
+            let places = &self.places;
+            self.deadlines.insert(deadline_ms, slot, |slot| {
+                task_at(places, slot).is_some_and(|task| task.deadline_ms != NEVER)
+            });
+        }
         Ok(slot)
     }
 
@@ -237,6 +267,9 @@ impl Tasks {
         self.free.push(index);
         self.count -= 1;
         self.proposal_bytes -= task.bytes;
+        if task.deadline_ms != NEVER {
+            self.deadlines.ended();
+        }
         if matches!(task.kind, Kind::Abandoned) {
             self.abandoned -= 1;
             self.abandoned_bytes -= task.bytes;
@@ -264,24 +297,24 @@ impl Tasks {
             if applied >= index || is_on(Mutation::StaleReadIndex) {
                 self.runnable.push_back(slot);
             } else {
-                self.at_index.push((index, slot));
+                self.wait_for_index(slot, index);
             }
         }
     }
 
+    fn wait_for_index(&mut self, slot: Slot, index: LogIndex) {
+        self.next_at_index += 1;
+        self.at_index.push(Reverse((index, self.next_at_index, slot)));
+    }
+
     /// The view has applied this much.
     pub(super) fn view_advanced(&mut self, applied: LogIndex) {
-        if self.at_index.is_empty() {
-            return;
+        while let Some(Reverse((index, _, slot))) = self.at_index.peek().copied()
+            && index <= applied
+        {
+            self.at_index.pop();
+            self.runnable.push_back(slot);
         }
-        let runnable = &mut self.runnable;
-        self.at_index.retain(|(index, slot)| {
-            let ready = applied >= *index;
-            if ready {
-                runnable.push_back(*slot);
-            }
-            !ready
-        });
     }
 
     /// Waits until a page has arrived.
@@ -327,8 +360,7 @@ impl Tasks {
     }
 
     fn get(&self, slot: Slot) -> Option<&Task> {
-        let place = self.places.get(slot as u32 as usize)?;
-        if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_ref() }
+        task_at(&self.places, slot)
     }
 
     fn get_mut(&mut self, slot: Slot) -> Option<&mut Task> {
@@ -345,16 +377,15 @@ impl Tasks {
         }
     }
 
-    /// Requests whose time is up.
-    pub(super) fn overdue(&self, now_ms: u64) -> Vec<Slot> {
-        if self.count == 0 {
-            return Vec::new();
+    /// Requests whose time is up; each is named once, and is to be ended or abandoned.
+    pub(super) fn overdue(&mut self, now_ms: u64) -> Vec<Slot> {
+        let mut overdue = Vec::new();
+        while let Some(slot) = self.deadlines.pop_due(now_ms) {
+            if self.get(slot).is_some_and(|task| task.deadline_ms != NEVER) {
+                overdue.push(slot);
+            }
         }
-        (0u64..)
-            .zip(&self.places)
-            .filter(|(_, place)| place.task.as_ref().is_some_and(|task| task.deadline_ms <= now_ms))
-            .map(|(index, place)| u64::from(place.generation) << 32 | index)
-            .collect()
+        overdue
     }
 }
 
@@ -382,8 +413,8 @@ mod tests {
         let Ok(second) = tasks.insert(task(0)) else { panic!("room") };
         assert_eq!(first as u32, second as u32, "the place is used again");
         assert!(tasks.remove(first).is_none());
-        assert_eq!(tasks.overdue(10), vec![second]);
         assert!(tasks.overdue(9).is_empty());
+        assert_eq!(tasks.overdue(10), vec![second]);
     }
 
     #[test]
@@ -433,7 +464,7 @@ mod tests {
             let Ok(slot) = tasks.insert(task(0)) else { panic!("room") };
             match ticket % 3 {
                 0 => tasks.wait_for_ticket(slot, ticket),
-                1 => tasks.at_index.push((LogIndex(9), slot)),
+                1 => tasks.wait_for_index(slot, LogIndex(9)),
                 _ => tasks.wait_for_page(slot),
             }
         }
@@ -446,6 +477,24 @@ mod tests {
         assert_eq!(tasks.tickets.len() + tasks.at_index.len() + tasks.at_page.len(), 1);
         tasks.tickets_ready(1001, LogIndex(1), LogIndex(1));
         assert_eq!(tasks.next_runnable(), Some(alive));
+    }
+
+    #[test]
+    fn deadlines_of_what_ended_early_are_not_kept() {
+        let mut tasks = Tasks::default();
+        for number in 0..10_000 {
+            let timed = Task { deadline_ms: 10_000 + number, ..task(1) };
+            let Ok(slot) = tasks.insert(timed) else { panic!("room") };
+            match number % 3 {
+                0 => assert!(tasks.remove(slot).is_some()),
+                1 => assert!(tasks.abandon(slot).is_some() && tasks.remove(slot).is_some()),
+                _ => {
+                    assert_eq!(tasks.overdue(10_000 + number), vec![slot]);
+                    assert!(tasks.remove(slot).is_some());
+                }
+            }
+            assert!(tasks.deadlines.held() <= 70);
+        }
     }
 
     #[test]

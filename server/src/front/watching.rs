@@ -122,6 +122,13 @@ impl Outlet for Way<'_> {
         server.write(place.stream, piece).map_err(|_| Gone)
     }
 
+    fn hold(&mut self, place: Place, held: bool) {
+        self.mark(place);
+        if let Some(server) = self.conn(place).ok().and_then(Conn::grpc) {
+            server.hold(place.stream, held);
+        }
+    }
+
     fn end(&mut self, place: Place, status: &Status) {
         self.mark(place);
         let Some(server) = self.conn(place).ok().and_then(Conn::grpc) else { return };

@@ -111,7 +111,8 @@ impl Hub {
         }
         self.detach(slot);
         let watcher = self.watchers.get_mut(slot);
-        (watcher.next, watcher.state, watcher.is_quiet) = (revision, State::Alone, false);
+        (watcher.next, watcher.is_quiet) = (revision, false);
+        self.set_state(slot, State::Alone);
         self.large.insert((revision, stream_slot));
         if let Some(stream) = self.stream(stream_slot) {
             stream.alone = Some(Box::new(alone));
@@ -139,7 +140,10 @@ impl Hub {
             match step {
                 Ok(Step::Again) => self.alone.push_back(slot),
                 Ok(Step::Window) => {}
-                Ok(Step::Page) => alone.at_page = true,
+                Ok(Step::Page) => {
+                    alone.at_page = true;
+                    self.at_page.push(slot);
+                }
                 Ok(Step::Finished) => {
                     self.end_alone(turn, slot, alone.watcher, alone.revision);
                     continue;

@@ -97,7 +97,7 @@ impl Hub {
         if self.cursors[LIVE].joinable_from() <= next {
             self.serve(slot, LIVE);
         } else {
-            self.watchers.get_mut(slot).state = State::Waiting;
+            self.set_state(slot, State::Waiting);
             self.waiting.insert((next, slot));
         }
     }
@@ -107,8 +107,8 @@ impl Hub {
         self.detach(slot);
         let watcher = self.watchers.get_mut(slot);
         watcher.next = next;
-        watcher.state = State::Parked;
         let stream = watcher.stream;
+        self.set_state(slot, State::Parked);
         if let Some(stream) = self.streams[stream as usize].as_mut() {
             stream.parked.push(&mut self.watchers, slot);
         }
@@ -142,6 +142,21 @@ impl Hub {
         }
     }
 
+    /// Moves a watcher from one state to another, and counts those of its stream that are behind.
+    pub(super) fn set_state(&mut self, slot: u32, state: State) {
+        let live = State::Served(LIVE as u8);
+        let watcher = self.watchers.get_mut(slot);
+        let before = std::mem::replace(&mut watcher.state, state);
+        let stream = watcher.stream;
+        if let Some(stream) = self.stream(stream) {
+            match (before == live, state == live) {
+                (false, true) => stream.behind -= 1,
+                (true, false) => stream.behind += 1,
+                _ => {}
+            }
+        }
+    }
+
     /// Its stream has room, or is done with a large revision.
     pub(super) fn wake(&mut self, stream_slot: u32) {
         let Some(stream) = self.stream(stream_slot) else { return };
@@ -149,7 +164,7 @@ impl Hub {
             if !alone.at_page {
                 self.alone.push_back(stream_slot);
             }
-        } else if !stream.parked.is_empty() && !stream.unparking {
+        } else if (stream.is_shut || !stream.parked.is_empty()) && !stream.unparking {
             stream.unparking = true;
             self.unparking.push_back(stream_slot);
         }
@@ -166,6 +181,9 @@ impl Hub {
             let place = stream.place;
             if turn.outlet.capacity(place) == 0 {
                 continue;
+            }
+            if std::mem::take(&mut stream.is_shut) {
+                turn.outlet.hold(place, false);
             }
             for _ in 0..limits::WATCH_UNPARK {
                 let Some(stream) = self.stream(slot) else { break };
@@ -193,8 +211,8 @@ impl Hub {
     }
 
     fn serve(&mut self, slot: u32, cursor: usize) {
+        self.set_state(slot, State::Served(cursor as u8));
         let watcher = self.watchers.get_mut(slot);
-        watcher.state = State::Served(cursor as u8);
         watcher.has_kept_up |= cursor == LIVE;
         self.targets.enlist(&mut self.watchers, slot, cursor);
         if cursor != LIVE {

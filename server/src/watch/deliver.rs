@@ -83,8 +83,8 @@ impl Hub {
     /// Tells a watcher that what it wants was compacted; its id stays taken.
     pub(super) fn cancel_compacted(&mut self, turn: &mut Turn<'_>, slot: u32, compacted: i64) {
         self.detach(slot);
+        self.set_state(slot, State::Dead);
         let watcher = self.watchers.get_mut(slot);
-        watcher.state = State::Dead;
         let (id, stream, target) = (watcher.id, watcher.stream, watcher.target);
         watcher.target = NONE;
         self.targets.release(target);
@@ -112,8 +112,11 @@ impl Hub {
         let Some(stream) = self.streams[slot as usize].as_mut() else { return };
         if stream.alone.is_none() {
             self.send_answer(turn, slot, &message);
-        } else if stream.held.len() < limits::WATCH_HELD_ANSWERS {
+        } else if stream.held.len() < limits::WATCH_HELD_ANSWERS_MAX {
             stream.held.push_back(message);
+            if stream.held.len() >= limits::WATCH_HELD_ANSWERS {
+                self.shut(turn, slot);
+            }
         } else {
             turn.outlet.end(stream.place, &EtcdError::TooManyRequests.into());
             self.failed.push(slot);
@@ -128,6 +131,18 @@ impl Hub {
         });
         if sent.is_err() {
             self.failed.push(slot);
+        } else if turn.outlet.capacity(place) == 0 {
+            self.shut(turn, slot);
+        }
+    }
+
+    /// The client asks for more than it reads: it may go on once there is room for answers.
+    fn shut(&mut self, turn: &mut Turn<'_>, slot: u32) {
+        if let Some(stream) = self.stream(slot)
+            && !stream.is_shut
+        {
+            stream.is_shut = true;
+            turn.outlet.hold(stream.place, true);
         }
     }
 }

@@ -50,6 +50,9 @@ pub trait Outlet {
     /// [`Gone`].
     fn write(&mut self, place: Place, piece: &[u8]) -> Result<(), Gone>;
 
+    /// Keeps the client from sending more than its window still allows, or lets it send again.
+    fn hold(&mut self, place: Place, held: bool);
+
     /// Ends the stream: with a status, or by a reset if a message is not complete.
     fn end(&mut self, place: Place, status: &Status);
 }

@@ -147,8 +147,13 @@ impl Hub {
             first_hit: NONE,
             last_hit: NONE,
         });
+        let stream = self.stream(slot)?;
+        stream.behind += 1;
+        if start > turn.view.revision.0 {
+            stream.future.insert((start, id));
+        }
+        stream.watchers.insert(id, watcher);
         self.settle(watcher);
-        self.stream(slot)?.watchers.insert(id, watcher);
         Some(id)
     }
 
@@ -156,6 +161,12 @@ impl Hub {
         let Some(watcher) = self.stream(slot).and_then(|stream| stream.watchers.remove(&id)) else {
             return;
         };
+        let start = self.watchers.get(watcher).start;
+        let is_live = self.watchers.get(watcher).state == State::Served(0);
+        if let Some(stream) = self.stream(slot) {
+            stream.future.remove(&(start, id));
+            stream.behind -= usize::from(!is_live);
+        }
         self.remove_watcher(watcher);
         let mut header = turn.header;
         header.revision = turn.view.revision.0;
@@ -166,9 +177,11 @@ impl Hub {
     /// else not at all.
     fn tell_progress(&mut self, turn: &mut Turn<'_>, slot: u32) {
         let revision = self.live_revision();
-        let Some(stream) = self.streams[slot as usize].as_ref() else { return };
-        let told = |slot: &u32| self.is_told(*slot, revision);
-        if stream.watchers.is_empty() || !stream.watchers.values().all(told) {
+        let Some(stream) = self.stream(slot) else { return };
+        while stream.future.first().is_some_and(|(start, _)| *start <= revision) {
+            stream.future.pop_first();
+        }
+        if stream.watchers.is_empty() || stream.behind > 0 || !stream.future.is_empty() {
             return;
         }
         self.send_progress(turn, slot, NO_ID, revision);

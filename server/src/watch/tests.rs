@@ -37,6 +37,7 @@ struct Peer {
     open_message: Option<(usize, Vec<u8>)>,
     messages: VecDeque<pb::WatchResponse>,
     ended: Option<Status>,
+    held: bool,
 }
 
 impl Peers {
@@ -110,6 +111,10 @@ impl Outlet for Peers {
             peer.open_message = Some((length, message));
         }
         Ok(())
+    }
+
+    fn hold(&mut self, place: Place, held: bool) {
+        self.peer(place).held = held;
     }
 
     fn end(&mut self, place: Place, status: &Status) {
@@ -819,22 +824,46 @@ fn watchers_beyond_the_bound_of_a_stream_are_refused() {
 }
 
 #[test]
-fn answers_beyond_the_bound_during_a_large_message_end_the_stream() {
+fn requests_during_a_large_message_are_all_answered_and_more_wait_with_their_client() {
     let mut rig = Rig::new(1, 1);
     rig.turn();
+    let place = rig.places[0];
+    rig.peers.open_window(place, 1_000);
     rig.create(0, create("k", ""));
     rig.write(&[(b"k".to_vec(), Some(vec![7; 300_000]))]);
-    rig.peers.open_window(rig.places[0], 1_000);
     rig.turn();
     rig.turn();
     assert!(rig.hub.streams[0].as_ref().unwrap().alone.is_some());
-    for _ in 0..limits::WATCH_HELD_ANSWERS {
+    for number in 0..5_000 {
         rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
+        let is_held = number + 1 >= limits::WATCH_HELD_ANSWERS;
+        assert_eq!(rig.peers.peer(place).held, is_held, "after {number}");
     }
-    assert!(rig.peers.peer(rig.places[0]).ended.is_none());
-    rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
-    assert!(rig.peers.peer(rig.places[0]).ended.is_some());
-    assert!(rig.hub.is_empty());
+    assert!(rig.peers.peer(place).ended.is_none());
+    while rig.peers.peer(place).held {
+        rig.peers.open_window(place, 64 << 10);
+        rig.turn();
+    }
+    let stream = rig.hub.streams[0].as_ref().unwrap();
+    assert_eq!((stream.watchers.len(), stream.held.len()), (5_001, 0));
+    assert!(rig.peers.peer(place).ended.is_none());
+}
+
+#[test]
+fn who_does_not_read_the_answers_to_its_requests_is_not_read_either() {
+    let mut rig = Rig::new(1, 1);
+    rig.turn();
+    let place = rig.places[0];
+    rig.peers.open_window(place, 100);
+    let mut asked = 0;
+    while !rig.peers.peer(place).held {
+        rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
+        asked += 1;
+    }
+    assert!(asked < 10, "{asked}");
+    rig.peers.open_window(place, 1 << 20);
+    rig.turn();
+    assert!(!rig.peers.peer(place).held);
 }
 
 #[test]
@@ -886,6 +915,10 @@ fn progress_is_told_only_when_every_watcher_of_the_stream_has_everything() {
     assert_eq!(answers(&mut rig, 0), [(-1, 3)]);
     rig.create(0, pb::WatchCreateRequest { start_revision: 9, ..create("k", "") });
     assert_eq!(answers(&mut rig, 0), [], "one begins in the future");
+    let future = RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: 1 });
+    rig.ask(0, future);
+    rig.peers.peer(rig.places[0]).messages.clear();
+    assert_eq!(answers(&mut rig, 0), [(-1, 3)], "it does not any more");
     rig.create(1, pb::WatchCreateRequest { start_revision: 1, ..create("k", "") });
     assert_eq!(answers(&mut rig, 1), [], "it is behind");
     rig.settle();

@@ -68,6 +68,15 @@ pub fn on_each_driver(test: impl Fn(&'static str)) {
     DRIVERS.into_iter().filter(|driver| is_available(driver)).for_each(test);
 }
 
+/// Processor time of the member so far.
+pub fn cpu_time(member: &Member) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", member.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    // User and system time, in hundredths of a second.
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
 /// Anonymous memory of a process, in KiB.
 pub fn rss_anon_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");

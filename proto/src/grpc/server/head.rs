@@ -11,6 +11,7 @@ use super::super::base64::first_bad_byte;
 use super::super::text::timeout_error_text;
 use super::super::{Metadata, Routes, parse_timeout_ms};
 use crate::hpack::{Field, FieldSink, NameClass};
+use crate::limits;
 
 /// Kinds of fields; a tag is a kind in the low byte and a number above it.
 const CUSTOM: u32 = 0;
@@ -75,7 +76,6 @@ pub(super) struct HeadScratch {
     pub(super) method: Vec<u8>,
     pub(super) content_type_text: Vec<u8>,
     pub(super) encoding_text: Vec<u8>,
-    pub(super) extra: Metadata,
     pub(super) all: Metadata,
     authority: Vec<u8>,
 }
@@ -101,7 +101,6 @@ impl HeadScratch {
             method: Vec::new(),
             content_type_text: Vec::new(),
             encoding_text: Vec::new(),
-            extra: Metadata::new(),
             all: Metadata::new(),
             authority: Vec::new(),
         }
@@ -120,7 +119,6 @@ impl HeadScratch {
         self.authorities = 0;
         self.hosts = 0;
         self.malformed = None;
-        self.extra.clear();
         self.all.clear();
         self.content_type_text.clear();
     }
@@ -132,14 +130,14 @@ impl HeadScratch {
     fn see_timeout(&mut self, value: &[u8]) {
         match parse_timeout_ms(value) {
             Ok(timeout_ms) => self.timeout_ms = Some(timeout_ms),
-            Err(error) => self.malformed = Some(timeout_error_text(error, value)),
+            Err(error) => self.malformed = Some(timeout_error_text(error, shortened(value))),
         }
     }
 
     fn see_authority(&mut self, value: &[u8]) {
+        let value = shortened(value);
         if self.authority != value {
-            self.authority.clear();
-            self.authority.extend_from_slice(value);
+            copy(value, &mut self.authority);
         }
     }
 
@@ -149,11 +147,10 @@ impl HeadScratch {
         {
             self.malformed = Some(format!(
                 "malformed binary metadata {} in header {}: illegal base64 data at input byte {at}",
-                super::super::text::go_quote(field.value),
-                super::super::text::go_quote(field.name)
+                super::super::text::go_quote(shortened(field.value)),
+                super::super::text::go_quote(shortened(field.name))
             ));
         }
-        self.extra.push(field.name, field.value);
     }
 }
 
@@ -246,7 +243,12 @@ fn classify_content_type(value: &[u8]) -> u32 {
     }
 }
 
+/// What is kept of a value for an error text: a connection holds it until the next.
+fn shortened(value: &[u8]) -> &[u8] {
+    &value[..value.len().min(limits::ERROR_VALUE_BYTES_MAX)]
+}
+
 fn copy(value: &[u8], into: &mut Vec<u8>) {
     into.clear();
-    into.extend_from_slice(value);
+    into.extend_from_slice(shortened(value));
 }

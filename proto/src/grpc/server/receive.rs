@@ -1,8 +1,9 @@
 //! What the server does with heads, bodies and resets.
 //!
-//! Part of the server's core, called by the connection while it receives. Large messages are
-//! admitted by the budgets before their windows open; those that must wait do so in order, holding
-//! no more than a stream's first window.
+//! Part of the server's core, called by the connection while it receives. A unary call is answered
+//! at its first message, as grpc-go does. Large messages are admitted by the budgets before their
+//! windows open; those that must wait do so in order. While many wait, the windows of all streams
+//! are shut but for a little, so that what waits is bounded though the streams are not.
 
 use bytes::Bytes;
 
@@ -20,8 +21,6 @@ use crate::limits;
 pub(super) enum Phase {
     /// The message of a unary call.
     Unary,
-    /// The end of a unary call's request, its message being here.
-    UnaryComplete,
     /// Messages of a streaming call.
     Streaming,
     /// Only our answer.
@@ -44,16 +43,62 @@ pub(super) struct Call {
     pub(super) message_left: usize,
     pub(super) assembler: Assembler,
     meta: RequestMeta,
-    message: Message,
+    /// Bytes charged to the budgets until the call is over: its metadata, and a message that was
+    /// inflated.
+    charged: usize,
+    /// A message that waits for room to be inflated.
+    deflated: Option<Box<Deflated>>,
     /// The owner takes no more messages for now: the stream's window stays shut.
     held: bool,
     /// What the window lacks meanwhile.
     owed_bytes: u32,
-    /// When the call's large message began to wait for the budgets; 0 if it does not.
+    /// When the call's message began to wait for the budgets.
     waiting_since_ms: Option<u64>,
 }
 
+/// A whole message, and how long it is in truth.
+#[derive(Debug)]
+struct Deflated {
+    framed: Framed,
+    inflated_bytes: usize,
+}
+
 impl Call {
+    fn new(phase: Phase, method: MethodId, content_type: ContentType) -> Self {
+        Call {
+            phase,
+            method,
+            content_type,
+            gzip: false,
+            head_sent: false,
+            announced: false,
+            message_left: 0,
+            assembler: Assembler::default(),
+            meta: RequestMeta::default(),
+            charged: 0,
+            deflated: None,
+            held: false,
+            owed_bytes: 0,
+            waiting_since_ms: None,
+        }
+    }
+
+    /// What it holds while it waits for the budgets, and is charged.
+    fn waiting_bytes(&self) -> usize {
+        match &self.deflated {
+            Some(deflated) => deflated.framed.message.len(),
+            None => self.assembler.charged,
+        }
+    }
+
+    /// What it needs besides.
+    fn lacks_bytes(&self) -> usize {
+        match &self.deflated {
+            Some(deflated) => deflated.inflated_bytes,
+            None => self.assembler.length() - self.assembler.charged,
+        }
+    }
+
     /// Gives `bytes` of the stream's window back, or keeps them while the call is held.
     #[inline]
     fn release(&mut self, conn: &mut Conn, stream: StreamId, bytes: u32) {
@@ -124,9 +169,13 @@ impl Handler for Core {
                 conn.release_stream(stream, length);
                 return;
             }
-            Phase::Unary | Phase::UnaryComplete | Phase::Streaming => {}
+            Phase::Unary | Phase::Streaming => {}
         }
-        conn.release_connection(length);
+        if self.is_shut && !conn.is_settled() {
+            self.owed_bytes += length;
+        } else {
+            conn.release_connection(length);
+        }
         self.body(conn, stream, data);
         if end_stream {
             self.end_of_request(conn, stream);
@@ -143,6 +192,11 @@ impl Handler for Core {
     }
 
     fn go_away(&mut self, _last_stream: u32, _code: ErrorCode, _debug: &[u8]) {}
+
+    fn settings_acknowledged(&mut self, conn: &mut Conn) {
+        conn.release_connection(std::mem::take(&mut self.owed_bytes));
+        self.open_windows(conn);
+    }
 }
 
 impl Core {
@@ -171,26 +225,17 @@ impl Core {
             has_leader: head.has_leader,
             token: head.token.take().or_else(|| head.authorization.take()),
             client_api_version: head.client_api_version.take(),
-            extra: match head.extra.is_empty() {
-                true => None,
-                false => Some(Box::new(std::mem::take(&mut head.extra))),
-            },
         };
-        let mut call = Call {
-            phase: Phase::Unary,
-            method: route.method,
-            content_type: head.content_type,
-            gzip: meta.gzip,
-            head_sent: false,
-            announced: false,
-            message_left: 0,
-            assembler: Assembler::default(),
-            meta,
-            message: Message::from(Bytes::new()),
-            held: false,
-            owed_bytes: 0,
-            waiting_since_ms: None,
-        };
+        let mut call = Call::new(Phase::Unary, route.method, head.content_type);
+        call.gzip = meta.gzip;
+        call.charged = meta.kept_bytes();
+        if call.charged > 0 && !conn.budget().charge(call.charged) {
+            return conn.reset(stream, ErrorCode::REFUSED_STREAM);
+        }
+        if let Some(deadline_ms) = meta.deadline_ms {
+            conn.set_deadline(stream, deadline_ms);
+        }
+        call.meta = meta;
         if route.streaming {
             call.phase = Phase::Streaming;
             call.announced = true;
@@ -223,8 +268,12 @@ impl Core {
         }
         if !is_grpc && self.plain_http {
             let all = Box::new(std::mem::take(&mut head.all));
-            let mut call = self.bare_call(Phase::Http);
+            let mut call = Call::new(Phase::Http, MethodId(0), ContentType::Other);
             call.announced = true;
+            call.charged = all.held_bytes();
+            if !conn.budget().charge(call.charged) {
+                return conn.reset(stream, ErrorCode::REFUSED_STREAM);
+            }
             self.calls.insert(stream, call);
             self.events.push_back(ServerEvent::HttpOpened { stream, head: all, end_stream });
             return;
@@ -252,29 +301,15 @@ impl Core {
         self.abort(conn, stream, http_status, code, &text);
     }
 
-    fn bare_call(&self, phase: Phase) -> Call {
-        Call {
-            phase,
-            method: MethodId(0),
-            content_type: ContentType::Other,
-            gzip: false,
-            head_sent: false,
-            announced: false,
-            message_left: 0,
-            assembler: Assembler::default(),
-            meta: RequestMeta::default(),
-            message: Message::from(Bytes::new()),
-            held: false,
-            owed_bytes: 0,
-            waiting_since_ms: None,
-        }
-    }
-
     fn body(&mut self, conn: &mut Conn, stream: StreamId, mut data: &[u8]) {
         let length = data.len() as u32;
         let mut completes = false;
         loop {
             let Some(call) = self.calls.get_mut(stream) else { return };
+            if call.phase == Phase::Answering || call.deflated.is_some() {
+                // Whatever follows the message of a unary call is ignored.
+                return conn.release_stream(stream, length);
+            }
             let in_pieces = call.assembler.is_partial();
             let pushed = call.assembler.push(&mut data, self.message_bytes_max, &mut self.chunk);
             match pushed {
@@ -314,7 +349,10 @@ impl Core {
             self.waiting_bytes -= charged;
         }
         conn.budget().release(charged);
-        conn.restore_stream(stream);
+        // A unary call needs no more.
+        if call.phase == Phase::Streaming {
+            conn.restore_stream(stream);
+        }
         self.admit_waiting(conn);
     }
 
@@ -323,14 +361,15 @@ impl Core {
     fn account(&mut self, conn: &mut Conn, stream: StreamId, arrived: u32) {
         let Some(call) = self.calls.get_mut(stream) else { return };
         let assembler = &mut call.assembler;
+        let is_small = assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX;
         if assembler.admitted {
-            if assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX {
+            self.moved_ms = conn.now_ms();
+            if is_small {
                 call.release(conn, stream, arrived);
             }
             return;
         }
-        let must_queue = !self.waiting.is_empty() && call.waiting_since_ms.is_none();
-        let is_small = assembler.length() <= limits::MESSAGE_SMALL_BYTES_MAX;
+        let must_queue = !self.waiting.is_empty();
         if call.waiting_since_ms.is_none()
             && (is_small
                 || (!must_queue && leaves_room(conn, self.waiting_bytes, assembler.length())))
@@ -341,22 +380,62 @@ impl Core {
             assembler.reserve();
             if is_small {
                 call.release(conn, stream, arrived);
-            } else {
+            }
+            if !is_small || self.is_shut {
                 let missing = call.assembler.missing() as u32;
                 conn.widen_stream(stream, missing);
             }
             return;
         }
         let more = assembler.held() - assembler.charged;
-        let fits = self.waiting_bytes + more <= conn.budget().limit() / limits::WAITING_SHARE;
-        if is_small || !fits || !conn.budget().charge(more) {
+        if !self.wait(conn, stream, more) {
             return self.refuse(conn, stream);
         }
-        assembler.charged += more;
+        if let Some(call) = self.calls.get_mut(stream) {
+            call.assembler.charged += more;
+        }
+    }
+
+    /// A call waits for the budgets, or goes on waiting, with `more` bytes that it holds. False if
+    /// not even these may be held.
+    fn wait(&mut self, conn: &mut Conn, stream: StreamId, more: usize) -> bool {
+        let fits = self.waiting_bytes + more <= conn.budget().limit() / limits::WAITING_SHARE;
+        if !fits || !conn.budget().charge(more) {
+            return false;
+        }
         self.waiting_bytes += more;
-        if call.waiting_since_ms.is_none() {
+        if let Some(call) = self.calls.get_mut(stream)
+            && call.waiting_since_ms.is_none()
+        {
             call.waiting_since_ms = Some(conn.now_ms());
             self.waiting.push_back(stream);
+        }
+        self.shut_windows(conn);
+        true
+    }
+
+    /// So much waits that the rest is to wait with the client: its streams get windows one by one.
+    fn shut_windows(&mut self, conn: &mut Conn) {
+        let most = conn.budget().limit() / limits::WAITING_SHARE / 2;
+        if self.is_shut
+            || self.waiting_bytes < limits::SHUT_WAITING_BYTES.min(most)
+            || !conn.set_stream_window(limits::SHUT_WINDOW_BYTES)
+        {
+            return;
+        }
+        self.is_shut = true;
+        // What was admitted has its window still.
+        for (stream, call) in self.calls.iter_mut() {
+            if call.assembler.admitted {
+                conn.widen_stream(stream, call.assembler.missing() as u32);
+            }
+        }
+    }
+
+    /// Nothing waits any more: all streams have their windows again.
+    pub(super) fn open_windows(&mut self, conn: &mut Conn) {
+        if self.is_shut && self.waiting.is_empty() && conn.restore_stream_windows() {
+            self.is_shut = false;
         }
     }
 
@@ -366,29 +445,51 @@ impl Core {
             if let Some(call) = self.calls.get_mut(stream)
                 && call.waiting_since_ms.is_some()
             {
-                let assembler = &mut call.assembler;
-                let more = assembler.length() - assembler.charged;
-                let waiting = self.waiting_bytes - assembler.charged;
+                let (held, more) = (call.waiting_bytes(), call.lacks_bytes());
+                let waiting = self.waiting_bytes - held;
                 if !leaves_room(conn, waiting, more) || !conn.budget().charge(more) {
                     return;
                 }
-                self.waiting_bytes -= assembler.charged;
-                assembler.charged = assembler.length();
-                assembler.admitted = true;
-                assembler.reserve();
+                self.waiting_bytes = waiting;
+                self.moved_ms = conn.now_ms();
                 call.waiting_since_ms = None;
-                let missing = assembler.missing() as u32;
-                conn.widen_stream(stream, missing.max(limits::STREAM_WINDOW_BYTES));
+                self.waiting.pop_front();
+                self.admit(conn, stream);
+                continue;
             }
             self.waiting.pop_front();
         }
+        self.open_windows(conn);
     }
 
-    /// Refuses messages that waited too long.
+    /// What a message lacked is charged: the rest may come, or it is inflated.
+    fn admit(&mut self, conn: &mut Conn, stream: StreamId) {
+        let Some(call) = self.calls.get_mut(stream) else { return };
+        if let Some(deflated) = call.deflated.take() {
+            call.charged += deflated.inflated_bytes;
+            conn.budget().release(deflated.framed.message.len());
+            let inflated = inflate(&deflated.framed.message, call.gzip, self.message_bytes_max);
+            return match inflated {
+                Ok(message) => self.deliver(stream, message.into()),
+                Err((code, text)) => self.fail_call(conn, stream, code, &text),
+            };
+        }
+        let assembler = &mut call.assembler;
+        assembler.charged = assembler.length();
+        assembler.admitted = true;
+        assembler.reserve();
+        let missing = assembler.missing() as u32;
+        conn.widen_stream(stream, missing);
+    }
+
+    /// Refuses messages that waited too long. A queue that moves is no reason.
     pub(super) fn refuse_overdue(&mut self, conn: &mut Conn) {
         while let Some(stream) = self.waiting.front().copied() {
             let since = self.calls.get(stream).and_then(|call| call.waiting_since_ms);
-            if since.is_some_and(|since| conn.now_ms() < since + limits::ADMISSION_WAIT_MS_MAX) {
+            if since.is_some_and(|since| {
+                let since = since.max(self.moved_ms);
+                conn.now_ms() < since + limits::ADMISSION_WAIT_MS_MAX
+            }) {
                 return;
             }
             self.waiting.pop_front();
@@ -396,6 +497,7 @@ impl Core {
                 self.refuse(conn, stream);
             }
         }
+        self.open_windows(conn);
     }
 
     /// Refuses a stream whose message finds no room; a client may try it again unless a message of
@@ -411,9 +513,13 @@ impl Core {
     }
 
     pub(super) fn forget_body(&mut self, conn: &mut Conn, call: &mut Call) {
-        let charged = call.assembler.abandon();
+        let waited = call.waiting_bytes();
         if call.waiting_since_ms.take().is_some() {
-            self.waiting_bytes -= charged;
+            self.waiting_bytes -= waited;
+        }
+        let mut charged = call.assembler.abandon() + std::mem::take(&mut call.charged);
+        if let Some(deflated) = call.deflated.take() {
+            charged += deflated.framed.message.len();
         }
         if charged > 0 {
             conn.budget().release(charged);
@@ -422,28 +528,55 @@ impl Core {
     }
 
     fn message(&mut self, conn: &mut Conn, stream: StreamId, framed: Framed) {
+        if !framed.compressed {
+            return self.deliver(stream, framed.message);
+        }
         let Some(call) = self.calls.get_mut(stream) else { return };
-        let message = if framed.compressed {
-            match inflate(&framed.message, call.gzip, self.message_bytes_max) {
-                Ok(message) => message.into(),
-                Err((code, text)) => return self.fail_call(conn, stream, code, &text),
-            }
-        } else {
-            framed.message
+        let message = match inflate(&framed.message, call.gzip, self.message_bytes_max) {
+            Ok(message) => message,
+            Err((code, text)) => return self.fail_call(conn, stream, code, &text),
         };
+        // A message of a streaming call is not kept for longer than it takes to look at it.
+        if call.phase == Phase::Unary && message.len() > limits::MESSAGE_SMALL_BYTES_MAX {
+            let must_queue = !self.waiting.is_empty();
+            if must_queue
+                || !leaves_room(conn, self.waiting_bytes, message.len())
+                || !conn.budget().charge(message.len())
+            {
+                return self.wait_deflated(conn, stream, framed, message.len());
+            }
+            call.charged += message.len();
+        }
+        self.deliver(stream, message.into());
+    }
+
+    fn wait_deflated(
+        &mut self,
+        conn: &mut Conn,
+        stream: StreamId,
+        framed: Framed,
+        inflated_bytes: usize,
+    ) {
+        if !self.wait(conn, stream, framed.message.len()) {
+            return self.refuse(conn, stream);
+        }
+        if let Some(call) = self.calls.get_mut(stream) {
+            call.deflated = Some(Box::new(Deflated { framed, inflated_bytes }));
+        }
+    }
+
+    fn deliver(&mut self, stream: StreamId, message: Message) {
+        let Some(call) = self.calls.get_mut(stream) else { return };
         match call.phase {
             Phase::Unary => {
-                call.message = message;
-                call.phase = Phase::UnaryComplete;
+                call.phase = Phase::Answering;
+                call.announced = true;
+                let (method, meta) = (call.method, std::mem::take(&mut call.meta));
+                self.events.push_back(ServerEvent::Unary { stream, method, meta, message });
             }
             Phase::Streaming => {
                 let (method, message) = (call.method, message.into_bytes());
                 self.events.push_back(ServerEvent::StreamMessage { stream, method, message });
-            }
-            Phase::UnaryComplete => {
-                let text = "cardinality violation: received multiple request messages for \
-                            non-client-streaming RPC";
-                self.fail_call(conn, stream, Code::Internal, text);
             }
             Phase::Answering | Phase::Http => {}
         }
@@ -457,16 +590,7 @@ impl Core {
             return self.fail_call(conn, stream, code, "unexpected EOF");
         }
         match call.phase {
-            Phase::UnaryComplete => {
-                call.phase = Phase::Answering;
-                call.announced = true;
-                self.events.push_back(ServerEvent::Unary {
-                    stream,
-                    method: call.method,
-                    meta: std::mem::take(&mut call.meta),
-                    message: std::mem::replace(&mut call.message, Bytes::new().into()),
-                });
-            }
+            Phase::Unary if call.deflated.is_some() => {}
             Phase::Unary => self.fail_call(conn, stream, Code::Unknown, "EOF"),
             Phase::Streaming => {
                 call.phase = Phase::Answering;

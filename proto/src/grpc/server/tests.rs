@@ -8,6 +8,9 @@ use crate::hpack::{Decoder, Field, FieldSink};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -191,7 +194,7 @@ fn partial_messages_are_bounded_by_the_budget_and_refused_beyond() {
         server.receive(&frame(DATA, 0, stream, &started[..6]), 0).unwrap();
         assert!(budget.used() <= 1 << 20);
     }
-    assert!(server.open_streams() < 70, "{} streams", server.open_streams());
+    assert!(server.open_streams() < 100, "{} streams", server.open_streams());
     let refused = frame(3, 0, 1_999, &7u32.to_be_bytes());
     assert!(contains(&transmitted(&mut server), &refused), "REFUSED_STREAM");
     assert_eq!(server.next_event(), None);
@@ -238,6 +241,217 @@ fn a_waiting_message_is_admitted_when_another_ends() {
     transmitted(&mut server);
     server.receive(&frame(3, 0, 1, &8u32.to_be_bytes()), 5).unwrap();
     assert!(contains(&transmitted(&mut server), &[8, 0, 0, 0, 0, 3]), "its window opens");
+}
+
+/// Takes what the server sends, acknowledges its SETTINGS, and adds up the windows that it opens.
+fn answered(server: &mut Server, windows: &mut std::collections::BTreeMap<u32, i64>, now_ms: u64) {
+    let wire = transmitted(server);
+    let mut rest = &wire[..];
+    while let Some((head, tail)) = rest.split_first_chunk::<9>() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let (payload, tail) = tail.split_at(length);
+        let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
+        match (head[3], head[4]) {
+            (SETTINGS, 0) => {
+                let value = i64::from(u32::from_be_bytes(payload[2..6].try_into().unwrap()));
+                if payload[..2] == [0, 4] {
+                    let before = windows.insert(u32::MAX, value).unwrap();
+                    let streams = windows.range_mut(1..u32::MAX);
+                    streams.for_each(|(_, window)| *window += value - before);
+                }
+                server.receive(&frame(SETTINGS, 1, 0, &[]), now_ms).unwrap();
+            }
+            (WINDOW_UPDATE, _) => {
+                let more = u32::from_be_bytes(payload.try_into().unwrap());
+                *windows.entry(stream).or_default() += i64::from(more);
+            }
+            (RST_STREAM, _) => assert_eq!(payload, [0; 4], "stream {stream} was reset"),
+            _ => {}
+        }
+        rest = tail;
+    }
+}
+
+#[test]
+fn more_large_messages_at_once_than_there_is_room_for_wait_with_their_client() {
+    const CALLS: usize = 1_000;
+    const BYTES: usize = 60_000;
+    let budget = Budget::new(16 << 20, 16 << 20);
+    let mut server = server(&budget, false);
+    // 0 is the connection, MAX the initial window of streams.
+    let mut windows = [(0, 65_535), (u32::MAX, 65_535)].into();
+    answered(&mut server, &mut windows, 0);
+    windows.insert(0, i64::from(limits::CONNECTION_WINDOW_BYTES));
+    server.receive(&frame(SETTINGS, 1, 0, &[]), 0).unwrap();
+    let body = message(BYTES);
+    let mut left = [(); CALLS].map(|()| body.len());
+    for call in 0..CALLS {
+        let stream = call as u32 * 2 + 1;
+        server.receive(&head(stream), 0).unwrap();
+        windows.insert(stream, windows[&u32::MAX]);
+    }
+    let (mut served, mut peak, mut now_ms) = (0, 0, 0);
+    while served < CALLS {
+        let before = left;
+        // A frame of each stream in turn, as far as the windows go.
+        for (stream, left) in (1..).step_by(2).zip(&mut left) {
+            let window = windows[&stream].min(windows[&0]).max(0) as usize;
+            let count = (*left).min(16_384).min(window);
+            if count == 0 {
+                continue;
+            }
+            let start = body.len() - *left;
+            *left -= count;
+            for of in [0, stream] {
+                *windows.get_mut(&of).unwrap() -= count as i64;
+            }
+            let end = if *left == 0 { END_STREAM } else { 0 };
+            let piece = &body[start..start + count];
+            server.receive(&frame(DATA, end, stream, piece), now_ms).unwrap();
+            peak = peak.max(budget.used());
+            answered(&mut server, &mut windows, now_ms);
+            while let Some(event) = server.next_event() {
+                let ServerEvent::Unary { stream, message, .. } = event else { panic!("{event:?}") };
+                assert_eq!(message.len(), BYTES);
+                server.reply_unary(stream, b"").unwrap();
+                served += 1;
+            }
+        }
+        now_ms += limits::ADMISSION_WAIT_MS_MAX / 2;
+        server.tick(now_ms).unwrap();
+        answered(&mut server, &mut windows, now_ms);
+        assert!(served == CALLS || left != before, "{served} served, and nothing moves");
+    }
+    assert!(peak < 14 << 20, "{peak} bytes");
+    assert_eq!(windows[&u32::MAX], 65_535, "the windows are open again");
+    drop(server);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn a_unary_call_is_answered_at_its_first_message_and_a_second_is_ignored() {
+    let mut server = server(&Budget::default(), false);
+    server.receive(&head(1), 0).unwrap();
+    let mut body = message(10);
+    body.extend(message(20));
+    server.receive(&frame(DATA, 0, 1, &body), 0).unwrap();
+    let Some(ServerEvent::Unary { stream, message: first, .. }) = server.next_event() else {
+        panic!("it has come");
+    };
+    assert_eq!(first.len(), 10);
+    for _ in 0..100 {
+        // Windows open, whatever else comes.
+        server.receive(&frame(DATA, 0, 1, &message(16_000)), 0).unwrap();
+        assert_eq!(server.next_event(), None);
+    }
+    server.reply_unary(stream, b"done").unwrap();
+    let wire = transmitted(&mut server);
+    assert!(contains(&wire, b"done"));
+    assert!(wire.ends_with(&frame(RST_STREAM, 0, 1, &[0; 4])), "NO_ERROR: the rest is not wanted");
+}
+
+#[test]
+fn of_metadata_only_what_is_asked_for_is_kept_and_that_is_charged() {
+    let budget = Budget::new(64 << 20, 16 << 20);
+    let mut server = server(&budget, false);
+    let field = |name: &[u8], value: u8| {
+        let mut block = vec![0x40, name.len() as u8];
+        block.extend_from_slice(name);
+        // A value of 4,000 bytes less the name's, which fills the table.
+        block.extend([0x7f, 0xa1, 0x1e]);
+        block.extend(vec![value; 4_000]);
+        block
+    };
+    let unary = head(1);
+    let block = |more: &[u8]| [&unary[9..], more].concat();
+    // Names of a table's entry, a byte each.
+    let mut heads = Vec::new();
+    heads.push(block(&field(b"extra", b'x')));
+    for _ in 0..10_000 {
+        heads.push(block(&[0xbe; 60]));
+    }
+    let mut stream = 1;
+    for block in &heads {
+        server.receive(&frame(HEADERS, END_HEADERS, stream, block), 0).unwrap();
+        stream += 2;
+    }
+    assert_eq!(server.open_streams(), heads.len());
+    assert!(budget.used() < 6 << 20, "what nobody asks for: {}", budget.used());
+    // A token each.
+    let token = block(&field(b"token", b't'));
+    server.receive(&frame(HEADERS, END_HEADERS, stream, &token), 0).unwrap();
+    for _ in 0..10_000 {
+        stream += 2;
+        server.receive(&frame(HEADERS, END_HEADERS, stream, &block(&[0xbe])), 0).unwrap();
+    }
+    let opened = server.open_streams() - heads.len();
+    assert!((2_000..4_000).contains(&opened), "{opened} tokens of 4 KB in 12 MB");
+    drop(server);
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn inflated_messages_are_charged_and_wait_for_room() {
+    let budget = Budget::new(64 << 20, 8 << 20);
+    let mut server = server(&budget, false);
+    let deflated = super::super::gzip::deflate(&vec![7; 1_000_000]);
+    let mut body = vec![1];
+    body.extend((deflated.len() as u32).to_be_bytes());
+    body.extend(&deflated);
+    let mut block = head(1)[9..].to_vec();
+    block.extend(b"\0\x0dgrpc-encoding\x04gzip");
+    for call in 0..100 {
+        let stream = call * 2 + 1;
+        server.receive(&frame(HEADERS, END_HEADERS, stream, &block), 0).unwrap();
+        server.receive(&frame(DATA, 0, stream, &body), 0).unwrap();
+    }
+    let mut served = 0;
+    let mut held = Vec::new();
+    loop {
+        while let Some(event) = server.next_event() {
+            let ServerEvent::Unary { stream, message, .. } = event else { panic!("{event:?}") };
+            assert_eq!(message.len(), 1_000_000);
+            held.push((stream, message));
+        }
+        assert!(held.len() <= 8, "{} at once", held.len());
+        assert!(budget.used() <= 8 << 20);
+        let Some((stream, _)) = held.pop() else { break };
+        server.reply_unary(stream, b"").unwrap();
+        served += 1;
+    }
+    assert_eq!(served, 100);
+}
+
+#[test]
+fn every_call_ends_at_its_deadline() {
+    let routes =
+        Routes::new([("/t.S/Unary", MethodId(3), false), ("/t.S/Watch", MethodId(4), true)]);
+    let config = ServerConfig::default();
+    let mut server = Server::new(config, Arc::new(routes.unwrap()), &Budget::default());
+    server.receive(PREFACE, 0).unwrap();
+    let timed = |path: &[u8], stream| {
+        let mut block = vec![0x83, 0x86, 0x04, 10];
+        block.extend_from_slice(path);
+        block.extend(b"\x0f\x10\x10application/grpc\0\x0cgrpc-timeout\x021S");
+        frame(HEADERS, END_HEADERS, stream, &block)
+    };
+    // A message that never comes, a watch, and a call that nobody answers.
+    server.receive(&timed(b"/t.S/Unary", 1), 100).unwrap();
+    server.receive(&timed(b"/t.S/Watch", 3), 100).unwrap();
+    server.receive(&timed(b"/t.S/Unary", 5), 100).unwrap();
+    server.receive(&frame(DATA, END_STREAM, 5, &message(3)), 100).unwrap();
+    assert!(matches!(server.next_event(), Some(ServerEvent::StreamOpened { .. })));
+    assert!(matches!(server.next_event(), Some(ServerEvent::Unary { .. })));
+    assert_eq!(server.next_deadline_ms(), Some(1_100));
+    server.tick(1_099).unwrap();
+    assert_eq!(server.open_streams(), 3);
+    transmitted(&mut server);
+    server.tick(1_100).unwrap();
+    let cancel = |stream| frame(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+    assert_eq!(transmitted(&mut server), [cancel(1), cancel(3), cancel(5)].concat());
+    assert!(matches!(server.next_event(), Some(ServerEvent::Cancelled { .. })));
+    assert!(matches!(server.next_event(), Some(ServerEvent::Cancelled { .. })));
+    assert_eq!(server.next_event(), None, "the first was not announced");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{Conn, Drain, Handler};
 use crate::h2::frame::{self, Head};
 use crate::h2::settings::WINDOW_BYTES_MAX;
 use crate::h2::streams::{
-    BLOCKED, Closed, ENDED, HEAD_RECEIVED, IN_BLOCKED_QUEUE, IN_READY_QUEUE, Pending, RECV_ENDED,
+    ANSWERED, Closed, ENDED, HAS_DEADLINE, HEAD_RECEIVED, Pending, RECV_ENDED,
 };
 use crate::h2::{ConnError, ErrorCode, Flood, StreamId};
 use crate::limits;
@@ -25,7 +25,7 @@ impl Conn {
         handler: &mut H,
     ) -> Result<(), ConnError> {
         if let Some(open) = &self.open_block
-            && (head.kind != frame::CONTINUATION || head.stream != open.stream)
+            && (head.kind != frame::CONTINUATION || head.stream != open.block.id)
         {
             return Err(ConnError::protocol("header block interrupted"));
         }
@@ -93,12 +93,14 @@ impl Conn {
             self.stream_error(name, code, handler);
             return Ok(());
         }
-        stream.recv_window -= head.length as i32;
-        if stream.recv_window < 0 {
+        stream.recv_extra -= head.length as i32;
+        let extra = stream.recv_extra;
+        if self.recv_window_of(extra) < 0 {
             self.release_connection(head.length);
             self.stream_error(name, ErrorCode::FLOW_CONTROL_ERROR, handler);
             return Ok(());
         }
+        let Some(stream) = self.streams.get_mut(name) else { return Ok(()) };
         let mut length_is_wrong = false;
         if let Some(left) = &mut stream.content_left {
             match left.checked_sub(data.len() as u64) {
@@ -153,12 +155,27 @@ impl Conn {
         if head.stream == 0 || self.is_idle(head.stream) {
             return Err(ConnError::protocol("RST_STREAM on an idle stream"));
         }
-        if !self.is_client && !self.resets.take(self.now_ms) {
-            return Err(ConnError::Flood(Flood::Resets));
+        // On its way it has met our answer.
+        let Some(name) = self.streams.find(head.stream) else { return self.idle_frame() };
+        let rapid = self.streams.get(name).is_some_and(|stream| {
+            let age_ms = (self.now_ms as u32).wrapping_sub(stream.opened_ms);
+            !stream.has(ANSWERED) && age_ms < limits::RAPID_RESET_MS
+        });
+        self.close(name, Closed::ByPeer);
+        handler.reset(self, name, ErrorCode(u32::from_be_bytes(code)), true);
+        if rapid && !self.is_client {
+            self.count_rapid_reset()?;
         }
-        if let Some(name) = self.streams.find(head.stream) {
-            self.close(name, Closed::ByPeer);
-            handler.reset(self, name, ErrorCode(u32::from_be_bytes(code)), true);
+        Ok(())
+    }
+
+    /// A stream was opened and is gone without an answer: too many make the connection slower, and
+    /// end it only if nothing on it is ever answered.
+    fn count_rapid_reset(&mut self) -> Result<(), ConnError> {
+        self.rapid_resets.count(self.now_ms);
+        self.rapid_unanswered += 1;
+        if self.answered == 0 && self.rapid_unanswered > limits::RAPID_RESETS_UNANSWERED_MAX {
+            return Err(ConnError::Flood(Flood::Resets));
         }
         Ok(())
     }
@@ -181,7 +198,6 @@ impl Conn {
             if self.send_window > i64::from(WINDOW_BYTES_MAX) {
                 return Err(flow_control("connection window above 2^31-1"));
             }
-            self.wake_blocked();
             return Ok(());
         }
         if self.is_idle(head.stream) {
@@ -192,33 +208,17 @@ impl Conn {
             self.stream_error(name, ErrorCode::PROTOCOL_ERROR, handler);
             return Ok(());
         }
+        let base = i64::from(self.peer.stream_window_bytes);
         let Some(stream) = self.streams.get_mut(name) else { return Ok(()) };
-        match stream.send_window.checked_add(increment as i32) {
-            Some(window) => stream.send_window = window,
-            None => {
-                self.stream_error(name, ErrorCode::FLOW_CONTROL_ERROR, handler);
-                return Ok(());
-            }
+        let extra = i64::from(stream.send_extra) + i64::from(increment);
+        if base + extra > i64::from(WINDOW_BYTES_MAX) {
+            self.stream_error(name, ErrorCode::FLOW_CONTROL_ERROR, handler);
+            return Ok(());
         }
+        // Above zero it is no larger than the window.
+        stream.send_extra = extra as i32;
         self.window_opened(name);
-        self.wake_blocked();
         Ok(())
-    }
-
-    /// The stream's window grew: what waits for it may go on.
-    fn window_opened(&mut self, name: StreamId) {
-        let Some(stream) = self.streams.get_mut(name) else { return };
-        if stream.send_window <= 0 {
-            return;
-        }
-        if stream.pending.is_some() && !stream.has(IN_READY_QUEUE) {
-            stream.flags |= IN_READY_QUEUE;
-            self.ready.push_back(name);
-        }
-        if stream.has(BLOCKED) && !stream.has(IN_BLOCKED_QUEUE) {
-            stream.flags |= IN_BLOCKED_QUEUE;
-            self.blocked.push_back(name);
-        }
     }
 
     fn settings_frame<H: Handler>(
@@ -231,11 +231,14 @@ impl Conn {
             return Err(ConnError::protocol("SETTINGS on a stream"));
         }
         if head.has(frame::ACK) {
-            return if payload.is_empty() {
-                self.idle_frame()
-            } else {
-                Err(ConnError::frame_size("SETTINGS acknowledgement with a payload"))
-            };
+            if !payload.is_empty() {
+                return Err(ConnError::frame_size("SETTINGS acknowledgement with a payload"));
+            }
+            self.idle_frame()?;
+            if self.settings_acknowledged() {
+                handler.settings_acknowledged(self);
+            }
+            return Ok(());
         }
         if !self.settings_frames.take(self.now_ms) {
             return Err(ConnError::Flood(Flood::Settings));
@@ -243,29 +246,11 @@ impl Conn {
         let before = self.peer.stream_window_bytes;
         self.peer.apply(payload, self.is_client)?;
         self.encoder.peer_allows(self.peer.header_table_bytes as usize);
-        if self.peer.stream_window_bytes != before {
-            self.shift_stream_windows(before)?;
-        }
+        self.windows_grew |= self.peer.stream_window_bytes > before;
         self.settings_received = true;
         self.control_reply()?;
         frame::put_head(0, frame::SETTINGS, frame::ACK, 0, &mut self.out);
         handler.settings();
-        self.wake_blocked();
-        Ok(())
-    }
-
-    fn shift_stream_windows(&mut self, before: u32) -> Result<(), ConnError> {
-        let shift = i64::from(self.peer.stream_window_bytes) - i64::from(before);
-        let names: Vec<StreamId> = self.streams.names().collect();
-        for name in names {
-            if let Some(stream) = self.streams.get_mut(name) {
-                match i32::try_from(i64::from(stream.send_window) + shift) {
-                    Ok(window) => stream.send_window = window,
-                    Err(_) => return Err(flow_control("SETTINGS overflow a stream window")),
-                }
-            }
-            self.window_opened(name);
-        }
         Ok(())
     }
 
@@ -384,15 +369,16 @@ impl Conn {
         Ok(())
     }
 
-    pub(super) fn refuse(&mut self, id: u32) {
-        self.count_provoked_reset();
-        frame::put_reset(id, ErrorCode::REFUSED_STREAM, &mut self.out);
+    /// A client that knows no limit yet, or has no room here, tries again: it is slowed down.
+    pub(super) fn refuse(&mut self, id: u32) -> Result<(), ConnError> {
+        self.put_reset(id, ErrorCode::REFUSED_STREAM)?;
+        self.count_rapid_reset()
     }
 
     /// A reset that the peer provokes costs as much as one it sends: work begun and thrown away.
     /// The connection ends after the current frame if there are too many.
     fn count_provoked_reset(&mut self) {
-        if !self.is_client && !self.resets.take(self.now_ms) {
+        if !self.is_client && !self.stream_errors.take(self.now_ms) {
             self.flood = Some(Flood::Resets);
         }
         if self.control_reply().is_err() {
@@ -426,10 +412,16 @@ impl Conn {
     }
 
     pub(super) fn close(&mut self, name: StreamId, how: Closed) {
-        if self.streams.get(name).is_none() {
-            return;
+        let Some((flags, pending)) = self.streams.remove(name, how) else { return };
+        if flags & HAS_DEADLINE != 0 {
+            self.deadlines.ended();
         }
-        let pending = self.streams.remove(name, how);
+        if flags & ANSWERED != 0 {
+            self.answered -= 1;
+        }
+        if flags & ANSWERED != 0 || matches!(how, Closed::ByUs(_)) {
+            self.idle_frames.give(limits::IDLE_FRAMES_PER_STREAM);
+        }
         let unsent = pending.as_deref().map_or(0, Pending::left);
         self.pending_bytes -= unsent;
         self.budget.release(limits::STREAM_STATE_BYTES + unsent);

@@ -24,6 +24,7 @@ impl Conn {
             return Err(error);
         }
         self.now_ms = now_ms;
+        self.give_back_buffers();
         let started_ms = *self.started_ms.get_or_insert(now_ms);
         if !self.settings_received {
             if now_ms >= started_ms.saturating_add(self.config.handshake_ms_max) {

@@ -3,11 +3,12 @@
 //! Part of [`Conn`]; `frames` handles what is cut here. Whole frames are handed on in place; only a
 //! frame that a read cut in two is copied.
 
-use super::{Conn, Handler, Headers, OpenBlock};
+use super::{Block, Conn, Handler, Headers, OpenBlock};
 use crate::h2::block::{BlockCheck, BlockKind, CheckedSink};
 use crate::h2::frame::{self, HEAD_BYTES, Head};
 use crate::h2::streams::{Closed, HEAD_RECEIVED, RECV_ENDED};
 use crate::h2::{ConnError, ErrorCode, Flood, StreamId};
+use crate::hpack::Pieces;
 use crate::limits;
 
 impl Conn {
@@ -27,11 +28,29 @@ impl Conn {
         self.now_ms = now_ms;
         self.last_read_ms = now_ms;
         self.started_ms.get_or_insert(now_ms);
-        let result = self.cut_frames(bytes, handler);
+        let mut result = self.cut_frames(bytes, handler);
+        if self.windows_grew {
+            result = result.and_then(|()| self.find_opened_windows());
+        }
+        if self.partial.len() > limits::PARTIAL_FREE_BYTES || self.partial_charged > 0 {
+            self.charge_partial();
+        }
+        self.allow_wakes();
         if let Err(error) = result {
             self.fail(error);
         }
         result
+    }
+
+    /// A frame is at most 16 KiB, and has come: it is held in any case.
+    fn charge_partial(&mut self) {
+        let held = self.partial.len();
+        let before = std::mem::replace(&mut self.partial_charged, held);
+        if held > before {
+            self.budget.hold(held - before);
+        } else {
+            self.budget.release(before - held);
+        }
     }
 
     fn cut_frames<H: Handler>(
@@ -118,17 +137,53 @@ impl Conn {
             payload = rest;
         }
         let end_stream = head.has(frame::END_STREAM);
+        let mut block = self.begin_block(head.stream, end_stream, handler);
+        block.depends_on_itself = depends_on_itself;
         if head.has(frame::END_HEADERS) {
-            return self.block(head.stream, end_stream, depends_on_itself, payload, handler);
+            let mut sink = CheckedSink::new(handler, block.check);
+            self.decoder.decode(payload, &mut sink)?;
+            block.check = sink.into_check();
+            return self.end_block(block, handler);
         }
-        self.open_block = Some(OpenBlock {
-            stream: head.stream,
-            end_stream,
-            depends_on_itself,
-            fragments: 0,
-            bytes: payload.to_vec(),
-        });
+        let pieces = Pieces::default();
+        let mut open = Box::new(OpenBlock { block, fragments: 0, bytes: 0, pieces, charged: 0 });
+        self.take_piece(&mut open, payload, handler)?;
+        self.open_block = Some(open);
         Ok(())
+    }
+
+    fn begin_block<H: Handler>(&mut self, id: u32, end_stream: bool, handler: &mut H) -> Block {
+        let found = self.streams.find(id);
+        let kind = match found.and_then(|name| self.streams.get(name)) {
+            Some(stream) if stream.has(HEAD_RECEIVED) => BlockKind::Trailers,
+            _ if self.is_client => BlockKind::Response,
+            _ => BlockKind::Request,
+        };
+        handler.block_start(kind);
+        let check = BlockCheck::new(kind, self.config.header_list_bytes_max);
+        Block { id, end_stream, depends_on_itself: false, kind, found, check }
+    }
+
+    /// Decodes what is complete of a block, and holds no more of it than a field.
+    fn take_piece<H: Handler>(
+        &mut self,
+        open: &mut OpenBlock,
+        payload: &[u8],
+        handler: &mut H,
+    ) -> Result<(), ConnError> {
+        open.bytes += payload.len();
+        let check = BlockCheck::new(open.block.kind, 0);
+        let mut sink = CheckedSink::new(handler, std::mem::replace(&mut open.block.check, check));
+        let (budget, charged) = (&mut self.budget, &mut open.charged);
+        let result = open.pieces.push(payload, &mut self.decoder, &mut sink, |bytes| {
+            let fits = bytes <= *charged || budget.charge(bytes - *charged);
+            if fits {
+                *charged = bytes.max(*charged);
+            }
+            fits
+        });
+        open.block.check = sink.into_check();
+        Ok(result?)
     }
 
     pub(super) fn continuation_frame<H: Handler>(
@@ -141,40 +196,29 @@ impl Conn {
             return Err(ConnError::protocol("CONTINUATION without HEADERS"));
         };
         open.fragments += 1;
-        if open.fragments > limits::CONTINUATION_FRAMES_MAX
-            || open.bytes.len() + payload.len() > limits::HEADER_BLOCK_BYTES_MAX
+        let paid = (open.bytes / limits::CONTINUATION_BYTES) as u32;
+        if open.fragments > limits::CONTINUATION_FRAMES_MAX + paid
+            || open.bytes + payload.len() > limits::HEADER_BLOCK_BYTES_MAX
         {
             return Err(ConnError::Flood(Flood::Continuations));
         }
-        open.bytes.extend_from_slice(payload);
-        if head.has(frame::END_HEADERS)
-            && let Some(done) = self.open_block.take()
-        {
-            let OpenBlock { stream, end_stream, depends_on_itself, bytes, .. } = done;
-            return self.block(stream, end_stream, depends_on_itself, &bytes, handler);
+        let Some(mut open) = self.open_block.take() else { return Ok(()) };
+        self.take_piece(&mut open, payload, handler)?;
+        if !head.has(frame::END_HEADERS) {
+            self.open_block = Some(open);
+            return Ok(());
         }
-        Ok(())
+        self.budget.release(open.charged);
+        let mut block = open.block;
+        if open.pieces.finish()? {
+            block.check.see_oversized();
+        }
+        self.end_block(block, handler)
     }
 
-    /// A whole header block: decoded always, since the table must stay in step.
-    fn block<H: Handler>(
-        &mut self,
-        id: u32,
-        end_stream: bool,
-        depends_on_itself: bool,
-        block: &[u8],
-        handler: &mut H,
-    ) -> Result<(), ConnError> {
-        let found = self.streams.find(id);
-        let kind = match found.and_then(|name| self.streams.get(name)) {
-            Some(stream) if stream.has(HEAD_RECEIVED) => BlockKind::Trailers,
-            _ if self.is_client => BlockKind::Response,
-            _ => BlockKind::Request,
-        };
-        handler.block_start(kind);
-        let mut sink = CheckedSink::new(handler, kind, self.config.header_list_bytes_max);
-        self.decoder.decode(block, &mut sink)?;
-        let check = sink.into_check();
+    /// A whole header block was decoded, as it must be always: the table must stay in step.
+    fn end_block<H: Handler>(&mut self, block: Block, handler: &mut H) -> Result<(), ConnError> {
+        let Block { id, end_stream, depends_on_itself, kind, found, check } = block;
         let name = match found {
             Some(name) => name,
             None => match self.accept(id)? {
@@ -250,12 +294,9 @@ impl Conn {
         if self.streams.open_count() >= self.config.concurrent_streams_max as usize
             || !self.budget.charge(limits::STREAM_STATE_BYTES)
         {
-            self.refuse(id);
-            return Ok(None);
+            return self.refuse(id).map(|()| None);
         }
-        let send_window = self.peer.stream_window_bytes as i32;
-        let recv_window = self.config.stream_window_bytes as i32;
-        Ok(Some(self.streams.insert(id, send_window, recv_window)))
+        Ok(Some(self.streams.insert(id, self.now_ms)))
     }
 
     fn late_block(&mut self, id: u32) -> Result<(), ConnError> {

@@ -8,8 +8,7 @@ use super::{Conn, Drain, OpenError, SendError};
 use crate::h2::frame::{self, HEAD_BYTES};
 use crate::h2::settings::WINDOW_BYTES_MAX;
 use crate::h2::streams::{
-    BLOCKED, Closed, HEAD_RECEIVED, IN_BLOCKED_QUEUE, IN_READY_QUEUE, OwnedItem, RECV_ENDED,
-    SEND_ENDED,
+    ANSWERED, Closed, HEAD_RECEIVED, IN_READY_QUEUE, OwnedItem, RECV_ENDED, SEND_ENDED,
 };
 use crate::h2::{ErrorCode, StreamId};
 use crate::hpack::HeaderItem;
@@ -39,9 +38,7 @@ impl Conn {
             return Err(OpenError::Budget);
         }
         self.next_own_stream += 2;
-        let send_window = self.peer.stream_window_bytes as i32;
-        let recv_window = self.config.stream_window_bytes as i32;
-        let name = self.streams.insert(id, send_window, recv_window);
+        let name = self.streams.insert(id, self.now_ms);
         self.put_block(id, items, end_stream);
         if end_stream && let Some(stream) = self.streams.get_mut(name) {
             stream.flags |= SEND_ENDED;
@@ -61,11 +58,25 @@ impl Conn {
         end_stream: bool,
     ) -> Result<(), SendError> {
         self.sending(name)?;
+        self.note_answer(name);
         self.put_block(name.id(), items, end_stream);
         if end_stream {
             self.end_sending(name);
         }
         Ok(())
+    }
+
+    /// The stream is no rapid reset any more, and pays for one.
+    #[inline]
+    fn note_answer(&mut self, name: StreamId) {
+        if let Some(stream) = self.streams.get_mut(name)
+            && !stream.has(ANSWERED)
+        {
+            stream.flags |= ANSWERED;
+            self.answered += 1;
+            self.rapid_unanswered = 0;
+            self.rapid_resets.forgive();
+        }
     }
 
     /// Sends body bytes; what exceeds the windows waits.
@@ -80,7 +91,7 @@ impl Conn {
     ) -> Result<(), SendError> {
         self.sending(name)?;
         let must_wait = self.has_pending(name);
-        let now = if must_wait { 0 } else { self.room(name).min(data.len()) };
+        let now = if must_wait { 0 } else { self.room(name, data.len()).min(data.len()) };
         let (front, rest) = data.split_at(now);
         if rest.is_empty() && !must_wait {
             self.put_data(name, front, end_stream);
@@ -97,6 +108,7 @@ impl Conn {
             self.put_data(name, front, false);
         }
         self.pending_bytes += rest.len();
+        let base = i64::from(self.peer.stream_window_bytes);
         if let Some(stream) = self.streams.get_mut(name) {
             let pending = stream.pending.get_or_insert_default();
             if pending.sent > pending.data.len() / 2 {
@@ -106,7 +118,7 @@ impl Conn {
             }
             pending.data.extend_from_slice(rest);
             pending.end_stream = end_stream;
-            if stream.send_window > 0 && !stream.has(IN_READY_QUEUE) {
+            if base + i64::from(stream.send_extra) > 0 && !stream.has(IN_READY_QUEUE) {
                 stream.flags |= IN_READY_QUEUE;
                 self.ready.push_back(name);
             }
@@ -133,7 +145,7 @@ impl Conn {
         self.sending(name)?;
         if length > self.peer.frame_bytes_max as usize
             || self.has_pending(name)
-            || self.room(name) < length
+            || self.room(name, length) < length
         {
             return Ok(false);
         }
@@ -145,7 +157,7 @@ impl Conn {
         self.sent_since_ping = true;
         self.send_window -= length as i64;
         if let Some(stream) = self.streams.get_mut(name) {
-            stream.send_window -= length as i32;
+            stream.send_extra -= length as i32;
         }
         if end_stream {
             self.end_sending(name);
@@ -196,36 +208,6 @@ impl Conn {
         }
     }
 
-    /// Body bytes that can be framed at once. After an answer of zero the stream appears in
-    /// [`Conn::next_writable`] when there is room.
-    pub fn capacity(&mut self, name: StreamId) -> usize {
-        if self.sending(name).is_err() {
-            return 0;
-        }
-        let room = if self.has_pending(name) { 0 } else { self.room(name) };
-        if room == 0
-            && let Some(stream) = self.streams.get_mut(name)
-        {
-            stream.flags |= BLOCKED;
-            if stream.send_window > 0 && !stream.has(IN_BLOCKED_QUEUE) {
-                stream.flags |= IN_BLOCKED_QUEUE;
-                self.blocked.push_back(name);
-            }
-        }
-        room.min(limits::CAPACITY_GRANT_BYTES_MAX)
-    }
-
-    /// A stream that was refused capacity and has it now. Ask again after [`Conn::receive`] and
-    /// after [`Conn::poll_transmit`].
-    pub fn next_writable(&mut self) -> Option<StreamId> {
-        while let Some(name) = self.writable.pop_front() {
-            if self.sending(name).is_ok() {
-                return Some(name);
-            }
-        }
-        None
-    }
-
     /// Appends at most `budget_bytes` wire bytes to `out`; true if more is ready.
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>, budget_bytes: usize) -> bool {
         self.pump();
@@ -239,6 +221,7 @@ impl Conn {
             self.out.clear();
             self.transmitted = 0;
             self.control_replies = 0;
+            self.settle_out();
             self.pump();
         } else {
             let end = self.transmitted + budget_bytes;
@@ -249,15 +232,18 @@ impl Conn {
                 self.transmitted = 0;
             }
         }
-        self.wake_blocked();
+        self.allow_wakes();
         self.out.len() > self.transmitted
     }
 
     /// Whether the owner should read from the socket: false while the peer leaves so much unread
     /// that its next requests can wait.
+    /// Or too many streams that it reset at once.
     #[must_use]
     pub fn wants_read(&self) -> bool {
         self.out.len() - self.transmitted < limits::TRANSMIT_STOP_READING_BYTES
+            && self.control_replies < limits::CONTROL_REPLIES_QUEUED
+            && !self.rapid_resets.is_over(self.now_ms)
     }
 
     /// Bytes queued for the peer: framed, and waiting for its windows.
@@ -266,60 +252,11 @@ impl Conn {
         self.out.len() - self.transmitted + self.pending_bytes
     }
 
-    /// Gives `bytes` of the connection's receive window back to the peer.
-    #[inline]
-    pub fn release_connection(&mut self, bytes: u32) {
-        self.recv_consumed += bytes;
-        if self.recv_consumed >= self.config.connection_window_bytes / 2 {
-            frame::put_window_update(0, self.recv_consumed, &mut self.out);
-            self.recv_window += i64::from(self.recv_consumed);
-            self.recv_consumed = 0;
-        }
-    }
-
-    /// Gives `bytes` of a stream's receive window back to the peer.
-    #[inline]
-    pub fn release_stream(&mut self, name: StreamId, bytes: u32) {
-        let threshold = self.config.stream_window_bytes / 2;
-        if let Some(stream) = self.streams.get_mut(name)
-            && !stream.has(RECV_ENDED)
-        {
-            stream.recv_consumed += bytes;
-            if stream.recv_consumed >= threshold {
-                let increment = stream.recv_consumed;
-                stream.recv_consumed = 0;
-                stream.recv_window += increment as i32;
-                frame::put_window_update(name.id(), increment, &mut self.out);
-            }
-        }
-    }
-
-    /// Opens a stream's receive window to at least `bytes`, for a body known to be that long.
-    pub fn widen_stream(&mut self, name: StreamId, bytes: u32) {
-        if let Some(stream) = self.streams.get_mut(name)
-            && !stream.has(RECV_ENDED)
-        {
-            let target = bytes.min(WINDOW_BYTES_MAX) as i32;
-            let increment = target.saturating_sub(stream.recv_window);
-            if increment > 0 {
-                stream.recv_window = target;
-                // The credit covers what was consumed and not announced before.
-                stream.recv_consumed = stream.recv_consumed.saturating_sub(increment as u32);
-                frame::put_window_update(name.id(), increment as u32, &mut self.out);
-            }
-        }
-    }
-
-    /// Opens a stream's receive window to the size of a fresh one, whatever was consumed.
-    pub fn restore_stream(&mut self, name: StreamId) {
-        self.widen_stream(name, self.config.stream_window_bytes);
-    }
-
     /// Frames what waits, in turns, as far as windows and the transmit buffer allow.
     fn pump(&mut self) {
         let mut turns = self.ready.len();
         while self.send_window > 0 && turns > 0 {
-            if self.out.len() - self.transmitted >= limits::TRANSMIT_HIGH_WATER_BYTES {
+            if self.out_room(limits::FRAME_BYTES_MAX as usize) == 0 {
                 break;
             }
             let Some(name) = self.ready.pop_front() else { break };
@@ -335,10 +272,11 @@ impl Conn {
     fn pump_stream(&mut self, name: StreamId) -> bool {
         let frame_max = self.peer.frame_bytes_max.min(limits::FRAME_BYTES_MAX) as usize;
         let window = usize::try_from(self.send_window).unwrap_or(0);
+        let base = i64::from(self.peer.stream_window_bytes);
         let Some(stream) = self.streams.get_mut(name) else { return false };
         stream.flags &= !IN_READY_QUEUE;
         let Some(mut pending) = stream.pending.take() else { return false };
-        let room = usize::try_from(stream.send_window).unwrap_or(0).min(window);
+        let room = usize::try_from(base + i64::from(stream.send_extra)).unwrap_or(0).min(window);
         let count = pending.left().min(room).min(frame_max);
         let is_last = count == pending.left();
         let end_here = is_last && pending.end_stream && pending.trailers.is_none();
@@ -349,7 +287,7 @@ impl Conn {
         self.budget.release(count);
         if !is_last {
             if let Some(stream) = self.streams.get_mut(name) {
-                let more = stream.send_window > 0;
+                let more = base + i64::from(stream.send_extra) > 0;
                 if more {
                     stream.flags |= IN_READY_QUEUE;
                 }
@@ -364,34 +302,14 @@ impl Conn {
         }
         if pending.end_stream {
             self.end_sending(name);
+        } else {
+            self.window_opened(name);
         }
         false
     }
 
-    /// Moves streams that wait for capacity to the writable list while there is some.
-    pub(super) fn wake_blocked(&mut self) {
-        if self.send_window <= 0
-            || self.out.len() - self.transmitted >= limits::TRANSMIT_HIGH_WATER_BYTES
-        {
-            return;
-        }
-        for _ in 0..self.blocked.len() {
-            let Some(name) = self.blocked.pop_front() else { return };
-            let Some(stream) = self.streams.get_mut(name) else { continue };
-            if stream.pending.is_some() {
-                self.blocked.push_back(name);
-                continue;
-            }
-            stream.flags &= !IN_BLOCKED_QUEUE;
-            if stream.send_window > 0 && stream.has(BLOCKED) {
-                stream.flags &= !BLOCKED;
-                self.writable.push_back(name);
-            }
-        }
-    }
-
     #[inline]
-    fn sending(&self, name: StreamId) -> Result<(), SendError> {
+    pub(super) fn sending(&self, name: StreamId) -> Result<(), SendError> {
         match self.streams.get(name) {
             Some(stream)
                 if !stream.has(SEND_ENDED)
@@ -404,17 +322,8 @@ impl Conn {
     }
 
     #[inline]
-    fn has_pending(&self, name: StreamId) -> bool {
+    pub(super) fn has_pending(&self, name: StreamId) -> bool {
         self.streams.get(name).is_some_and(|stream| stream.pending.is_some())
-    }
-
-    /// Bytes that can be framed for this stream now, other data of the stream aside.
-    #[inline]
-    fn room(&self, name: StreamId) -> usize {
-        let stream = self.streams.get(name).map_or(0, |stream| i64::from(stream.send_window));
-        let window = stream.min(self.send_window).max(0) as usize;
-        let queued = self.out.len() - self.transmitted;
-        window.min(limits::TRANSMIT_HIGH_WATER_BYTES.saturating_sub(queued))
     }
 
     fn end_sending(&mut self, name: StreamId) {
@@ -431,7 +340,7 @@ impl Conn {
     /// Frames data that fits the windows.
     fn put_data(&mut self, name: StreamId, data: &[u8], end_stream: bool) {
         let Some(stream) = self.streams.get_mut(name) else { return };
-        stream.send_window -= data.len() as i32;
+        stream.send_extra -= data.len() as i32;
         self.send_window -= data.len() as i64;
         self.sent_since_ping = true;
         let frame_max = self.peer.frame_bytes_max.min(limits::FRAME_BYTES_MAX) as usize;

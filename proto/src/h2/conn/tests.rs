@@ -135,28 +135,314 @@ fn replies_that_nobody_reads_end_the_connection() {
     assert!(conn.unsent_bytes() < 1 << 20);
 }
 
+/// HEADERS and RST_STREAM (CANCEL) at once.
+fn opened_and_reset(stream: u32) -> Vec<u8> {
+    let mut wire = request(stream, END_BOTH);
+    wire.extend(frame_of(frame::RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+    wire
+}
+
+const OK: [HeaderItem<'static>; 1] = [HeaderItem::Literal(b":status", b"200")];
+
 #[test]
-fn rapid_resets_end_the_connection() {
+fn rapid_resets_slow_a_connection_down_and_end_one_that_is_never_answered() {
     let (mut conn, mut recorder) = server();
+    let mut slow_from = None;
     let mut count = 0;
     let error = (0u32..100_000).find_map(|number| {
-        let stream = number * 2 + 1;
-        let mut wire = request(stream, END_BOTH);
-        wire.extend(frame_of(frame::RST_STREAM, 0, stream, &8u32.to_be_bytes()));
         count += 1;
-        conn.receive(&wire, 0, &mut recorder).err()
+        let outcome = conn.receive(&opened_and_reset(odd(number)), 0, &mut recorder).err();
+        if slow_from.is_none() && !conn.wants_read() {
+            slow_from = Some(count);
+        }
+        outcome
     });
     assert_eq!(error, Some(ConnError::Flood(Flood::Resets)));
-    assert_eq!(count, limits::RESETS.0 + 1);
-    // At a rate that people have, the connection lives.
+    assert_eq!(slow_from, Some(limits::RAPID_RESETS.0 + 1), "first it is not read");
+    assert_eq!(count, limits::RAPID_RESETS_UNANSWERED_MAX + 1);
+    // One stream that was answered and is open: never ended, but read at the rate.
     let (mut conn, mut recorder) = server();
-    for number in 0..20_000u32 {
-        let stream = number * 2 + 1;
-        let mut wire = request(stream, END_BOTH);
+    conn.receive(&request(1, frame::END_HEADERS), 0, &mut recorder).unwrap();
+    conn.send_headers(recorder.opened[0], &OK, false).unwrap();
+    let mut number = 0;
+    for now_ms in 0..10_000 {
+        conn.tick(now_ms).unwrap();
+        while conn.wants_read() {
+            number += 1;
+            conn.receive(&opened_and_reset(odd(number)), now_ms, &mut recorder).unwrap();
+            conn.poll_transmit(&mut Vec::new(), usize::MAX);
+        }
+    }
+    let (burst, rate) = limits::RAPID_RESETS;
+    assert!(number.abs_diff(burst + 10 * rate) < 50, "{number} in ten seconds");
+}
+
+fn odd(number: u32) -> u32 {
+    number * 2 + 1
+}
+
+#[test]
+fn thousands_of_calls_that_run_out_of_time_together_are_no_flood() {
+    let (mut conn, mut recorder) = server();
+    for number in 0..30_000 {
+        conn.receive(&request(odd(number), END_BOTH), 0, &mut recorder).unwrap();
+    }
+    for number in 0..30_000 {
+        let cancel = frame_of(frame::RST_STREAM, 0, odd(number), &8u32.to_be_bytes());
+        conn.receive(&cancel, 600, &mut recorder).unwrap();
+        assert!(conn.wants_read());
+    }
+    assert_eq!(conn.open_streams(), 0);
+}
+
+#[test]
+fn cancellations_that_meet_the_answer_on_its_way_are_no_flood() {
+    // A KeepAliveOnce, or a hedge that lost: a call, its answer, and a cancellation each.
+    let (mut conn, mut recorder) = server();
+    for number in 0..50_000 {
+        let stream = odd(number);
+        conn.receive(&request(stream, frame::END_HEADERS), 0, &mut recorder).unwrap();
+        let name = recorder.opened.pop().unwrap();
+        conn.send_headers(name, &OK, number % 2 == 0).unwrap();
+        conn.poll_transmit(&mut Vec::new(), usize::MAX);
+        let mut wire = frame_of(frame::WINDOW_UPDATE, 0, stream, &[0, 0, 0, 9]);
+        wire.extend(frame_of(frame::DATA, frame::END_STREAM, stream, &[]));
         wire.extend(frame_of(frame::RST_STREAM, 0, stream, &8u32.to_be_bytes()));
-        conn.receive(&wire, u64::from(number) * 2, &mut recorder).unwrap();
+        conn.receive(&wire, 0, &mut recorder).unwrap();
+        assert!(conn.wants_read());
+    }
+}
+
+#[test]
+fn answered_calls_pay_for_as_many_cancelled_ones() {
+    let (mut conn, mut recorder) = server();
+    for number in 0..50_000 {
+        if number % 2 == 0 {
+            conn.receive(&opened_and_reset(odd(number)), 0, &mut recorder).unwrap();
+        } else {
+            conn.receive(&request(odd(number), END_BOTH), 0, &mut recorder).unwrap();
+            let name = recorder.opened.pop().unwrap();
+            conn.send_headers(name, &OK, true).unwrap();
+        }
+        conn.poll_transmit(&mut Vec::new(), usize::MAX);
+        assert!(conn.wants_read(), "call {number}");
+    }
+}
+
+#[test]
+fn refused_streams_make_a_connection_slower_and_do_not_end_it_while_others_are_served() {
+    let config = Config { concurrent_streams_max: 1, ..Config::default() };
+    let (mut conn, mut recorder) = server_with(config, &Budget::default());
+    conn.receive(&request(1, frame::END_HEADERS), 0, &mut recorder).unwrap();
+    conn.send_headers(recorder.opened[0], &OK, false).unwrap();
+    for number in 1..20_000 {
+        conn.receive(&request(odd(number), END_BOTH), 0, &mut recorder).unwrap();
         conn.poll_transmit(&mut Vec::new(), usize::MAX);
     }
+    assert!(!conn.wants_read());
+}
+
+#[test]
+fn a_peer_that_does_not_take_its_replies_is_not_read_before_it_is_cut_off() {
+    let (mut conn, mut recorder) = server();
+    let ping = frame_of(frame::PING, 0, 0, &[0; 8]);
+    for _ in 0..limits::CONTROL_REPLIES_QUEUED {
+        assert!(conn.wants_read());
+        conn.receive(&ping, 0, &mut recorder).unwrap();
+    }
+    assert!(!conn.wants_read());
+    conn.poll_transmit(&mut Vec::new(), usize::MAX);
+    assert!(conn.wants_read());
+}
+
+#[test]
+fn a_stream_is_reset_when_its_time_is_up_and_not_before() {
+    let (mut conn, mut recorder) = server();
+    for number in 0..1_000 {
+        conn.receive(&request(odd(number), frame::END_HEADERS), 0, &mut recorder).unwrap();
+        conn.set_deadline(recorder.opened[number as usize], 100 + u64::from(number));
+    }
+    conn.poll_transmit(&mut Vec::new(), usize::MAX);
+    // Every other one is answered in time.
+    for name in recorder.opened.iter().skip(1).step_by(2) {
+        conn.send_headers(*name, &OK, true).unwrap();
+    }
+    conn.poll_transmit(&mut Vec::new(), usize::MAX);
+    conn.tick(99).unwrap();
+    assert_eq!(conn.next_expired(), None);
+    conn.tick(300).unwrap();
+    let expired: Vec<u32> = std::iter::from_fn(|| conn.next_expired()).map(StreamId::id).collect();
+    assert_eq!(expired, (0..=200).step_by(2).map(odd).collect::<Vec<_>>());
+    let mut wire = Vec::new();
+    conn.poll_transmit(&mut wire, usize::MAX);
+    assert!(wire.starts_with(&frame_of(frame::RST_STREAM, 0, 1, &8u32.to_be_bytes())));
+}
+
+#[test]
+fn a_stream_that_waits_for_its_windows_ends_at_its_deadline_with_what_it_held() {
+    let budget = Budget::default();
+    let (mut conn, mut recorder) = server_with(Config::default(), &budget);
+    conn.receive(&request(1, END_BOTH), 0, &mut recorder).unwrap();
+    let name = recorder.opened[0];
+    conn.set_deadline(name, 1_000);
+    conn.send_headers(name, &OK, false).unwrap();
+    conn.send_data(name, &[0; 1 << 20], true).unwrap();
+    conn.poll_transmit(&mut Vec::new(), usize::MAX);
+    assert!(budget.used() > 900_000);
+    conn.tick(1_000).unwrap();
+    assert_eq!(conn.next_expired(), Some(name));
+    assert!(budget.used() < 64 << 10);
+}
+
+/// Streams that wait for the connection's window, of which they have used all.
+fn blocked_streams(count: u32) -> (Conn, Recorder) {
+    let (mut conn, mut recorder) = server();
+    for number in 0..=count {
+        conn.receive(&request(odd(number), END_BOTH), 0, &mut recorder).unwrap();
+        let name = recorder.opened[number as usize];
+        conn.send_headers(name, &OK, false).unwrap();
+        if number == 0 {
+            conn.send_data(name, &[0; 65_535], true).unwrap();
+        } else if number % 2 == 0 {
+            conn.send_data(name, &[0; 10], true).unwrap();
+        } else {
+            assert_eq!(conn.capacity(name), 0);
+        }
+    }
+    while conn.poll_transmit(&mut Vec::new(), usize::MAX) {}
+    assert_eq!(conn.next_writable(), None);
+    (conn, recorder)
+}
+
+#[test]
+fn a_window_update_costs_no_look_at_every_stream_that_waits() {
+    let (mut conn, mut recorder) = blocked_streams(30_000);
+    let update = frame_of(frame::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
+    let mut told = Vec::new();
+    for _ in 0..5_000 {
+        conn.receive(&update, 0, &mut recorder).unwrap();
+        while let Some(name) = conn.next_writable() {
+            // It has other things to do first.
+            told.push(name);
+        }
+        conn.poll_transmit(&mut Vec::new(), usize::MAX);
+    }
+    assert!(told.len() <= 5_000, "{} streams told of 5,000 bytes", told.len());
+    // Once there is room for all, all get it, in turns.
+    let update = frame_of(frame::WINDOW_UPDATE, 0, 0, &[0, 0x10, 0, 0]);
+    conn.receive(&update, 0, &mut recorder).unwrap();
+    told.iter().for_each(|name| conn.send_data(*name, b"x", true).unwrap());
+    let mut served: std::collections::BTreeSet<StreamId> = told.into_iter().collect();
+    for _ in 0..1_000 {
+        while let Some(name) = conn.next_writable() {
+            assert!(conn.capacity(name) > 0);
+            conn.send_data(name, b"x", true).unwrap();
+            served.insert(name);
+        }
+        conn.poll_transmit(&mut Vec::new(), usize::MAX);
+    }
+    assert_eq!(served.len(), 15_000);
+    assert_eq!(conn.open_streams(), 0);
+}
+
+#[test]
+fn an_initial_window_is_changed_for_all_streams_at_once() {
+    let (mut conn, mut recorder) = server();
+    let window = |bytes: u32| {
+        let mut setting = vec![0, 4];
+        setting.extend(bytes.to_be_bytes());
+        frame_of(frame::SETTINGS, 0, 0, &setting)
+    };
+    conn.receive(&window(10), 0, &mut recorder).unwrap();
+    conn.receive(&request(1, END_BOTH), 0, &mut recorder).unwrap();
+    let name = recorder.opened[0];
+    conn.send_headers(name, &OK, false).unwrap();
+    conn.send_data(name, b"0123456789abcdef", true).unwrap();
+    // Below zero, and up again by what the window grew.
+    conn.receive(&window(2), 0, &mut recorder).unwrap();
+    assert_eq!(conn.capacity(name), 0);
+    let update = frame_of(frame::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 8]);
+    conn.receive(&update, 0, &mut recorder).unwrap();
+    let mut wire = Vec::new();
+    conn.poll_transmit(&mut wire, usize::MAX);
+    let contains = |wire: &[u8], text: &[u8]| wire.windows(text.len()).any(|part| part == text);
+    assert!(contains(&wire, b"0123456789") && !contains(&wire, b"a"), "the window is at zero");
+    conn.receive(&window(5), 0, &mut recorder).unwrap();
+    wire.clear();
+    conn.poll_transmit(&mut wire, usize::MAX);
+    assert!(contains(&wire, b"abc") && !contains(&wire, b"d"), "{wire:?}");
+    // A window that its peer has opened widely cannot grow by another two gigabytes.
+    let update = frame_of(frame::WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xf0]);
+    conn.receive(&update, 0, &mut recorder).unwrap();
+    conn.receive(&request(3, frame::END_HEADERS), 0, &mut recorder).unwrap();
+    conn.receive(
+        &frame_of(frame::WINDOW_UPDATE, 0, 3, &[0x7f, 0xff, 0xff, 0xf0]),
+        0,
+        &mut recorder,
+    )
+    .unwrap();
+    let error = conn.receive(&window(0x7fff_ffff), 0, &mut recorder).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::FLOW_CONTROL_ERROR);
+}
+
+#[test]
+fn a_receive_window_is_made_smaller_for_streams_that_are_open() {
+    let (mut conn, mut recorder) = server();
+    assert!(!conn.set_stream_window(1_024), "the first SETTINGS are not acknowledged");
+    conn.receive(&frame_of(frame::SETTINGS, frame::ACK, 0, &[]), 0, &mut recorder).unwrap();
+    let mut sink = NoRelease;
+    let mut wire = request(1, frame::END_HEADERS);
+    wire.extend(frame_of(frame::DATA, 0, 1, &[0; 16_000]));
+    conn.receive(&wire, 0, &mut sink).unwrap();
+    assert!(conn.set_stream_window(1_024));
+    let mut out = Vec::new();
+    conn.poll_transmit(&mut out, usize::MAX);
+    assert_eq!(out, frame_of(frame::SETTINGS, 0, 0, &[0, 4, 0, 0, 4, 0]));
+    // What was on its way by the old window is taken; what comes after the acknowledgement is not.
+    conn.receive(&frame_of(frame::DATA, 0, 1, &[0; 16_000]), 0, &mut sink).unwrap();
+    conn.receive(&frame_of(frame::SETTINGS, frame::ACK, 0, &[]), 0, &mut sink).unwrap();
+    let name = conn.streams.find(1).unwrap();
+    conn.widen_stream(name, 5_000);
+    out.clear();
+    conn.poll_transmit(&mut out, usize::MAX);
+    let increment = 32_000 - 1_024 + 5_000u32;
+    assert_eq!(out, frame_of(frame::WINDOW_UPDATE, 0, 1, &increment.to_be_bytes()));
+    conn.receive(&frame_of(frame::DATA, 0, 1, &[0; 5_000]), 0, &mut sink).unwrap();
+    assert!(conn.is_open(name));
+    conn.receive(&frame_of(frame::DATA, 0, 1, &[0; 1]), 0, &mut sink).unwrap();
+    assert!(!conn.is_open(name));
+}
+
+#[test]
+fn what_a_socket_does_not_take_is_charged_and_stops_its_writers() {
+    let budget = Budget::default();
+    let (mut conn, mut recorder) = server_with(Config::default(), &budget);
+    let open = frame_of(frame::SETTINGS, 0, 0, &[0, 4, 0x7f, 0, 0, 0]);
+    conn.receive(&open, 0, &mut recorder).unwrap();
+    conn.receive(&frame_of(frame::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]), 0, &mut recorder)
+        .unwrap();
+    conn.receive(&request(1, END_BOTH), 0, &mut recorder).unwrap();
+    let name = recorder.opened[0];
+    conn.send_headers(name, &OK, false).unwrap();
+    let (mut queued, mut out) = (0, Vec::new());
+    while let room @ 1.. = conn.capacity(name) {
+        conn.send_data(name, &vec![0; room], false).unwrap();
+        out.clear();
+        conn.poll_transmit(&mut out, usize::MAX);
+        queued += out.len();
+        conn.set_in_flight(queued);
+    }
+    assert!(queued.abs_diff(limits::TRANSMIT_HIGH_WATER_BYTES) < 1_024, "{queued}");
+    assert!(budget.used() + limits::TRANSMIT_FREE_BYTES >= queued);
+    conn.set_in_flight(0);
+    assert!(budget.used() <= limits::BUDGET_STEPS_BYTES[2]);
+    conn.poll_transmit(&mut out, usize::MAX);
+    assert_eq!(conn.next_writable(), Some(name));
+    // Where all are poor, each still has a little.
+    let budget = Budget::new(8 << 10, 8 << 10);
+    let (mut conn, mut recorder) = server_with(Config::default(), &budget);
+    conn.receive(&request(1, END_BOTH), 0, &mut recorder).unwrap();
+    assert_eq!(conn.capacity(recorder.opened[0]), limits::TRANSMIT_FREE_BYTES);
 }
 
 #[test]
@@ -176,7 +462,7 @@ fn resets_that_the_peer_provokes_count_as_its_own() {
             conn.receive(&wire, 0, &mut recorder).err()
         });
         assert!(matches!(error, Some(ConnError::Flood(_))), "{error:?}");
-        assert!(recorder.opened.len() <= limits::RESETS.0 as usize + 1);
+        assert!(recorder.opened.len() <= limits::STREAM_ERRORS.0 as usize + 1);
     }
     // Malformed requests are the same.
     let (mut conn, mut recorder) = server();
@@ -208,7 +494,7 @@ fn a_client_without_streams_does_not_ping() {
 
 #[test]
 fn a_header_block_without_end_ends_the_connection() {
-    for (fragment, bound) in [(1usize, 65), (16_000, 18)] {
+    for (fragment, bound) in [(1usize, 65), (100, 80), (16_000, 1_100)] {
         let (mut conn, mut recorder) = server();
         conn.receive(&request(1, 0), 0, &mut recorder).unwrap();
         let wire = frame_of(frame::CONTINUATION, 0, 1, &vec![0x82; fragment]);
@@ -216,6 +502,35 @@ fn a_header_block_without_end_ends_the_connection() {
         assert!(count.unwrap() <= bound, "{count:?} fragments of {fragment}");
         assert_eq!(conn.failure(), Some(ConnError::Flood(Flood::Continuations)));
     }
+}
+
+#[test]
+fn a_head_of_megabytes_resets_its_stream_and_costs_no_memory() {
+    let budget = Budget::default();
+    let (mut conn, mut recorder) = server_with(Config::default(), &budget);
+    // A field in the table, then one of 12 MB that would be indexed.
+    let mut block = REQUEST.to_vec();
+    block.extend([0x40, 1, b'a', 1, b'1']);
+    block.extend([0x40, 1, b'b', 0x7f, 0x81, 0xb5, 0xdc, 0x05]);
+    block.extend(vec![b'v'; 12_000_000]);
+    block.extend([0x40, 1, b'c', 1, b'3']);
+    let pieces: Vec<&[u8]> = block.chunks(16_384).collect();
+    for (number, piece) in pieces.iter().enumerate() {
+        let kind = if number == 0 { frame::HEADERS } else { frame::CONTINUATION };
+        let last = number + 1 == pieces.len();
+        let flags = if last { frame::END_HEADERS } else { 0 };
+        conn.receive(&frame_of(kind, flags, 1, piece), 0, &mut recorder).unwrap();
+        assert!(budget.used() < 512 << 10);
+    }
+    assert_eq!(recorder.resets, [(1, ErrorCode::FRAME_SIZE_ERROR)]);
+    // The table is in step: its only entry is the last field.
+    let fields = recorder.fields;
+    let next = [&REQUEST[..], &[0xbe]].concat();
+    conn.receive(&frame_of(frame::HEADERS, END_BOTH, 3, &next), 0, &mut recorder).unwrap();
+    assert_eq!((recorder.opened.len(), recorder.fields), (1, fields + 4));
+    let beyond = [&REQUEST[..], &[0xbf]].concat();
+    let error = conn.receive(&frame_of(frame::HEADERS, END_BOTH, 5, &beyond), 0, &mut recorder);
+    assert!(matches!(error, Err(ConnError::Compression(_))), "{error:?}");
 }
 
 #[test]

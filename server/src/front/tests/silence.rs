@@ -124,3 +124,94 @@ fn time_passes_for_thousands_of_connections_some_in_each_round() {
     }
     assert_eq!((rounds, rig.driver.closed.len()), (10, PEERS));
 }
+
+#[test]
+fn a_socket_that_takes_nothing_is_closed_in_the_end_and_a_slow_one_is_not() {
+    let mut rig = Rig::new();
+    let _peers = [rig.accept(), rig.accept()];
+    rig.turn();
+    let socket = |slot| SocketId { slot, generation: 0 };
+    for slot in [0, 1] {
+        rig.feed(slot, b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    }
+    let mut slow = 0;
+    for _ in 0..3 {
+        rig.wait_ms(limits::WRITE_MS / 2 - 1000);
+        // The second one takes a send now and then, and asks again.
+        assert!(rig.driver.sends.iter().any(|(of, _)| *of == socket(1)));
+        rig.driver.sends.clear();
+        rig.front.sent(socket(1), Vec::new(), Ok(()));
+        slow += 1;
+        rig.feed(1, b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+        for (_, bytes) in &rig.driver.sends {
+            assert!(bytes.len() <= limits::SLOW_SEND_BYTES, "{} bytes to a slow one", bytes.len());
+        }
+    }
+    assert_eq!((rig.driver.closed.clone(), slow), (vec![socket(0)], 3));
+}
+
+#[test]
+fn requests_sent_without_waiting_are_answered_one_in_a_round() {
+    let mut rig = Rig::new();
+    let _peer = rig.accept();
+    rig.turn();
+    let socket = SocketId { slot: 0, generation: 0 };
+    rig.front.begin_turn(rig.now_ms);
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n".repeat(2_600);
+    for bytes in requests.chunks(limits::RECEIVE_BUFFER_BYTES) {
+        rig.front.received(socket, bytes);
+    }
+    let mut answers = 0;
+    let mut page_bytes = 0;
+    while answers < 2_600 {
+        rig.turn();
+        let sends = std::mem::take(&mut rig.driver.sends);
+        assert!(sends.len() <= 1);
+        for (_, bytes) in sends {
+            answers += 1;
+            page_bytes = bytes.len();
+            assert!(bytes.starts_with(b"HTTP/1.1 200"), "one whole answer");
+            assert!(rig.front.settings.budget.used() < 256 << 10);
+            rig.front.sent(socket, Vec::new(), Ok(()));
+        }
+    }
+    assert!(page_bytes > 1_000);
+    assert_eq!(rig.front.rendered.renders(), u64::from(limits::PAGE_RENDERS), "within one tick");
+    rig.turn();
+    assert!(!rig.driver.paused[0]);
+}
+
+#[test]
+fn plain_requests_wait_while_the_budgets_have_no_room_for_their_answers() {
+    let mut rig = Rig::new();
+    let _peer = rig.accept();
+    rig.turn();
+    let mut others = rig.front.settings.budget.account();
+    others.set(limits::PROCESS_RECEIVE_BYTES);
+    rig.feed(0, b"GET /version HTTP/1.1\r\nHost: h\r\n\r\n");
+    rig.wait_ms(3000);
+    assert_eq!(rig.answers(), "");
+    others.set(0);
+    rig.wait_ms(1000);
+    assert!(rig.answers().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_watch_and_a_call_without_a_message_end_at_their_deadlines() {
+    let mut rig = Rig::new();
+    let mut caller = rig.client();
+    let options = CallOptions { timeout_ms: Some(2_000), ..Default::default() };
+    for path in ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"] {
+        let method = caller.client.method(path);
+        caller.client.start_stream(method, &options).unwrap();
+    }
+    caller.exchange(&mut rig);
+    assert!(!rig.front.watching.hub.is_empty());
+    rig.now_ms += 1_900;
+    caller.exchange(&mut rig);
+    assert!(!rig.front.watching.hub.is_empty() && caller.answers.is_empty());
+    rig.now_ms += 200;
+    caller.exchange(&mut rig);
+    assert!(rig.front.watching.hub.is_empty());
+    assert_eq!(caller.answers.len(), 2, "{:?}", caller.answers);
+}
