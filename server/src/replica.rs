@@ -22,6 +22,7 @@ use etcore_raftlog::types::{LogEntry, SnapshotMark};
 
 use crate::alarm::Alarms;
 use crate::api::range::Scratch;
+use crate::auth::Auth;
 use crate::background::{Answer, Background, Task};
 use crate::hasher::Hasher;
 use crate::ids::IdBlock;
@@ -29,11 +30,12 @@ use crate::limits;
 use crate::member::Member;
 use crate::pages::Pages;
 use crate::quota::Quota;
-use crate::shared::{MemberView, Shared};
+use crate::shared::Shared;
 
 mod alarms;
 mod apply;
 pub mod asks;
+mod authing;
 mod compaction;
 mod due;
 mod executing;
@@ -42,10 +44,12 @@ mod leasing;
 pub mod lessor;
 mod link;
 mod log_files;
+mod membership;
 mod messages;
 pub mod peering;
 mod propose;
 mod publish;
+mod skip;
 mod snapshots;
 mod space;
 mod transfer;
@@ -60,9 +64,11 @@ use leasing::LeaseDesk;
 use lessor::Lessor;
 pub use link::FrontLink;
 pub use log_files::{DurableWrite, Finished, Lane, LogFiles, LogPools, ReadOp, StartOp, Started};
+pub use membership::Downgrade;
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;
+pub use skip::SkipEntry;
 pub use snapshots::PART_PATH;
 use snapshots::Snapshots;
 use space::Space;
@@ -151,6 +157,10 @@ pub struct Replica {
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
     alarms: Arc<Alarms>,
+    auth: Arc<Auth>,
+    /// An entry that was skipped, and that the page file is not beyond for good yet.
+    skipped: Option<LogIndex>,
+    downgrade: Arc<Downgrade>,
     quota: Quota,
     /// Since when little enough is used for this member's NOSPACE alarm to go off.
     relaxed_since_ms: Option<u64>,
@@ -222,6 +232,11 @@ impl Replica {
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         let request_timeout_ms = shared.config.request_timeout_ms();
+        let auth = Auth::load(&store).unwrap_or_else(|error| {
+            shared.fail(format!("page file: {error}"));
+            Auth::default()
+        });
+        authing::warn_of_auth(&auth, false);
         Self {
             shared,
             log,
@@ -251,6 +266,9 @@ impl Replica {
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
             alarms: Arc::new(Alarms::load(&store)),
+            auth: Arc::new(auth),
+            skipped: None,
+            downgrade: Arc::new(Downgrade::load(&store)),
             quota,
             relaxed_since_ms: None,
             held_back: HeldBack::default(),
@@ -507,6 +525,7 @@ impl Replica {
             self.end_defragment();
         }
         self.unpublished = true;
+        self.note_skipped();
         if self.snapshots.installing.is_none()
             && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
         {
@@ -682,22 +701,6 @@ impl Replica {
     fn give_up(&mut self, (front, slot): (usize, Slot)) {
         let reply = Reply::Refused(EtcdError::Timeout.into());
         self.fronts[front].send(ToFront::Reply { slot, reply });
-    }
-
-    fn member_view(&mut self) -> MemberView {
-        MemberView {
-            store: self.store.publish(),
-            members: self.members.clone(),
-            cluster_version: self.cluster_version.clone(),
-            alarms: self.alarms.clone(),
-            file_cuts: self.file_cuts,
-        }
-    }
-
-    /// Decodes the small buckets again: when opened, and after an entry that changed them.
-    fn refresh_cluster(&mut self) {
-        self.members = publish::members(&self.store);
-        self.cluster_version = publish::cluster_version(&self.store);
     }
 }
 

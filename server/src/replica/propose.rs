@@ -9,8 +9,8 @@ use etcore_raftlog::wal::Admission;
 use prost::Message;
 
 use super::messages::{Slot, ToReplica};
-use super::{Proposal, Replica, space};
-use crate::{limits, version, wire};
+use super::{Proposal, Replica};
+use crate::{entry, limits, version};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
 
@@ -202,7 +202,7 @@ impl Replica {
 
     /// Puts a proposal into the batch, unless the disk has no room for it.
     fn take_proposal(&mut self, origin: Origin, data: Bytes, batch: &mut Batch) {
-        let refused = batch.tight && space::grows(&data);
+        let refused = batch.tight && entry::grows(&data);
         if refused || !batch.fits(&data) {
             self.refuse(Some(origin), EtcdError::NoSpace);
         } else {
@@ -278,7 +278,7 @@ impl Replica {
         let of_clients =
             (0..).zip(batch.iter().zip(&origins)).filter(|(_, (_, from))| from.is_some());
         let ending: Vec<(u64, i64)> = of_clients
-            .filter_map(|(at, (entry, _))| Some((at, wire::wrapped_revoke(entry)?)))
+            .filter_map(|(at, (data, _))| Some((at, entry::wrapped_revoke(data)?)))
             .collect();
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {
