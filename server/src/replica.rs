@@ -15,7 +15,6 @@ use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
-use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::{LogEntry, SnapshotMark};
@@ -657,17 +656,6 @@ impl Replica {
         }
     }
 
-    fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
-        self.desk.read_finished(ticket);
-        while let Some((known, front, up_to)) = self.reads.front().copied() {
-            if known > ticket {
-                break;
-            }
-            self.reads.pop_front();
-            self.fronts[front].send(ToFront::ReadReady { up_to, index });
-        }
-    }
-
     /// Ends once every front has drained, or at once after a failure. What was acknowledged is on
     /// disk already.
     fn maybe_stop(&mut self, now_ms: u64) {
@@ -687,20 +675,6 @@ impl Replica {
             self.log.writer.flush();
         }
         self.stopped = self.log.writer.is_idle() || now_ms >= give_up_ms;
-    }
-
-    fn refuse(&mut self, from: Option<Origin>, error: EtcdError) {
-        self.shared.metrics.proposals_failed.inc();
-        if let Some(Origin { front, slot, .. }) = from {
-            let reply = Reply::Refused(error.into());
-            self.fronts[front].send(ToFront::Reply { slot, reply });
-        }
-    }
-
-    /// Ends the wait for a proposal whose outcome will not be known here.
-    fn give_up(&mut self, (front, slot): (usize, Slot)) {
-        let reply = Reply::Refused(EtcdError::Timeout.into());
-        self.fronts[front].send(ToFront::Reply { slot, reply });
     }
 }
 

@@ -8,7 +8,7 @@ use etcore_raftlog::node::{Destination, ProposeError, Proposed};
 use etcore_raftlog::wal::Admission;
 use prost::Message;
 
-use super::messages::{Slot, ToReplica};
+use super::messages::{Reply, Slot, ToFront, ToReplica};
 use super::{Proposal, Replica};
 use crate::{entry, limits, version};
 
@@ -265,6 +265,25 @@ impl Replica {
         } else {
             // The front's reads time out; it may ask again with its next ticket.
             self.shared.metrics.read_indexes_failed.inc();
+        }
+    }
+
+    pub(super) fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
+        self.desk.read_finished(ticket);
+        while let Some((known, front, up_to)) = self.reads.front().copied() {
+            if known > ticket {
+                break;
+            }
+            self.reads.pop_front();
+            self.fronts[front].send(ToFront::ReadReady { up_to, index });
+        }
+    }
+
+    pub(super) fn refuse(&mut self, from: Option<Origin>, error: EtcdError) {
+        self.shared.metrics.proposals_failed.inc();
+        if let Some(Origin { front, slot, .. }) = from {
+            let reply = Reply::Refused(error.into());
+            self.fronts[front].send(ToFront::Reply { slot, reply });
         }
     }
 

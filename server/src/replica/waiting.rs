@@ -6,8 +6,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use etcore_proto::error::EtcdError;
+
 use super::propose::Origin;
-use super::{Replica, Slot};
+use super::{Replica, Reply, Slot, ToFront};
 use crate::entry;
 
 /// See the module text.
@@ -72,6 +74,12 @@ impl Replica {
                 self.give_up((origin.front, origin.slot));
             }
         }
+    }
+
+    /// Ends the wait for a proposal whose outcome will not be known here.
+    pub(super) fn give_up(&mut self, (front, slot): (usize, Slot)) {
+        let reply = Reply::Refused(EtcdError::Timeout.into());
+        self.fronts[front].send(ToFront::Reply { slot, reply });
     }
 
     /// Proposals that this member appended at and behind `first` in an earlier term are no longer
