@@ -6,19 +6,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message;
+
+use crate::decode::{decode, with_decoded};
 use crate::grpc::{
     CallOptions, Client, ClientConfig, MethodId, Routes, Server, ServerConfig, ServerEvent,
     decode_base64, decode_message, encode_message, parse_timeout_ms,
 };
 use crate::h2::Budget;
 use crate::hpack::{Decoder, Field, FieldSink};
+use crate::pb::etcdserverpb as pb;
 use crate::{http1, limits};
 
 /// A corpus' name and what it is fed to.
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// Every entry by the name of its corpus.
-pub const ENTRIES: [Entry; 7] = [
+pub const ENTRIES: [Entry; 8] = [
     ("hpack", fuzz_hpack),
     ("h2_server", fuzz_h2_server),
     ("h2_client", fuzz_h2_client),
@@ -26,7 +31,44 @@ pub const ENTRIES: [Entry; 7] = [
     ("http1_server", fuzz_http1_server),
     ("http1_client", fuzz_http1_client),
     ("text", fuzz_text),
+    ("requests", fuzz_requests),
 ];
+
+/// A request, alone and in an entry: accepted by both or by neither.
+pub fn fuzz_requests(input: &[u8]) {
+    let (&kind, message) = input.split_first().unwrap_or((&0, &[]));
+    let message = Bytes::copy_from_slice(message);
+    let within = limits::DECODE_DEPTH - 1;
+    let (field, alone) = match kind % 4 {
+        0 => (4, decode::<pb::PutRequest>(message.clone()).map(|put| put.encode_to_vec())),
+        1 => (10, decode::<pb::AlarmRequest>(message.clone()).map(|alarm| alarm.encode_to_vec())),
+        2 => {
+            let user = decode::<pb::AuthUserAddRequest>(message.clone());
+            (1100, user.map(|user| user.encode_to_vec()))
+        }
+        _ => {
+            let accept = |txn: Result<pb::TxnRequest, _>| txn.map(|txn| txn.encode_to_vec());
+            (6, with_decoded(message.clone(), within, accept))
+        }
+    };
+    let mut entry = Vec::new();
+    prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, &mut entry);
+    prost::encoding::encode_varint(message.len() as u64, &mut entry);
+    entry.extend_from_slice(&message);
+    let applied = with_decoded(
+        entry.into(),
+        limits::DECODE_DEPTH,
+        |request: Result<pb::InternalRaftRequest, _>| {
+            request.map(|request| match kind % 4 {
+                0 => request.put.map(|put| put.encode_to_vec()),
+                1 => request.alarm.map(|alarm| alarm.encode_to_vec()),
+                2 => request.auth_user_add.map(|user| user.encode_to_vec()),
+                _ => request.txn.map(|txn| txn.encode_to_vec()),
+            })
+        },
+    );
+    assert_eq!(applied, alone.map(Some));
+}
 
 struct Ignore;
 

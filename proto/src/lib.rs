@@ -5,11 +5,12 @@
 //! caller. Every queue has a bound in [`limits`], and every error is a value.
 //!
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
-//! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), its log
-//! and peer messages ([`raftpb`]) and its error table ([`error`]), and Go's notation of flags
-//! ([`gotext`]).
+//! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), how they
+//! are decoded ([`decode`]), its log and peer messages ([`raftpb`]) and its error table
+//! ([`error`]), and Go's notation of flags ([`gotext`]).
 
 pub mod deadlines;
+pub mod decode;
 pub mod error;
 pub mod fuzz;
 pub mod gotext;

@@ -132,6 +132,14 @@ pub const HTTP1_FIELDS_MAX: usize = 100;
 pub const HTTP1_CHUNK_LINE_BYTES_MAX: usize = 1_024;
 /// Largest trailers of a chunked body, in bytes; past it 400.
 pub const HTTP1_TRAILER_BYTES_MAX: usize = 8 << 10;
+/// Messages in one another that are decoded, as in Go's protobuf; past it an error.
+pub const DECODE_DEPTH: u32 = 10_000;
+/// Unknown groups in one another that are skipped, as in Go's protobuf; past it an error.
+pub const DECODE_GROUPS: usize = 10_001;
+/// Stack that is taken for looking at a message that nests deeply, in bytes ...
+pub const STACK_BYTES: usize = 1 << 20;
+/// ... and what each level of transactions may use of it, in bytes.
+pub const STACK_BYTES_PER_TXN: usize = if cfg!(debug_assertions) { 8 << 10 } else { 4 << 10 };
 
 const _: () = assert!(STREAM_WINDOW_BYTES as usize > MESSAGE_SMALL_BYTES_MAX);
 const _: () = assert!(CONNECTION_HELD_BYTES_MAX <= PROCESS_HELD_BYTES_MAX);

@@ -13,7 +13,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use pb::AlarmType;
 use prost::Message;
 
-use crate::quota;
+use crate::entry::{self, Request};
 
 /// All alarms that are on, ascending by kind, then member.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -68,19 +68,21 @@ impl Alarms {
         if self.list.is_empty() {
             return Ok(());
         }
-        let changes = request.put.is_some()
-            || request.delete_range.is_some()
-            || request.txn.is_some()
-            || request.compaction.is_some()
-            || request.lease_grant.is_some()
-            || request.lease_revoke.is_some();
+        let changes = matches!(
+            Request::of(request),
+            Some(
+                Request::Put(_)
+                    | Request::DeleteRange(_)
+                    | Request::Txn(_)
+                    | Request::Compaction(_)
+                    | Request::LeaseGrant(_)
+                    | Request::LeaseRevoke(_)
+            )
+        );
         if changes {
             self.admit_change()?;
         }
-        let grows = request.put.is_some()
-            || request.lease_grant.is_some()
-            || request.txn.as_ref().is_some_and(|txn| quota::txn_cost_bytes(txn) > 0);
-        if grows { self.admit_growth() } else { Ok(()) }
+        if entry::request_grows(request) { self.admit_growth() } else { Ok(()) }
     }
 
     /// What any request that changes keys or leases meets.

@@ -265,6 +265,12 @@ pub fn open_stored(
             "cut a torn batch off the write-ahead log: the machine stopped while writing it"
         );
     }
+    if let Some(skip) = config.unsafe_skip_entry.filter(|_| !config.starts_over) {
+        let committed = log.node.status().commit;
+        if let Some(obstacle) = skip.obstacle(index, committed, |index| log.node.term(index)) {
+            return Err(BootError::Stored(obstacle));
+        }
+    }
     let (member_id, cluster_id) =
         (found.metadata.node_id.unwrap_or(0), found.metadata.cluster_id.unwrap_or(0));
     let identity = Identity { cluster_id, member_id };

@@ -12,6 +12,7 @@ use tracing::Level;
 
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Output};
+use crate::replica::SkipEntry;
 
 mod check;
 pub mod cluster;
@@ -29,6 +30,8 @@ pub use url::ListenUrl;
 pub struct Config {
     /// Not to be set from outside: tests and the simulator choose.
     pub engine: EngineConfig,
+    /// Not to be set from outside: this process ran the member before.
+    pub starts_over: bool,
     /// `--name`.
     pub name: String,
     /// `--data-dir`.
@@ -93,6 +96,8 @@ pub struct Config {
     pub fronts: Option<usize>,
     /// `--wal-segment-bytes`.
     pub wal_segment_bytes: u64,
+    /// `--unsafe-skip-entry`.
+    pub unsafe_skip_entry: Option<SkipEntry>,
 }
 
 impl Config {

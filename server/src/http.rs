@@ -83,13 +83,7 @@ const READYZ: &[&str] =
 
 /// Answers a request on a client URL. `target` is the request target with its query, `accept` the
 /// header of this name.
-pub fn client(
-    shared: &Shared,
-    view: &MemberView,
-    method: &str,
-    target: &str,
-    accept: &str,
-) -> Answer {
+pub fn client(view: &MemberView, method: &str, target: &str, accept: &str) -> Answer {
     let Some((path, query)) = query::split(target) else {
         return Answer::Malformed;
     };

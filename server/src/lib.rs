@@ -3,11 +3,13 @@
 
 pub mod alarm;
 pub mod api;
+pub mod auth;
 pub mod background;
 pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod driver;
+pub mod entry;
 pub mod front;
 pub mod hasher;
 pub mod http;

@@ -48,9 +48,13 @@ fn run(config: Config, notes: &Notes) -> ExitCode {
         data_dir = %config.data_dir,
         "starting an etcd server"
     );
+    let mut config = config;
     let code = loop {
         match run_once(config.clone()) {
-            Ended::StartOver => tracing::info!("starting over from the data directory"),
+            Ended::StartOver => {
+                config.starts_over = true;
+                tracing::info!("starting over from the data directory");
+            }
             Ended::Exit(code) => break code,
         }
     };

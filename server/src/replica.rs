@@ -15,13 +15,13 @@ use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
-use etcore_proto::error::EtcdError;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
 use etcore_raftlog::types::LogEntry;
 
 use crate::alarm::Alarms;
 use crate::api::range::Scratch;
+use crate::auth::Auth;
 use crate::background::{Answer, Background};
 use crate::hasher::Hasher;
 use crate::ids::IdBlock;
@@ -29,11 +29,12 @@ use crate::limits;
 use crate::member::Member;
 use crate::pages::Pages;
 use crate::quota::Quota;
-use crate::shared::{MemberView, Shared};
+use crate::shared::Shared;
 
 mod alarms;
 mod apply;
 pub mod asks;
+mod authing;
 mod checkpoints;
 mod compaction;
 mod due;
@@ -43,10 +44,12 @@ mod leasing;
 pub mod lessor;
 mod link;
 mod log_files;
+mod membership;
 mod messages;
 pub mod peering;
 mod propose;
 mod publish;
+mod skip;
 mod snapshots;
 mod space;
 mod transfer;
@@ -61,9 +64,11 @@ use leasing::LeaseDesk;
 use lessor::Lessor;
 pub use link::FrontLink;
 pub use log_files::{DurableWrite, Finished, Lane, LogFiles, LogPools, ReadOp, StartOp, Started};
+pub use membership::Downgrade;
 pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
 use peering::Peering;
 use propose::Origin;
+pub use skip::SkipEntry;
 pub use snapshots::PART_PATH;
 use snapshots::Snapshots;
 use space::Space;
@@ -152,6 +157,10 @@ pub struct Replica {
     members: Arc<Vec<Member>>,
     cluster_version: Option<Arc<str>>,
     alarms: Arc<Alarms>,
+    auth: Arc<Auth>,
+    /// An entry that was skipped, and that the page file is not beyond for good yet.
+    skipped: Option<LogIndex>,
+    downgrade: Arc<Downgrade>,
     quota: Quota,
     /// Since when little enough is used for this member's NOSPACE alarm to go off.
     relaxed_since_ms: Option<u64>,
@@ -223,6 +232,11 @@ impl Replica {
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         let request_timeout_ms = shared.config.request_timeout_ms();
+        let auth = Auth::load(&store).unwrap_or_else(|error| {
+            shared.fail(format!("page file: {error}"));
+            Auth::default()
+        });
+        authing::warn_of_auth(&auth, false);
         Self {
             shared,
             log,
@@ -252,6 +266,9 @@ impl Replica {
             members: publish::members(&store),
             cluster_version: publish::cluster_version(&store),
             alarms: Arc::new(Alarms::load(&store)),
+            auth: Arc::new(auth),
+            skipped: None,
+            downgrade: Arc::new(Downgrade::load(&store)),
             quota,
             relaxed_since_ms: None,
             held_back: HeldBack::default(),
@@ -571,17 +588,6 @@ impl Replica {
         }
     }
 
-    fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
-        self.desk.read_finished(ticket);
-        while let Some((known, front, up_to)) = self.reads.front().copied() {
-            if known > ticket {
-                break;
-            }
-            self.reads.pop_front();
-            self.fronts[front].send(ToFront::ReadReady { up_to, index });
-        }
-    }
-
     /// Ends once every front has drained, or at once after a failure. What was acknowledged is on
     /// disk already.
     fn maybe_stop(&mut self, now_ms: u64) {
@@ -601,36 +607,6 @@ impl Replica {
             self.log.writer.flush();
         }
         self.stopped = self.log.writer.is_idle() || now_ms >= give_up_ms;
-    }
-
-    fn refuse(&mut self, from: Option<Origin>, error: EtcdError) {
-        self.shared.metrics.proposals_failed.inc();
-        if let Some(Origin { front, slot, .. }) = from {
-            let reply = Reply::Refused(error.into());
-            self.fronts[front].send(ToFront::Reply { slot, reply });
-        }
-    }
-
-    /// Ends the wait for a proposal whose outcome will not be known here.
-    fn give_up(&mut self, (front, slot): (usize, Slot)) {
-        let reply = Reply::Refused(EtcdError::Timeout.into());
-        self.fronts[front].send(ToFront::Reply { slot, reply });
-    }
-
-    fn member_view(&mut self) -> MemberView {
-        MemberView {
-            store: self.store.publish(),
-            members: self.members.clone(),
-            cluster_version: self.cluster_version.clone(),
-            alarms: self.alarms.clone(),
-            file_cuts: self.file_cuts,
-        }
-    }
-
-    /// Decodes the small buckets again: when opened, and after an entry that changed them.
-    fn refresh_cluster(&mut self) {
-        self.members = publish::members(&self.store);
-        self.cluster_version = publish::cluster_version(&self.store);
     }
 }
 

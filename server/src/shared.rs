@@ -11,12 +11,14 @@ use arc_swap::ArcSwap;
 use etcore_engine::view::View;
 
 use crate::alarm::Alarms;
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Waker;
 use crate::ids::RequestIds;
 use crate::member::Member;
 use crate::metrics::Metrics;
+use crate::replica::Downgrade;
 use crate::wire::Header;
 
 /// See the module text.
@@ -71,6 +73,10 @@ pub struct MemberView {
     pub cluster_version: Option<Arc<str>>,
     /// What is wrong with the cluster.
     pub alarms: Arc<Alarms>,
+    /// Who may do what.
+    pub auth: Arc<Auth>,
+    /// Whether the cluster is being downgraded.
+    pub downgrade: Arc<Downgrade>,
     /// How often the page file was cut: older mappings of it must not be used with this view.
     pub file_cuts: u64,
 }

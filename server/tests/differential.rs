@@ -31,8 +31,7 @@
 //!   behind the last key *sent*, so it repeats and leaves out; etcore sends all in key order
 //! * requests within some bytes of the size limit: the id in the log entry is a byte longer on some
 //!   members
-//! * texts of protobuf errors; a known field in another wire type: the library's affair; prost
-//!   refuses what Go skips
+//! * which kind of space is in the texts of protobuf errors: Go chooses when it is built
 //! * storage version in the first seconds: etcd's monitor decides it later
 //! * a put that keeps the value or lease of a key deleted by its own transaction: never made: etcd
 //!   dies of it

@@ -130,7 +130,11 @@ impl Plan {
                     // The first that does not hold is the last.
                     self.compared += deciding.compare as u64 + u64::from(!succeeded);
                     let request = std::mem::take(&mut deciding.request);
-                    let chosen = if succeeded { request.success } else { request.failure };
+                    let (chosen, other) = match succeeded {
+                        true => (request.success, request.failure),
+                        false => (request.failure, request.success),
+                    };
+                    discard(other);
                     *frame = Frame::Ops(chosen.into_iter());
                     self.ops.push(Op::Begin { succeeded });
                 }
@@ -182,6 +186,37 @@ impl Plan {
     /// How many compares were decided for it.
     pub fn compared(&self) -> u64 {
         self.compared
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        for frame in self.stack.drain(..) {
+            match frame {
+                Frame::Deciding(deciding) => {
+                    discard(deciding.request.success);
+                    discard(deciding.request.failure);
+                }
+                Frame::Ops(ops) => discard(ops),
+            }
+        }
+    }
+}
+
+/// Drops operations that may nest deeper than the stack is.
+fn discard(ops: impl IntoIterator<Item = pb::RequestOp>) {
+    let mut nested = Vec::new();
+    let mut keep = |ops: &mut dyn Iterator<Item = pb::RequestOp>| {
+        for op in ops {
+            if let Some(Request::RequestTxn(txn)) = op.request {
+                nested.push(txn);
+            }
+        }
+        nested.pop()
+    };
+    let mut next = keep(&mut ops.into_iter());
+    while let Some(txn) = next {
+        next = keep(&mut txn.success.into_iter().chain(txn.failure));
     }
 }
 

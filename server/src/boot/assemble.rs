@@ -143,6 +143,8 @@ pub(crate) fn shared(
             members: Arc::default(),
             cluster_version: None,
             alarms: Arc::default(),
+            auth: Arc::default(),
+            downgrade: Arc::default(),
             file_cuts: 0,
         }),
         status: StatusCell::default(),

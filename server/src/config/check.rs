@@ -38,6 +38,10 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
     if lease_checkpoint_interval < Duration::from_secs(1) {
         return Err("--lease-checkpoint-interval must be at least 1s".to_owned());
     }
+    let unsafe_skip_entry = match &*values.text("unsafe-skip-entry") {
+        "" => None,
+        name => Some(name.parse().map_err(|error| format!("--unsafe-skip-entry: {error}"))?),
+    };
     let wal_segment_bytes = values.uint("wal-segment-bytes");
     if !wal_segment_bytes.is_multiple_of(4096) || wal_segment_bytes < SEGMENT_BYTES_MIN {
         return Err(format!(
@@ -93,6 +97,8 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         engine: EngineConfig::default(),
         fronts: Some(size("fronts")).filter(|fronts| *fronts > 0),
         wal_segment_bytes,
+        starts_over: false,
+        unsafe_skip_entry,
         lease_checkpoint_interval,
         name,
     })

@@ -590,6 +590,14 @@ const OWN: &[Flag] = &[
         Served,
         "Bytes of one log segment; a multiple of 4096.",
     ),
+    flag(
+        "unsafe-skip-entry",
+        Text,
+        "",
+        Served,
+        "INDEX:TERM:CHECKSUM of an entry at which all members stop, as their error names it. What \
+         it asked for is not done. For all members of a stopped cluster, once.",
+    ),
 ];
 
 const OTHER: &[Flag] = &[

@@ -12,6 +12,7 @@ use super::conn::Conn;
 use super::tasks::{Kind, Task, To};
 use crate::api::range;
 use crate::api::reader::Stop;
+use crate::auth;
 use crate::driver::SocketId;
 use crate::http::{self, Page};
 use crate::limits;
@@ -126,6 +127,18 @@ impl Front {
             return;
         };
         let call = Call { socket, stream, deadline_ms: Some(deadline_ms) };
+        // Whoever began when nobody had to say who he is must do so now.
+        let reads = matches!(
+            kind,
+            Kind::Range(_)
+                | Kind::ReadTxn(_)
+                | Kind::Stream(_)
+                | Kind::MemberList
+                | Kind::AlarmList(_)
+        );
+        if reads && self.view.auth.is_enabled() {
+            return self.reply_status(socket, to, &auth::not_served());
+        }
         let outcome = match kind {
             Kind::Range(request) => self.answer_range(call, request, resume),
             Kind::ReadTxn(request) => self.start_read_txn(call, *request),

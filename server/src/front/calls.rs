@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use etcore_proto::decode::{DecodeError, Fields, Flat, Value};
 use etcore_proto::error::{Code, EtcdError, Status};
 use etcore_proto::grpc::{Message, MethodId, RequestMeta, Routes, ServerEvent, StreamId};
 use etcore_proto::pb::etcdserverpb as pb;
@@ -13,12 +14,14 @@ use etcore_proto::pb::etcdserverpb as pb;
 use super::Front;
 use super::tasks::{Kind, Task, To};
 use crate::api::check;
+use crate::auth;
 use crate::driver::SocketId;
+use crate::entry::{self, field};
 use crate::limits;
 use crate::quota;
 use crate::replica::ToReplica;
 use crate::watch::Place;
-use crate::wire::{self, PutRef};
+use crate::wire::PutRef;
 
 macro_rules! methods {
     ($($name:ident = $number:literal $path:literal $streaming:literal)*) => {
@@ -58,12 +61,6 @@ methods! {
     LEASE_KEEP_ALIVE = 24 "/etcdserverpb.Lease/LeaseKeepAlive" true
     WATCH = 30 "/etcdserverpb.Watch/Watch" true
 }
-
-/// Field numbers of InternalRaftRequest.
-const RAFT_PUT: u32 = 4;
-const RAFT_DELETE_RANGE: u32 = 5;
-const RAFT_TXN: u32 = 6;
-const RAFT_COMPACTION: u32 = 7;
 
 /// grpc.health.v1 SERVING and SERVICE_UNKNOWN as HealthCheckResponse messages.
 const SERVING: &[u8] = &[0x08, 1];
@@ -158,6 +155,9 @@ impl Front {
         let call = Call { socket, stream, deadline_ms: meta.deadline_ms };
         let outcome = match self.refused_by_head(&meta) {
             Some(error) => Err(error.into()),
+            None if !matches!(method, HEALTH_CHECK | STATUS) && self.view.auth.is_enabled() => {
+                Err(Refusal::Status(auth::not_served()))
+            }
             None => self.dispatch(call, method, message),
         };
         if let Err(Refusal::Status(status)) = outcome {
@@ -178,19 +178,22 @@ impl Front {
             RANGE => self.range(call, decode(message)?),
             DELETE_RANGE => {
                 check::delete_range(&decode(message.clone())?)?;
-                self.propose(call, RAFT_DELETE_RANGE, &message)
+                self.propose(call, field::DELETE_RANGE, &message)
             }
             COMPACT => {
                 decode::<pb::CompactionRequest>(message.clone())?;
-                self.propose(call, RAFT_COMPACTION, &message)
+                self.propose(call, field::COMPACTION, &message)
             }
             RANGE_STREAM => self.range_stream(call, decode(message)?),
             MEMBER_LIST => self.member_list(call, &decode(message)?),
-            STATUS => self.status(call),
+            STATUS => decode::<pb::StatusRequest>(message).and_then(|_| self.status(call)),
             ALARM => self.alarm(call, message),
-            HASH => self.hash(call),
+            HASH => decode::<pb::HashRequest>(message).and_then(|_| self.hash(call)),
             HASH_KV => self.hash_kv(call, &decode(message)?),
-            DEFRAGMENT => self.defragment(call),
+            DEFRAGMENT => {
+                decode::<pb::DefragmentRequest>(message)?;
+                self.defragment(call)
+            }
             MOVE_LEADER => self.move_leader(call, &decode(message)?),
             LEASE_GRANT => self.lease_grant(call, message),
             LEASE_REVOKE => self.lease_revoke(call, message),
@@ -198,8 +201,8 @@ impl Front {
             LEASE_LEASES => self.lease_leases(call, message),
             HEALTH_CHECK => self.health_check(call, &message),
             HEALTH_LIST => {
-                // Its request has no fields; what is in it must be protobuf all the same.
-                decode::<()>(message)?;
+                // Its request has no fields, like this one; what is in it must be protobuf.
+                decode::<pb::StatusRequest>(message)?;
                 self.reply_message(call.socket, To::Call(call.stream), SERVING_ALL);
                 Ok(())
             }
@@ -226,23 +229,29 @@ impl Front {
     }
 
     fn put(&mut self, call: Call, message: Message) -> Outcome {
-        let put = PutRef::parse(&message).map_err(|_| malformed())?;
+        let put = PutRef::parse(&message).map_err(malformed)?;
         let cost_bytes = quota::put_cost_bytes(put.key.len(), put.value.len());
         if !self.has_space_for(cost_bytes) {
             return self.out_of_space(call);
         }
         check::put(&put)?;
         // A request that is too large is told so even if there were no space for it either.
-        let entry_bytes = wire::wrapped_len(RAFT_PUT, message.len(), self.shared.ids.longest());
+        let longest_id = self.shared.ids.longest();
+        let entry_bytes = entry::wrapped_len(field::PUT, message.len(), longest_id);
         if entry_bytes > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
         self.view.alarms.admit_growth()?;
-        self.propose_message(call, RAFT_PUT, message)
+        self.propose_message(call, field::PUT, message)
     }
 
     fn txn(&mut self, call: Call, message: Message) -> Outcome {
-        let request: pb::TxnRequest = decode(message.clone().into_bytes())?;
+        entry::with_txn(message.clone().into_bytes(), |request| {
+            self.txn_decoded(call, message, request.map_err(malformed)?)
+        })
+    }
+
+    fn txn_decoded(&mut self, call: Call, message: Message, request: pb::TxnRequest) -> Outcome {
         if !self.has_space_for(quota::txn_cost_bytes(&request)) {
             return self.out_of_space(call);
         }
@@ -250,7 +259,7 @@ impl Front {
         if !check::is_read_only(&request) {
             // It holds parts of the message.
             drop(request);
-            return self.propose_message(call, RAFT_TXN, message);
+            return self.propose_message(call, field::TXN, message);
         }
         if check::is_serializable(&request) {
             return self.start_read_txn(call, request);
@@ -272,13 +281,13 @@ impl Front {
         message: &[u8],
     ) -> Outcome {
         let id = self.new_proposal()?;
-        self.send_proposal(call, kind, id, wire::wrap_request(field, message, id).into())
+        self.send_proposal(call, kind, id, entry::wrap_request(field, message, id).into())
     }
 
     /// The same for the message of a client, which may be large.
     fn propose_message(&mut self, call: Call, field: u32, message: Message) -> Outcome {
         let id = self.new_proposal()?;
-        self.send_proposal(call, Kind::Proposal, id, wire::wrap_message(field, message, id))
+        self.send_proposal(call, Kind::Proposal, id, entry::wrap_message(field, message, id))
     }
 
     /// The ID of a proposal, if one may be made.
@@ -345,7 +354,7 @@ impl Front {
     }
 
     fn health_check(&mut self, call: Call, message: &[u8]) -> Outcome {
-        match health_service(message)? {
+        match health_service(message).map_err(malformed)? {
             "" => {
                 self.reply_message(call.socket, To::Call(call.stream), SERVING);
                 Ok(())
@@ -359,7 +368,11 @@ impl Front {
         let status = match health_service(message) {
             Ok("") => SERVING,
             Ok(_) => SERVICE_UNKNOWN,
-            Err(_) => return self.reply_status(socket, To::Call(stream), &malformed_status()),
+            // The method has one request, which grpc-go reads as it reads a stream's.
+            Err(error) => {
+                let status = malformed_message(error);
+                return self.reply_status(socket, To::Call(stream), &status);
+            }
         };
         if let Some(server) = self.conn(socket).and_then(super::conn::Conn::grpc) {
             // An error means that the client is gone; the transport has noticed.
@@ -386,28 +399,30 @@ pub(super) struct Call {
     pub(super) deadline_ms: Option<u64>,
 }
 
-pub(super) fn malformed_status() -> Status {
-    Status::new(Code::Internal, "grpc: error unmarshalling request: malformed protobuf message")
+/// grpc-go's words for the request of a unary call.
+fn malformed(error: DecodeError) -> Refusal {
+    let text = format!("grpc: error unmarshalling request: {error}");
+    Refusal::Status(Status::new(Code::Internal, text))
 }
 
-fn malformed() -> Refusal {
-    Refusal::Status(malformed_status())
+/// grpc-go's words for a message of a stream.
+pub(super) fn malformed_message(error: DecodeError) -> Status {
+    let text = format!("grpc: failed to unmarshal the received message: {error}");
+    Status::new(Code::Internal, text)
 }
 
-pub(super) fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Refusal> {
-    M::decode(message).map_err(|error| {
-        let text = format!("grpc: error unmarshalling request: {error}");
-        Refusal::Status(Status::new(Code::Internal, text))
-    })
+/// Decodes a request as apply would.
+pub(super) fn decode<M: Flat>(message: Bytes) -> Result<M, Refusal> {
+    entry::request(message).map_err(malformed)
 }
 
 /// The `service` field of a HealthCheckRequest.
-fn health_service(message: &[u8]) -> Result<&str, Refusal> {
+fn health_service(message: &[u8]) -> Result<&str, DecodeError> {
     let mut service = "";
-    let mut fields = wire::Fields::new(message);
-    while let Some((field, value)) = fields.next_field().map_err(|_| malformed())? {
-        if let (1, wire::Value::Len(range)) = (field, value) {
-            service = std::str::from_utf8(&message[range]).map_err(|_| malformed())?;
+    let mut fields = Fields::new(message);
+    while let Some((field, value)) = fields.next_field()? {
+        if let (1, Value::Len(range)) = (field, value) {
+            service = std::str::from_utf8(&message[range]).map_err(|_| DecodeError::Utf8)?;
         }
     }
     Ok(service)

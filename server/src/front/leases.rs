@@ -15,17 +15,17 @@ use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
 use super::Front;
-use super::calls::{Call, Outcome, Refusal, decode};
+use super::calls::{Call, Outcome, Refusal, decode, malformed_message};
 use super::conn::Conn;
 use super::tasks::{Kind, LeaseCall, Task, To};
+use crate::auth;
 use crate::driver::SocketId;
+use crate::entry::{self, field};
 use crate::limits;
 use crate::quota;
 use crate::replica::{LeaseAnswer, LeaseAsk, LeaseQuestion, Slot};
-use crate::wire::{Header, RAFT_LEASE_REVOKE, field_len, int_len, write_int64, write_len};
+use crate::wire::{Header, field_len, int_len, write_int64, write_len};
 
-/// Field number of `lease_grant` in InternalRaftRequest.
-const RAFT_LEASE_GRANT: u32 = 8;
 /// A stream that asked for a leader ends after so many election timeouts without one.
 const LEADERLESS_ELECTIONS: u64 = 3;
 
@@ -82,15 +82,15 @@ impl Front {
             return self.out_of_space(call);
         }
         if request.id != 0 {
-            return self.propose(call, RAFT_LEASE_GRANT, &message);
+            return self.propose(call, field::LEASE_GRANT, &message);
         }
         request.id = self.new_lease_id();
-        self.propose(call, RAFT_LEASE_GRANT, &request.encode_to_vec())
+        self.propose(call, field::LEASE_GRANT, &request.encode_to_vec())
     }
 
     pub(super) fn lease_revoke(&mut self, call: Call, message: Bytes) -> Outcome {
         decode::<pb::LeaseRevokeRequest>(message.clone())?;
-        self.propose(call, RAFT_LEASE_REVOKE, &message)
+        self.propose(call, field::LEASE_REVOKE, &message)
     }
 
     pub(super) fn lease_time_to_live(&mut self, call: Call, message: Bytes) -> Outcome {
@@ -162,6 +162,9 @@ impl Front {
                 return self.end_keep_alive((socket, stream), &status);
             }
             (_, LeaseAnswer::Refused(status)) => return self.reply_status(socket, to, &status),
+            _ if self.view.auth.is_enabled() => {
+                return self.reply_status(socket, to, &auth::not_served());
+            }
             (LeaseCall::TimeToLive { id }, LeaseAnswer::TimeToLive { times, keys }) => {
                 self.shared.header(self.view.store.revision.0).write(&mut out);
                 write_int64(&mut out, 2, id);
@@ -217,11 +220,9 @@ impl Front {
         let (socket, stream_id) = key;
         let call = Call { socket, stream: stream_id, deadline_ms: Some(stream.deadline_ms) };
         let number = stream.first + stream.renewals.len() as u64;
-        let request: Result<pb::LeaseKeepAliveRequest, Refusal> = decode(message);
-        let id = match request {
+        let id = match entry::request::<pb::LeaseKeepAliveRequest>(message) {
             Ok(request) => request.id,
-            Err(Refusal::Status(status)) => return self.end_keep_alive(key, &status),
-            Err(Refusal::Waiting) => return,
+            Err(error) => return self.end_keep_alive(key, &malformed_message(error)),
         };
         let header = self.shared.header(self.view.store.revision.0);
         let task = self.task(call, Kind::Lease(LeaseCall::KeepAlive { number }));

@@ -17,13 +17,11 @@ use super::Front;
 use super::calls::{Call, Outcome, Refusal, decode};
 use super::tasks::{Kind, To};
 use crate::driver::SocketId;
+use crate::entry::field;
 use crate::hasher::{self, Job, ReplyTo};
 use crate::quota;
 use crate::replica::ToReplica;
 use crate::version;
-
-/// Field number of an alarm in InternalRaftRequest.
-const RAFT_ALARM: u32 = 10;
 
 impl Front {
     pub(super) fn status(&mut self, call: Call) -> Outcome {
@@ -50,7 +48,10 @@ impl Front {
             is_learner: self.view.members.iter().any(|m| m.id == header.member_id && m.is_learner),
             storage_version: version::STORAGE.to_owned(),
             db_size_quota: if quota == 0 { quota::DEFAULT_BYTES } else { quota },
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: self.view.downgrade.enabled,
+                target_version: self.view.downgrade.target_version.clone(),
+            }),
         };
         self.reply_message(call.socket, To::Call(call.stream), &response.encode_to_vec());
         Ok(())
@@ -63,7 +64,7 @@ impl Front {
         if request.action == AlarmAction::Get as i32 {
             return self.take_ticket(call, Kind::AlarmList(request.alarm));
         }
-        self.propose_as(call, Kind::Proposal, RAFT_ALARM, &message)
+        self.propose_as(call, Kind::Proposal, field::ALARM, &message)
     }
 
     pub(super) fn answer_alarm_list(&mut self, socket: SocketId, to: To, kind: i32) {
@@ -92,7 +93,7 @@ impl Front {
             member_id,
             alarm: AlarmType::Nospace as i32,
         };
-        match self.propose_as(call, Kind::QuotaAlarm, RAFT_ALARM, &request.encode_to_vec()) {
+        match self.propose_as(call, Kind::QuotaAlarm, field::ALARM, &request.encode_to_vec()) {
             Err(Refusal::Status(_)) => Err(EtcdError::NoSpace.into()),
             waiting => waiting,
         }

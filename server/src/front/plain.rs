@@ -96,7 +96,7 @@ impl Front {
                 Page { status: 200, content_type: "", headers: Vec::new(), body: Vec::new() };
             return self.reply_page(socket, &page);
         }
-        match http::client(&self.shared, &self.view, method, target, accept) {
+        match http::client(&self.view, method, target, accept) {
             Answer::Page(page) => self.reply_page(socket, &page),
             Answer::Metrics(form) => {
                 let (shared, view) = (&self.shared, &self.view);

@@ -105,6 +105,8 @@ impl Rig {
                 members: Arc::default(),
                 cluster_version: None,
                 alarms: Arc::default(),
+                auth: Arc::default(),
+                downgrade: Arc::default(),
                 file_cuts: 0,
             }),
             status: StatusCell::default(),
@@ -161,6 +163,8 @@ impl Rig {
             members: Arc::default(),
             cluster_version: None,
             alarms: Arc::default(),
+            auth: Arc::default(),
+            downgrade: Arc::default(),
             file_cuts: 0,
         }));
     }

@@ -6,15 +6,16 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use etcore_proto::decode::decode;
 use etcore_proto::error::{EtcdError, Status};
 use etcore_proto::grpc::{RequestMeta, StreamId};
 use etcore_proto::pb::etcdserverpb as pb;
-use prost::Message;
 
 use super::Front;
-use super::calls::malformed_status;
+use super::calls::malformed_message;
 use super::conn::Conn;
 use super::tasks::To;
+use crate::auth;
 use crate::config::Config;
 use crate::driver::SocketId;
 use crate::limits;
@@ -145,9 +146,10 @@ impl Front {
     /// A Watch stream was opened.
     pub(super) fn open_watch(&mut self, socket: SocketId, stream: StreamId, meta: &RequestMeta) {
         let stopped = self.draining.then_some(EtcdError::Stopped);
-        let refusal = self.refused_by_head(meta).or(stopped);
-        if let Some(error) = refusal {
-            return self.reply_status(socket, To::Call(stream), &error.into());
+        let refusal = self.refused_by_head(meta).or(stopped).map(Status::from);
+        let refusal = refusal.or_else(|| self.view.auth.is_enabled().then(auth::not_served));
+        if let Some(status) = refusal {
+            return self.reply_status(socket, To::Call(stream), &status);
         }
         let place = Place { socket, stream };
         let first = self.watching.hub.is_empty();
@@ -162,12 +164,20 @@ impl Front {
     /// A message came on a stream that was opened as a watch; the hub may have ended it.
     pub(super) fn watch_message(&mut self, socket: SocketId, stream: StreamId, message: Bytes) {
         let place = Place { socket, stream };
-        let Ok(request) = pb::WatchRequest::decode(message) else {
-            self.watching.hub.closed(place);
-            return self.reply_status(socket, To::Call(stream), &malformed_status());
+        let request = match decode::<pb::WatchRequest>(message) {
+            Ok(request) => request,
+            Err(error) => {
+                self.watching.hub.closed(place);
+                let status = malformed_message(error);
+                return self.reply_status(socket, To::Call(stream), &status);
+            }
         };
         // What was acknowledged through another front is in the newest view.
         self.begin_turn(self.now_ms);
+        if self.view.auth.is_enabled() {
+            self.watching.hub.closed(place);
+            return self.reply_status(socket, To::Call(stream), &auth::not_served());
+        }
         self.with_hub(|hub, turn| hub.message(turn, place, request));
     }
 

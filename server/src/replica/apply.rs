@@ -2,30 +2,25 @@
 //!
 //! An entry either changes the store as a whole or not at all. A large one, and one that needs a
 //! page from the device, is applied over several turns ([`executing`](super::executing)); nothing
-//! behind it starts meanwhile. A request this version does not know stops the member:
-//! skipping it would make it diverge.
+//! behind it starts meanwhile. A request this version does not know stops the member: skipping it
+//! would make it diverge, unless the operator says so on all members.
 
 use bytes::Bytes;
-use etcore_engine::bucket::Bucket;
 use etcore_engine::types::{LeaseId, Revision};
 use etcore_proto::error::EtcdError;
-use etcore_proto::pb::{etcdserverpb as pb, membershippb};
-use etcore_proto::raftpb;
+use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
-use prost::Message;
 
 use super::executing::Ending;
 use super::messages::{Reply, ToFront};
+use super::skip::SkipEntry;
 use super::{Proposal, Replica, Slot};
 use crate::api::execute::Execution;
 use crate::api::plan::{Leases, Op};
 use crate::api::reader::Stop;
+use crate::entry::{self, Request, Unapplicable};
 use crate::limits;
-use crate::member::Member;
-use crate::wire::{self, PutRef};
-
-/// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
-pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
+use crate::wire::PutRef;
 
 /// Why an entry was not applied.
 pub(super) enum Halt {
@@ -33,15 +28,17 @@ pub(super) enum Halt {
     Later,
     /// The member must stop.
     Broken(String),
+    /// The same, and so must every member of this version.
+    Unapplicable(Unapplicable),
 }
 
 /// What an entry takes of [`limits::APPLY_TURN_COST`], about: a put is 1.
 fn cost(entry: &LogEntry) -> usize {
     if entry.kind == EntryKind::Normal {
-        if wire::wrapped_put(&entry.data).is_some() {
+        if entry::wrapped_put(&entry.data).is_some() {
             return 1 + entry.data.len() / limits::APPLY_PUT_BYTES;
         }
-        if wire::wrapped_revoke(&entry.data).is_some() {
+        if entry::wrapped_revoke(&entry.data).is_some() {
             return limits::APPLY_REVOKE_COST;
         }
     }
@@ -79,6 +76,10 @@ impl Replica {
                 Err(Halt::Later) => break,
                 Err(Halt::Broken(reason)) => {
                     self.fail(format!("entry {}: {reason}", entry.index));
+                    break;
+                }
+                Err(Halt::Unapplicable(reason)) => {
+                    self.fail(SkipEntry::of(&entry).way_out(&reason));
                     break;
                 }
             }
@@ -165,17 +166,24 @@ impl Replica {
                 Ok(None)
             }
             EntryKind::Normal => {
-                if let Some(put) = wire::wrapped_put(&entry.data) {
-                    let put = PutRef::parse(put)
-                        .map_err(|error| Halt::Broken(format!("put request: {error}")))?;
-                    return self.apply_put(entry, &put).map(Some);
+                if self.skips(entry)? {
+                    return Ok(None);
                 }
-                if let Some(lease) = wire::wrapped_revoke(&entry.data) {
-                    return self.apply_lease_revoke(entry, lease).map(Some);
+                // While authors matter, what they are is in the header.
+                if !self.auth.is_enabled() {
+                    if let Some(put) = entry::wrapped_put(&entry.data) {
+                        let put = PutRef::parse(put)
+                            .map_err(|error| Halt::Unapplicable(Unapplicable::Malformed(error)))?;
+                        return self.apply_put(entry, &put).map(Some);
+                    }
+                    if let Some(lease) = entry::wrapped_revoke(&entry.data) {
+                        return self.apply_lease_revoke(entry, lease).map(Some);
+                    }
                 }
-                let request = pb::InternalRaftRequest::decode(entry.data.clone())
-                    .map_err(|error| Halt::Broken(format!("raft request: {error}")))?;
-                self.apply_request(entry, request)
+                entry::with_entry(&entry.data, |request| match request {
+                    Ok(request) => self.apply_request(entry, request),
+                    Err(error) => Err(Halt::Unapplicable(error)),
+                })
             }
         }
     }
@@ -183,63 +191,78 @@ impl Replica {
     fn apply_request(
         &mut self,
         entry: &LogEntry,
-        request: pb::InternalRaftRequest,
+        whole: pb::InternalRaftRequest,
     ) -> Result<Option<Reply>, Halt> {
-        if let Err(error) = self.alarms.admit(&request) {
+        let Some(request) = Request::of(&whole) else {
+            return Err(Halt::Unapplicable(Unapplicable::Unknown));
+        };
+        if let Err(error) = self.alarms.admit(&whole).and_then(|()| self.admit_author(&whole)) {
+            if let Request::LeaseRevoke(revoke) = request {
+                self.desk.revoke_refused(revoke.id, entry.index);
+            }
             self.store.skip(entry.index, entry.term);
             return Ok(Some(Reply::Refused(error.into())));
         }
-        if let Some(alarm) = &request.alarm {
-            return Ok(Some(self.apply_alarm(entry, alarm)));
-        }
-        if let Some(put) = &request.put {
-            return self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some);
-        }
-        if let Some(delete) = request.delete_range {
-            let execution = Execution::of(Op::Delete(delete));
-            return self.execute(entry, execution, Ending::Answer).map(Some);
-        }
-        if let Some(request) = request.txn {
-            return self.execute(entry, Execution::txn(request), Ending::Answer).map(Some);
-        }
-        if let Some(compaction) = &request.compaction {
-            return Ok(Some(self.apply_compaction(entry, compaction)));
-        }
-        if let Some(grant) = &request.lease_grant {
-            return Ok(Some(self.apply_lease_grant(entry, grant)));
-        }
-        if let Some(revoke) = &request.lease_revoke {
-            return self.apply_lease_revoke(entry, revoke.id).map(Some);
-        }
-        if let Some(checkpoint) = &request.lease_checkpoint {
-            self.apply_lease_checkpoint(entry, checkpoint);
-            return Ok(None);
-        }
-        if let Some(attributes) = request.cluster_member_attr_set {
-            let id = request.header.map_or(0, |header| header.id);
-            self.published_self |= self.publishing.contains(&id);
-            self.apply_attributes(entry, attributes)?;
-            return Ok(None);
-        }
-        if let Some(version) = request.cluster_version_set {
-            let known = self.cluster_version.clone();
-            let mut txn = self.store.begin(entry.index, entry.term);
-            txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, version.ver.as_bytes());
-            txn.commit();
-            self.refresh_cluster();
-            match known {
-                None => {
-                    tracing::info!(cluster_version = %version.ver, "set initial cluster version");
-                }
-                Some(from) => {
-                    tracing::info!(from = %from, to = %version.ver, "updated cluster version");
-                }
+        match request {
+            Request::Put(put) => self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some),
+            Request::DeleteRange(_) => {
+                let delete = whole.delete_range.unwrap_or_default();
+                let execution = Execution::of(Op::Delete(delete));
+                self.execute(entry, execution, Ending::Answer).map(Some)
             }
-            return Ok(None);
+            Request::Txn(_) => {
+                let execution = Execution::txn(whole.txn.unwrap_or_default());
+                self.execute(entry, execution, Ending::Answer).map(Some)
+            }
+            Request::Compaction(compaction) => Ok(Some(self.apply_compaction(entry, compaction))),
+            Request::LeaseGrant(grant) => Ok(Some(self.apply_lease_grant(entry, grant))),
+            Request::LeaseRevoke(revoke) => self.apply_lease_revoke(entry, revoke.id).map(Some),
+            Request::LeaseCheckpoint(checkpoint) => {
+                self.apply_lease_checkpoint(entry, checkpoint);
+                Ok(None)
+            }
+            Request::Alarm(alarm) => Ok(Some(self.apply_alarm(entry, alarm))),
+            Request::ClusterMemberAttrSet(attributes) => {
+                let id = whole.header.as_ref().map_or(0, |header| header.id);
+                self.published_self |= self.publishing.contains(&id);
+                self.apply_attributes(entry, attributes)?;
+                Ok(None)
+            }
+            Request::ClusterVersionSet(version) => {
+                self.apply_cluster_version(entry, version)?;
+                Ok(None)
+            }
+            Request::DowngradeInfoSet(downgrade) => {
+                self.apply_downgrade(entry, downgrade);
+                Ok(None)
+            }
+            // What only asks, and tokens, which are not kept.
+            Request::DowngradeVersionTest(_)
+            | Request::Range(_)
+            | Request::Authenticate(_)
+            | Request::AuthStatus(_)
+            | Request::UserGet(_)
+            | Request::RoleGet(_)
+            | Request::UserList(_)
+            | Request::RoleList(_) => {
+                self.store.skip(entry.index, entry.term);
+                Ok(None)
+            }
+            Request::AuthEnable(_)
+            | Request::AuthDisable(_)
+            | Request::UserAdd(_)
+            | Request::UserDelete(_)
+            | Request::UserChangePassword(_)
+            | Request::UserGrantRole(_)
+            | Request::UserRevokeRole(_)
+            | Request::RoleAdd(_)
+            | Request::RoleDelete(_)
+            | Request::RoleGrantPermission(_)
+            | Request::RoleRevokePermission(_) => {
+                let outcome = self.apply_auth(entry, request).map_err(Halt::Broken)?;
+                Ok(outcome.err().map(Reply::Refused))
+            }
         }
-        Err(Halt::Broken(
-            "a request that this version does not serve; start the version that wrote it".into(),
-        ))
     }
 
     fn apply_put(&mut self, entry: &LogEntry, put: &PutRef<'_>) -> Result<Reply, Halt> {
@@ -293,46 +316,5 @@ impl Replica {
                 Stop::NeedsPage(_) | Stop::Broken(_) => Reply::Refused(EtcdError::Corrupt.into()),
             },
         }
-    }
-
-    fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {
-        let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
-        let conf_state = self
-            .log
-            .node
-            .apply_conf_change(entry.kind, &entry.data)
-            .map_err(|error| broken(error.to_string()))?;
-        let change = raftpb::ConfChange::decode(entry.data.clone())
-            .map_err(|error| broken(error.to_string()))?;
-        let mut txn = self.store.begin(entry.index, entry.term);
-        let context = change.context.unwrap_or_default();
-        if !context.is_empty() {
-            let member = Member::from_json(&context).map_err(broken)?;
-            txn.bucket_put(Bucket::Members, &Member::bucket_key(member.id), &member.to_json());
-        }
-        txn.set_conf_state(&conf_state.encode_to_vec());
-        txn.commit();
-        self.refresh_cluster();
-        Ok(())
-    }
-
-    fn apply_attributes(
-        &mut self,
-        entry: &LogEntry,
-        request: membershippb::ClusterMemberAttrSetRequest,
-    ) -> Result<(), Halt> {
-        let key = Member::bucket_key(request.member_id);
-        let known = self.store.bucket_get(Bucket::Members, &key).map(Bytes::copy_from_slice);
-        let mut txn = self.store.begin(entry.index, entry.term);
-        if let Some(json) = known {
-            let mut member = Member::from_json(&json).map_err(Halt::Broken)?;
-            let attributes = request.member_attributes.unwrap_or_default();
-            member.name = attributes.name;
-            member.client_urls = attributes.client_urls;
-            txn.bucket_put(Bucket::Members, &key, &member.to_json());
-        }
-        txn.commit();
-        self.refresh_cluster();
-        Ok(())
     }
 }

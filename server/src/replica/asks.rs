@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use etcore_proto::decode::decode;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
 use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
@@ -169,10 +170,10 @@ impl Replica {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());
         }
         let question = match target.as_str() {
-            LEASES => pb::LeaseKeepAliveRequest::decode(body)
+            LEASES => decode::<pb::LeaseKeepAliveRequest>(body)
                 .ok()
                 .map(|request| LeaseQuestion::Renew { id: request.id }),
-            LEASES_INTERNAL => leasepb::LeaseInternalRequest::decode(body).ok().map(|request| {
+            LEASES_INTERNAL => decode::<leasepb::LeaseInternalRequest>(body).ok().map(|request| {
                 let request = request.lease_time_to_live_request.unwrap_or_default();
                 LeaseQuestion::TimeToLive { id: request.id, keys: request.keys }
             }),
@@ -272,11 +273,13 @@ fn read(question: LeaseQuestion, status: u16, body: &[u8]) -> Option<LeaseAnswer
             Some(LeaseAnswer::TimeToLive { times: None, keys: Vec::new() })
         }
         (LeaseQuestion::Renew { id }, 200) => {
-            let response = pb::LeaseKeepAliveResponse::decode(body).ok()?;
+            let body = Bytes::copy_from_slice(body);
+            let response = decode::<pb::LeaseKeepAliveResponse>(body).ok()?;
             (response.id == id).then_some(LeaseAnswer::Renewed { ttl_s: response.ttl })
         }
         (LeaseQuestion::TimeToLive { id, .. }, 200) => {
-            let response = leasepb::LeaseInternalResponse::decode(body).ok()?;
+            let body = Bytes::copy_from_slice(body);
+            let response = decode::<leasepb::LeaseInternalResponse>(body).ok()?;
             let response = response.lease_time_to_live_response.filter(|found| found.id == id)?;
             let times = TimeToLive { left_s: response.ttl, granted_s: response.granted_ttl };
             let keys = response.keys.iter().map(|key| key.as_ref().into()).collect();

@@ -31,6 +31,7 @@ impl Replica {
             self.end_defragment();
         }
         self.unpublished = true;
+        self.note_skipped();
         if self.snapshots.installing.is_none()
             && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
         {

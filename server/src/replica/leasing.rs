@@ -26,7 +26,7 @@ use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
 use crate::api::counts::Counts;
-use crate::{limits, wire};
+use crate::{entry, limits, wire};
 
 /// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
 const APPLY_WAIT_MS: u64 = 1000;
@@ -163,6 +163,11 @@ impl LeaseDesk {
         if self.ending.get(&lease).is_some_and(|last| *last <= index) {
             self.ending.remove(&lease);
         }
+    }
+
+    /// The entry that was to end this lease did not.
+    pub(super) fn revoke_refused(&mut self, lease: i64, index: LogIndex) {
+        self.forget_ending(lease, index);
     }
 
     /// True if a renewal of this lease need not wait for entries on their way.
@@ -331,12 +336,19 @@ impl Replica {
         let backlog = self.desk.lessor.collect_expired(now_ms);
         let allowed = self.desk.pace.allow(backlog, micros(self.shared.clock.elapsed()));
         // They are slices of one piece of memory.
-        let mut entries = Vec::with_capacity(allowed * wire::REVOKE_BYTES_MAX);
+        let mut entries = Vec::with_capacity(allowed * entry::REVOKE_BYTES_MAX);
         let mut ends = Vec::with_capacity(allowed);
         while ends.len() < allowed
             && let Some(id) = self.desk.lessor.next_expired(now_ms)
         {
-            wire::write_revoke(&mut entries, id, self.new_request_id());
+            if self.auth.is_enabled() {
+                let lease_revoke = Some(pb::LeaseRevokeRequest { id });
+                let revoke = pb::InternalRaftRequest { lease_revoke, ..Default::default() };
+                let header = self.own_header();
+                entries.extend_from_slice(&entry::encode(revoke, header));
+            } else {
+                entry::write_revoke(&mut entries, id, self.new_request_id());
+            }
             ends.push(entries.len());
         }
         self.desk.pace.took(ends.len());

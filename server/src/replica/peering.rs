@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use etcore_engine::types::LogIndex;
-use etcore_proto::raftpb::{self, MessageType};
+use etcore_proto::raftpb::{self, EntryType, MessageType};
 use etcore_raftlog::node::{Destination, Role, StepError};
 use etcore_raftlog::peer::{PeerAsk, PeerReport};
 
 use super::Replica;
 use super::asks::PeerReply;
-use super::space;
-use crate::{limits, wire};
+use crate::{entry, limits};
 
 /// See the module text.
 #[derive(Default)]
@@ -233,10 +232,9 @@ impl Replica {
                 }
                 break;
             };
+            message.entries.retain(may_be_applied);
             if tight {
-                let grows = |entry: &raftpb::Entry| {
-                    entry.data.as_ref().is_some_and(|data| space::grows(data))
-                };
+                let grows = |entry: &raftpb::Entry| entry.data.as_ref().is_some_and(entry::grows);
                 message.entries.retain(|entry| !grows(entry));
             }
             taken_bytes += cost_bytes(&message);
@@ -252,7 +250,7 @@ impl Replica {
         let count = message.entries.len() as u64;
         let ending: Vec<(u64, i64)> = (1..)
             .zip(&message.entries)
-            .filter_map(|(at, entry)| Some((at, wire::wrapped_revoke(entry.data.as_ref()?)?)))
+            .filter_map(|(at, entry)| Some((at, entry::wrapped_revoke(entry.data.as_ref()?)?)))
             .collect();
         if ending.is_empty() {
             return self.step_now(message);
@@ -374,4 +372,25 @@ impl Replica {
             self.log.node.tick();
         }
     }
+}
+
+/// Whether an entry that another member wants to have proposed can be applied: nothing stops a
+/// cluster but what is in its log.
+fn may_be_applied(wanted: &raftpb::Entry) -> bool {
+    let data = wanted.data.clone().unwrap_or_default();
+    let checked = match EntryType::try_from(wanted.r#type.unwrap_or(0)) {
+        Ok(EntryType::EntryNormal) => entry::check(&data).map_err(|error| error.to_string()),
+        // Whether it may be made says raft; whether it can be read must be known before.
+        Ok(EntryType::EntryConfChange) => readable::<raftpb::ConfChange>(data.clone()),
+        Ok(EntryType::EntryConfChangeV2) => readable::<raftpb::ConfChangeV2>(data.clone()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = &checked {
+        tracing::warn!(error = %error, bytes = data.len(), "a member's proposal cannot be applied");
+    }
+    checked.is_ok()
+}
+
+fn readable<M: prost::Message + Default>(data: bytes::Bytes) -> Result<(), String> {
+    M::decode(data).map(drop).map_err(|error| error.to_string())
 }

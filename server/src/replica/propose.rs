@@ -8,9 +8,9 @@ use etcore_raftlog::node::{Destination, ProposeError, Proposed};
 use etcore_raftlog::wal::Admission;
 use prost::Message;
 
-use super::messages::{Slot, ToReplica};
-use super::{Proposal, Replica, space};
-use crate::{limits, version, wire};
+use super::messages::{Reply, Slot, ToFront, ToReplica};
+use super::{Proposal, Replica};
+use crate::{entry, limits, version};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
 
@@ -202,7 +202,7 @@ impl Replica {
 
     /// Puts a proposal into the batch, unless the disk has no room for it.
     fn take_proposal(&mut self, origin: Origin, data: Bytes, batch: &mut Batch) {
-        let refused = batch.tight && space::grows(&data);
+        let refused = batch.tight && entry::grows(&data);
         if refused || !batch.fits(&data) {
             self.refuse(Some(origin), EtcdError::NoSpace);
         } else {
@@ -268,6 +268,25 @@ impl Replica {
         }
     }
 
+    pub(super) fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
+        self.desk.read_finished(ticket);
+        while let Some((known, front, up_to)) = self.reads.front().copied() {
+            if known > ticket {
+                break;
+            }
+            self.reads.pop_front();
+            self.fronts[front].send(ToFront::ReadReady { up_to, index });
+        }
+    }
+
+    pub(super) fn refuse(&mut self, from: Option<Origin>, error: EtcdError) {
+        self.shared.metrics.proposals_failed.inc();
+        if let Some(Origin { front, slot, .. }) = from {
+            let reply = Reply::Refused(error.into());
+            self.fronts[front].send(ToFront::Reply { slot, reply });
+        }
+    }
+
     /// One step of raft; none if there is nothing to propose.
     pub(super) fn propose(&mut self, batch: Vec<Bytes>, origins: Vec<Option<Origin>>) {
         if batch.is_empty() {
@@ -278,7 +297,7 @@ impl Replica {
         let of_clients =
             (0..).zip(batch.iter().zip(&origins)).filter(|(_, (_, from))| from.is_some());
         let ending: Vec<(u64, i64)> = of_clients
-            .filter_map(|(at, (entry, _))| Some((at, wire::wrapped_revoke(entry)?)))
+            .filter_map(|(at, (data, _))| Some((at, entry::wrapped_revoke(data)?)))
             .collect();
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {

@@ -7,8 +7,10 @@ use etcore_engine::bucket::Bucket;
 use etcore_engine::store::Store;
 
 use super::Replica;
+use super::membership::Downgrade;
 use super::messages::ToFront;
 use crate::member::Member;
+use crate::shared::MemberView;
 
 impl Replica {
     /// Swaps the view and answers what it now shows. Replies never overtake the view.
@@ -70,6 +72,25 @@ impl Replica {
             );
         }
     }
+
+    fn member_view(&mut self) -> MemberView {
+        MemberView {
+            store: self.store.publish(),
+            members: self.members.clone(),
+            cluster_version: self.cluster_version.clone(),
+            alarms: self.alarms.clone(),
+            auth: self.auth.clone(),
+            downgrade: self.downgrade.clone(),
+            file_cuts: self.file_cuts,
+        }
+    }
+
+    /// Decodes the small buckets again: when opened, and after an entry that changed them.
+    pub(super) fn refresh_cluster(&mut self) {
+        self.members = members(&self.store);
+        self.cluster_version = cluster_version(&self.store);
+        self.downgrade = Arc::new(Downgrade::load(&self.store));
+    }
 }
 
 /// The members bucket, decoded.
@@ -84,6 +105,6 @@ pub(super) fn members(store: &Store) -> Arc<Vec<Member>> {
 
 /// The cluster version, if the leader has set it.
 pub(super) fn cluster_version(store: &Store) -> Option<Arc<str>> {
-    let version = store.bucket_get(Bucket::Cluster, super::apply::CLUSTER_VERSION_KEY)?;
+    let version = store.bucket_get(Bucket::Cluster, super::membership::CLUSTER_VERSION_KEY)?;
     std::str::from_utf8(version).ok().map(Arc::from)
 }

@@ -5,12 +5,9 @@
 //! compactions go on within what is left; raft cannot take an entry back, so the refusal comes
 //! before the proposal. Nothing here may be asked while applying.
 
-use etcore_proto::pb::etcdserverpb as pb;
-use prost::Message;
-
 use super::Replica;
 use crate::background::Task;
-use crate::{limits, quota, wire};
+use crate::limits;
 
 /// What the page file's writer has said.
 #[derive(Debug, Default)]
@@ -76,37 +73,5 @@ impl Replica {
             tracing::info!("there is room on the disk again: writes are accepted");
         }
         self.space.reported = short;
-    }
-}
-
-/// True if the entry may make the store larger.
-pub(super) fn grows(entry: &[u8]) -> bool {
-    if wire::wrapped_put(entry).is_some() {
-        return true;
-    }
-    let Ok(request) = pb::InternalRaftRequest::decode(entry) else { return false };
-    request.put.is_some()
-        || request.lease_grant.is_some()
-        || request.txn.as_ref().is_some_and(|txn| quota::txn_cost_bytes(txn) > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_adds_keys_or_leases_grows() {
-        let put = pb::PutRequest { key: "k".into(), ..Default::default() };
-        let entry = |request: pb::InternalRaftRequest| request.encode_to_vec();
-        let none = pb::InternalRaftRequest::default;
-        assert!(grows(&wire::wrap_request(4, &put.encode_to_vec(), 1)));
-        assert!(grows(&entry(pb::InternalRaftRequest { put: Some(put), ..none() })));
-        let grant = Some(pb::LeaseGrantRequest::default());
-        assert!(grows(&entry(pb::InternalRaftRequest { lease_grant: grant, ..none() })));
-        let delete = Some(pb::DeleteRangeRequest::default());
-        assert!(!grows(&entry(pb::InternalRaftRequest { delete_range: delete, ..none() })));
-        let txn = Some(pb::TxnRequest::default());
-        assert!(!grows(&entry(pb::InternalRaftRequest { txn, ..none() })));
-        assert!(!grows(b"\xff"), "apply will tell what is wrong with it");
     }
 }

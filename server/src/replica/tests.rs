@@ -23,10 +23,10 @@ use crate::boot::{self, assemble};
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
 use crate::driver::{LogFile, Waker};
+use crate::entry;
 use crate::ids::IdBlock;
 use crate::pages::SimulatedPages;
 use crate::ring::{Consumer, Producer, ring};
-use crate::wire;
 
 mod compaction;
 mod elections;
@@ -539,7 +539,7 @@ impl Cluster {
         let slot = self.next_slot;
         let member = &mut self.members[at];
         let id = member.ids.next(&member.shared.ids);
-        let data = wire::wrap_request(field, request, id).into();
+        let data = entry::wrap_request(field, request, id).into();
         assert!(member.to_replica.push(ToReplica::Propose { slot, id, data }).is_ok());
         slot
     }

@@ -17,7 +17,7 @@ const LOOK_MS: u64 = 4000;
 const OLDEST: Version = (3, 0);
 
 /// Major and minor.
-type Version = (u64, u64);
+pub(super) type Version = (u64, u64);
 
 /// See the module text.
 #[derive(Default)]
@@ -51,6 +51,10 @@ impl Replica {
     pub(super) fn monitor_version(&mut self) {
         if !self.is_leader() || !self.desk.lessor.is_primary() {
             self.versions = Versions::default();
+            return;
+        }
+        // A downgrade, which a member of etcd leads, would be undone.
+        if self.downgrade.enabled {
             return;
         }
         let known = self.cluster_version.as_deref().and_then(parse);
@@ -92,7 +96,7 @@ impl Replica {
     }
 }
 
-fn parse(text: &str) -> Option<Version> {
+pub(super) fn parse(text: &str) -> Option<Version> {
     let mut parts = text.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

@@ -6,9 +6,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use etcore_proto::error::EtcdError;
+
 use super::propose::Origin;
-use super::{Replica, Slot};
-use crate::wire;
+use super::{Replica, Reply, Slot, ToFront};
+use crate::entry;
 
 /// See the module text.
 ///
@@ -36,7 +38,7 @@ impl Waiting {
         if self.by_id.is_empty() {
             return None;
         }
-        let found = self.by_id.remove(&wire::request_id(entry)?);
+        let found = self.by_id.remove(&entry::request_id(entry)?);
         // Most are answered in the order they were made.
         while self.deadlines.front().is_some_and(|(_, id)| !self.by_id.contains_key(id)) {
             self.deadlines.pop_front();
@@ -74,6 +76,12 @@ impl Replica {
         }
     }
 
+    /// Ends the wait for a proposal whose outcome will not be known here.
+    pub(super) fn give_up(&mut self, (front, slot): (usize, Slot)) {
+        let reply = Reply::Refused(EtcdError::Timeout.into());
+        self.fronts[front].send(ToFront::Reply { slot, reply });
+    }
+
     /// Proposals that this member appended at and behind `first` in an earlier term are no longer
     /// in its log. Another member may still hold them and get them committed, somewhere else in
     /// the order: they wait by their IDs from now on.
@@ -99,11 +107,11 @@ mod tests {
         let mut waiting = Waiting::default();
         waiting.insert(origin(7), 50);
         waiting.insert(origin(8), 60);
-        assert_eq!(waiting.take(&wire::wrap_request(4, b"", 9)), None);
+        assert_eq!(waiting.take(&entry::wrap_request(4, b"", 9)), None);
         assert_eq!(waiting.take(b"\xff"), None);
-        let entry = wire::wrap_request(4, b"", 8);
+        let entry = entry::wrap_request(4, b"", 8);
         assert_eq!((waiting.take(&entry), waiting.take(&entry)), (Some((0, 108)), None));
-        assert_eq!(waiting.take(&wire::wrap_request(5, b"", 7)), Some((0, 107)));
+        assert_eq!(waiting.take(&entry::wrap_request(5, b"", 7)), Some((0, 107)));
         assert_eq!((waiting.len(), waiting.deadlines.len()), (0, 0));
     }
 
@@ -111,7 +119,7 @@ mod tests {
     fn what_is_lost_is_given_up_at_its_deadline() {
         let mut waiting = Waiting::default();
         (1..=3).for_each(|id| waiting.insert(origin(id), 10 * id));
-        assert_eq!(waiting.take(&wire::wrap_request(4, b"", 2)), Some((0, 102)));
+        assert_eq!(waiting.take(&entry::wrap_request(4, b"", 2)), Some((0, 102)));
         assert_eq!(waiting.expired(9), None);
         assert_eq!((waiting.expired(30), waiting.expired(30)), (Some((0, 101)), Some((0, 103))));
         assert_eq!(waiting.expired(30), None);

@@ -455,6 +455,25 @@ impl Generator {
         }
     }
 
+    /// The key twice: the last one counts. Around it fields that nobody knows, known ones of other
+    /// wire types, and groups deeper than most decoders go.
+    fn odd(&mut self) -> Vec<u8> {
+        let mut message = b"\x0a\x01a".to_vec();
+        match self.prng.below(6) {
+            0 => message.extend(b"\xf8\x7f\x01"),
+            1 => message.extend(b"\x08\x07"),
+            2 => message.extend(b"\x0d\x01\x02\x03\x04"),
+            3 => message.extend(b"\x12\x01\x62\x15\x01\x02\x03\x04"),
+            _ => {
+                let depth = self.pick(&[1, 49, 50, 98, 99, 100, 101, 3_000]);
+                message.extend(vec![0x7b; depth]);
+                message.extend(vec![0x7c; depth]);
+            }
+        }
+        message.extend(b"\x0a\x01b");
+        message
+    }
+
     fn raw(&mut self) -> Op {
         let path = self.pick(&[
             RANGE,
@@ -470,8 +489,7 @@ impl Generator {
         let message = match self.prng.below(4) {
             0 => vec![0xff; 3],
             1 => b"\x0a\x05ab".to_vec(),
-            // The key twice: the last one counts. Beside it a field that nobody knows.
-            2 if takes_key => b"\x0a\x01a\x0a\x01b\xf8\x7f\x01".to_vec(),
+            2 if takes_key => self.odd(),
             // Only the unknown field.
             _ => b"\xf8\x7f\x01".to_vec(),
         };

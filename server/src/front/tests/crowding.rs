@@ -177,7 +177,7 @@ fn large_writes_reach_the_replica_as_their_clients_sent_them() {
             let request = pb::InternalRaftRequest::decode(data.clone()).unwrap();
             assert_eq!(request.header.as_ref().unwrap().id, id);
             if request.put.is_some() {
-                let canonical = crate::wire::wrap_request(4, &put.encode_to_vec(), id);
+                let canonical = crate::entry::wrap_request(4, &put.encode_to_vec(), id);
                 assert_eq!(data, canonical);
             }
             proposed.push((request.put, request.txn));

@@ -60,7 +60,7 @@ fn a_message_that_is_none_ends_its_stream() {
     caller.client.send_message(stream, b"\x0a\xff").unwrap();
     caller.exchange(&mut rig);
     assert_eq!(caller.answers.len(), 1);
-    assert!(caller.answers[0].1.starts_with("grpc: error unmarshalling request"));
+    assert!(caller.answers[0].1.starts_with("grpc: failed to unmarshal the received message"));
     rig.turn();
     assert_eq!(rig.front.shared.metrics.watch_streams.get(), 0);
     assert_eq!(rig.front.shared.metrics.watchers.get(), 0);

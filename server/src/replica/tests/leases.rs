@@ -170,7 +170,7 @@ fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags()
         cluster.members[leader].holds_writes = true;
         let revoke = pb::LeaseRevokeRequest { id: 7 }.encode_to_vec();
         let revoker = if asked_of_the_leader { leader } else { follower };
-        let ended = cluster.propose(revoker, wire::RAFT_LEASE_REVOKE, &revoke);
+        let ended = cluster.propose(revoker, entry::field::LEASE_REVOKE, &revoke);
         cluster.until(1000, "the end of a lease", |cluster| !exists(cluster, follower, 7));
         assert!(exists(&cluster, leader, 7), "it has not applied the end");
         cluster.next_slot += 1;
@@ -203,7 +203,7 @@ fn ended_leases_are_forgotten_though_nobody_asks_about_leases() {
         grant(&mut cluster, leader, id, 60);
         let revoke = pb::LeaseRevokeRequest { id }.encode_to_vec();
         let revoker = if id % 2 == 0 { leader } else { follower };
-        let ended = cluster.propose(revoker, wire::RAFT_LEASE_REVOKE, &revoke);
+        let ended = cluster.propose(revoker, entry::field::LEASE_REVOKE, &revoke);
         assert_eq!(cluster.reply(revoker, ended), Ok(()));
         cluster.read(leader);
         assert!(cluster.members[leader].replica.desk.ending.len() <= 1, "lease {id}");

@@ -43,6 +43,27 @@ fn a_follower_answers_a_put_once_it_has_applied_it_and_reads_see_it_everywhere()
 }
 
 #[test]
+fn a_leader_proposes_nothing_for_others_that_cannot_be_applied() {
+    let mut cluster = Cluster::new(3, 14);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    // No front of ours lets these through; a member of another make may.
+    for (field, request) in [(RAFT_PUT, &b"\xff"[..]), (6, b"\x0b"), (1400, b"")] {
+        cluster.propose(follower, field, request);
+    }
+    let slot = cluster.put(follower, "k", "v");
+    assert_eq!(cluster.reply(follower, slot), Ok(()));
+    // Deeper than prost goes.
+    let mut groups = vec![0x7b; 200];
+    groups.extend([0x7c; 200]);
+    groups.extend(pb::PutRequest { key: "deep".into(), ..Default::default() }.encode_to_vec());
+    let slot = cluster.propose(follower, RAFT_PUT, &groups);
+    assert_eq!(cluster.reply(follower, slot), Ok(()));
+    cluster.agree(&["k".to_owned(), "deep".to_owned()]);
+    assert!(cluster.members.iter().all(|member| member.shared.failure.get().is_none()));
+}
+
+#[test]
 fn many_forwarded_proposals_go_in_several_messages_and_are_all_answered() {
     let mut cluster = Cluster::new(3, 12);
     let leader = cluster.ready();

@@ -1,0 +1,150 @@
+//! Applying what is about the cluster itself: its members, its version, a downgrade of it.
+//!
+//! Called by apply. Rows are etcd's, byte for byte, so that its members and tools read them.
+
+use bytes::Bytes;
+use etcore_engine::bucket::Bucket;
+use etcore_engine::store::Store;
+use etcore_proto::pb::membershippb;
+use etcore_proto::raftpb;
+use etcore_raftlog::types::LogEntry;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::apply::Halt;
+use super::authing::put_rows;
+use super::{Replica, versions};
+use crate::auth::Auth;
+use crate::member::Member;
+use crate::version;
+
+/// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
+pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
+/// Key of the downgrade beside it (etcd `schema.ClusterDowngradeKeyName`).
+const DOWNGRADE_KEY: &[u8] = b"downgrade";
+
+impl Replica {
+    pub(super) fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {
+        let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
+        let conf_state = self
+            .log
+            .node
+            .apply_conf_change(entry.kind, &entry.data)
+            .map_err(|error| broken(error.to_string()))?;
+        let change = raftpb::ConfChange::decode(entry.data.clone())
+            .map_err(|error| broken(error.to_string()))?;
+        let first_row = Auth::first_row(&self.store);
+        let mut txn = self.store.begin(entry.index, entry.term);
+        put_rows(&mut txn, first_row);
+        let context = change.context.unwrap_or_default();
+        if !context.is_empty() {
+            let member = Member::from_json(&context).map_err(broken)?;
+            txn.bucket_put(Bucket::Members, &Member::bucket_key(member.id), &member.to_json());
+        }
+        txn.set_conf_state(&conf_state.encode_to_vec());
+        txn.commit();
+        self.refresh_cluster();
+        Ok(())
+    }
+
+    pub(super) fn apply_attributes(
+        &mut self,
+        entry: &LogEntry,
+        request: &membershippb::ClusterMemberAttrSetRequest,
+    ) -> Result<(), Halt> {
+        let key = Member::bucket_key(request.member_id);
+        let known = self.store.bucket_get(Bucket::Members, &key).map(Bytes::copy_from_slice);
+        let first_row = Auth::first_row(&self.store);
+        let mut txn = self.store.begin(entry.index, entry.term);
+        put_rows(&mut txn, first_row);
+        if let Some(json) = known {
+            let mut member = Member::from_json(&json).map_err(Halt::Broken)?;
+            let attributes = request.member_attributes.clone().unwrap_or_default();
+            member.name = attributes.name;
+            member.client_urls = attributes.client_urls;
+            txn.bucket_put(Bucket::Members, &key, &member.to_json());
+        }
+        txn.commit();
+        self.refresh_cluster();
+        Ok(())
+    }
+
+    /// Like etcd, a member does not go on in a cluster that has grown too new for it.
+    pub(super) fn apply_cluster_version(
+        &mut self,
+        entry: &LogEntry,
+        request: &membershippb::ClusterVersionSetRequest,
+    ) -> Result<(), Halt> {
+        let wanted = versions::parse(&request.ver)
+            .ok_or_else(|| Halt::Broken(format!("cluster version {:?}", request.ver)))?;
+        if versions::parse(version::ETCD).is_some_and(|own| own < wanted) {
+            return Err(Halt::Broken(format!(
+                "the cluster version becomes {}, which this version of {} does not serve; start \
+                 one that does on this data directory",
+                request.ver,
+                version::ETCD
+            )));
+        }
+        let known = self.cluster_version.clone();
+        let mut txn = self.store.begin(entry.index, entry.term);
+        txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, request.ver.as_bytes());
+        txn.commit();
+        self.refresh_cluster();
+        let ver = &request.ver;
+        match known {
+            None => tracing::info!(cluster_version = %ver, "set initial cluster version"),
+            Some(from) => tracing::info!(from = %from, to = %ver, "updated cluster version"),
+        }
+        Ok(())
+    }
+
+    /// Keeps what etcd keeps of a downgrade.
+    pub(super) fn apply_downgrade(
+        &mut self,
+        entry: &LogEntry,
+        request: &membershippb::DowngradeInfoSetRequest,
+    ) {
+        let target_version = if request.enabled { request.ver.clone() } else { String::new() };
+        let info = Downgrade { target_version, enabled: request.enabled };
+        let mut txn = self.store.begin(entry.index, entry.term);
+        txn.bucket_put(Bucket::Cluster, DOWNGRADE_KEY, &info.to_json());
+        txn.commit();
+        self.refresh_cluster();
+        tracing::warn!(enabled = info.enabled, target = %info.target_version, "cluster downgrade");
+    }
+}
+
+/// A downgrade of the cluster, in etcd's JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Downgrade {
+    /// Empty if there is none.
+    #[serde(rename = "target-version")]
+    pub target_version: String,
+    /// It is under way.
+    pub enabled: bool,
+}
+
+impl Downgrade {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a string and a flag always serialize")
+    }
+
+    /// The store's; none is under way if it has none.
+    pub(super) fn load(store: &Store) -> Self {
+        let json = store.bucket_get(Bucket::Cluster, DOWNGRADE_KEY).unwrap_or_default();
+        serde_json::from_slice(json).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_downgrade_is_stored_as_etcd_stores_it() {
+        let on = Downgrade { target_version: "3.6.0".into(), enabled: true };
+        assert_eq!(on.to_json(), br#"{"target-version":"3.6.0","enabled":true}"#);
+        let off = br#"{"target-version":"","enabled":false}"#;
+        assert_eq!(Downgrade::default().to_json(), off);
+    }
+}
