@@ -38,8 +38,8 @@ use storage::{LogStorage, Wanted};
 /// A raft node.
 ///
 /// Invariants: `persisted <= last_write <= max_number`; a message is in `held` only while the
-/// number beside it is not persisted; raft-rs' randomized election timeout is the one computed from
-/// seed, id and term whenever control leaves this type.
+/// number beside it is not persisted; raft-rs' randomized election timeout is the one computed
+/// from seed, id and term whenever control leaves this type.
 pub struct Node {
     raw: RawNode<LogStorage>,
     config: NodeConfig,
@@ -65,8 +65,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node over a recovered log. `applied`, `applied_term` and `conf_state` are the page file's;
-    /// all empty if it has applied nothing.
+    /// A node over a recovered log. `applied`, `applied_term` and `conf_state` are the page
+    /// file's; all empty if it has applied nothing.
     pub fn new(
         config: NodeConfig,
         recovered: Recovered,
@@ -185,8 +185,8 @@ impl Node {
         self.propose_entries(entries)
     }
 
-    /// Proposes a change of one member. The leader takes one change at a time: while another is not
-    /// applied, it appends an empty entry instead.
+    /// Proposes a change of one member. The leader takes one change at a time: while another is
+    /// not applied, it appends an empty entry instead.
     pub fn propose_conf_change(
         &mut self,
         change: &raftpb::ConfChange,
@@ -213,6 +213,15 @@ impl Node {
     pub fn transfer_leader(&mut self, to: u64) {
         self.raw.transfer_leader(to);
         self.set_election_timeout();
+    }
+
+    /// The leader's process is known to be dead: another member's election is answered although
+    /// this leader was heard of lately. Does nothing for a leader.
+    pub fn doubt_leader(&mut self) {
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Follower {
+            raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
+        }
     }
 
     /// Starts an election at once. Does nothing for a member that may not campaign now.

@@ -80,6 +80,8 @@ pub enum PeerReport {
     Active(u64),
     /// No link to this member works.
     Inactive(u64),
+    /// This member's peer port refuses connections: no process listens there.
+    Refused(u64),
     /// A peer says that this member was removed from the cluster.
     Removed,
     /// A question was answered, or will not be.
@@ -90,6 +92,9 @@ pub enum PeerReport {
         answer: Result<PeerAnswer, AskError>,
     },
 }
+
+/// The reason to give for a connection that the peer's kernel refused: etcd's words for it.
+pub const DIAL_REFUSED: &str = "connect: connection refused";
 
 /// A peer's answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]

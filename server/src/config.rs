@@ -90,6 +90,8 @@ pub struct Config {
     pub log_output: Output,
     /// `--lease-checkpoint-interval`.
     pub lease_checkpoint_interval: Duration,
+    /// `--fast-failover`: a leader whose port refuses connections is replaced at once.
+    pub fast_failover: bool,
     /// `--io-driver`; `None` probes.
     pub io_driver: Option<DriverKind>,
     /// `--fronts`; `None` derives it from the cores.

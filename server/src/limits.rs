@@ -280,6 +280,14 @@ pub const STEP_WARN: Duration = Duration::from_millis(10);
 /// ... but not again for so long.
 pub const STEP_WARN_REST: Duration = Duration::from_secs(10);
 
+/// Elections asked for when the leader's peer port refuses connections; then the usual timeout
+/// decides.
+pub const FAILOVER_TRIES: u64 = 5;
+/// Before the second of them, in milliseconds; longer before each further one.
+pub const FAILOVER_REST_MS: u64 = 100;
+/// Between the turns of two members, in milliseconds: longer than an election between them takes.
+pub const FAILOVER_STEP_MS: u64 = 40;
+
 /// Work that the replica waits for and that has not gone on for so long is told of, counted, and
 /// fails the health checks, in milliseconds.
 pub const STALL_MS: u64 = 10_000;

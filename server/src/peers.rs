@@ -468,7 +468,7 @@ impl Peers {
 /// An error as etcd's log has it: without Rust's number at its end.
 fn text(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::ConnectionRefused => etcore_raftlog::peer::DIAL_REFUSED.to_owned(),
         io::ErrorKind::ConnectionReset => "connection reset by peer".to_owned(),
         _ => error.to_string(),
     }

@@ -39,6 +39,7 @@ mod checkpoints;
 mod compaction;
 mod due;
 mod executing;
+mod failover;
 mod hashes;
 mod leasing;
 pub mod lessor;
@@ -59,6 +60,7 @@ pub mod watchdog;
 
 use compaction::HeldBack;
 use executing::Running;
+use failover::Failover;
 use hashes::Hashes;
 use leasing::LeaseDesk;
 use lessor::Lessor;
@@ -193,6 +195,7 @@ pub struct Replica {
     checkpoint_rest_until_ms: u64,
     write_started: Duration,
     watchdog: Watchdog,
+    failover: Failover,
     /// It leads and sends nothing, so that others elect another: see [`watchdog`].
     silent: bool,
     physical_compactions: Vec<(i64, usize, ToFront)>,
@@ -293,6 +296,7 @@ impl Replica {
             checkpoint_rest_until_ms: 0,
             write_started: Duration::ZERO,
             watchdog: Watchdog::default(),
+            failover: Failover::default(),
             silent: false,
             physical_compactions: Vec::new(),
             waits_for_compaction: None,
@@ -324,6 +328,7 @@ impl Replica {
         }
         self.now_ms = now_ms;
         self.ticked = self.tick(now_ms);
+        self.follow_up_refusal();
         self.take_lease_asks();
         self.take_background(now_ms);
         self.pages.take_finished();

@@ -10,6 +10,8 @@ use super::{ConnId, Counters, StreamKind};
 
 /// The shortest time between two attempts to dial a stream (etcd: DialRetryFrequency).
 const DIAL_MS: u64 = 100;
+/// A stream that was open for so long has worked, in milliseconds.
+const WORKED_MS: u64 = 1000;
 /// Doublings of it while attempts fail.
 const DIAL_DOUBLINGS: u32 = 3;
 
@@ -51,6 +53,7 @@ pub(super) struct ReadEnd {
     /// Dialled, asked for, or open.
     pub(super) conn: Option<ConnId>,
     next_dial_ms: u64,
+    established_ms: u64,
     failures: u32,
 }
 
@@ -132,13 +135,18 @@ impl ReadEnd {
         self.conn = Some(conn);
     }
 
-    pub(super) fn established(&mut self) {
+    pub(super) fn established(&mut self, now_ms: u64) {
         self.failures = 0;
+        self.established_ms = now_ms;
     }
 
     pub(super) fn lost(&mut self, now_ms: u64) {
         self.conn = None;
-        self.next_dial_ms = now_ms + (DIAL_MS << self.failures.min(DIAL_DOUBLINGS));
+        // After a stream that has worked the peer is dialled at once: whether it refuses tells a
+        // dead process from a broken connection.
+        let has_worked = self.failures == 0 && now_ms - self.established_ms >= WORKED_MS;
+        let pause_ms = DIAL_MS << self.failures.min(DIAL_DOUBLINGS);
+        self.next_dial_ms = if has_worked { now_ms } else { now_ms + pause_ms };
         self.failures += 1;
     }
 }

@@ -89,6 +89,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         log_level: log_level(&values.text("log-level")),
         log_format,
         log_output,
+        fast_failover: values.bool("fast-failover"),
         io_driver: match values.text("io-driver").as_str() {
             "uring" => Some(DriverKind::Uring),
             "portable" => Some(DriverKind::Portable),

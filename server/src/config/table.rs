@@ -575,6 +575,14 @@ const OWN: &[Flag] = &[
         Served,
         "How files and sockets are driven: auto, uring or portable.",
     ),
+    flag(
+        "fast-failover",
+        Bool,
+        "true",
+        Served,
+        "Elect another leader at once when the leader's peer port refuses connections, as that of \
+         a process that was killed does.",
+    ),
     flag("fronts", Uint(16), "0", Served, "Threads that serve clients; 0 goes by the cores."),
     flag(
         "lease-checkpoint-interval",

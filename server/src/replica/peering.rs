@@ -178,6 +178,7 @@ impl Replica {
                 self.peering.lost.insert(id);
                 self.refresh_connected();
             }
+            PeerReport::Refused(id) => self.leader_refused(id),
             PeerReport::Removed => {
                 self.fail("the member has been permanently removed from the cluster".to_owned());
             }
@@ -275,6 +276,9 @@ impl Replica {
 
     pub(super) fn step_raft(&mut self, message: raftpb::Message) {
         let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
+        if from == self.soft_state.leader {
+            self.failover.heard(self.now_ms);
+        }
         match self.log.node.step(message) {
             Ok(()) => {}
             Err(StepError::ProposalDropped) => {

@@ -30,6 +30,7 @@ use crate::ring::{Consumer, Producer, ring};
 
 mod compaction;
 mod elections;
+mod failover;
 mod hung_disk;
 mod leases;
 mod requests;

@@ -9,7 +9,7 @@ use crate::limits;
 use crate::peer::codec::{DecodeError, Decoder};
 use crate::peer::conn::{Purpose, Reader, ReaderState, Writer};
 use crate::peer::queue::weight;
-use crate::peer::{ConnId, End, Event, PeerReport, Refusal, StreamKind};
+use crate::peer::{ConnId, DIAL_REFUSED, End, Event, PeerReport, Refusal, StreamKind};
 
 /// What is read of a refusal's body.
 const REFUSAL_BYTES: usize = 4 << 10;
@@ -149,10 +149,11 @@ impl Transport {
     }
 
     fn established(&mut self, peer: u64, kind: StreamKind, end: End) {
+        let now_ms = self.now_ms;
         if end == End::Reader
             && let Some(link) = self.link(peer)
         {
-            link.reader(kind).established();
+            link.reader(kind).established(now_ms);
         }
         self.activate(peer);
         self.event(Event::Established { peer, kind, end });
@@ -164,6 +165,9 @@ impl Transport {
         let Some(link) = self.link(peer) else { return };
         link.next_url();
         link.reader(kind).lost(now_ms);
+        if reason == DIAL_REFUSED {
+            self.reports.push(PeerReport::Refused(peer));
+        }
         self.deactivate(peer, format!("failed to dial {peer:x} on {} ({reason})", kind.name()));
     }
 
