@@ -35,6 +35,7 @@ mod alarms;
 mod apply;
 pub mod asks;
 mod authing;
+mod batches;
 mod checkpoints;
 mod compaction;
 mod due;
@@ -57,6 +58,7 @@ mod versions;
 mod waiting;
 pub mod watchdog;
 
+pub use batches::BATCH_PATH as LEASE_BATCH_PATH;
 use compaction::HeldBack;
 use executing::Running;
 use hashes::Hashes;

@@ -11,7 +11,7 @@ impl Replica {
     pub fn deadline_ms(&self) -> u64 {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
         let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
-        let due_ms = due_ms.min(self.peering.deadline_ms());
+        let due_ms = due_ms.min(self.peering.deadline_ms()).min(self.desk.next_look_ms());
         if !self.is_leader() || self.proposals_wait || self.spare_wait {
             return due_ms;
         }

@@ -175,6 +175,7 @@ impl Replica {
             }
             PeerReport::Inactive(id) => {
                 self.peering.active.remove(&id);
+                self.forget_make(id);
                 self.peering.lost.insert(id);
                 self.refresh_connected();
             }
