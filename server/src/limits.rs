@@ -218,6 +218,8 @@ pub const PEER_INBOX_MESSAGES: usize = 16 << 10;
 pub const PEER_INBOX_BYTES: usize = 64 << 20;
 /// Committed entries that were not applied; above it a follower takes no appends.
 pub const APPLY_BACKLOG: usize = 64 << 10;
+/// Bytes of these, with the same effect.
+pub const APPLY_BACKLOG_BYTES: usize = 64 << 20;
 /// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;

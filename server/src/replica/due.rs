@@ -44,6 +44,7 @@ impl Replica {
                 .iter()
                 .any(|front| front.can_flush() || front.has_news() || !front.asks.is_empty())
             || self.peering.has_input()
+            || self.peering.waits_for_apply() && !self.to_apply.is_full()
             || (!self.proposals_wait && self.has_proposals())
     }
 
