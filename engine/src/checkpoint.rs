@@ -12,7 +12,7 @@ mod relocation;
 
 use std::collections::BTreeMap;
 
-use compaction::Compaction;
+use compaction::Progress;
 use merge::Op;
 use pages::Pages;
 use relocation::{Relocation, Touched};
@@ -33,7 +33,7 @@ use crate::page::{PagePtr, UNIT_BYTES};
 use crate::pins::VersionPins;
 use crate::snapshot::SnapshotSource;
 use crate::table::{Row, TablesView};
-use crate::types::{Identity, LogIndex, REV_KEY_BYTES, RevKey, Revision, TOMBSTONE_MARK, Term};
+use crate::types::{Identity, LogIndex, REV_KEY_BYTES, Revision, TOMBSTONE_MARK, Term};
 use crate::wire::KvRef;
 
 /// What the store froze: everything the next meta page is to contain.
@@ -64,7 +64,7 @@ pub struct CheckpointOutput {
     pub checkpoint: u64,
     /// The log must be kept from the entry after this one: the older meta page has it.
     pub durable_applied: LogIndex,
-    /// The compaction whose rows are all gone from the file.
+    /// The last compaction whose rows are all gone from the file.
     pub compact_finished: Revision,
     /// What pins allowed to remove is gone up to here.
     pub(crate) compact_reached: Revision,
@@ -117,15 +117,6 @@ pub struct Checkpointer {
     outstanding: BTreeMap<Token, Outstanding>,
     next_token: u64,
     failed: Option<String>,
-}
-
-/// Of removing rows. A cursor means something for its target only: a higher one needs less of what
-/// lies before the cursor, too.
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    target: Revision,
-    cursor: RevKey,
-    reached: Revision,
 }
 
 /// How the last try to extend the file went.
@@ -189,11 +180,10 @@ impl Checkpointer {
         space: Space,
         pins: VersionPins,
     ) -> Self {
-        let reached = meta.compact_finished;
         Self {
             file,
             file_len_bytes,
-            compaction: Progress { target: reached, cursor: RevKey::default(), reached },
+            compaction: Progress::new(meta.compact_finished),
             relocation: Relocation::new(),
             cuts: 0,
             growth: Growth::Fine,
@@ -241,8 +231,9 @@ impl Checkpointer {
     ///
     /// # Panics
     /// If a checkpoint is under way: the store freezes one at a time.
-    pub fn start(&mut self, input: CheckpointInput) {
+    pub fn start(&mut self, mut input: CheckpointInput) {
         assert!(self.job.is_none(), "one checkpoint at a time");
+        input.removable = self.compaction.target(input.removable);
         let checkpoint = self.meta.checkpoint + 1;
         // Both durable metas, and what views still read.
         let mut held = match is_on(Mutation::PinnedPageReused) {
@@ -418,31 +409,18 @@ impl Checkpointer {
 
     /// Looks for rows to remove; false if pages are wanted first.
     fn compact(&mut self, job: &mut Job) -> Result<bool, EngineError> {
-        let target = job.input.removable;
-        let root = job.meta.roots[Bucket::Key as usize];
-        if target <= self.compaction.reached {
+        let (target, scheduled) = (job.input.removable, job.meta.compact_scheduled);
+        let Some(mut slice) = self.compaction.slice(&job.input.index, target, scheduled) else {
             return Ok(true);
-        }
-        if target != self.compaction.target {
-            self.compaction.target = target;
-            self.compaction.cursor = RevKey::default();
-        }
-        let from = self.compaction.cursor;
-        let mut scan = Compaction::new(&job.input.index, target, from);
+        };
         let pages = |ptr| self.pages.get(ptr);
-        if let Some(root) = root
-            && !scan.run(root, &pages, &mut job.wanted)?
+        if let Some(root) = job.meta.roots[Bucket::Key as usize]
+            && !slice.run(root, &pages, &mut job.wanted)?
         {
             return Ok(false);
         }
-        self.compaction.cursor = scan.next();
-        if scan.is_complete() {
-            self.compaction.reached = target;
-            if target == job.meta.compact_scheduled {
-                job.meta.compact_finished = target;
-            }
-        }
-        job.removed = scan.into_removed();
+        job.removed = self.compaction.end_slice(slice);
+        job.meta.compact_finished = self.compaction.finished();
         Ok(true)
     }
 
@@ -554,7 +532,7 @@ impl Checkpointer {
             checkpoint: self.meta.checkpoint,
             durable_applied,
             compact_finished: self.meta.compact_finished,
-            compact_reached: self.compaction.reached,
+            compact_reached: self.compaction.reached(),
             file_bytes: self.pages.space.end_unit() * unit,
             free_bytes: self.pages.space.free_units() * unit,
             written_bytes: job.written_bytes,

@@ -519,13 +519,30 @@ pub fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
     }
     match fallocate(file, FallocateFlags::empty(), old_len_bytes, len_bytes - old_len_bytes) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len_bytes),
+        // A longer file alone would have no blocks, and find that out where they are written.
+        Err(rustix::io::Errno::OPNOTSUPP) => extend_by_writing(file, old_len_bytes, len_bytes),
         Err(error) => {
             // Some of it may have been given.
             file.set_len(old_len_bytes)?;
             Err(error.into())
         }
     }
+}
+
+/// Extends `file` for file systems that cannot be asked for blocks: by writing zeros.
+fn extend_by_writing(file: &File, old_len_bytes: u64, len_bytes: u64) -> io::Result<()> {
+    let zeros = AlignedBuf::zeroed(ZERO_CHUNK_BYTES);
+    let mut offset = old_len_bytes;
+    while offset < len_bytes {
+        let left = usize::try_from(len_bytes - offset).unwrap_or(usize::MAX);
+        let count = left.min(ZERO_CHUNK_BYTES);
+        if let Err(error) = file.write_all_at(&zeros[..count], offset) {
+            file.set_len(old_len_bytes)?;
+            return Err(error);
+        }
+        offset += count as u64;
+    }
+    Ok(())
 }
 
 /// Takes the lock, waiting a little for whoever has it.
@@ -594,6 +611,22 @@ mod tests {
         assert!(bytes[4..].iter().all(|byte| *byte == 0));
         assert_eq!(read_at_most(&file, 2, 4).unwrap(), b"ta\0\0");
         assert_eq!(read_at_most(&file, 9_998, 10).unwrap(), [0, 0]);
+    }
+
+    #[test]
+    fn a_file_system_that_gives_no_blocks_is_asked_by_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"data").unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let len_bytes = 3 * ZERO_CHUNK_BYTES as u64 + 5;
+        extend_by_writing(&file, 4, len_bytes).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!((bytes.len() as u64, &bytes[..4]), (len_bytes, &b"data"[..]));
+        use std::os::unix::fs::MetadataExt;
+        assert!(file.metadata().unwrap().blocks() * 512 >= len_bytes - 4096, "it has blocks");
+        let short = OpenOptions::new().read(true).open(&path).unwrap();
+        extend_by_writing(&short, 4, len_bytes).unwrap_err();
     }
 
     #[test]

@@ -95,13 +95,20 @@ pub struct Populated {
 impl PopulateRequest {
     /// Maps and reads the window. Blocks.
     pub fn run(self) -> Populated {
-        let result = self.populate();
+        let result = self.file.metadata().and_then(|metadata| self.populate(metadata.len()));
+        self.finish(result)
+    }
+
+    /// After a failure the window is tried again: the file may have been cut since its length was
+    /// asked for, within the window and behind all that anybody reads.
+    fn finish(self, result: io::Result<MmapRaw>) -> Populated {
+        let again = |_| self.file.metadata().and_then(|metadata| self.populate(metadata.len()));
+        let result = result.or_else(again);
         Populated { ticket: self.ticket, span: self.span, cuts: self.cuts, result }
     }
 
-    fn populate(&self) -> io::Result<MmapRaw> {
+    fn populate(&self, file_len: u64) -> io::Result<MmapRaw> {
         let offset = self.span.first * WINDOW_BYTES;
-        let file_len = self.file.metadata()?.len();
         let len = file_len.saturating_sub(offset).min(self.span.count * WINDOW_BYTES);
         // Only whole units: the rest of the last page of a file reads as zeros until it grows.
         let len = len - len % UNIT_BYTES as u64;

@@ -101,11 +101,17 @@ pub const PEER_QUEUE_BYTES: usize = 32 << 20;
 /// and the peer reported unreachable.
 pub const PEER_PIPELINE_MESSAGES: usize = 64;
 
-/// Connections that carry single messages and questions to one peer (etcd: connPerPipeline).
+/// Connections that carry single messages to one peer (etcd: connPerPipeline), and as many for
+/// parts of snapshots and for questions.
 pub const PEER_PIPELINE_CONNECTIONS: usize = 4;
 
-/// Questions waiting for one peer; more are answered as overloaded.
-pub const PEER_ASKS: usize = 1024;
+/// Connections for questions about leases to one peer; further ones wait for an answer. Members of
+/// this make ask many leases' questions at once and need few; asked one by one (etcd: without a
+/// bound), so many renewals are on their way during a round trip.
+pub const PEER_LEASE_CONNECTIONS: usize = 1024;
+
+/// Questions of one kind waiting for one peer; more are answered as overloaded.
+pub const PEER_ASKS: usize = 2048;
 
 /// Bytes encoded for one send on a stream; the rest waits for the next.
 pub const PEER_SEND_BYTES: usize = 256 << 10;
@@ -116,9 +122,10 @@ pub const PEER_RECEIVED_MESSAGES: usize = 4096;
 /// Bytes of messages received and not taken; with more, nothing is read from peers.
 pub const PEER_RECEIVED_BYTES: usize = 32 << 20;
 
-/// Connections accepted on the peer port: each member's streams, messages and questions. With more,
-/// the one without a stream that was silent longest is closed.
-pub const PEER_CONNECTIONS: usize = 80;
+/// Connections accepted on the peer port: each member's streams, messages and questions, of which
+/// etcd's members ask with a connection each. With more, the one without a stream that was silent
+/// longest is closed.
+pub const PEER_CONNECTIONS: usize = 2048;
 
 /// Body of a request on the peer port that is not raft's; longer ones are refused.
 pub const PEER_BODY_BYTES: usize = 1 << 20;

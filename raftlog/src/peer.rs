@@ -55,6 +55,42 @@ impl StreamKind {
     }
 }
 
+/// What requests of this member to a peer are about. Each kind has connections of its own: what
+/// waits in one lane holds up no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Messages that no stream takes.
+    Messages,
+    /// Whether the peer is there.
+    Probes,
+    /// Questions about leases. Asked one by one, each holds a connection for a round trip.
+    Leases,
+    /// Parts of snapshots.
+    Snapshots,
+    /// Other questions.
+    Questions,
+}
+
+impl Lane {
+    const ALL: [Self; 5] =
+        [Self::Messages, Self::Probes, Self::Leases, Self::Snapshots, Self::Questions];
+
+    fn slot(self) -> usize {
+        self as usize
+    }
+
+    /// Connections it may have to one peer.
+    fn connections_max(self) -> usize {
+        match self {
+            Self::Probes => 1,
+            Self::Leases => crate::limits::PEER_LEASE_CONNECTIONS,
+            Self::Messages | Self::Snapshots | Self::Questions => {
+                crate::limits::PEER_PIPELINE_CONNECTIONS
+            }
+        }
+    }
+}
+
 /// A connection of the [`Transport`]. The generation tells a reused slot from its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
@@ -124,6 +160,8 @@ pub enum AskError {
 pub struct PeerAsk {
     /// The peer.
     pub to: u64,
+    /// On whose connections it travels.
+    pub lane: Lane,
     /// `GET` or `POST`.
     pub method: &'static str,
     /// Path and query.

@@ -7,7 +7,7 @@ use etcore_engine::testing::prng::Prng;
 use etcore_proto::raftpb::{Entry, Message, MessageType};
 use etcore_raftlog::limits;
 use etcore_raftlog::peer::{
-    AskError, ConnId, Effect, End, Event, Local, PeerAnswer, PeerAsk, PeerReport, Refusal,
+    AskError, ConnId, Effect, End, Event, Lane, Local, PeerAnswer, PeerAsk, PeerReport, Refusal,
     Settings, StreamKind, Transport, fuzz,
 };
 
@@ -35,6 +35,8 @@ struct Member {
     received: Vec<Message>,
     reports: Vec<PeerReport>,
     events: Vec<Event>,
+    /// Questions for this path get no answer.
+    silent_about: &'static str,
 }
 
 fn local(id: u64) -> Local {
@@ -206,6 +208,7 @@ impl Member {
             received: Vec::new(),
             reports: Vec::new(),
             events: Vec::new(),
+            silent_about: "none",
         }
     }
 
@@ -218,6 +221,9 @@ impl Member {
             self.events.push(event);
         }
         while let Some(asked) = self.transport.next_asked() {
+            if asked.target == self.silent_about {
+                continue;
+            }
             let body = [asked.target.as_bytes(), b" ", &asked.body].concat();
             self.transport.answer(asked.conn, 200, &[], &body);
         }
@@ -507,6 +513,7 @@ fn questions_are_answered_or_fail_in_time() {
     let mut net = Net::new(2, 11);
     let ask = |to, token, timeout_ms| PeerAsk {
         to,
+        lane: Lane::Questions,
         method: "POST",
         target: "/leases/internal".to_owned(),
         content_type: "application/protobuf",
@@ -532,6 +539,39 @@ fn questions_are_answered_or_fail_in_time() {
     net.run(900);
     let late = PeerReport::Answered { token: 101, answer: Err(AskError::TimedOut) };
     assert!(net.member(1).reports.contains(&late), "{:?}", net.member(1).reports.last());
+}
+
+#[test]
+fn what_waits_for_answers_holds_up_nothing_of_another_kind() {
+    let mut net = Net::new(2, 17);
+    let ask = |lane, target: &str, token| PeerAsk {
+        to: 2,
+        lane,
+        method: "GET",
+        target: target.to_owned(),
+        content_type: "",
+        body: Bytes::new(),
+        timeout_ms: 60_000,
+        token,
+    };
+    net.run(300);
+    net.member(2).silent_about = "/part";
+    for token in 0..50 {
+        net.members[0].transport.ask(ask(Lane::Snapshots, "/part", token));
+    }
+    net.run(100);
+    for token in 50..650 {
+        net.members[0].transport.ask(ask(Lane::Leases, "/leases", token));
+    }
+    net.members[0].transport.ask(ask(Lane::Questions, "/version", 650));
+    net.run(50);
+    let answered = |report: &&PeerReport| matches!(report, PeerReport::Answered { .. });
+    assert_eq!(net.member(1).reports.iter().filter(answered).count(), 601);
+    net.run(9_000);
+    let probed = |event: &&Event| matches!(event, Event::ProbeEnded { answer: Ok(_), .. });
+    assert_eq!(net.member(1).events.iter().filter(probed).count(), 2);
+    let lost = |event: &Event| matches!(event, Event::Lost { .. } | Event::Inactive { .. });
+    assert!(!net.member(1).events.iter().any(lost));
 }
 
 #[test]

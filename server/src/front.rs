@@ -96,6 +96,8 @@ pub struct Front {
     index: usize,
     shared: Arc<Shared>,
     view: Arc<MemberView>,
+    /// In its place while nobody is served: a view keeps pages, rows and index nodes alive.
+    nothing: Arc<MemberView>,
     to_replica: Producer<ToReplica>,
     to_lessor: Producer<LeaseAsk>,
     from_replica: Consumer<ToFront>,
@@ -200,6 +202,7 @@ impl Front {
             index,
             shared,
             view,
+            nothing: Arc::new(MemberView::nothing()),
             to_replica,
             to_lessor,
             from_replica,
@@ -371,6 +374,14 @@ impl Front {
         if !Arc::ptr_eq(&newest, &self.view) {
             self.view = arc_swap::Guard::into_inner(newest);
             self.pages.forget(self.view.file_cuts);
+        }
+    }
+
+    /// Lets go of the view before a sleep that may be long: there is no connection, so nothing
+    /// reads it before the next turn.
+    pub fn rest(&mut self) {
+        if self.deadline_ms() == u64::MAX {
+            self.view = self.nothing.clone();
         }
     }
 

@@ -218,6 +218,8 @@ pub const PEER_INBOX_MESSAGES: usize = 16 << 10;
 pub const PEER_INBOX_BYTES: usize = 64 << 20;
 /// Committed entries that were not applied; above it a follower takes no appends.
 pub const APPLY_BACKLOG: usize = 64 << 10;
+/// Bytes of these, with the same effect.
+pub const APPLY_BACKLOG_BYTES: usize = 64 << 20;
 /// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;
@@ -246,8 +248,18 @@ pub const APPLY_GAP: u64 = 5000;
 const _: () = assert!((APPLY_TURN_ENTRIES as u64) < APPLY_GAP / 2);
 /// Bytes of proposals that a follower forwards in one message; more go in further ones.
 pub const FORWARD_BYTES: usize = 1 << 20;
-/// Questions about leases that wait for the leader's answer; more wait their turn.
+/// Questions about leases that were asked of the leader one by one and have no answer; more wait
+/// their turn.
 pub const LEASE_FORWARDS: usize = 1024;
+/// Questions about leases in one batch, some 35 KiB; more go in the next one.
+pub const LEASE_BATCH_QUESTIONS: usize = 2048;
+/// Batches of them on their way to the leader; more gather until one is answered.
+pub const LEASE_BATCHES: usize = 8;
+/// How long a leader waits for what it must apply before it answers a batch, in milliseconds; what
+/// it cannot answer then it is asked again.
+pub const LEASE_BATCH_HOLD_MS: u64 = 50;
+/// How long a leader may take to answer a batch, in milliseconds; then it is asked again.
+pub const LEASE_BATCH_MS: u64 = 2000;
 /// How long a leader waits for a member's version, in milliseconds.
 pub const VERSION_MS: u64 = 2000;
 /// How long after its start a member's election clock may be put forward, in milliseconds (etcd:
@@ -357,9 +369,9 @@ const _: () = assert!(WATCH_CURSORS <= u8::MAX as usize);
 /// PeerDialTimeout).
 pub const PEER_DIAL_MS: u64 = 1000;
 /// Connections accepted on the peer port in one wait; more are closed.
-pub const PEER_ACCEPTED: usize = 64;
+pub const PEER_ACCEPTED: usize = 1024;
 /// Peers' names being resolved: each member's streams and exchanges, with room to spare.
-pub const PEER_NAMES: usize = 256;
+pub const PEER_NAMES: usize = 2048;
 
 /// Parts of a snapshot that wait to be read for other members; more are refused.
 pub const SNAPSHOT_PARTS_WAITING: usize = 64;

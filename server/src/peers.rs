@@ -13,7 +13,7 @@ use std::sync::Arc;
 use etcore_proto::raftpb::Message;
 use etcore_raftlog::peer::{ConnId, Effect, Local, Settings, Transport};
 
-pub use etcore_raftlog::peer::{AskError, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
+pub use etcore_raftlog::peer::{AskError, Lane, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
 
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::http;
@@ -36,7 +36,8 @@ const LISTENERS: u32 = 1 << 16;
 /// Asked whether this member is there.
 const PROBING_PATH: &str = "/raft/probing";
 /// Questions that only the replica can answer.
-const REPLICA_PATHS: [&str; 3] = ["/leases", "/leases/internal", crate::replica::PART_PATH];
+const REPLICA_PATHS: [&str; 4] =
+    ["/leases", "/leases/internal", crate::replica::LEASE_BATCH_PATH, crate::replica::PART_PATH];
 
 /// What links are made of.
 pub struct Parts {

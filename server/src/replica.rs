@@ -17,7 +17,6 @@ use etcore_engine::store::Store;
 use etcore_engine::types::{LogIndex, Term};
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
-use etcore_raftlog::types::LogEntry;
 
 use crate::alarm::Alarms;
 use crate::api::range::Scratch;
@@ -35,6 +34,8 @@ mod alarms;
 mod apply;
 pub mod asks;
 mod authing;
+mod backlog;
+mod batches;
 mod checkpoints;
 mod compaction;
 mod due;
@@ -58,6 +59,8 @@ mod versions;
 mod waiting;
 pub mod watchdog;
 
+use backlog::Backlog;
+pub use batches::BATCH_PATH as LEASE_BATCH_PATH;
 use compaction::HeldBack;
 use executing::Running;
 use failover::Failover;
@@ -130,7 +133,7 @@ pub struct Replica {
     hashes: Hashes,
     fronts: Vec<FrontLink>,
     effects: Effects,
-    to_apply: VecDeque<LogEntry>,
+    to_apply: Backlog,
     /// The entry before these, if it is between two slices.
     running: Option<Box<Running>>,
     proposals: VecDeque<Proposal>,
@@ -249,7 +252,7 @@ impl Replica {
             hashes: Hashes::new(hasher),
             fronts,
             effects: Effects::default(),
-            to_apply: VecDeque::new(),
+            to_apply: Backlog::default(),
             running: None,
             proposals: VecDeque::new(),
             waiting: Waiting::default(),

@@ -211,6 +211,7 @@ impl Roles {
         }
         if let Some(front) = &mut self.front {
             front.begin_turn(now_ms);
+            front.rest();
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
 use arc_swap::ArcSwap;
+use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::view::View;
 
 use crate::alarm::Alarms;
@@ -79,6 +80,21 @@ pub struct MemberView {
     pub downgrade: Arc<Downgrade>,
     /// How often the page file was cut: older mappings of it must not be used with this view.
     pub file_cuts: u64,
+}
+
+impl MemberView {
+    /// Of no data, for a front that has nobody to serve: it holds nothing in memory.
+    pub fn nothing() -> Self {
+        Self {
+            store: Store::in_memory(EngineConfig::default()).publish(),
+            members: Arc::default(),
+            cluster_version: None,
+            alarms: Arc::default(),
+            auth: Arc::default(),
+            downgrade: Arc::default(),
+            file_cuts: 0,
+        }
+    }
 }
 
 /// Single values that a front may read at any time.

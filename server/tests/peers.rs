@@ -16,7 +16,7 @@ use bytes::Bytes;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::raftpb::{Entry, Message, MessageType};
 use etcore_raftlog::peer::{
-    ConnId, Effect, End, Event, Local, PeerAsk, PeerReport, Settings, StreamKind, Transport,
+    ConnId, Effect, End, Event, Lane, Local, PeerAsk, PeerReport, Settings, StreamKind, Transport,
 };
 use etcore_server::identity;
 use harness::cluster::Cluster;
@@ -385,6 +385,7 @@ fn etcd_leads_with_our_votes_and_replicates_to_us_without_a_complaint() {
     // A question to its HTTP handlers.
     let ask = PeerAsk {
         to: follower.peer,
+        lane: Lane::Questions,
         method: "GET",
         target: "/version".to_owned(),
         content_type: "",

@@ -1,8 +1,9 @@
-//! One slice of a compaction: which rows of the tree nobody can read any more.
+//! Compaction: which rows of the tree nobody can read any more.
 //!
-//! The checkpointer runs one per checkpoint, in revision order from a cursor that the meta page
-//! keeps. A row goes if the index, which knows what every key looks like at the compact revision,
-//! does not need it. It must never name a row above the revision it was given.
+//! The checkpointer runs a [`Slice`] per checkpoint, in revision order, as part of a pass over the
+//! tree that [`Progress`] keeps. A row goes if the index, which knows what every key looks like at
+//! the newest compact revision, does not need it. What it must never do: name a row above the
+//! revision it was given, or end a slice where it began, whatever the rows.
 
 use std::sync::Arc;
 
@@ -14,13 +15,108 @@ use crate::page::node::NodeRef;
 use crate::types::{RevKey, Revision};
 use crate::wire::KvRef;
 
+/// How far the rows that nobody can read are gone.
+///
+/// A pass that has begun is finished, however often there is a newer target meanwhile: one that
+/// started over with each would never get past what it can look at between two of them. Newer
+/// targets join it: from then on rows are judged by the newest.
 #[derive(Debug)]
-pub(super) struct Compaction<'i> {
+pub(super) struct Progress {
+    /// What a compaction at this revision removes is gone.
+    reached: Revision,
+    /// The last compaction of which that is true; what pins hold back is none.
+    finished: Revision,
+    /// The newest target there was. Some rows may be gone already that only lower ones need.
+    target: Revision,
+    pass: Option<Pass>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    /// The target when it began.
+    begun: Revision,
+    /// No pin held that back.
+    is_whole: bool,
+    /// Rows above it are left to the next pass. First this is `begun`; when all rows up to there
+    /// were looked at it is, once, what is the newest target then: that the rows of those who write
+    /// faster than it looks do not keep it busy for good.
+    end: Revision,
+    cursor: RevKey,
+}
+
+impl Progress {
+    /// Of a file in which compactions up to `finished` are complete.
+    pub(super) fn new(finished: Revision) -> Self {
+        Self { reached: finished, finished, target: finished, pass: None }
+    }
+
+    /// What a compaction at this revision removes is gone.
+    pub(super) fn reached(&self) -> Revision {
+        self.reached
+    }
+
+    /// The compaction that has ended last.
+    pub(super) fn finished(&self) -> Revision {
+        self.finished
+    }
+
+    /// The revision by which rows are to be judged when `removable` may be removed. A pin that came
+    /// too late may have lowered that; what it would have kept is partly gone.
+    pub(super) fn target(&self, removable: Revision) -> Revision {
+        removable.max(self.target)
+    }
+
+    /// The next slice, for a target of [`Progress::target`] while a compaction at `scheduled` is
+    /// the newest; `None` if nothing is to be removed.
+    pub(super) fn slice<'i>(
+        &mut self,
+        index: &'i Index,
+        target: Revision,
+        scheduled: Revision,
+    ) -> Option<Slice<'i>> {
+        if target <= self.reached {
+            return None;
+        }
+        self.target = target;
+        let (is_whole, cursor) = (target == scheduled, RevKey::default());
+        let fresh = Pass { begun: target, is_whole, end: target, cursor };
+        let Pass { end, cursor, .. } = *self.pass.get_or_insert(fresh);
+        Some(Slice { index, target, end, next: cursor, stop: None, removed: Vec::new() })
+    }
+
+    /// Notes where a slice has ended, and returns the keys of the rows to remove, ascending.
+    pub(super) fn end_slice(&mut self, slice: Slice<'_>) -> Vec<Vec<u8>> {
+        if let Some(pass) = &mut self.pass {
+            match slice.stop {
+                Some(stop) => pass.cursor = stop,
+                None => {
+                    self.reached = self.reached.max(pass.begun);
+                    if pass.is_whole {
+                        self.finished = pass.begun;
+                    }
+                    let may_go_on = pass.end == pass.begun && self.target > pass.end;
+                    pass.cursor = RevKey { main: Revision(pass.end.0 + 1), sub: 0 };
+                    pass.end = self.target;
+                    if !may_go_on {
+                        self.pass = None;
+                    }
+                }
+            }
+        }
+        slice.removed
+    }
+}
+
+/// What one checkpoint does for a compaction.
+#[derive(Debug)]
+pub(super) struct Slice<'i> {
     index: &'i Index,
     target: Revision,
+    end: Revision,
     next: RevKey,
+    /// Where the next slice starts; `None` if no row up to the end is left to look at.
+    stop: Option<RevKey>,
     removed: Vec<Vec<u8>>,
-    complete: bool,
 }
 
 type Lookup<'a> = dyn Fn(PagePtr) -> Option<Arc<[u8]>> + 'a;
@@ -32,11 +128,7 @@ struct Leaves {
     bytes: usize,
 }
 
-impl<'i> Compaction<'i> {
-    pub(super) fn new(index: &'i Index, target: Revision, from: RevKey) -> Self {
-        Self { index, target, next: from, removed: Vec::new(), complete: true }
-    }
-
+impl Slice<'_> {
     /// False if pages are `wanted` first; nothing has happened then.
     pub(super) fn run(
         &mut self,
@@ -45,7 +137,8 @@ impl<'i> Compaction<'i> {
         wanted: &mut Vec<PagePtr>,
     ) -> Result<bool, EngineError> {
         let mut leaves = Leaves::default();
-        self.complete = self.collect(root, lookup, &mut leaves, wanted)?;
+        self.stop = None;
+        self.collect(root, lookup, &mut leaves, wanted)?;
         wanted.extend(leaves.ptrs.iter().filter(|ptr| lookup(**ptr).is_none()));
         if !wanted.is_empty() {
             return Ok(false);
@@ -57,24 +150,10 @@ impl<'i> Compaction<'i> {
         Ok(true)
     }
 
-    /// Where the next slice starts.
-    pub(super) fn next(&self) -> RevKey {
-        self.next
-    }
-
-    /// True if no row up to the target is left to look at.
-    pub(super) fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// The keys of the rows to remove, ascending.
-    pub(super) fn into_removed(self) -> Vec<Vec<u8>> {
-        self.removed
-    }
-
-    /// True if all leaves up to the target were collected, false if the slice is full.
+    /// True if all leaves up to the end were collected, false if the slice is full. It has at
+    /// least one leaf then, and the next slice starts behind its last.
     fn collect(
-        &self,
+        &mut self,
         ptr: PagePtr,
         lookup: &Lookup<'_>,
         leaves: &mut Leaves,
@@ -92,12 +171,19 @@ impl<'i> Compaction<'i> {
         let node = NodeRef::new(ptr, &bytes)?;
         let first = node.child_index(&self.next.to_row_key())?;
         for at in first..node.count() {
-            if at > first && revision_of(ptr, node.key(at)?)?.main > self.target {
-                break;
+            if at > first {
+                let key = revision_of(ptr, node.key(at)?)?;
+                if key.main > self.end {
+                    break;
+                }
+                let full = leaves.ptrs.len() >= COMPACTION_LEAVES_PER_CHECKPOINT
+                    || leaves.bytes >= COMPACTION_BYTES_PER_CHECKPOINT;
+                if full {
+                    self.stop = Some(key);
+                    return Ok(false);
+                }
             }
-            let full = leaves.ptrs.len() >= COMPACTION_LEAVES_PER_CHECKPOINT
-                || leaves.bytes >= COMPACTION_BYTES_PER_CHECKPOINT;
-            if full || !self.collect(node.child(at)?, lookup, leaves, wanted)? {
+            if !self.collect(node.child(at)?, lookup, leaves, wanted)? {
                 return Ok(false);
             }
         }
@@ -108,14 +194,13 @@ impl<'i> Compaction<'i> {
         for at in 0..node.count() {
             let (key, value) = node.row(at)?;
             let row = revision_of(ptr, key)?;
-            if row < self.next || row.main > self.target {
+            if row < self.next || row.main > self.end {
                 continue;
             }
             let kv = KvRef::parse(value).map_err(|_| ptr.corrupt("a row is no KeyValue"))?;
             if !self.index.keeps(kv.key, row, self.target) {
                 self.removed.push(key.to_vec());
             }
-            self.next = RevKey { main: row.main, sub: row.sub + 1 };
         }
         Ok(())
     }

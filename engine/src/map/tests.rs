@@ -171,3 +171,20 @@ fn an_evaluation_of_more_windows_than_are_kept_ends() {
     pages.0.end_evaluation();
     assert!(!evaluate(&mut pages), "others wait again");
 }
+
+#[test]
+fn a_window_that_was_cut_while_it_was_read_is_read_again() {
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let left_bytes = WINDOW_BYTES / 2;
+    file.set_len(left_bytes).unwrap();
+    let span = Span { first: 0, count: 1 };
+    let request = PopulateRequest { ticket: Ticket(1), span, file: file.clone(), cuts: 0 };
+    // What the length was before the cut.
+    let raced = request.populate(WINDOW_BYTES);
+    assert!(raced.is_err(), "nothing is behind the end");
+    let populated = request.finish(raced);
+    assert_eq!(populated.result.unwrap().len() as u64, left_bytes);
+    file.set_len(0).unwrap();
+    let request = PopulateRequest { ticket: Ticket(2), span, file, cuts: 0 };
+    assert!(request.run().result.is_err(), "once");
+}

@@ -9,7 +9,7 @@ use etcore_proto::raftpb::{Message, MessageType};
 use prost::Message as _;
 
 use super::codec::{Decoder, Encoder};
-use super::{ConnId, PeerAsk, StreamKind};
+use super::{ConnId, Lane, PeerAsk, StreamKind};
 
 /// See the module text.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Stream(StreamKind),
-    Exchange,
+    Exchange(Lane),
 }
 
 #[derive(Debug)]
@@ -82,6 +82,9 @@ pub(super) struct Writer {
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) peer: u64,
+    pub(super) lane: Lane,
+    /// Among the idle ones of its lane.
+    pub(super) is_listed: bool,
     pub(super) client: http1::Client,
     pub(super) job: Option<Job>,
     /// The answer so far.
@@ -107,6 +110,15 @@ pub(super) enum Job {
 }
 
 impl Job {
+    /// On whose connections it travels.
+    pub(super) fn lane(&self) -> Lane {
+        match self {
+            Self::Post(_) => Lane::Messages,
+            Self::Ask(ask) => ask.lane,
+            Self::Probe => Lane::Probes,
+        }
+    }
+
     /// Method, path, content type and body.
     pub(super) fn request(&self) -> (&'static str, &str, &'static str, Bytes) {
         match self {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::conn::Job;
 use super::queue::Queue;
-use super::{ConnId, Counters, StreamKind};
+use super::{ConnId, Counters, Lane, StreamKind};
 
 /// The shortest time between two attempts to dial a stream (etcd: DialRetryFrequency).
 const DIAL_MS: u64 = 100;
@@ -26,9 +26,7 @@ pub(super) struct Link {
     pub(super) is_active: bool,
     pub(super) readers: [ReadEnd; 2],
     pub(super) writers: [WriteEnd; 2],
-    pub(super) jobs: VecDeque<Queued>,
-    /// Connections for jobs, dialled ones included.
-    pub(super) exchanges: Vec<ConnId>,
+    pub(super) lanes: [LaneEnd; Lane::ALL.len()],
     pub(super) is_probing: bool,
     pub(super) next_probe_ms: u64,
     pub(super) counters: Counters,
@@ -37,6 +35,19 @@ pub(super) struct Link {
     /// Messages dropped since this was said last.
     pub(super) dropped: u64,
     pub(super) say_dropped_ms: u64,
+}
+
+/// The requests of one kind.
+#[derive(Debug, Default)]
+pub(super) struct LaneEnd {
+    /// Those that have no connection yet.
+    pub(super) jobs: VecDeque<Queued>,
+    /// Connections for them, dialled ones included.
+    pub(super) conns: Vec<ConnId>,
+    /// How many of these are not there yet.
+    pub(super) dialling: usize,
+    /// Those that have nothing to do, and perhaps some that have been closed since.
+    pub(super) idle: Vec<ConnId>,
 }
 
 /// A job that waits for a connection.
@@ -74,8 +85,7 @@ impl Link {
             is_active: false,
             readers: Default::default(),
             writers: Default::default(),
-            jobs: VecDeque::new(),
-            exchanges: Vec::new(),
+            lanes: Default::default(),
             is_probing: false,
             next_probe_ms,
             counters: Counters::default(),
@@ -112,9 +122,8 @@ impl Link {
         &mut self.writers[kind.slot()]
     }
 
-    /// How many jobs of this kind wait.
-    pub(super) fn waiting(&self, kind: impl Fn(&Job) -> bool) -> usize {
-        self.jobs.iter().filter(|queued| kind(&queued.job)).count()
+    pub(super) fn lane(&mut self, lane: Lane) -> &mut LaneEnd {
+        &mut self.lanes[lane.slot()]
     }
 
     /// The peer showed that it is there: what waits before it dials again need not.

@@ -201,11 +201,10 @@ impl Transport {
     pub fn ask(&mut self, ask: PeerAsk) {
         let (peer, token) = (ask.to, ask.token);
         let deadline_ms = self.now_ms + ask.timeout_ms;
-        let refused = match self.link(peer) {
+        let waiting = self.link(peer).map(|link| link.lane(ask.lane).jobs.len());
+        let refused = match waiting {
             None => AskError::Unreachable,
-            Some(link) if link.waiting(|job| matches!(job, Job::Ask(_))) >= limits::PEER_ASKS => {
-                AskError::Overloaded
-            }
+            Some(waiting) if waiting >= limits::PEER_ASKS => AskError::Overloaded,
             Some(_) => return self.queue_job(peer, Job::Ask(Box::new(ask)), deadline_ms),
         };
         self.reports.push(PeerReport::Answered { token, answer: Err(refused) });
@@ -386,9 +385,11 @@ impl Transport {
                 }
                 self.mark_dirty(id);
             }
-            Purpose::Exchange => {
+            Purpose::Exchange(lane) => {
                 conn.role = Role::Exchange(Exchange {
                     peer,
+                    lane,
+                    is_listed: false,
                     client: http1::Client::new(),
                     job: None,
                     status: 0,
@@ -397,7 +398,9 @@ impl Transport {
                     deadline_ms: 0,
                     is_sent: false,
                 });
-                self.start_jobs(peer);
+                self.dial_ended(peer, lane);
+                self.list_idle(id);
+                self.start_jobs(peer, lane);
             }
         }
     }
@@ -493,10 +496,11 @@ impl Transport {
         let streams = StreamKind::ALL.into_iter().flat_map(|kind| {
             [link.readers[kind.slot()].conn, link.writers[kind.slot()].conn].into_iter().flatten()
         });
-        for id in streams.chain(link.exchanges.iter().copied()).collect::<Vec<_>>() {
+        let conns = link.lanes.iter().flat_map(|lane| lane.conns.iter().copied());
+        for id in streams.chain(conns).collect::<Vec<_>>() {
             self.end(id, "the member was removed");
         }
-        for queued in link.jobs {
+        for queued in link.lanes.into_iter().flat_map(|lane| lane.jobs) {
             self.fail_job(peer, queued.job, AskError::Unreachable, "the member was removed");
         }
         self.event(Event::Removed { peer });
@@ -571,16 +575,19 @@ impl Transport {
     /// job.
     fn put_back(&mut self, conn: Box<Conn>, outcome: Result<(), String>) {
         let id = conn.id;
-        let peer = match &conn.role {
-            Role::Exchange(exchange) if exchange.job.is_none() => Some(exchange.peer),
+        let lane = match &conn.role {
+            Role::Exchange(exchange) if exchange.job.is_none() => {
+                Some((exchange.peer, exchange.lane))
+            }
             _ => None,
         };
         self.keep(conn);
         if let Err(reason) = outcome {
             self.end(id, &reason);
         }
-        if let Some(peer) = peer {
-            self.start_jobs(peer);
+        if let Some((peer, lane)) = lane {
+            self.list_idle(id);
+            self.start_jobs(peer, lane);
         }
     }
 
@@ -605,9 +612,10 @@ impl Transport {
             Role::Dial { peer, purpose: Purpose::Stream(kind) } => {
                 self.stream_failed(peer, kind, reason);
             }
-            Role::Dial { peer, purpose: Purpose::Exchange } => {
-                self.exchange_gone(peer, id);
-                self.fail_jobs(peer, reason);
+            Role::Dial { peer, purpose: Purpose::Exchange(lane) } => {
+                self.dial_ended(peer, lane);
+                self.exchange_gone(peer, lane, id);
+                self.fail_jobs(peer, lane, reason);
             }
             Role::Reader(reader) => self.reader_ended(&reader, reason),
             Role::Writer(writer) => {
@@ -615,9 +623,9 @@ impl Transport {
                 self.writer_ended(id, &writer, reason);
             }
             Role::Exchange(exchange) => {
-                let peer = exchange.peer;
+                let (peer, lane) = (exchange.peer, exchange.lane);
                 self.exchange_ended(id, exchange, reason);
-                self.start_jobs(peer);
+                self.start_jobs(peer, lane);
             }
             Role::Server(_) => self.servers -= 1,
         }

@@ -550,3 +550,21 @@ fn who_is_told_that_there_is_no_space_finds_the_alarm_on() {
     assert_eq!(caller.answers.len(), 4);
     assert!(caller.answers.iter().all(|(_, text)| text == no_space), "{:?}", caller.answers);
 }
+
+#[test]
+fn a_front_without_connections_keeps_no_view_while_it_sleeps() {
+    let mut rig = Rig::new();
+    let (mut store, _) = Store::open(&mut MemDisk::new(), EngineConfig::default()).unwrap();
+    rig.publish(&mut store);
+    let seen = Arc::downgrade(&rig.front.shared.view.load_full());
+    rig.turn();
+    assert!(Arc::ptr_eq(&rig.front.view, &seen.upgrade().unwrap()));
+    rig.front.rest();
+    rig.publish(&mut store);
+    assert!(seen.upgrade().is_none(), "nobody holds it");
+    let _client = rig.accept();
+    rig.turn();
+    rig.turn();
+    rig.front.rest();
+    assert!(Arc::ptr_eq(&rig.front.view, &rig.front.shared.view.load_full()), "it serves");
+}

@@ -4,16 +4,17 @@
 //! The transport carries them; see `take_asks`, `asked` and `take_replies`. A question that gets no
 //! answer is asked again, of whoever leads then, until its client's time is up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use etcore_proto::decode::decode;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
-use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked};
+use etcore_raftlog::peer::{AskError, ConnId, Lane, PeerAnswer, PeerAsk, PeerAsked};
 use prost::Message;
 
 use super::Replica;
+use super::batches::BATCH_PATH;
 use super::leasing::{Asker, Waiting};
 use super::lessor::TimeToLive;
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
@@ -25,11 +26,11 @@ const LEASES: &str = "/leases";
 const LEASES_INTERNAL: &str = "/leases/internal";
 const PROTOBUF: &str = "application/protobuf";
 /// What etcd's lessor says when it does not lead.
-const NOT_PRIMARY: &str = "not a primary lessor";
+pub(super) const NOT_PRIMARY: &str = "not a primary lessor";
 /// What etcd says when it has not applied enough within a second.
 const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out";
 /// The pause before a question is asked again (etcd: the same).
-const RETRY_MS: u64 = 50;
+pub(super) const RETRY_MS: u64 = 50;
 
 /// The answer to a [`PeerAsked`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +46,10 @@ pub struct PeerReply {
 }
 
 /// What an outstanding question is for.
-enum Purpose {
+pub(super) enum Purpose {
     Lease(Waiting),
+    /// A batch, and whom it was sent to.
+    Leases(u64, Vec<Waiting>),
     Version(u64),
     /// The next part of the snapshot that is being received under this number.
     SnapshotPart(u64),
@@ -57,6 +60,11 @@ enum Purpose {
 pub(super) struct Asks {
     next_token: u64,
     out: BTreeMap<u64, Purpose>,
+    /// How many of them are single questions about leases, and how many batches.
+    singles: usize,
+    pub(super) batches: usize,
+    /// Members that do not know batches; found out anew whenever they are reached again.
+    pub(super) asked_singly: BTreeSet<u64>,
 }
 
 impl Replica {
@@ -70,7 +78,7 @@ impl Replica {
         out.append(&mut self.peering.replies);
     }
 
-    fn ask(&mut self, mut ask: PeerAsk, purpose: Purpose) {
+    pub(super) fn ask(&mut self, mut ask: PeerAsk, purpose: Purpose) {
         self.asks.next_token += 1;
         ask.token = self.asks.next_token;
         self.asks.out.insert(ask.token, purpose);
@@ -79,54 +87,83 @@ impl Replica {
 
     /// A member that does not lead asks the one that does, and lists leases by itself.
     pub(super) fn pass_on_lease_asks(&mut self) {
-        let leader = self.soft_state.leader;
-        for _ in 0..self.desk.queued.len() {
-            let Some(waiting) = self.desk.queued.pop_front() else { return };
-            if let Asker::Peer(conn) = waiting.asker {
-                self.refuse_peer(conn, waiting.ask.question);
-                continue;
+        while let Some(waiting) = self.desk.queued.pop_front() {
+            let question = waiting.ask.question;
+            match waiting.asker {
+                Asker::Peer(conn) => self.refuse_peer(conn, question),
+                Asker::Nobody => {}
+                Asker::Front(_) if question == LeaseQuestion::List => {
+                    let answer = LeaseAnswer::Leases(self.desk.lessor.list());
+                    self.answer_lease(&waiting, answer);
+                }
+                Asker::Front(_) => self.desk.pass_on(waiting),
             }
-            if waiting.ask.question == LeaseQuestion::List {
-                let answer = LeaseAnswer::Leases(self.desk.lessor.list());
-                self.answer_lease(&waiting, answer);
-                continue;
-            }
-            if leader == 0
-                || waiting.not_before_ms > self.now_ms
-                || self.asks.out.len() >= limits::LEASE_FORWARDS
-            {
-                self.desk.queued.push_back(waiting);
-                continue;
-            }
-            let (target, body) = request(waiting.ask.question);
-            let ask = PeerAsk {
-                to: leader,
-                method: "POST",
-                target: target.to_owned(),
-                content_type: PROTOBUF,
-                body,
-                timeout_ms: waiting.ask.deadline_ms.saturating_sub(self.now_ms),
-                token: 0,
-            };
-            self.ask(ask, Purpose::Lease(waiting));
         }
+        while let Some(waiting) =
+            self.desk.retry.pop_front_if(|waiting| waiting.not_before_ms <= self.now_ms)
+        {
+            self.desk.pass_on(waiting);
+        }
+        let leader = self.soft_state.leader;
+        if leader == 0 {
+            return;
+        }
+        let is_plain = self.asks.asked_singly.contains(&leader);
+        while self.asks.singles < limits::LEASE_FORWARDS {
+            let next = self.desk.singles.pop_front();
+            let next = next.or_else(|| self.desk.forward.pop_front_if(|_| is_plain));
+            let Some(waiting) = next else { break };
+            self.ask_singly(leader, waiting);
+        }
+        if !is_plain {
+            self.ask_in_batches(leader);
+        }
+    }
+
+    /// Asks in etcd's form.
+    fn ask_singly(&mut self, leader: u64, waiting: Waiting) {
+        let (target, body) = request(waiting.ask.question);
+        let ask = PeerAsk {
+            to: leader,
+            lane: Lane::Leases,
+            method: "POST",
+            target: target.to_owned(),
+            content_type: PROTOBUF,
+            body,
+            timeout_ms: waiting.ask.deadline_ms.saturating_sub(self.now_ms),
+            token: 0,
+        };
+        self.asks.singles += 1;
+        self.ask(ask, Purpose::Lease(waiting));
     }
 
     /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer
     /// finds nobody.
     pub(super) fn take_back_lease_asks(&mut self) {
-        let is_lease = |_: &u64, purpose: &mut Purpose| matches!(purpose, Purpose::Lease(_));
+        let is_lease = |_: &u64, purpose: &mut Purpose| {
+            matches!(purpose, Purpose::Lease(_) | Purpose::Leases(..))
+        };
+        (self.asks.singles, self.asks.batches) = (0, 0);
         for (_, purpose) in self.asks.out.extract_if(.., is_lease) {
-            if let Purpose::Lease(waiting) = purpose {
-                self.desk.queued.push_back(waiting);
+            match purpose {
+                Purpose::Lease(waiting) => self.desk.queued.push_back(waiting),
+                Purpose::Leases(_, batch) => self.desk.queued.extend(batch),
+                Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
             }
         }
+        self.desk.take_back();
+    }
+
+    /// A member is reached again, or no more: it may have become another.
+    pub(super) fn forget_make(&mut self, member: u64) {
+        self.asks.asked_singly.remove(&member);
     }
 
     /// Asks a member for its version.
     pub(super) fn ask_version(&mut self, member: u64) {
         let ask = PeerAsk {
             to: member,
+            lane: Lane::Questions,
             method: "GET",
             target: "/version".to_owned(),
             content_type: "",
@@ -147,13 +184,15 @@ impl Replica {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
                 self.versions.learned(member, body.as_deref());
             }
+            Some(Purpose::Leases(leader, batch)) => self.batch_answered(leader, batch, answer),
             Some(Purpose::Lease(mut waiting)) => {
+                self.asks.singles -= 1;
                 let question = waiting.ask.question;
                 match answer.and_then(|answer| read(question, answer.status, &answer.body)) {
                     Some(answer) => self.answer_lease(&waiting, answer),
                     None => {
                         waiting.not_before_ms = self.now_ms + RETRY_MS;
-                        self.desk.queued.push_back(waiting);
+                        self.desk.retry.push_back(waiting);
                     }
                 }
             }
@@ -170,6 +209,7 @@ impl Replica {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());
         }
         let question = match target.as_str() {
+            BATCH_PATH => return self.asked_in_batch(conn, &body),
             LEASES => decode::<pb::LeaseKeepAliveRequest>(body)
                 .ok()
                 .map(|request| LeaseQuestion::Renew { id: request.id }),
@@ -186,7 +226,7 @@ impl Replica {
             let text = b"error unmarshalling request\n".to_vec();
             return self.reply_peer(conn, 400, TEXT, text);
         };
-        if self.desk.queued.len() >= limits::KEEP_ALIVES {
+        if self.desk.queued.len() + self.desk.behind.len() >= limits::KEEP_ALIVES {
             return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
         }
         let deadline_ms = self.now_ms + self.request_timeout_ms;

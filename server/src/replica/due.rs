@@ -12,6 +12,7 @@ impl Replica {
         // Nothing can be proposed while the log is busy; its end wakes the shard.
         let due_ms = self.next_tick_ms.min(self.snapshots.deadline_ms());
         let due_ms = due_ms.min(self.peering.deadline_ms()).min(self.failover.deadline_ms());
+        let due_ms = due_ms.min(self.desk.next_look_ms());
         if !self.is_leader() || self.proposals_wait || self.spare_wait {
             return due_ms;
         }
@@ -44,6 +45,7 @@ impl Replica {
                 .iter()
                 .any(|front| front.can_flush() || front.has_news() || !front.asks.is_empty())
             || self.peering.has_input()
+            || self.peering.waits_for_apply() && !self.to_apply.is_full()
             || (!self.proposals_wait && self.has_proposals())
     }
 

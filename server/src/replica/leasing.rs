@@ -21,6 +21,7 @@ use prost::Message;
 
 use super::Replica;
 use super::apply::Halt;
+use super::batches::{Batch, is_batched};
 use super::lessor::pace::Pace;
 use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
@@ -60,6 +61,8 @@ pub(super) enum Asker {
     Front(usize),
     /// Another member, over this connection.
     Peer(ConnId),
+    /// It only marks that an entry is waited for.
+    Nobody,
 }
 
 /// Whether this leader knows that it still leads.
@@ -77,8 +80,20 @@ pub(super) struct LeaseDesk {
     pub(super) lessor: Lessor,
     pace: Pace,
     leadership: Leadership,
-    /// To be answered at the end of the turn, or once this member may answer, or by the leader.
+    /// To be looked at, at the end of the turn or once this member may answer.
     pub(super) queued: VecDeque<Waiting>,
+    /// A leader's: they wait for entries, the first for the oldest.
+    pub(super) behind: VecDeque<Waiting>,
+    /// Other members' batches.
+    pub(super) batches: Vec<Batch>,
+    /// Questions in them.
+    pub(super) batched: usize,
+    /// To be asked of the leader in batches.
+    pub(super) forward: VecDeque<Waiting>,
+    /// The same, each by itself.
+    pub(super) singles: VecDeque<Waiting>,
+    /// The same, not before their time. The first is the first that is due.
+    pub(super) retry: VecDeque<Waiting>,
     /// Renewals that wait for an entry about their lease.
     parked: BTreeMap<i64, Vec<Waiting>>,
     /// Leases whose checkpoint must be cleared before they can be renewed.
@@ -104,6 +119,12 @@ impl LeaseDesk {
             pace: Pace::default(),
             leadership: Leadership::Sure,
             queued: VecDeque::new(),
+            behind: VecDeque::new(),
+            batches: Vec::new(),
+            batched: 0,
+            forward: VecDeque::new(),
+            singles: VecDeque::new(),
+            retry: VecDeque::new(),
             parked: BTreeMap::new(),
             to_clear: Vec::new(),
             next_checkpoint_ms: 0,
@@ -120,8 +141,42 @@ impl LeaseDesk {
         self.leadership = Leadership::Sure;
         self.to_clear.clear();
         self.ending.clear();
+        self.queued.append(&mut self.behind);
         self.queued.extend(std::mem::take(&mut self.parked).into_values().flatten());
         self.queued.iter_mut().for_each(|waiting| waiting.after = None);
+    }
+
+    /// There is another leader, or none: everything is sorted anew.
+    pub(super) fn take_back(&mut self) {
+        for queue in [&mut self.retry, &mut self.forward, &mut self.singles] {
+            self.queued.append(queue);
+        }
+        self.queued.iter_mut().for_each(|waiting| waiting.after = None);
+    }
+
+    /// To be asked of the leader.
+    pub(super) fn pass_on(&mut self, waiting: Waiting) {
+        match is_batched(waiting.ask.question) {
+            true => self.forward.push_back(waiting),
+            false => self.singles.push_back(waiting),
+        }
+    }
+
+    /// When something is to be looked at though nothing has come.
+    pub(super) fn next_look_ms(&self) -> u64 {
+        let retry_ms = self.retry.front().map(|waiting| waiting.not_before_ms);
+        let batches_ms = self.batches.iter().map(Batch::due_ms);
+        batches_ms.chain(retry_ms).min().unwrap_or(u64::MAX)
+    }
+
+    /// True if a leader may answer.
+    pub(super) fn may_answer(&self) -> bool {
+        self.lessor.is_primary() && self.leadership == Leadership::Sure
+    }
+
+    /// True for a question that need not wait for entries on their way.
+    pub(super) fn is_fast(&self, question: LeaseQuestion) -> bool {
+        matches!(question, LeaseQuestion::Renew { id } if self.renews_fast(id))
     }
 
     /// A read round has ended.
@@ -210,7 +265,16 @@ impl Replica {
             }
             !overdue
         };
-        self.desk.queued.retain(&mut is_due);
+        let desk = &mut self.desk;
+        for queue in [
+            &mut desk.queued,
+            &mut desk.behind,
+            &mut desk.forward,
+            &mut desk.singles,
+            &mut desk.retry,
+        ] {
+            queue.retain(&mut is_due);
+        }
         let lessor = &mut self.desk.lessor;
         self.desk.parked.retain(|id, waiting| {
             waiting.retain(&mut is_due);
@@ -223,7 +287,8 @@ impl Replica {
         if self.is_leader() && self.desk.lessor.is_primary() {
             let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
             while self.is_behind()
-                && let Some(waiting) = self.desk.queued.pop_front_if(|waiting| overdue(waiting))
+                && let Some(waiting) = (self.desk.behind.pop_front_if(|waiting| overdue(waiting)))
+                    .or_else(|| self.desk.queued.pop_front_if(|waiting| overdue(waiting)))
             {
                 let refused = LeaseAnswer::Refused(EtcdError::TimeoutWaitAppliedIndex.into());
                 self.answer_lease(&waiting, refused);
@@ -255,38 +320,50 @@ impl Replica {
 
     /// Answers what can be answered; the rest waits.
     pub(super) fn answer_lease_asks(&mut self) {
-        if self.desk.queued.is_empty() {
-            return;
+        if !self.desk.batches.is_empty() {
+            self.answer_batches();
         }
         if !self.is_leader() {
             return self.pass_on_lease_asks();
         }
-        if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
+        if self.desk.queued.is_empty() && self.desk.behind.is_empty() || !self.desk.may_answer() {
             return;
         }
         let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
+        let is_over = |waiting: &mut Waiting| waiting.after.is_none_or(|after| after <= applied);
+        while let Some(waiting) = self.desk.behind.pop_front_if(is_over) {
+            self.answer_or_park(waiting);
+        }
         for _ in 0..self.desk.queued.len() {
             let Some(mut waiting) = self.desk.queued.pop_front() else { return };
             let behind = *waiting.after.get_or_insert(commit) > applied;
-            let question = waiting.ask.question;
-            let is_fast =
-                || matches!(question, LeaseQuestion::Renew { id } if self.desk.renews_fast(id));
-            if behind && !is_fast() {
-                self.desk.queued.push_back(waiting);
-                continue;
+            if behind && !self.desk.is_fast(waiting.ask.question) {
+                self.desk.behind.push_back(waiting);
+            } else {
+                self.answer_or_park(waiting);
             }
-            let answer = match question {
-                LeaseQuestion::Renew { id } => match self.renew(id) {
-                    Some(answer) => answer,
-                    None => {
-                        self.desk.parked.entry(id).or_default().push(waiting);
-                        continue;
-                    }
-                },
-                LeaseQuestion::TimeToLive { id, keys } => self.time_to_live(id, keys),
-                LeaseQuestion::List => LeaseAnswer::Leases(self.desk.lessor.list()),
-            };
-            self.answer_lease(&waiting, answer);
+        }
+    }
+
+    fn answer_or_park(&mut self, waiting: Waiting) {
+        if waiting.asker == Asker::Nobody {
+            return;
+        }
+        match (self.lease_answer(waiting.ask.question), waiting.ask.question) {
+            (Some(answer), _) => self.answer_lease(&waiting, answer),
+            (None, LeaseQuestion::Renew { id }) => {
+                self.desk.parked.entry(id).or_default().push(waiting);
+            }
+            (None, _) => self.desk.queued.push_back(waiting),
+        }
+    }
+
+    /// What a leader answers; `None` if an entry about the lease must be applied first.
+    pub(super) fn lease_answer(&mut self, question: LeaseQuestion) -> Option<LeaseAnswer> {
+        match question {
+            LeaseQuestion::Renew { id } => self.renew(id),
+            LeaseQuestion::TimeToLive { id, keys } => Some(self.time_to_live(id, keys)),
+            LeaseQuestion::List => Some(LeaseAnswer::Leases(self.desk.lessor.list())),
         }
     }
 
@@ -296,6 +373,7 @@ impl Replica {
                 self.fronts[front].send(ToFront::Lease { slot: waiting.ask.slot, answer });
             }
             Asker::Peer(conn) => self.answer_peer(conn, &waiting.ask, answer),
+            Asker::Nobody => {}
         }
     }
 
@@ -311,6 +389,12 @@ impl Replica {
             Renewal::ClearFirst(propose) => {
                 if propose {
                     self.desk.to_clear.push(id);
+                    // Whoever asks may not stay, and the entry may be lost.
+                    let deadline_ms = self.now_ms + self.request_timeout_ms;
+                    let ask =
+                        LeaseAsk { slot: 0, deadline_ms, question: LeaseQuestion::Renew { id } };
+                    let marker = Waiting::new(Asker::Nobody, self.now_ms, ask);
+                    self.desk.parked.entry(id).or_default().push(marker);
                 }
                 None
             }

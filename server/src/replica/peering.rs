@@ -28,6 +28,9 @@ pub(super) struct Peering {
     bytes: usize,
     /// The disk is behind: appends wait. What ends that wakes the shard.
     choked: bool,
+    /// One reason for that is that too much was not applied: nothing else wakes the shard when all
+    /// of it is.
+    waits_for_apply: bool,
     pub(super) outbox: Vec<raftpb::Message>,
     pub(super) asks: Vec<PeerAsk>,
     pub(super) replies: Vec<PeerReply>,
@@ -63,6 +66,11 @@ impl Peering {
     /// True if a turn would take something.
     pub(super) fn has_input(&self) -> bool {
         !self.urgent.is_empty() || (!self.bulk.is_empty() && !self.choked)
+    }
+
+    /// True if appends wait for what is to be applied.
+    pub(super) fn waits_for_apply(&self) -> bool {
+        self.waits_for_apply && self.choked && !self.bulk.is_empty()
     }
 
     /// When something that is held must leave.
@@ -175,6 +183,7 @@ impl Replica {
             }
             PeerReport::Inactive(id) => {
                 self.peering.active.remove(&id);
+                self.forget_make(id);
                 self.peering.lost.insert(id);
                 self.refresh_connected();
             }
@@ -193,10 +202,10 @@ impl Replica {
             self.step_now(message);
         }
         if !self.peering.bulk.is_empty() {
-            let behind = self.log.is_congested()
-                || self.to_apply.len() > limits::APPLY_BACKLOG
-                || self.must_wait_for_space(0);
+            let behind =
+                self.log.is_congested() || self.to_apply.is_full() || self.must_wait_for_space(0);
             self.peering.choked = behind;
+            self.peering.waits_for_apply = self.to_apply.is_full();
         }
         let mut stepped_bytes = 0;
         while !self.peering.choked

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use etcore_engine::types::{Identity, LogIndex, Term};
 use etcore_proto::raftpb;
-use etcore_raftlog::peer::{ConnId, PeerAnswer, PeerAsk};
+use etcore_raftlog::peer::{ConnId, Lane, PeerAnswer, PeerAsk};
 use etcore_raftlog::types::SnapshotMark;
 
 use super::Replica;
@@ -346,6 +346,7 @@ impl Replica {
             let (transfer, index) = (receiving.transfer, receiving.index.0);
             let ask = PeerAsk {
                 to: receiving.from,
+                lane: Lane::Snapshots,
                 method: "GET",
                 target: format!("{PART_PATH}?index={index:x}&from={from_unit:x}&member={member:x}"),
                 content_type: "",

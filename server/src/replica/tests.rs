@@ -14,7 +14,9 @@ use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::raftpb::{self, MessageType};
-use etcore_raftlog::peer::{AskError, ConnId, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
+use etcore_raftlog::peer::{
+    AskError, ConnId, Lane as AskLane, PeerAnswer, PeerAsk, PeerAsked, PeerReport,
+};
 use prost::Message as _;
 
 use super::*;
@@ -289,6 +291,13 @@ struct Cluster {
     cut: BTreeSet<(u64, u64)>,
     /// Questions passed on to a member: by its number there, who asked and its token.
     asked: BTreeMap<ConnId, (u64, u64)>,
+    /// Questions about leases that one member may have on their way to another, as many as it has
+    /// connections; the others wait.
+    ask_slots: usize,
+    /// By who asks whom: the tokens of those on their way, and those that wait.
+    lanes: BTreeMap<(u64, u64), (BTreeSet<u64>, VecDeque<PeerAsk>)>,
+    /// No member knows batches, as if all were of another make.
+    knows_no_batches: bool,
     next_slot: u64,
     next_ticket: u64,
 }
@@ -330,6 +339,9 @@ impl Cluster {
             delay_ms: 20,
             cut: BTreeSet::new(),
             asked: BTreeMap::new(),
+            ask_slots: usize::MAX,
+            lanes: BTreeMap::new(),
+            knows_no_batches: false,
             next_slot: 0,
             next_ticket: 0,
         };
@@ -398,13 +410,41 @@ impl Cluster {
                 }
                 Parcel::Ask(from, ask) => self.ask(from, ask),
                 Parcel::Answer(from, token, answer) => {
+                    self.ask_ended(to, token);
                     if self.connected(from, to) {
                         let report = PeerReport::Answered { token, answer: Ok(answer) };
                         self.members[at].replica.peer_report(report);
                     }
                 }
-                Parcel::Report(report) => self.members[at].replica.peer_report(report),
+                Parcel::Report(report) => {
+                    if let PeerReport::Answered { token, .. } = report {
+                        self.ask_ended(to, token);
+                    }
+                    self.members[at].replica.peer_report(report);
+                }
             }
+        }
+    }
+
+    /// A question leaves, or waits for a connection.
+    fn ask_in_lane(&mut self, from: u64, ask: PeerAsk) {
+        if ask.lane == AskLane::Leases {
+            let (out, waiting) = self.lanes.entry((from, ask.to)).or_default();
+            if out.len() >= self.ask_slots {
+                return waiting.push_back(ask);
+            }
+            out.insert(ask.token);
+        }
+        self.post(ask.to, Parcel::Ask(from, ask));
+    }
+
+    /// Its connection is free for the next one.
+    fn ask_ended(&mut self, from: u64, token: u64) {
+        let ended = self.lanes.iter_mut().find_map(|((asker, _), (out, waiting))| {
+            (*asker == from && out.remove(&token)).then(|| waiting.pop_front())
+        });
+        if let Some(next) = ended.flatten() {
+            self.ask_in_lane(from, next);
         }
     }
 
@@ -418,6 +458,10 @@ impl Cluster {
         if ask.target == "/version" {
             let body = Bytes::from_static(br#"{"etcdserver":"3.7.1","etcdcluster":"not_decided"}"#);
             let answer = PeerAnswer { status: 200, body };
+            return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
+        }
+        if self.knows_no_batches && ask.target == crate::replica::LEASE_BATCH_PATH {
+            let answer = PeerAnswer { status: 404, body: Bytes::new() };
             return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
         }
         self.posted += 1;
@@ -482,7 +526,7 @@ impl Cluster {
             let answer = Err(AskError::TimedOut);
             let late = Parcel::Report(PeerReport::Answered { token: ask.token, answer });
             self.network.insert((self.now_ms + ask.timeout_ms, self.posted), (from, late));
-            self.post(ask.to, Parcel::Ask(from, ask));
+            self.ask_in_lane(from, ask);
         }
         for reply in replies {
             let Some((asker, token)) = self.asked.remove(&reply.conn) else { continue };

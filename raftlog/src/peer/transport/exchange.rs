@@ -1,5 +1,5 @@
-//! Requests of this member, one at a time on a few connections to each peer: messages that no
-//! stream takes, questions, probes.
+//! Requests of this member, one at a time on connections of their lane to each peer: messages that
+//! no stream takes, questions, probes.
 //!
 //! Part of the transport. A request that fails on a connection that had been idle is tried once
 //! more on another: its peer may have closed it meanwhile. Raft's messages and the questions asked
@@ -14,7 +14,7 @@ use crate::limits;
 use crate::peer::conn::{Exchange, Job, Purpose, Role};
 use crate::peer::link::Queued;
 use crate::peer::queue::weight;
-use crate::peer::{AskError, ConnId, Event, PeerAnswer, PeerReport, Refusal, StreamKind};
+use crate::peer::{AskError, ConnId, Event, Lane, PeerAnswer, PeerReport, Refusal, StreamKind};
 
 const _: () = assert!(IDLE_MS > PROBE_MS && IDLE_MS < SILENCE_MS);
 
@@ -25,8 +25,7 @@ impl Transport {
     /// Posts a message; false if too many wait.
     pub(super) fn post(&mut self, peer: u64, message: Message) -> bool {
         let Some(link) = self.link(peer) else { return false };
-        let waiting = link.waiting(|job| matches!(job, Job::Post(_)));
-        if waiting >= limits::PEER_PIPELINE_MESSAGES {
+        if link.lane(Lane::Messages).jobs.len() >= limits::PEER_PIPELINE_MESSAGES {
             return false;
         }
         let deadline_ms = self.now_ms + SILENCE_MS;
@@ -35,9 +34,10 @@ impl Transport {
     }
 
     pub(super) fn queue_job(&mut self, peer: u64, job: Job, deadline_ms: u64) {
+        let lane = job.lane();
         if let Some(link) = self.link(peer) {
-            link.jobs.push_back(Queued { job, deadline_ms });
-            self.start_jobs(peer);
+            link.lane(lane).jobs.push_back(Queued { job, deadline_ms });
+            self.start_jobs(peer, lane);
         }
     }
 
@@ -57,30 +57,52 @@ impl Transport {
     }
 
     /// Gives waiting jobs to idle connections, and dials more while there are too few.
-    pub(super) fn start_jobs(&mut self, peer: u64) {
+    pub(super) fn start_jobs(&mut self, peer: u64, lane: Lane) {
         loop {
             let Some(link) = self.link(peer) else { return };
-            if link.jobs.is_empty() {
+            let end = link.lane(lane);
+            if end.jobs.is_empty() {
                 return;
             }
-            let exchanges = link.exchanges.clone();
-            let waiting = link.jobs.len();
-            let idle = exchanges.iter().copied().find(|id| self.is_idle(*id));
-            if let Some(id) = idle {
-                self.start_job(id, peer);
+            if let Some(id) = end.idle.pop() {
+                if self.is_idle(id) {
+                    self.start_job(id, peer, lane);
+                }
                 continue;
             }
-            let is_dialled = |id: &&ConnId| matches!(self.role(**id), Some(Role::Dial { .. }));
-            let dialling = exchanges.iter().filter(is_dialled).count();
-            if dialling >= waiting || exchanges.len() >= limits::PEER_PIPELINE_CONNECTIONS {
+            if end.dialling >= end.jobs.len() || end.conns.len() >= lane.connections_max() {
                 return;
             }
-            let Some(id) = self.dial(peer, Purpose::Exchange) else {
-                return self.fail_jobs(peer, "no address");
+            let Some(id) = self.dial(peer, Purpose::Exchange(lane)) else {
+                return self.fail_jobs(peer, lane, "no address");
             };
             if let Some(link) = self.link(peer) {
-                link.exchanges.push(id);
+                let end = link.lane(lane);
+                end.conns.push(id);
+                end.dialling += 1;
             }
+        }
+    }
+
+    /// A connection that was dialled is there, or will not be.
+    pub(super) fn dial_ended(&mut self, peer: u64, lane: Lane) {
+        if let Some(link) = self.link(peer) {
+            link.lane(lane).dialling -= 1;
+        }
+    }
+
+    /// Lists a connection that has nothing to do any more. The one that was used last is the first
+    /// to be used again, so that those nobody needs are closed for it.
+    pub(super) fn list_idle(&mut self, id: ConnId) {
+        let is_idle = self.is_idle(id);
+        let Some(conn) = self.conn(id) else { return };
+        let Role::Exchange(exchange) = &mut conn.role else { return };
+        if !is_idle || std::mem::replace(&mut exchange.is_listed, true) {
+            return;
+        }
+        let (peer, lane) = (exchange.peer, exchange.lane);
+        if let Some(link) = self.link(peer) {
+            link.lane(lane).idle.push(id);
         }
     }
 
@@ -99,9 +121,9 @@ impl Transport {
         }
     }
 
-    fn start_job(&mut self, id: ConnId, peer: u64) {
+    fn start_job(&mut self, id: ConnId, peer: u64, lane: Lane) {
         let Some(link) = self.link(peer) else { return };
-        let Some(Queued { job, deadline_ms }) = link.jobs.pop_front() else { return };
+        let Some(Queued { job, deadline_ms }) = link.lane(lane).jobs.pop_front() else { return };
         let host = link.url().map(host).unwrap_or_default().to_owned();
         let fields = self.local.fields();
         let Some(conn) = self.conn(id) else { return };
@@ -118,6 +140,7 @@ impl Transport {
             exchange.client.write(&body);
         }
         exchange.job = Some(job);
+        exchange.is_listed = false;
         exchange.deadline_ms = deadline_ms;
         exchange.status = 0;
         exchange.body.clear();
@@ -258,10 +281,10 @@ impl Transport {
     }
 
     /// The peer cannot be reached: nothing that waits for a connection will get one now.
-    pub(super) fn fail_jobs(&mut self, peer: u64, error: &str) {
+    pub(super) fn fail_jobs(&mut self, peer: u64, lane: Lane, error: &str) {
         let Some(link) = self.link(peer) else { return };
         link.next_url();
-        for queued in std::mem::take(&mut link.jobs) {
+        for queued in std::mem::take(&mut link.lane(lane).jobs) {
             self.fail_job(peer, queued.job, AskError::Unreachable, error);
         }
     }
@@ -271,37 +294,43 @@ impl Transport {
         let now_ms = self.now_ms;
         for at in 0..self.links.len() {
             let link = &mut self.links[at];
-            if link.jobs.iter().all(|queued| now_ms < queued.deadline_ms) {
-                continue;
-            }
             let peer = link.id;
-            let (kept, late): (Vec<_>, Vec<_>) = std::mem::take(&mut link.jobs)
-                .into_iter()
-                .partition(|queued| now_ms < queued.deadline_ms);
-            link.jobs = kept.into();
+            let mut late = Vec::new();
+            for lane in &mut link.lanes {
+                if lane.jobs.iter().all(|queued| now_ms < queued.deadline_ms) {
+                    continue;
+                }
+                let (kept, over): (Vec<_>, Vec<_>) = std::mem::take(&mut lane.jobs)
+                    .into_iter()
+                    .partition(|queued| now_ms < queued.deadline_ms);
+                lane.jobs = kept.into();
+                late.extend(over);
+            }
             for queued in late {
                 self.fail_job(peer, queued.job, AskError::TimedOut, "i/o timeout");
             }
         }
     }
 
-    pub(super) fn exchange_gone(&mut self, peer: u64, id: ConnId) {
+    pub(super) fn exchange_gone(&mut self, peer: u64, lane: Lane, id: ConnId) {
         if let Some(link) = self.link(peer) {
-            link.exchanges.retain(|exchange| *exchange != id);
+            let end = link.lane(lane);
+            end.conns.retain(|conn| *conn != id);
+            end.idle.retain(|conn| *conn != id);
         }
     }
 
     pub(super) fn exchange_ended(&mut self, id: ConnId, exchange: Exchange, reason: &str) {
-        let Exchange { peer, job, done, status, deadline_ms, is_sent, .. } = exchange;
+        let Exchange { peer, lane, job, done, status, deadline_ms, is_sent, .. } = exchange;
         let now_ms = self.now_ms;
-        self.exchange_gone(peer, id);
+        self.exchange_gone(peer, lane, id);
         let Some(job) = job else { return };
         let is_late = now_ms >= deadline_ms;
         let may_repeat = !is_sent || !job.is_proposal();
         if done > 0 && status == 0 && !is_late && may_repeat {
             // The connection had been idle: its peer may have closed it before it saw the request.
             if let Some(link) = self.link(peer) {
-                link.jobs.push_front(Queued { job, deadline_ms });
+                link.lane(lane).jobs.push_front(Queued { job, deadline_ms });
             }
             return;
         }

@@ -237,3 +237,109 @@ fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_appli
     }
     panic!("no answer although what was committed when it was asked has long been applied");
 }
+
+/// Grants so many leases, keeps them alive through the followers for `ms`, and says how many are
+/// left. Each is renewed when a third of its time has passed since it was last.
+fn keep_alive(cluster: &mut Cluster, leases: i64, ttl: i64, ms: u64) -> usize {
+    let leader = cluster.ready();
+    let followers = cluster.others(leader);
+    for id in 1..=leases {
+        let request = pb::LeaseGrantRequest { id, ttl };
+        cluster.propose(leader, RAFT_LEASE_GRANT, &request.encode_to_vec());
+        if id % 64 == 0 {
+            cluster.step();
+        }
+    }
+    cluster
+        .until(10_000, "the leases", |cluster| (1..=leases).all(|id| exists(cluster, leader, id)));
+    let third_ms = ttl.cast_unsigned() * 1000 / 3;
+    let begun_ms = cluster.now_ms;
+    let mut due: BTreeSet<(u64, i64)> = (1..=leases)
+        .map(|id| (begun_ms + third_ms * id.cast_unsigned() / leases.cast_unsigned(), id))
+        .collect();
+    let mut asked = BTreeMap::new();
+    while cluster.now_ms < begun_ms + ms {
+        while let Some((at_ms, id)) = due.first().copied()
+            && at_ms <= cluster.now_ms
+        {
+            due.pop_first();
+            cluster.next_slot += 1;
+            let slot = cluster.next_slot;
+            let deadline_ms = cluster.now_ms + 7000;
+            let at = followers[id.cast_unsigned() as usize % followers.len()];
+            let question = LeaseQuestion::Renew { id };
+            let ask = LeaseAsk { slot, deadline_ms, question };
+            assert!(cluster.members[at].to_lessor.push(ask).is_ok());
+            asked.insert(slot, id);
+        }
+        cluster.step();
+        for at in &followers {
+            for (slot, answer) in std::mem::take(&mut cluster.members[*at].leases) {
+                let id = asked.remove(&slot).expect("it was asked");
+                if !matches!(answer, LeaseAnswer::Renewed { ttl_s: 0 }) {
+                    due.insert((cluster.now_ms + third_ms, id));
+                }
+            }
+        }
+    }
+    (1..=leases).filter(|id| exists(cluster, leader, *id)).count()
+}
+
+#[test]
+fn leases_kept_alive_through_followers_live_on_however_few_connections_and_far_the_leader() {
+    for (delay_ms, seed) in [(1, 40), (40, 41)] {
+        let mut cluster = Cluster::new(3, seed);
+        cluster.delay_ms = delay_ms;
+        cluster.ask_slots = 4;
+        assert_eq!(keep_alive(&mut cluster, 4000, 6, 20_000), 4000, "{delay_ms} ms");
+    }
+}
+
+#[test]
+fn a_leader_that_knows_no_batches_is_asked_as_etcd_asks() {
+    let mut cluster = Cluster::new(3, 42);
+    cluster.knows_no_batches = true;
+    cluster.ask_slots = 1024;
+    assert_eq!(keep_alive(&mut cluster, 1000, 6, 10_000), 1000);
+    let leader = cluster.leader();
+    let id = cluster.members[leader].id();
+    for at in cluster.others(leader) {
+        let asks = &cluster.members[at].replica.asks;
+        assert!(asks.asked_singly.contains(&id), "it was found out");
+        cluster.members[at].replica.peer_report(PeerReport::Inactive(id));
+        assert!(cluster.members[at].replica.asks.asked_singly.is_empty(), "and is forgotten");
+    }
+}
+
+#[test]
+fn a_question_that_a_leader_cannot_answer_yet_does_not_keep_others_of_its_batch_waiting() {
+    let mut cluster = Cluster::new(3, 43);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    (1..=20).for_each(|id| grant(&mut cluster, leader, id, 60));
+    cluster.members[leader].holds_writes = true;
+    grant(&mut cluster, follower, 99, 60);
+    let mut asked = Vec::new();
+    for id in (1..=20).chain([99, 100]) {
+        cluster.next_slot += 1;
+        let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
+        let question = LeaseQuestion::Renew { id };
+        let ask = LeaseAsk { slot, deadline_ms, question };
+        assert!(cluster.members[follower].to_lessor.push(ask).is_ok());
+        asked.push((id, slot));
+    }
+    cluster.run_ms(limits::LEASE_BATCH_HOLD_MS + 100);
+    let is_answered = |cluster: &Cluster, slot| cluster.members[follower].leases.contains_key(slot);
+    for (id, slot) in &asked {
+        assert_eq!(is_answered(&cluster, slot), *id <= 20, "lease {id}");
+    }
+    cluster.members[leader].holds_writes = false;
+    cluster
+        .until(2000, "answers", |cluster| asked.iter().all(|(_, slot)| is_answered(cluster, slot)));
+    for (id, slot) in asked {
+        let ttl_s = if id == 100 { 0 } else { 60 };
+        let answer = cluster.members[follower].leases.remove(&slot).unwrap();
+        assert!(matches!(answer, LeaseAnswer::Renewed { ttl_s: told } if told == ttl_s), "{id}");
+    }
+    assert_eq!(cluster.members[leader].replica.desk.batched, 0);
+}

@@ -1,0 +1,322 @@
+//! Questions about leases between members of this make: all that a turn has gathered in one
+//! request, answered together.
+//!
+//! A follower has a few batches on their way, so what its clients renew while those travel leaves
+//! in the next one: renewals are bounded by bytes, not by round trips. A leader of etcd's make does
+//! not know the path; it is then asked one question a time, in etcd's form (see `asks`). What a
+//! leader cannot answer soon, because it must apply something first, it hands back with the index
+//! that it waits for. Nothing here may keep an answer waiting for another for long.
+
+use bytes::Bytes;
+use etcore_engine::types::LogIndex;
+use etcore_raftlog::peer::{ConnId, Lane, PeerAnswer, PeerAsk};
+
+use super::Replica;
+use super::asks::{NOT_PRIMARY, Purpose, RETRY_MS};
+use super::leasing::Waiting;
+use super::lessor::TimeToLive;
+use super::messages::{LeaseAnswer, LeaseQuestion};
+use crate::http::TEXT;
+use crate::limits;
+
+/// Where batches are asked.
+pub const BATCH_PATH: &str = "/etcore/leases";
+
+const OCTETS: &str = "application/octet-stream";
+/// First byte of a question and of an answer. Another one is not understood.
+const FORM: u8 = 1;
+/// A kind and two numbers.
+const RECORD_BYTES: usize = 17;
+
+const RENEW: u8 = 1;
+const TIMES: u8 = 2;
+const NO_LEASE: u8 = 3;
+const AGAIN: u8 = 4;
+
+/// What a leader says to a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// There is no such lease.
+    NoLease,
+    /// It was renewed, for so many seconds.
+    Renewed(i64),
+    /// Its times.
+    Times(TimeToLive),
+    /// It is to be asked again: this must be applied first.
+    Again(Option<LogIndex>),
+}
+
+/// A batch that a follower waits for.
+#[derive(Debug)]
+pub(super) struct Batch {
+    conn: ConnId,
+    /// Answered then, whatever is missing.
+    due_ms: u64,
+    /// Questions without an answer.
+    open: usize,
+    items: Vec<Item>,
+    /// What was applied, and when, when it was looked at last.
+    looked: Option<(LogIndex, u64)>,
+}
+
+#[derive(Debug)]
+struct Item {
+    question: LeaseQuestion,
+    after: Option<LogIndex>,
+    said: Option<Said>,
+}
+
+/// True for questions that travel in batches. The keys of a lease may be many.
+pub(super) fn is_batched(question: LeaseQuestion) -> bool {
+    !matches!(question, LeaseQuestion::List | LeaseQuestion::TimeToLive { keys: true, .. })
+}
+
+impl Replica {
+    /// Sends the questions that wait to a leader of this make.
+    pub(super) fn ask_in_batches(&mut self, leader: u64) {
+        while self.asks.batches < limits::LEASE_BATCHES && !self.desk.forward.is_empty() {
+            let count = self.desk.forward.len().min(limits::LEASE_BATCH_QUESTIONS);
+            let batch: Vec<Waiting> = self.desk.forward.drain(..count).collect();
+            let ask = PeerAsk {
+                to: leader,
+                lane: Lane::Leases,
+                method: "POST",
+                target: BATCH_PATH.to_owned(),
+                content_type: OCTETS,
+                body: write_questions(&batch),
+                timeout_ms: limits::LEASE_BATCH_MS,
+                token: 0,
+            };
+            self.asks.batches += 1;
+            self.ask(ask, Purpose::Leases(leader, batch));
+        }
+    }
+
+    /// A leader has answered a batch, or will not.
+    pub(super) fn batch_answered(
+        &mut self,
+        leader: u64,
+        mut batch: Vec<Waiting>,
+        answer: Option<PeerAnswer>,
+    ) {
+        self.asks.batches -= 1;
+        let status = answer.as_ref().map_or(0, |answer| answer.status);
+        if status == 404 {
+            // It is of another make, or older.
+            self.asks.asked_singly.insert(leader);
+            for waiting in batch.into_iter().rev() {
+                self.desk.forward.push_front(waiting);
+            }
+            return;
+        }
+        let said = answer.filter(|_| status == 200);
+        let said = said.and_then(|answer| read_answers(&answer.body, batch.len()));
+        let Some(said) = said else {
+            for waiting in &mut batch {
+                waiting.not_before_ms = self.now_ms + RETRY_MS;
+            }
+            return self.desk.retry.extend(batch);
+        };
+        for (mut waiting, said) in batch.into_iter().zip(said) {
+            let answer = match (waiting.ask.question, said) {
+                (_, Said::Again(after)) => {
+                    waiting.after = after;
+                    self.desk.forward.push_back(waiting);
+                    continue;
+                }
+                (LeaseQuestion::TimeToLive { .. }, Said::Times(times)) => {
+                    LeaseAnswer::TimeToLive { times: Some(times), keys: Vec::new() }
+                }
+                (LeaseQuestion::TimeToLive { .. }, _) => {
+                    LeaseAnswer::TimeToLive { times: None, keys: Vec::new() }
+                }
+                (_, Said::Renewed(ttl_s)) => LeaseAnswer::Renewed { ttl_s },
+                (_, Said::NoLease | Said::Times(_)) => LeaseAnswer::Renewed { ttl_s: 0 },
+            };
+            self.answer_lease(&waiting, answer);
+        }
+    }
+
+    /// A follower asks this member.
+    pub(super) fn asked_in_batch(&mut self, conn: ConnId, body: &[u8]) {
+        let Some(items) = read_questions(body) else {
+            let text = b"error unmarshalling request\n".to_vec();
+            return self.reply_peer(conn, 400, TEXT, text);
+        };
+        if self.desk.batched + items.len() > limits::KEEP_ALIVES {
+            return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
+        }
+        self.desk.batched += items.len();
+        let due_ms = self.now_ms + limits::LEASE_BATCH_HOLD_MS;
+        self.desk.batches.push(Batch { conn, due_ms, open: items.len(), items, looked: None });
+    }
+
+    /// Answers the batches that are complete or due, or all of them if this member does not lead.
+    pub(super) fn answer_batches(&mut self) {
+        let (is_leader, is_sure) = (self.is_leader(), self.desk.may_answer());
+        let mut batches = std::mem::take(&mut self.desk.batches);
+        batches.retain_mut(|batch| {
+            if is_leader && is_sure {
+                self.look_at(batch);
+            }
+            if is_leader && batch.open > 0 && self.now_ms < batch.due_ms {
+                return true;
+            }
+            self.desk.batched -= batch.items.len();
+            if is_leader {
+                self.reply_peer(batch.conn, 200, OCTETS, write_answers(&batch.items));
+            } else {
+                let text = format!("{NOT_PRIMARY}\n").into_bytes();
+                self.reply_peer(batch.conn, 400, TEXT, text);
+            }
+            false
+        });
+        self.desk.batches = batches;
+    }
+
+    /// Answers of a batch what can be answered.
+    fn look_at(&mut self, batch: &mut Batch) {
+        let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
+        // Not with every turn: many wait for the same entry.
+        if batch.looked.replace((applied, self.now_ms)) == Some((applied, self.now_ms)) {
+            return;
+        }
+        for item in batch.items.iter_mut().filter(|item| item.said.is_none()) {
+            let behind = *item.after.get_or_insert(commit) > applied;
+            if behind && !self.desk.is_fast(item.question) {
+                continue;
+            }
+            let said = match self.lease_answer(item.question) {
+                Some(LeaseAnswer::Renewed { ttl_s }) if ttl_s > 0 => Said::Renewed(ttl_s),
+                Some(LeaseAnswer::TimeToLive { times: Some(times), .. }) => Said::Times(times),
+                Some(_) => Said::NoLease,
+                None => continue,
+            };
+            item.said = Some(said);
+            batch.open -= 1;
+        }
+    }
+}
+
+impl Batch {
+    /// When it must be answered.
+    pub(super) fn due_ms(&self) -> u64 {
+        self.due_ms
+    }
+}
+
+fn write_record(out: &mut Vec<u8>, kind: u8, first: i64, second: i64) {
+    out.push(kind);
+    out.extend_from_slice(&first.to_be_bytes());
+    out.extend_from_slice(&second.to_be_bytes());
+}
+
+/// The records of a message; `None` if it is none.
+fn records(body: &[u8]) -> Option<impl Iterator<Item = (u8, i64, i64)>> {
+    let records = body.strip_prefix(&[FORM])?;
+    if !records.len().is_multiple_of(RECORD_BYTES) {
+        return None;
+    }
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_be_bytes);
+    let record = move |bytes: &[u8]| (bytes[0], number(&bytes[1..9]), number(&bytes[9..17]));
+    Some(records.chunks_exact(RECORD_BYTES).map(record))
+}
+
+fn index(number: i64) -> Option<LogIndex> {
+    (number > 0).then_some(LogIndex(number.cast_unsigned()))
+}
+
+fn number(index: Option<LogIndex>) -> i64 {
+    index.map_or(0, |index| index.0.cast_signed())
+}
+
+fn write_questions(batch: &[Waiting]) -> Bytes {
+    let mut out = Vec::with_capacity(1 + batch.len() * RECORD_BYTES);
+    out.push(FORM);
+    for waiting in batch {
+        let (kind, id) = match waiting.ask.question {
+            LeaseQuestion::Renew { id } => (RENEW, id),
+            LeaseQuestion::TimeToLive { id, .. } => (TIMES, id),
+            LeaseQuestion::List => (TIMES, 0),
+        };
+        write_record(&mut out, kind, id, number(waiting.after));
+    }
+    out.into()
+}
+
+fn read_questions(body: &[u8]) -> Option<Vec<Item>> {
+    let item = |(kind, id, after)| {
+        let question = match kind {
+            RENEW => LeaseQuestion::Renew { id },
+            TIMES => LeaseQuestion::TimeToLive { id, keys: false },
+            _ => return None,
+        };
+        Some(Item { question, after: index(after), said: None })
+    };
+    records(body)?.map(item).collect()
+}
+
+fn write_answers(items: &[Item]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + items.len() * RECORD_BYTES);
+    out.push(FORM);
+    for item in items {
+        match item.said.unwrap_or(Said::Again(item.after)) {
+            Said::NoLease => write_record(&mut out, NO_LEASE, 0, 0),
+            Said::Renewed(ttl_s) => write_record(&mut out, RENEW, ttl_s, 0),
+            Said::Times(TimeToLive { left_s, granted_s }) => {
+                write_record(&mut out, TIMES, left_s, granted_s);
+            }
+            Said::Again(after) => write_record(&mut out, AGAIN, number(after), 0),
+        }
+    }
+    out
+}
+
+/// `None` unless there are exactly `count` of them.
+fn read_answers(body: &[u8], count: usize) -> Option<Vec<Said>> {
+    let said = |(kind, first, second)| match kind {
+        NO_LEASE => Some(Said::NoLease),
+        RENEW => Some(Said::Renewed(first)),
+        TIMES => Some(Said::Times(TimeToLive { left_s: first, granted_s: second })),
+        AGAIN => Some(Said::Again(index(first))),
+        _ => None,
+    };
+    let said: Option<Vec<Said>> = records(body)?.map(said).collect();
+    said.filter(|said| said.len() == count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::leasing::Asker;
+    use super::super::messages::LeaseAsk;
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_are_read_as_they_were_written_and_nothing_else_is() {
+        let ask = |question| LeaseAsk { slot: 3, deadline_ms: 9, question };
+        let renew = LeaseQuestion::Renew { id: i64::MAX };
+        let times = LeaseQuestion::TimeToLive { id: -5, keys: false };
+        let mut batch = [renew, times].map(|asked| Waiting::new(Asker::Front(0), 0, ask(asked)));
+        batch[1].after = Some(LogIndex(1 << 40));
+        let body = write_questions(&batch);
+        let mut items = read_questions(&body).unwrap();
+        assert_eq!((items[0].question, items[0].after), (renew, None));
+        assert_eq!((items[1].question, items[1].after), (times, Some(LogIndex(1 << 40))));
+        let all = [
+            Said::Renewed(60),
+            Said::NoLease,
+            Said::Times(TimeToLive { left_s: -1, granted_s: 70 }),
+            Said::Again(None),
+        ];
+        for said in all {
+            items[0].said = Some(said);
+            let answers = write_answers(&items);
+            let expected = vec![said, Said::Again(Some(LogIndex(1 << 40)))];
+            assert_eq!(read_answers(&answers, 2), Some(expected));
+            assert_eq!(read_answers(&answers, 3), None);
+            assert_eq!(read_answers(&answers[..answers.len() - 1], 2), None);
+        }
+        assert!(read_questions(&body[1..]).is_none() && read_questions(b"").is_none());
+        assert!(read_questions(&[&[FORM][..], &[9; RECORD_BYTES]].concat()).is_none());
+    }
+}
