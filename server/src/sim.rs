@@ -30,6 +30,7 @@ mod driver;
 mod effects;
 mod faults;
 pub mod finish;
+pub mod hostile;
 pub mod judges;
 mod keepers;
 mod logs;

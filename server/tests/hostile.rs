@@ -11,6 +11,8 @@ mod harness;
 mod bystander;
 #[path = "hostile/crowd.rs"]
 mod crowd;
+#[path = "hostile/generator.rs"]
+mod generator;
 #[path = "hostile/pressure.rs"]
 mod pressure;
 #[path = "hostile/wire.rs"]

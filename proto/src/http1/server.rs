@@ -138,7 +138,8 @@ impl Server {
     #[must_use]
     pub fn wants_read(&self) -> bool {
         !self.closing
-            && self.input.len() < limits::HTTP1_HEAD_BYTES_MAX
+            // A head of just so many bytes is not too large yet: only the next byte tells.
+            && self.input.len() <= limits::HTTP1_HEAD_BYTES_MAX
             && self.out.len() < limits::TRANSMIT_STOP_READING_BYTES
     }
 

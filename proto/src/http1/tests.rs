@@ -129,6 +129,26 @@ fn errors_of_the_client_get_their_status_and_the_end() {
     }
 }
 
+/// What stops reading at the bound itself would wait for ever.
+#[test]
+fn a_head_without_end_is_refused_however_it_is_cut() {
+    for piece in [1 << 10, 4_096, 16 << 10, 32 << 10, 64 << 10, 1_000] {
+        let mut server = Server::new(100);
+        server.receive(b"GET / HTTP/1.1\r\nX-Long: ");
+        // Up to a multiple of the pieces, as what receive buffers of one size bring.
+        server.receive(&vec![b'x'; piece - 24]);
+        let mut taken = piece;
+        while server.wants_read() {
+            server.receive(&vec![b'x'; piece]);
+            taken += piece;
+        }
+        assert!(taken <= crate::limits::HTTP1_HEAD_BYTES_MAX + piece, "{taken}");
+        let mut out = Vec::new();
+        server.poll_transmit(&mut out, usize::MAX);
+        assert!(out.starts_with(b"HTTP/1.1 431 ") && server.is_done(), "pieces of {piece}");
+    }
+}
+
 #[test]
 fn a_chunked_body_above_the_maximum_is_refused() {
     let mut input = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
