@@ -130,8 +130,8 @@ pub const PEER_CONNECTIONS: usize = 2048;
 /// Body of a request on the peer port that is not raft's; longer ones are refused.
 pub const PEER_BODY_BYTES: usize = 1 << 20;
 
-/// Body of a peer's answer; a longer one ends the exchange.
-pub const PEER_ANSWER_BYTES: usize = 1 << 20;
+/// Body of a peer's answer; a longer one ends the exchange. The keys of a lease may be many.
+pub const PEER_ANSWER_BYTES: usize = 64 << 20;
 
 /// Senders that are no members yet and are answered all the same; more are not.
 pub const PEER_REMOTES: usize = 16;

@@ -224,6 +224,10 @@ impl Member {
             if asked.target == self.silent_about {
                 continue;
             }
+            if asked.target == "/large" {
+                self.transport.answer(asked.conn, 200, &[], &vec![7; 5 << 20]);
+                continue;
+            }
             let body = [asked.target.as_bytes(), b" ", &asked.body].concat();
             self.transport.answer(asked.conn, 200, &[], &body);
         }
@@ -534,6 +538,14 @@ fn questions_are_answered_or_fail_in_time() {
     }
     let unknown = PeerReport::Answered { token: 100, answer: Err(AskError::Unreachable) };
     assert!(net.member(1).reports.contains(&unknown));
+    // As large as the keys of a lease with many of them.
+    net.members[0].transport.ask(PeerAsk { target: "/large".to_owned(), ..ask(2, 102, 5000) });
+    net.run(3000);
+    let large = net.member(1).reports.iter().find_map(|report| match report {
+        PeerReport::Answered { token: 102, answer } => answer.as_ref().ok(),
+        _ => None,
+    });
+    assert_eq!(large.map(|answer| answer.body.len()), Some(5 << 20));
     net.stalled = vec![(1, 0)];
     net.members[0].transport.ask(ask(2, 101, 700));
     net.run(900);
