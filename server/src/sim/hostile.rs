@@ -201,6 +201,7 @@ impl Hostile {
     }
 
     /// What to do next. The last act ends the connection.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
     pub fn next(&mut self) -> Act {
         loop {
             if let Some(act) = self.todo.pop_front() {
