@@ -53,7 +53,15 @@ enum Work {
 /// A message being measured, or sent.
 struct Sending {
     answer: Answer,
+    /// Once it is measured.
+    length: Option<usize>,
     begun: bool,
+}
+
+impl Sending {
+    fn new(answer: Answer) -> Self {
+        Self { answer, length: None, begun: false }
+    }
 }
 
 /// A state that is read over several turns.
@@ -151,8 +159,7 @@ impl Front {
 
     /// Begins to send an answer that names what it reads.
     pub(super) fn start_answer(&mut self, call: Call, answer: Answer) {
-        let sending = Sending { answer, begun: false };
-        let long = self.long(Work::Answer(sending));
+        let long = self.long(Work::Answer(Sending::new(answer)));
         self.continue_long(call, long);
     }
 
@@ -355,7 +362,7 @@ impl Front {
                 let work = std::mem::replace(&mut long.work, Work::Moved);
                 let Work::Plan { pinned, .. } = work else { return Ok(Next::Gone) };
                 let answer = draft.pinned_by(&head, pinned.pin);
-                long.work = Work::Answer(Sending { answer, begun: false });
+                long.work = Work::Answer(Sending::new(answer));
                 Ok(Next::Again)
             }
             Work::Answer(sending) => {
@@ -376,29 +383,24 @@ impl Front {
         }
     }
 
-    /// Measures a slice, begins the message, or writes a piece of it: what may be sent at once and
-    /// no more, since what waits for the peer would be charged to the connection's budget.
+    /// Measures a slice, or writes a piece: what may be sent at once and no more, since what waits
+    /// for the peer would be charged to the connection's budget. The message begins with its first
+    /// piece, so that what keeps that from being read can be told in a status.
     fn send_some(&mut self, call: Call, sending: &mut Sending, view: &View) -> Result<Next, Stop> {
         let hits = self.scratch.hits_mut();
-        if !sending.begun {
+        let Some(length) = sending.length else {
             self.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
-            let measured = sending.answer.measure(view, self.pages.source(), hits)?;
-            let Some(total) = measured else { return Ok(Next::Again) };
-            let length = message_length(total)?;
-            let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
-                return Ok(Next::Gone);
-            };
-            if server.start_message(call.stream, length).is_err() {
-                return Ok(Next::Gone);
+            if let Some(total) = sending.answer.measure(view, self.pages.source(), hits)? {
+                sending.length = Some(message_length(total)?);
             }
-            sending.begun = true;
             return Ok(Next::Again);
-        }
+        };
         let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
             return Ok(Next::Gone);
         };
         let room = server.capacity(call.stream).min(limits::RANGE_CHUNK_BYTES);
-        if room == 0 {
+        // An empty message needs no room.
+        if room == 0 && length > 0 {
             return Ok(Next::Window);
         }
         let mut piece = std::mem::take(&mut self.answer);
@@ -410,6 +412,10 @@ impl Front {
             let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
                 return Next::Gone;
             };
+            let begins = !std::mem::replace(&mut sending.begun, true);
+            if begins && server.start_message(call.stream, length).is_err() {
+                return Next::Gone;
+            }
             match server.write(call.stream, &piece) {
                 Err(_) => Next::Gone,
                 Ok(()) if finished => Next::Finished,
@@ -439,9 +445,9 @@ impl Front {
                     return Ok(Next::Window);
                 }
                 let before = self.listed_bytes;
-                let begun = sending.begun;
+                let measured = sending.length.is_some();
                 let next = self.send_some(call, sending, view)?;
-                if begun {
+                if measured {
                     *bytes += (self.listed_bytes - before) as u64;
                 }
                 if !matches!(next, Next::Finished) {
@@ -522,7 +528,7 @@ impl Stream {
             range::write_tail(self.more, self.count, draft.bytes());
         }
         draft.close();
-        let sending = Sending { answer: draft.pinned_by(&[], pin), begun: false };
+        let sending = Sending::new(draft.pinned_by(&[], pin));
         self.stage = StreamStage::Chunk { sending, keys, bytes: 0 };
     }
 
