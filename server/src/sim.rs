@@ -16,6 +16,7 @@
 //! | `devices`, `driver`, `disk`, `pages` | the third driver: what members do becomes effects |
 //! | `net` | connections that delay, split, break |
 //! | `clients`, `watchers`, `wire`, `workload` | who asks what, and what is written down of it |
+//! | [`hostile`], `intruders` | clients that mean no good |
 //! | [`judges`] | properties of members that clients cannot see, one a file |
 //!
 //! No wall clock, no thread, no randomness but the seed's, no order of a hash map.
@@ -31,6 +32,7 @@ mod effects;
 mod faults;
 pub mod finish;
 pub mod hostile;
+mod intruders;
 pub mod judges;
 mod keepers;
 mod logs;

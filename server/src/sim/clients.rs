@@ -15,6 +15,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
 use super::finish::Stage;
+use super::intruders::Intruding;
 use super::keepers::Keeping;
 use super::member::{NEVER, client_address};
 use super::net::End;
@@ -41,6 +42,8 @@ pub(super) enum Role {
     Watches(Box<Watching>),
     /// Reads this member in the end.
     Audits(usize),
+    /// Means no good.
+    Intrudes(Intruding),
 }
 
 /// Something to ask.
@@ -115,14 +118,22 @@ impl Client {
         }
     }
 
-    /// All clients of a plan: those that ask, keep leases, and watch, and one auditor a member.
+    /// All clients of a plan: those that ask, keep leases, and watch, one auditor a member, and
+    /// hostile ones, whose numbers come from elsewhere: the others' are the same without them.
     pub(super) fn all(plan: &Plan, prng: &mut Prng) -> Vec<Option<Box<Self>>> {
         let asks = (0..plan.clients).map(|_| Role::Asks);
         let watches = (0..plan.watchers).map(|_| Role::Watches(Box::default()));
         let keeps = (0..plan.keepers).map(|_| Role::Keeps(Keeping::default()));
         let audits = (0..plan.members).map(Role::Audits);
         let all = asks.chain(keeps).chain(watches).chain(audits).zip(0..);
-        all.map(|(role, number)| Some(Box::new(Client::new(number, role, prng.fork())))).collect()
+        let mut clients: Vec<Self> =
+            all.map(|(role, number)| Client::new(number, role, prng.fork())).collect();
+        let mut own = Prng::new(plan.seed ^ 0x696e_7472_7564);
+        for number in (clients.len() as u64..).take(plan.intruders) {
+            let role = Role::Intrudes(Intruding::default());
+            clients.push(Client::new(number, role, own.fork()));
+        }
+        clients.into_iter().map(|client| Some(Box::new(client))).collect()
     }
 
     /// It asks of itself.
@@ -137,6 +148,7 @@ impl Client {
             }
             Role::Watches(_) => stage != Stage::Over,
             Role::Audits(_) => !self.script.is_empty(),
+            Role::Intrudes(_) => false,
         }
     }
 }
@@ -175,6 +187,9 @@ impl World {
 
     /// When to look again, if time alone brings the client on.
     fn advance(&mut self, at: usize, client: &mut Client) -> Option<u64> {
+        if matches!(client.role, Role::Intrudes(_)) {
+            return self.intrude(at, client);
+        }
         if let Some(op) = &client.op {
             if self.now < op.deadline {
                 return Some(op.deadline);
@@ -279,6 +294,11 @@ impl World {
     /// Bytes have come for a client.
     pub(super) fn client_receives(&mut self, at: usize, connection: u64, bytes: &[u8]) {
         let Some(mut client) = self.clients.get_mut(at).and_then(Option::take) else { return };
+        if let Role::Intrudes(intruding) = &mut client.role {
+            intruding.received(connection, bytes);
+            self.clients[at] = Some(client);
+            return;
+        }
         let now_ms = self.now / MS;
         let mut broken = false;
         if let Some(wire) = client.wire.as_mut().filter(|wire| wire.connection == connection) {
@@ -296,6 +316,9 @@ impl World {
     /// The connection of a client is over.
     pub(super) fn client_disconnected(&mut self, at: usize, connection: u64) {
         let Some(mut client) = self.clients.get_mut(at).and_then(Option::take) else { return };
+        if let Role::Intrudes(intruding) = &mut client.role {
+            intruding.disconnected(connection);
+        }
         if client.wire.as_ref().is_some_and(|wire| wire.connection == connection) {
             if let Some(wire) = &mut client.wire {
                 wire.grpc.fail_all("the connection is gone");

@@ -1,12 +1,13 @@
 //! A hostile client out of a seed: what it sends, reads and leaves undone over one connection.
 //!
-//! Used by the simulator and by the test that attacks real members. It does no I/O: who owns the
-//! connection carries out one [`Act`] after the other and hands over what was read. It must never
-//! do what would harm others by right: see [`messages`].
+//! Used by the simulator (`intruders`) and by the test that attacks real members. It does no I/O:
+//! who owns the connection carries out one [`Act`] after the other and hands over what was read. It
+//! must never do what would harm others by right: see [`messages`].
 
 mod frames;
 mod heads;
 mod messages;
+mod plain;
 
 use std::collections::VecDeque;
 
@@ -17,7 +18,7 @@ use frames::{
     PREFACE, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, setting,
 };
 use heads::{Heads, Said};
-use messages::{CALLS, Call, Frame, message, mutate, noise, prefixed};
+use messages::{CALLS, Call, Frame, Style, message, mutate, noise, prefixed};
 
 pub use messages::PREFIX;
 
@@ -276,11 +277,16 @@ impl Hostile {
         let mut settings = Vec::new();
         for _ in 0..prng.index(4) {
             settings.extend(match prng.below(8) {
+                _ if prng.chance(1, 40) => {
+                    let wrong = [(2, 2), (4, 0x8000_0000), (5, 100), (5, u32::MAX)];
+                    let (name, value) = wrong[prng.index(4)];
+                    setting(name, value)
+                }
                 0 => setting(1, [0, 100, 4096, u32::MAX][prng.index(4)]),
-                1 => setting(2, [0, 1, 2][prng.index(3)]),
+                1 => setting(2, [0, 1][prng.index(2)]),
                 2 => setting(3, [0, 1, u32::MAX][prng.index(3)]),
-                3..6 => setting(4, [0, 1, 1_000, 0x7fff_ffff, 0x8000_0000][prng.index(5)]),
-                6 => setting(5, [16_384, 16_777_215, 100][prng.index(3)]),
+                3..6 => setting(4, [0, 1, 1_000, 0x7fff_ffff][prng.index(4)]),
+                6 => setting(5, [16_384, 16_777_215][prng.index(2)]),
                 _ => setting(6, [0, 100, u32::MAX][prng.index(3)]),
             });
         }
@@ -359,7 +365,10 @@ impl Hostile {
             Life::Watches => self.on_stream("/etcdserverpb.Watch/Watch", Call::Watch),
             Life::Renewals => self.on_stream("/etcdserverpb.Lease/LeaseKeepAlive", Call::KeepAlive),
             Life::Uploads => self.upload(),
-            Life::Plain => self.plain(),
+            Life::Plain => {
+                let text = plain::requests(&mut self.prng, self.manner);
+                self.send_altered(text);
+            }
             Life::Silent => {}
         }
         self.listen();
@@ -434,6 +443,10 @@ impl Hostile {
         }
     }
 
+    fn style(&self, value_bytes: usize, odd_one_in: u64) -> Style {
+        Style { writes: self.manner.writes, value_bytes, odd_one_in }
+    }
+
     fn said(&mut self, ends: bool, is_gzip: bool) -> Said {
         let is_odd = self.prng.chance(1, 4);
         let field_bytes = if self.prng.chance(1, 10) { self.manner.field_bytes } else { 200 };
@@ -460,8 +473,8 @@ impl Hostile {
         let count = if self.prng.chance(1, 8) { self.prng.index(5) } else { 1 };
         let mut body = Vec::new();
         for _ in 0..count {
-            let most = self.manner.value_bytes / 100;
-            let message = message(call, &mut self.prng, self.manner.writes, most);
+            let style = self.style(self.manner.value_bytes / 100, 10);
+            let message = message(call, &mut self.prng, style);
             let how = (self.manner.bomb_bytes, is_delicate);
             body.extend(prefixed(frame_kind, &message, &mut self.prng, how));
         }
@@ -529,7 +542,8 @@ impl Hostile {
             return;
         }
         let is_delicate = call.is_delicate(self.manner.writes);
-        let message = message(call, &mut self.prng, self.manner.writes, 200);
+        let style = self.style(200, 100);
+        let message = message(call, &mut self.prng, style);
         let how = (0, is_delicate);
         let body = prefixed(Frame::Plain, &message, &mut self.prng, how);
         let mut bytes = Vec::new();
@@ -570,8 +584,9 @@ impl Hostile {
         let (stream, _) = self.open[self.prng.index(self.open.len())];
         let is_delicate = call.is_delicate(self.manner.writes);
         let count = 1 + self.prng.index(self.manner.crowd);
+        let style = self.style(0, 2_000);
         for _ in 0..count {
-            let message = message(call, &mut self.prng, self.manner.writes, 0);
+            let message = message(call, &mut self.prng, style);
             let kind = if self.prng.chance(1, 2_000) { Frame::Wrong } else { Frame::Plain };
             let body = prefixed(kind, &message, &mut self.prng, (0, is_delicate));
             if body.len() > self.heard.room(stream).min(FRAME_BYTES) {
@@ -603,7 +618,8 @@ impl Hostile {
             let head = self.heads.head(&mut self.prng, stream, path, said);
             let size = [200_000, self.manner.value_bytes / 2, self.manner.value_bytes];
             let size = size[self.prng.index(3)].min(self.manner.value_bytes);
-            let mut message = message(call, &mut self.prng, self.manner.writes, size);
+            let style = self.style(size, 20);
+            let mut message = message(call, &mut self.prng, style);
             if self.prng.chance(1, 2) {
                 // An unknown field of bytes.
                 message.extend([0xfa, 0x7f]);
@@ -641,47 +657,6 @@ impl Hostile {
         }
         self.send(out);
         self.todo.push_back(Act::Read { bytes: 1 << 20, ms: 10 });
-    }
-
-    /// Requests of HTTP/1.1, one behind the other.
-    fn plain(&mut self) {
-        const TARGETS: [&str; 9] = [
-            "/health",
-            "/version",
-            "/metrics",
-            "/readyz",
-            "/livez?verbose",
-            "/nothing",
-            "/health?serializable=%74rue&exclude=%",
-            "//",
-            "*",
-        ];
-        let prng = &mut self.prng;
-        let mut text = Vec::new();
-        let count = if prng.chance(1, 3) { 1 + prng.index(self.manner.crowd / 10) } else { 1 };
-        for _ in 0..count {
-            let method = ["GET", "GET", "GET", "HEAD", "POST", "PUT", "get", ""][prng.index(8)];
-            let target = TARGETS[prng.index(TARGETS.len())];
-            let version = if prng.chance(1, 12) { "HTTP/1.0" } else { "HTTP/1.1" };
-            text.extend(format!("{method} {target} {version}\r\nHost: x\r\n").into_bytes());
-            match prng.below(12) {
-                0 => text.extend(b"Content-Length: 5\r\n\r\nhello"),
-                1 => text.extend(b"Content-Length: 99999999999\r\n\r\nhello"),
-                2 => text.extend(b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
-                3 => text.extend(b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n"),
-                4 => {
-                    text.extend(b"X-Long: ");
-                    text.extend(vec![b'x'; prng.index(self.manner.field_bytes)]);
-                    text.extend(b"\r\n\r\n");
-                }
-                5 => text.extend(b"Connection: close\r\n\r\n"),
-                6 => text.extend(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"),
-                7 => text.extend(b"broken\r\n\r\n"),
-                8 => text.extend("A: b\r\n".repeat(200).into_bytes()),
-                _ => text.extend(b"\r\n"),
-            }
-        }
-        self.send_altered(text);
     }
 }
 

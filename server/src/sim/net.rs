@@ -327,6 +327,22 @@ impl World {
         self.schedule(at, Event::Ended { connection: id, to, error: None });
     }
 
+    /// The caller sends nothing more, and still reads.
+    pub(super) fn end_side(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let at = self.now + connection.latency.draw(&mut self.prng);
+        let at = at.max(connection.arrives[1]);
+        connection.arrives[1] = at;
+        self.schedule(at, Event::Ended { connection: id, to: 1, error: None });
+    }
+
+    /// The caller is gone, and the other end is told nothing.
+    pub(super) fn vanish(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.ends[0] = End::Nobody;
+        }
+    }
+
     /// A member closes its end.
     pub(super) fn close_from_member(&mut self, member: usize, thread: usize, socket: SocketId) {
         if let Some((id, from)) = self.end_of(member, thread, socket) {

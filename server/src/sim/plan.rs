@@ -99,7 +99,9 @@ pub struct Plan {
     pub watchers: usize,
     /// Clients that keep a lease.
     pub keepers: usize,
-    /// Keys they ask about.
+    /// Hostile clients.
+    pub intruders: usize,
+    /// Keys that clients ask about.
     pub keys: u64,
     /// Bytes that values are filled up to.
     pub value_bytes: Span,
@@ -191,6 +193,8 @@ impl Plan {
             clients: 2 + prng.index(7),
             watchers: prng.index(4),
             keepers: if leases { prng.index(3) } else { 0 },
+            // From elsewhere, so that the rest of a seed is as it was before there were any.
+            intruders: [0, 0, 0, 0, 0, 0, 1, 2][Prng::new(seed ^ 0x686f_7374).index(8)],
             keys: [1, 3, 8, 24, 100][prng.index(5)],
             value_bytes: [Span::new(8, 32), Span::new(8, 400), Span::new(8, 20_000)][prng.index(3)],
             think: [Span::new(0, 500 * US), Span::new(0, 20 * MS), Span::new(0, 200 * MS)]

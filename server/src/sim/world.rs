@@ -296,8 +296,9 @@ impl World {
             let at = self.prng.below(50_000_000);
             self.schedule(at, Event::Start { member });
         }
+        let intruders = self.clients.len() - self.plan.intruders;
         for client in 0..self.clients.len() {
-            let at = self.prng.below(200_000_000);
+            let at = if client < intruders { self.prng.below(200_000_000) } else { 100_000_000 };
             self.client_at(client, at);
         }
         self.schedule(500_000_000, Event::Fault);

@@ -279,7 +279,7 @@ fn a_member_survives_hostile_clients_and_serves_the_others() {
         let setup = Setup::new(dir.path(), driver).with_long_segments();
         let mut member = setup.start();
         Raw::connect(setup.client_port, 1 << 20).put_once("first");
-        let time = sized(Duration::from_secs(12), Duration::from_secs(600));
+        let time = sized(Duration::from_secs(10), Duration::from_secs(600));
         let what = format!("{driver}: one member");
         under_hostile_clients(&what, std::slice::from_ref(&setup), &[&member], time);
         let hash = || {
@@ -314,7 +314,7 @@ fn three_members_survive_hostile_clients_and_agree() {
             Raw::connect(setup.client_port, 1 << 20).put_once("first");
         }
         let members: Vec<&Member> = cluster.members.iter().flatten().collect();
-        let time = sized(Duration::from_secs(15), Duration::from_secs(600));
+        let time = sized(Duration::from_secs(12), Duration::from_secs(600));
         let what = format!("{driver}: three members");
         under_hostile_clients(&what, &cluster.setups, &members, time);
         block_on(cluster.assert_equal(0));

@@ -82,7 +82,9 @@ impl Heads {
     /// Literals of all forms, entries of the table and of none, sizes of the table.
     fn write_by_hand(&mut self, prng: &mut Prng, fields: &[(&str, Vec<u8>)], out: &mut Vec<u8>) {
         if prng.chance(1, 20) {
-            integer(out, 0x20, 5, [0, 4096, 5000, 100][prng.index(4)]);
+            let too_large = prng.chance(1, 50);
+            let size = if too_large { 5_000 } else { [0, 100, 4_096][prng.index(3)] };
+            integer(out, 0x20, 5, size);
         }
         for (name, value) in fields {
             let enters = prng.chance(1, 6);
@@ -94,7 +96,7 @@ impl Heads {
                 // The newest entry again, which may not come late in a block.
                 integer(out, 0x80, 7, 62);
             }
-            if prng.chance(1, 200) {
+            if prng.chance(1, 3_000) {
                 integer(out, 0x80, 7, prng.below(400));
             }
         }

@@ -87,7 +87,7 @@ const PREFIX_END: &str = "hostile0";
 const NOWHERE: (&str, &str) = ("hostile-nowhere/", "hostile-nowhere0");
 /// Its leases, few enough that they cost nothing.
 const FIRST_LEASE: i64 = 0x6873_0000_0000;
-const LEASES: u64 = 2_000;
+const LEASES: u64 = 200;
 /// Lasts for so long, so that what it leaves behind ends soon.
 const TTL_MAX: u64 = 20;
 
@@ -287,8 +287,20 @@ fn watch(prng: &mut Prng) -> pb::WatchRequest {
     pb::WatchRequest { request_union: request }
 }
 
-/// A request of this kind with values of at most so many bytes.
-pub(super) fn message(call: Call, prng: &mut Prng, writes: bool, most: usize) -> Vec<u8> {
+/// How requests are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    /// They may change something.
+    pub(super) writes: bool,
+    /// Bytes of their values.
+    pub(super) value_bytes: usize,
+    /// One in so many has fields that nobody knows, and as many are altered.
+    pub(super) odd_one_in: u64,
+}
+
+/// A request of this kind.
+pub(super) fn message(call: Call, prng: &mut Prng, style: Style) -> Vec<u8> {
+    let Style { writes, value_bytes: most, odd_one_in } = style;
     let mut bytes = match call {
         Call::Range => range(prng).encode_to_vec(),
         Call::Put => put(prng, writes, most).encode_to_vec(),
@@ -330,10 +342,10 @@ pub(super) fn message(call: Call, prng: &mut Prng, writes: bool, most: usize) ->
         Call::Empty => Vec::new(),
         Call::Garbage => noise(prng, 200),
     };
-    if prng.chance(1, 8) {
+    if prng.chance(1, odd_one_in) {
         add_unknown(&mut bytes, prng);
     }
-    if prng.chance(1, 10) && !call.is_delicate(writes) {
+    if prng.chance(1, odd_one_in) && !call.is_delicate(writes) {
         mutate(&mut bytes, prng);
     }
     bytes
