@@ -304,6 +304,9 @@ pub const FAILOVER_STEP_MS: u64 = 40;
 /// fails the health checks, in milliseconds.
 pub const STALL_MS: u64 = 10_000;
 
+/// How long a physical compaction waits for readers that keep what it would remove, in
+/// milliseconds: for the member's own hash of it, but not for a slow client.
+pub const PIN_WAITED_FOR_MS: u64 = 2000;
 /// How long readers of compacted revisions may keep what compaction would remove, in milliseconds;
 /// past it they are told that their revision is compacted.
 pub const PIN_HELD_MS: u64 = 600_000;

@@ -29,17 +29,18 @@ impl Replica {
     /// Answers clients that wait until a compaction has removed what it can, when a checkpoint has
     /// finished one up to `finished`.
     pub(super) fn answer_compactions(&mut self, finished: Revision) {
-        let mut waiting = Vec::new();
-        for (revision, front, reply) in self.physical_compactions.drain(..) {
-            // What a slow reader keeps is no reason to have this client wait.
-            let compacted = Revision(revision);
-            if compacted <= finished || self.store.has_compacted(compacted) {
+        self.answer_compactions_if(|_, revision| revision <= finished);
+    }
+
+    fn answer_compactions_if(&mut self, over: impl Fn(&Self, Revision) -> bool) {
+        let waiting = std::mem::take(&mut self.physical_compactions);
+        for (revision, front, reply) in waiting {
+            if over(self, Revision(revision)) {
                 self.replies.push((front, reply));
             } else {
-                waiting.push((revision, front, reply));
+                self.physical_compactions.push((revision, front, reply));
             }
         }
-        self.physical_compactions = waiting;
     }
 
     /// Ends pins that have held up compaction for too long, or kept too much.
@@ -57,6 +58,10 @@ impl Replica {
         };
         let kept_bytes = in_use_bytes.saturating_sub(held.in_use_bytes);
         let kept_ms = self.now_ms - held.since_ms;
+        if kept_ms >= limits::PIN_WAITED_FOR_MS {
+            // What a slow reader keeps is no reason to have another client wait.
+            self.answer_compactions_if(|replica, revision| replica.store.has_compacted(revision));
+        }
         let most = self.quota.limit_bytes().map_or(u64::MAX, |quota| quota / limits::PIN_QUOTA);
         if kept_ms < limits::PIN_HELD_MS && kept_bytes < limits::PIN_HELD_BYTES.min(most) {
             return;
