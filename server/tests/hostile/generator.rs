@@ -2,7 +2,8 @@
 //! within the budgets, and who behaves is served all the time.
 //!
 //! Each connection has a seed of its own; the first one is printed, and chosen by
-//! `ETCORE_HOSTILE_SEED`. `ETCORE_LONG` attacks for ten minutes.
+//! `ETCORE_HOSTILE_SEED`. `ETCORE_LONG` attacks for ten minutes, `ETCORE_HOSTILE_S` for so many
+//! seconds.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -37,6 +38,12 @@ const SEEDS_TOLD: usize = 200;
 
 /// What members may hold for all clients together, and what nobody counts.
 const GROWN_KIB_MAX: u64 = (limits::PROCESS_RECEIVE_BYTES as u64 >> 10) + (64 << 10);
+
+/// How long an attack lasts that takes so many seconds by default.
+fn attack_time(default_s: u64) -> Duration {
+    let asked = std::env::var("ETCORE_HOSTILE_S").ok().map(|s| s.parse().unwrap());
+    Duration::from_secs(asked.unwrap_or(sized(default_s, 600)))
+}
 
 /// Where seeds come from, and the latest of them.
 struct Seeds {
@@ -279,7 +286,7 @@ fn a_member_survives_hostile_clients_and_serves_the_others() {
         let setup = Setup::new(dir.path(), driver).with_long_segments();
         let mut member = setup.start();
         Raw::connect(setup.client_port, 1 << 20).put_once("first");
-        let time = sized(Duration::from_secs(10), Duration::from_secs(600));
+        let time = attack_time(10);
         let what = format!("{driver}: one member");
         under_hostile_clients(&what, std::slice::from_ref(&setup), &[&member], time);
         let hash = || {
@@ -314,7 +321,7 @@ fn three_members_survive_hostile_clients_and_agree() {
             Raw::connect(setup.client_port, 1 << 20).put_once("first");
         }
         let members: Vec<&Member> = cluster.members.iter().flatten().collect();
-        let time = sized(Duration::from_secs(12), Duration::from_secs(600));
+        let time = attack_time(12);
         let what = format!("{driver}: three members");
         under_hostile_clients(&what, &cluster.setups, &members, time);
         block_on(cluster.assert_equal(0));
