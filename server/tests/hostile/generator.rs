@@ -286,7 +286,7 @@ fn a_member_survives_hostile_clients_and_serves_the_others() {
         let setup = Setup::new(dir.path(), driver).with_long_segments();
         let mut member = setup.start();
         Raw::connect(setup.client_port, 1 << 20).put_once("first");
-        let time = attack_time(10);
+        let time = attack_time(7);
         let what = format!("{driver}: one member");
         under_hostile_clients(&what, std::slice::from_ref(&setup), &[&member], time);
         let hash = || {
@@ -321,7 +321,7 @@ fn three_members_survive_hostile_clients_and_agree() {
             Raw::connect(setup.client_port, 1 << 20).put_once("first");
         }
         let members: Vec<&Member> = cluster.members.iter().flatten().collect();
-        let time = attack_time(12);
+        let time = attack_time(8);
         let what = format!("{driver}: three members");
         under_hostile_clients(&what, &cluster.setups, &members, time);
         block_on(cluster.assert_equal(0));
