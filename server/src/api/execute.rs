@@ -39,6 +39,7 @@ const DELETE_PREVIOUS: u32 = 3;
 const IN_APPLY: ShortBounds = ShortBounds {
     slice: SliceBounds { keys: limits::APPLY_ANSWER_KEYS, leaves: limits::APPLY_ANSWER_LEAVES },
     bytes: limits::APPLY_ANSWER_BYTES,
+    one_of_any_size: false,
 };
 
 /// What is needed besides the transaction itself.

@@ -44,12 +44,15 @@ pub struct ShortBounds {
     pub slice: SliceBounds,
     /// Bytes of the KeyValues.
     pub bytes: u64,
+    /// A single key may have a value of any size: it is the whole answer.
+    pub one_of_any_size: bool,
 }
 
 /// What a front answers at once.
 pub const SHORT: ShortBounds = ShortBounds {
     slice: SliceBounds { keys: limits::RANGE_CHUNK_KEYS, leaves: limits::RANGE_CHUNK_LEAVES },
     bytes: limits::RANGE_CHUNK_BYTES as u64,
+    one_of_any_size: true,
 };
 
 /// Appends the RangeResponse to `out` if it is short; false, and `out` as before, if it would take
@@ -85,7 +88,8 @@ pub fn respond_short(
         return Ok(false);
     }
     let by_value = request.sort_target == SortTarget::Value as i32;
-    if (!request.keys_only || by_value) && hits.len_bytes() > short.bytes && hits.hits().len() > 1 {
+    let may_be_large = short.one_of_any_size && hits.hits().len() == 1;
+    if (!request.keys_only || by_value) && hits.len_bytes() > short.bytes && !may_be_large {
         return Ok(false);
     }
     let start = out.len();
