@@ -45,7 +45,7 @@ struct Pass {
 }
 
 impl Progress {
-    /// Of a file in which compactions up to `finished` are complete.
+    /// The progress in a file in which compactions up to `finished` are complete.
     pub(super) fn new(finished: Revision) -> Self {
         Self { reached: finished, finished, target: finished, pass: None }
     }

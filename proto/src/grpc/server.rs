@@ -65,7 +65,7 @@ pub struct RequestMeta {
 }
 
 impl RequestMeta {
-    /// What is held for it. Values that the header table shares among calls count for each.
+    /// Bytes held for the call. Values that the header table shares among calls count for each.
     #[inline]
     fn kept_bytes(&self) -> usize {
         [&self.token, &self.client_api_version].into_iter().flatten().map(Bytes::len).sum()
@@ -167,7 +167,7 @@ struct Core {
     moved_ms: u64,
     /// The windows of all streams are shut, so that no more come to wait.
     is_shut: bool,
-    /// Of the connection's window, what is given back once the client goes by that.
+    /// Bytes of the connection's window to give back once the client goes by it.
     owed_bytes: u32,
 }
 
@@ -225,8 +225,8 @@ impl Server {
         self.conn.poll_transmit(out, budget_bytes)
     }
 
-    /// Of what [`Server::poll_transmit`] gave away, so many bytes have not been taken by the
-    /// socket; see [`Conn::set_in_flight`].
+    /// Says how many bytes of what [`Server::poll_transmit`] gave away the socket has not taken;
+    /// see [`Conn::set_in_flight`].
     pub fn set_in_flight(&mut self, bytes: usize) {
         self.conn.set_in_flight(bytes);
     }

@@ -20,7 +20,7 @@ const MEMO_COUNT: usize = 7;
 /// Longest literal value remembered, in wire bytes.
 const MEMO_VALUE_BYTES_MAX: usize = 256;
 
-/// What is kept of the buffer for literals, in bytes.
+/// Capacity of the literals' buffer that is kept between blocks, in bytes.
 const SCRATCH_BYTES_KEPT: usize = 16 << 10;
 
 /// Receives the fields of header blocks.

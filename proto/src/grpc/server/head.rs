@@ -223,7 +223,7 @@ impl FieldSink for HeadScratch {
             TOKEN => self.token = Some(field.shared_value()),
             AUTHORIZATION => self.authorization = Some(field.shared_value()),
             HAS_LEADER => self.has_leader = true,
-            // Of several the first counts.
+            // The first of several counts.
             CLIENT_API_VERSION if self.client_api_version.is_none() => {
                 self.client_api_version = Some(field.shared_value());
             }
@@ -243,7 +243,7 @@ fn classify_content_type(value: &[u8]) -> u32 {
     }
 }
 
-/// What is kept of a value for an error text: a connection holds it until the next.
+/// Bytes of a value kept for an error text, which a connection holds until the next one.
 fn shortened(value: &[u8]) -> &[u8] {
     &value[..value.len().min(limits::ERROR_VALUE_BYTES_MAX)]
 }

@@ -143,7 +143,7 @@ impl Conn {
         }
     }
 
-    /// Of what [`Conn::poll_transmit`] gave away, so many bytes have not been taken by the socket:
+    /// Says how many bytes of what [`Conn::poll_transmit`] gave away the socket has not taken:
     /// they count as what is queued. An owner that never says so has a socket that takes all.
     pub fn set_in_flight(&mut self, bytes: usize) {
         self.in_flight = bytes;
