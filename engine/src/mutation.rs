@@ -44,11 +44,13 @@ pub enum Mutation {
     PublishBeforeCommit,
     /// A leader that is behind renews a lease though its end is on its way through the log.
     EndingLeaseRenewed,
+    /// A leader answers for leases without asking whether it still leads.
+    LeaseAnsweredUnconfirmed,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::AnswerBeforeSync,
         Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
@@ -67,6 +69,7 @@ impl Mutation {
         Self::CompactionForgotten,
         Self::PublishBeforeCommit,
         Self::EndingLeaseRenewed,
+        Self::LeaseAnsweredUnconfirmed,
     ];
 }
 

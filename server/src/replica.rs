@@ -336,6 +336,7 @@ impl Replica {
         self.take_background(now_ms);
         self.pages.take_finished();
         self.step_messages();
+        self.confirm_lease_asks();
         self.propose_member();
         self.take_requests();
     }

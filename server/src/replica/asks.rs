@@ -226,7 +226,7 @@ impl Replica {
             let text = b"error unmarshalling request\n".to_vec();
             return self.reply_peer(conn, 400, TEXT, text);
         };
-        if self.desk.queued.len() + self.desk.behind.len() >= limits::KEEP_ALIVES {
+        if self.desk.waiting() >= limits::KEEP_ALIVES {
             return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
         }
         let deadline_ms = self.now_ms + self.request_timeout_ms;

@@ -52,6 +52,8 @@ pub(super) struct Batch {
     conn: ConnId,
     /// Answered then, whatever is missing.
     due_ms: u64,
+    /// The read round that confirms the leader for it, once that has begun.
+    pub(super) round: Option<u64>,
     /// Questions without an answer.
     open: usize,
     items: Vec<Item>,
@@ -148,15 +150,16 @@ impl Replica {
         }
         self.desk.batched += items.len();
         let due_ms = self.now_ms + limits::LEASE_BATCH_HOLD_MS;
-        self.desk.batches.push(Batch { conn, due_ms, open: items.len(), items, looked: None });
+        let (open, round, looked) = (items.len(), None, None);
+        self.desk.batches.push(Batch { conn, due_ms, round, open, items, looked });
     }
 
     /// Answers the batches that are complete or due, or all of them if this member does not lead.
     pub(super) fn answer_batches(&mut self) {
-        let (is_leader, is_sure) = (self.is_leader(), self.desk.may_answer());
+        let is_leader = self.is_leader();
         let mut batches = std::mem::take(&mut self.desk.batches);
         batches.retain_mut(|batch| {
-            if is_leader && is_sure {
+            if is_leader && self.desk.is_confirmed(batch.round) {
                 self.look_at(batch);
             }
             if is_leader && batch.open > 0 && self.now_ms < batch.due_ms {

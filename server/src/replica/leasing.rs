@@ -2,9 +2,11 @@
 //! as leader, proposes the revocation of what has expired.
 //!
 //! Questions come through rings of their own, so that a renewal never waits behind writes that wait
-//! for the disk. They are answered after the turn's entries are applied and published, with the
-//! turn's `now`, which is not later than their arrival. Only a leader answers them: one whose
-//! lessor is primary, and that has not slept so long that another may have been elected meanwhile.
+//! for the disk. They are answered after the turn's entries are applied and published. Only a leader
+//! answers them: one whose lessor is primary, and that a read round has confirmed since they came. A
+//! leader that was cut off or slept may have been replaced without knowing it, and would deny leases
+//! that its successor granted, or renew what its successor lets end. etcd's leader asks for such a
+//! round only when its own ticks are late (`ensureLeadership`), which a partition does not do to it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -80,8 +82,14 @@ pub(super) struct LeaseDesk {
     pub(super) lessor: Lessor,
     pace: Pace,
     leadership: Leadership,
-    /// To be looked at, at the end of the turn or once this member may answer.
+    /// To be looked at: a follower passes it on, a leader has itself confirmed first.
     pub(super) queued: VecDeque<Waiting>,
+    /// A leader's: they wait for the read round with this ticket, the first for the oldest.
+    pub(super) confirming: VecDeque<(u64, Waiting)>,
+    /// The last read round that has ended.
+    confirmed: u64,
+    /// A leader that is confirmed answers these at the end of the turn.
+    pub(super) answerable: VecDeque<Waiting>,
     /// A leader's: they wait for entries, the first for the oldest.
     pub(super) behind: VecDeque<Waiting>,
     /// Other members' batches.
@@ -119,6 +127,9 @@ impl LeaseDesk {
             pace: Pace::default(),
             leadership: Leadership::Sure,
             queued: VecDeque::new(),
+            confirming: VecDeque::new(),
+            confirmed: 0,
+            answerable: VecDeque::new(),
             behind: VecDeque::new(),
             batches: Vec::new(),
             batched: 0,
@@ -141,7 +152,9 @@ impl LeaseDesk {
         self.leadership = Leadership::Sure;
         self.to_clear.clear();
         self.ending.clear();
+        self.queued.append(&mut self.answerable);
         self.queued.append(&mut self.behind);
+        self.queued.extend(self.confirming.drain(..).map(|(_, waiting)| waiting));
         self.queued.extend(std::mem::take(&mut self.parked).into_values().flatten());
         self.queued.iter_mut().for_each(|waiting| waiting.after = None);
     }
@@ -169,9 +182,16 @@ impl LeaseDesk {
         batches_ms.chain(retry_ms).min().unwrap_or(u64::MAX)
     }
 
-    /// True if a leader may answer.
-    pub(super) fn may_answer(&self) -> bool {
-        self.lessor.is_primary() && self.leadership == Leadership::Sure
+    /// True if a leader may answer what the read round with this ticket was for.
+    pub(super) fn is_confirmed(&self, round: Option<u64>) -> bool {
+        let ended = is_on(Mutation::LeaseAnsweredUnconfirmed)
+            || self.confirmed >= round.unwrap_or(u64::MAX);
+        self.lessor.is_primary() && ended
+    }
+
+    /// Questions that wait for this member, in whatever queue a leader or a follower has for them.
+    pub(super) fn waiting(&self) -> usize {
+        self.queued.len() + self.confirming.len() + self.answerable.len() + self.behind.len()
     }
 
     /// True for a question that need not wait for entries on their way.
@@ -181,6 +201,7 @@ impl LeaseDesk {
 
     /// A read round has ended.
     pub(super) fn read_finished(&mut self, ticket: u64) {
+        self.confirmed = self.confirmed.max(ticket);
         if matches!(self.leadership, Leadership::Asked(asked) if asked <= ticket) {
             self.leadership = Leadership::Sure;
         }
@@ -235,7 +256,7 @@ impl LeaseDesk {
     /// What waited for an entry about this lease is looked at again.
     pub(super) fn unpark(&mut self, id: i64) {
         if let Some(waiting) = self.parked.remove(&id) {
-            self.queued.extend(waiting);
+            self.answerable.extend(waiting);
         }
     }
 }
@@ -268,6 +289,7 @@ impl Replica {
         let desk = &mut self.desk;
         for queue in [
             &mut desk.queued,
+            &mut desk.answerable,
             &mut desk.behind,
             &mut desk.forward,
             &mut desk.singles,
@@ -275,6 +297,7 @@ impl Replica {
         ] {
             queue.retain(&mut is_due);
         }
+        desk.confirming.retain(|(_, waiting)| is_due(waiting));
         let lessor = &mut self.desk.lessor;
         self.desk.parked.retain(|id, waiting| {
             waiting.retain(&mut is_due);
@@ -288,7 +311,7 @@ impl Replica {
             let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
             while self.is_behind()
                 && let Some(waiting) = (self.desk.behind.pop_front_if(|waiting| overdue(waiting)))
-                    .or_else(|| self.desk.queued.pop_front_if(|waiting| overdue(waiting)))
+                    .or_else(|| self.desk.answerable.pop_front_if(|waiting| overdue(waiting)))
             {
                 let refused = LeaseAnswer::Refused(EtcdError::TimeoutWaitAppliedIndex.into());
                 self.answer_lease(&waiting, refused);
@@ -318,6 +341,26 @@ impl Replica {
         self.has_backlog() || self.log.node.status().commit > self.store.applied().0
     }
 
+    /// Before a leader answers what has come with this turn, a quorum tells that it leads still.
+    pub(super) fn confirm_lease_asks(&mut self) {
+        let is_new = |batch: &Batch| batch.round.is_none();
+        let has_batches = self.desk.batches.iter().any(is_new);
+        if !self.is_leader() || self.desk.queued.is_empty() && !has_batches {
+            return;
+        }
+        let round = self.next_read + 1;
+        if !self.log.node.read_index(round) {
+            // Too many rounds wait: the next turn tries again.
+            return;
+        }
+        self.next_read = round;
+        let asked = self.desk.queued.drain(..).map(|waiting| (round, waiting));
+        self.desk.confirming.extend(asked);
+        for batch in self.desk.batches.iter_mut().filter(|batch| is_new(batch)) {
+            batch.round = Some(round);
+        }
+    }
+
     /// Answers what can be answered; the rest waits.
     pub(super) fn answer_lease_asks(&mut self) {
         if !self.desk.batches.is_empty() {
@@ -326,7 +369,13 @@ impl Replica {
         if !self.is_leader() {
             return self.pass_on_lease_asks();
         }
-        if self.desk.queued.is_empty() && self.desk.behind.is_empty() || !self.desk.may_answer() {
+        let desk = &mut self.desk;
+        while let Some((round, _)) = desk.confirming.front()
+            && desk.is_confirmed(Some(*round))
+        {
+            desk.answerable.extend(desk.confirming.pop_front().map(|(_, waiting)| waiting));
+        }
+        if desk.answerable.is_empty() && desk.behind.is_empty() || !desk.lessor.is_primary() {
             return;
         }
         let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
@@ -334,8 +383,8 @@ impl Replica {
         while let Some(waiting) = self.desk.behind.pop_front_if(is_over) {
             self.answer_or_park(waiting);
         }
-        for _ in 0..self.desk.queued.len() {
-            let Some(mut waiting) = self.desk.queued.pop_front() else { return };
+        for _ in 0..self.desk.answerable.len() {
+            let Some(mut waiting) = self.desk.answerable.pop_front() else { return };
             let behind = *waiting.after.get_or_insert(commit) > applied;
             if behind && !self.desk.is_fast(waiting.ask.question) {
                 self.desk.behind.push_back(waiting);
@@ -354,7 +403,7 @@ impl Replica {
             (None, LeaseQuestion::Renew { id }) => {
                 self.desk.parked.entry(id).or_default().push(waiting);
             }
-            (None, _) => self.desk.queued.push_back(waiting),
+            (None, _) => self.desk.answerable.push_back(waiting),
         }
     }
 

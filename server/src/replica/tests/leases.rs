@@ -116,6 +116,45 @@ fn a_leader_that_is_cut_off_ends_no_lease_that_another_keeps_alive() {
 }
 
 #[test]
+fn a_leader_that_was_replaced_without_knowing_it_says_nothing_about_leases() {
+    let mut overlaps = 0;
+    for seed in 40..60 {
+        let mut cluster = Cluster::new(3, seed);
+        let old = cluster.ready();
+        grant(&mut cluster, old, 7, 60);
+        cluster.isolate(old, true);
+        let others = cluster.others(old);
+        cluster.until(20_000, "a new leader that is ready", |cluster| {
+            let leads = |at: &&usize| cluster.members[**at].replica.desk.lessor.is_primary();
+            others.iter().any(|at| leads(&at))
+        });
+        if !cluster.members[old].replica.desk.lessor.is_primary() {
+            continue;
+        }
+        overlaps += 1;
+        let new = cluster.strongest().unwrap();
+        grant(&mut cluster, new, 8, 60);
+        cluster.next_slot += 2;
+        let (first, deadline_ms) = (cluster.next_slot - 1, cluster.now_ms + 60_000);
+        for (slot, id) in [(first, 7), (first + 1, 8)] {
+            let question = LeaseQuestion::Renew { id };
+            let ask = LeaseAsk { slot, deadline_ms, question };
+            assert!(cluster.members[old].to_lessor.push(ask).is_ok());
+        }
+        cluster.run_ms(5000);
+        let answers = &cluster.members[old].leases;
+        assert!(answers.is_empty(), "neither denied nor renewed: {answers:?}");
+        cluster.isolate(old, false);
+        cluster.until(10_000, "both answers", |cluster| cluster.members[old].leases.len() == 2);
+        for slot in [first, first + 1] {
+            let answer = cluster.members[old].leases.remove(&slot).unwrap();
+            assert!(matches!(answer, LeaseAnswer::Renewed { ttl_s: 60 }), "{answer:?}");
+        }
+    }
+    assert!(overlaps > 0, "no seed made two leaders at once");
+}
+
+#[test]
 fn a_leader_whose_disk_is_slower_than_its_followers_waits_before_it_says_that_there_is_no_lease() {
     let mut cluster = Cluster::new(3, 36);
     let leader = cluster.ready();
