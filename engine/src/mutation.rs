@@ -46,11 +46,19 @@ pub enum Mutation {
     EndingLeaseRenewed,
     /// A leader answers for leases without asking whether it still leads.
     LeaseAnsweredUnconfirmed,
+    /// What was given to a leader that died is waited for until its time is up.
+    LostProposalsWaitOn,
+    /// A leader whose disk hangs leads on.
+    HungLeaderLeadsOn,
+    /// A follower does not look at whether the process of its leader is dead.
+    DeadLeaderUnnoticed,
+    /// A follower asks its leader about one lease at a time.
+    RenewalsOneByOne,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::AnswerBeforeSync,
         Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
@@ -70,6 +78,10 @@ impl Mutation {
         Self::PublishBeforeCommit,
         Self::EndingLeaseRenewed,
         Self::LeaseAnsweredUnconfirmed,
+        Self::LostProposalsWaitOn,
+        Self::HungLeaderLeadsOn,
+        Self::DeadLeaderUnnoticed,
+        Self::RenewalsOneByOne,
     ];
 }
 

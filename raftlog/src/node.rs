@@ -8,6 +8,7 @@
 mod conf_change;
 mod config;
 mod effects;
+mod elections;
 mod error;
 mod inbound;
 mod reads;
@@ -32,6 +33,7 @@ pub use inbound::StepError;
 use crate::types::{BatchNumber, EntryKind, HardState, LogEntry, LogIndex, SnapshotMark, Term};
 use crate::wal::{EntryRef, Recovered};
 use crate::{bootstrap, convert, limits};
+use elections::Elections;
 use reads::Reads;
 use storage::{LogStorage, Wanted};
 
@@ -62,6 +64,7 @@ pub struct Node {
     fetches: VecDeque<(u64, Wanted)>,
     next_fetch: u64,
     snapshot_for: Option<u64>,
+    elections: Elections,
 }
 
 impl Node {
@@ -123,6 +126,7 @@ impl Node {
             fetches: VecDeque::new(),
             next_fetch: 0,
             snapshot_for: None,
+            elections: Elections::default(),
         };
         node.set_election_timeout();
         Ok(node)
@@ -135,6 +139,7 @@ impl Node {
         // log is synced when it becomes leader, and a member with a stuck disk is no good leader.
         if self.raw.raft.state == StateRole::Leader || self.is_tail_synced() {
             self.raw.tick();
+            self.tick_candidate();
             self.set_election_timeout();
         }
     }
@@ -213,24 +218,6 @@ impl Node {
     pub fn transfer_leader(&mut self, to: u64) {
         self.raw.transfer_leader(to);
         self.set_election_timeout();
-    }
-
-    /// The leader's process is known to be dead: another member's election is answered although
-    /// this leader was heard of lately. Does nothing for a leader.
-    pub fn doubt_leader(&mut self) {
-        let raft = &mut self.raw.raft;
-        if raft.state == StateRole::Follower {
-            raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
-        }
-    }
-
-    /// Starts an election at once. Does nothing for a member that may not campaign now.
-    pub fn campaign(&mut self) {
-        if self.is_tail_synced() && self.raw.raft.promotable() {
-            // The only error is about the message's type.
-            let _ = self.raw.campaign();
-            self.set_election_timeout();
-        }
     }
 
     /// Collects everything to be done into `out`; true if there is anything. Call it until it
@@ -639,14 +626,6 @@ impl Node {
         // Below a snapshot that is being installed there is nothing to look at, which raft-rs does
         // before it campaigns.
         log.persisted == log.last_index() && log.applied + 1 >= log.first_index()
-    }
-
-    /// raft-rs draws election timeouts from the thread's random numbers; replaced by a function of
-    /// seed, member and term, so that a run can be repeated.
-    fn set_election_timeout(&mut self) {
-        let raft = &mut self.raw.raft;
-        let ticks = config::election_timeout(&self.config, raft.term);
-        raft.set_randomized_election_timeout(ticks);
     }
 }
 

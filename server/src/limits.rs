@@ -300,6 +300,18 @@ pub const FAILOVER_REST_MS: u64 = 100;
 /// Between the turns of two members, in milliseconds: longer than an election between them takes.
 pub const FAILOVER_STEP_MS: u64 = 40;
 
+/// A leader that was heard of although its peer port refuses connections is not doubted again for
+/// so long, in milliseconds: to ask for an election costs a member its leader for a moment.
+pub const FAILOVER_QUIET_MS: u64 = 60_000;
+
+/// Whoever is heard of so long after the link to it was lost lives, and is sent proposals again, in
+/// milliseconds.
+pub const LOST_MS: u64 = 50;
+
+/// For so long after the first entry of a new leader was applied, what the one before it may have
+/// passed on to it is waited for, in milliseconds.
+pub const PASSED_ON_MS: u64 = 100;
+
 /// Work that the replica waits for and that has not gone on for so long is told of, counted, and
 /// fails the health checks, in milliseconds.
 pub const STALL_MS: u64 = 10_000;

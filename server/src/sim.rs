@@ -16,6 +16,7 @@
 //! | `devices`, `driver`, `disk`, `pages` | the third driver: what members do becomes effects |
 //! | `net` | connections that delay, split, break |
 //! | `clients`, `watchers`, `wire`, `workload` | who asks what, and what is written down of it |
+//! | [`hardships`] | seeds with one member's trouble at a time, and what others may wait |
 //! | [`hostile`], `intruders` | clients that mean no good |
 //! | [`judges`] | properties of members that clients cannot see, one a file |
 //!
@@ -31,6 +32,7 @@ mod driver;
 mod effects;
 mod faults;
 pub mod finish;
+pub mod hardships;
 pub mod hostile;
 mod intruders;
 pub mod judges;

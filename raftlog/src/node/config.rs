@@ -75,37 +75,10 @@ pub(super) fn raft_config(config: &NodeConfig, applied: LogIndex) -> raft::Confi
     }
 }
 
-/// Ticks without a leader before member `id` campaigns in `term`: at least `election_ticks`, less
-/// than twice that.
-pub(super) fn election_timeout(config: &NodeConfig, term: u64) -> usize {
-    let draw = mix(config.seed ^ mix(config.id ^ mix(term)));
-    config.election_ticks + (draw % config.election_ticks as u64) as usize
-}
-
 /// SplitMix64's finalizer.
-fn mix(value: u64) -> u64 {
+pub(super) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn election_timeouts_spread_over_members_and_terms_and_repeat() {
-        let mut seen = std::collections::BTreeSet::new();
-        for id in 1..=5 {
-            for term in 1..=40 {
-                let config = NodeConfig::new(id, 3, 0);
-                let ticks = election_timeout(&config, term);
-                assert!((config.election_ticks..2 * config.election_ticks).contains(&ticks));
-                assert_eq!(ticks, election_timeout(&config, term));
-                seen.insert(ticks);
-            }
-        }
-        assert_eq!(seen.len(), 10);
-    }
 }

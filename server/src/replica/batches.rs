@@ -8,6 +8,7 @@
 //! that it waits for. Nothing here may keep an answer waiting for another for long.
 
 use bytes::Bytes;
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_raftlog::peer::{ConnId, Lane, PeerAnswer, PeerAsk};
 
@@ -76,8 +77,12 @@ pub(super) fn is_batched(question: LeaseQuestion) -> bool {
 impl Replica {
     /// Sends the questions that wait to a leader of this make.
     pub(super) fn ask_in_batches(&mut self, leader: u64) {
-        while self.asks.batches < limits::LEASE_BATCHES && !self.desk.forward.is_empty() {
-            let count = self.desk.forward.len().min(limits::LEASE_BATCH_QUESTIONS);
+        let (batches, questions) = match is_on(Mutation::RenewalsOneByOne) {
+            true => (1, 1),
+            false => (limits::LEASE_BATCHES, limits::LEASE_BATCH_QUESTIONS),
+        };
+        while self.asks.batches < batches && !self.desk.forward.is_empty() {
+            let count = self.desk.forward.len().min(questions);
             let batch: Vec<Waiting> = self.desk.forward.drain(..count).collect();
             let ask = PeerAsk {
                 to: leader,

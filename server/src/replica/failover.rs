@@ -6,9 +6,10 @@
 //! agrees) when it is its turn among the others, and answers those of others from then on although
 //! it heard of the leader lately. A leader that lives, and whose port is closed to some only, is
 //! heard of by the others, which do not answer: so nothing here can depose it, and what is tried
-//! is bounded. Off by
+//! is bounded: a leader that was doubted and is heard of again is left alone for a while. Off by
 //! `--fast-failover=false`.
 
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_raftlog::node::Role;
 
 use super::Replica;
@@ -20,6 +21,8 @@ pub(super) struct Failover {
     doubt: Option<Doubt>,
     /// When the leader was heard of last.
     heard_ms: u64,
+    /// This leader, of this term, was doubted and lives: it is not doubted again before then.
+    lives: Option<(u64, u64, u64)>,
 }
 
 /// A leader that seems to be dead.
@@ -49,10 +52,15 @@ impl Replica {
     pub(super) fn leader_refused(&mut self, id: u64) {
         let (leader, term) = (self.soft_state.leader, self.soft_state.term.0);
         let is_follower = self.soft_state.role == Role::Follower;
-        if !self.shared.config.fast_failover || id != leader || !is_follower {
+        let is_off = !self.shared.config.fast_failover || is_on(Mutation::DeadLeaderUnnoticed);
+        if is_off || id != leader || !is_follower {
             return;
         }
-        if self.failover.doubt.is_some_and(|doubt| (doubt.leader, doubt.term) == (leader, term)) {
+        let is_known = |doubt: Doubt| (doubt.leader, doubt.term) == (leader, term);
+        let lives = |(known, in_term, until_ms): (u64, u64, u64)| {
+            (known, in_term) == (leader, term) && self.now_ms < until_ms
+        };
+        if self.failover.doubt.is_some_and(is_known) || self.failover.lives.is_some_and(lives) {
             return;
         }
         tracing::warn!(
@@ -77,6 +85,10 @@ impl Replica {
         let lives = self.failover.heard_ms > doubt.refused_ms;
         if replaced || lives || doubt.tries == limits::FAILOVER_TRIES || self.is_leader() {
             self.failover.doubt = None;
+            if lives {
+                let until_ms = self.now_ms + limits::FAILOVER_QUIET_MS;
+                self.failover.lives = Some((doubt.leader, doubt.term, until_ms));
+            }
             return;
         }
         self.log.node.campaign();

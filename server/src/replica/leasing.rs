@@ -527,6 +527,7 @@ impl Replica {
     /// The first entry of a term was applied: if it is this leader's, all before it are; another
     /// leader answers reads from now on.
     pub(super) fn begin_term(&mut self, term: Term) {
+        self.waiting.begin_term(term, self.now_ms);
         if !self.is_leader() && term == self.soft_state.term {
             self.log.node.retry_reads();
         }

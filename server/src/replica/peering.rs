@@ -36,8 +36,8 @@ pub(super) struct Peering {
     pub(super) replies: Vec<PeerReply>,
     /// Reachable peers, and since when.
     pub(super) active: BTreeMap<u64, u64>,
-    /// Those that were reachable and are not.
-    lost: BTreeSet<u64>,
+    /// Those that were reachable and are not, since when, and have said nothing for a while.
+    lost: BTreeMap<u64, u64>,
     /// Those to whom a message was lost and that have said nothing since.
     silent: BTreeSet<u64>,
     /// Appends without entries, which only say what is committed, and until when they wait for one
@@ -124,7 +124,7 @@ impl Peering {
 
     /// True if nothing can be sent to this member now.
     pub(super) fn has_lost(&self, id: u64) -> bool {
-        self.lost.contains(&id) || self.silent.contains(&id)
+        self.lost.contains_key(&id) || self.silent.contains(&id)
     }
 
     /// Since when all of these are reachable; `u64::MAX` if one is not.
@@ -147,6 +147,12 @@ impl Replica {
         peering.bytes += cost_bytes(&message);
         if !peering.silent.is_empty() {
             peering.silent.remove(&message.from.unwrap_or(0));
+        }
+        if !peering.lost.is_empty() {
+            // It lives: what it sent before it died has come by then.
+            let (from, now_ms) = (message.from.unwrap_or(0), self.now_ms);
+            let lives = |_: &u64, since_ms: &mut u64| now_ms > *since_ms + limits::LOST_MS;
+            peering.lost.extract_if(from..=from, lives).for_each(drop);
         }
         match MessageType::try_from(message.r#type.unwrap_or(0)) {
             Ok(MessageType::MsgProp) => {
@@ -184,7 +190,7 @@ impl Replica {
             PeerReport::Inactive(id) => {
                 self.peering.active.remove(&id);
                 self.forget_make(id);
-                self.peering.lost.insert(id);
+                self.peering.lost.insert(id, self.now_ms);
                 self.refresh_connected();
             }
             PeerReport::Refused(id) => self.leader_refused(id),

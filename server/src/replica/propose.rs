@@ -313,7 +313,7 @@ impl Replica {
             }
             Ok(Proposed::Forwarded { .. }) => {
                 for origin in origins.into_iter().flatten() {
-                    self.waiting.insert(origin, deadline_ms);
+                    self.waiting.insert(origin, deadline_ms, self.soft_state.term);
                 }
             }
             Err(error) => {

@@ -1,24 +1,38 @@
 //! Proposals that this member gave to another leader: who waits for which.
 //!
-//! Owned by the replica. An entry that is applied is matched by the ID of its request; a proposal
+//! Owned by the replica. An entry that is applied is matched by the ID of its request. A proposal
 //! that got lost on its way is answered when its time is up, since nobody can say what became of
-//! it. Every one has its place in a front that waits, which is its bound.
+//! it, or sooner: once the first entry of a later leader is applied, what an earlier one was given
+//! and has not got into the log is most likely lost with it. etcd lets its clients wait for their
+//! whole seven seconds then. Every one has its place in a front that waits, which is its bound.
 
 use std::collections::{HashMap, VecDeque};
 
+use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::types::Term;
 use etcore_proto::error::EtcdError;
 
 use super::propose::Origin;
 use super::{Replica, Reply, Slot, ToFront};
-use crate::entry;
+use crate::{entry, limits};
 
 /// See the module text.
 ///
 /// Invariant: every ID in `by_id` is in `deadlines`. Nothing depends on the map's order.
 #[derive(Default)]
 pub(super) struct Waiting {
-    by_id: HashMap<u64, (usize, Slot)>,
+    by_id: HashMap<u64, Asker>,
     deadlines: VecDeque<(u64, u64)>,
+    /// What was given to leaders of earlier terms than this is given up then, in milliseconds.
+    lost: Option<(Term, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asker {
+    front: usize,
+    slot: Slot,
+    /// The leader's that it was given to.
+    term: Term,
 }
 
 impl Waiting {
@@ -27,10 +41,38 @@ impl Waiting {
         self.by_id.len()
     }
 
-    /// Waits for the entry with the origin's ID to be applied, until `deadline_ms`.
-    pub(super) fn insert(&mut self, origin: Origin, deadline_ms: u64) {
-        self.by_id.insert(origin.id, (origin.front, origin.slot));
+    /// Waits for the entry with the origin's ID to be applied, until `deadline_ms`; the leader of
+    /// `term` was given it.
+    pub(super) fn insert(&mut self, origin: Origin, deadline_ms: u64, term: Term) {
+        let asker = Asker { front: origin.front, slot: origin.slot, term };
+        self.by_id.insert(origin.id, asker);
         self.deadlines.push_back((deadline_ms, origin.id));
+    }
+
+    /// The first entry of this term was applied. What an earlier leader passes on to this one is
+    /// still on its way for a moment.
+    pub(super) fn begin_term(&mut self, term: Term, now_ms: u64) {
+        if !self.by_id.is_empty() && !is_on(Mutation::LostProposalsWaitOn) {
+            self.lost = Some((term, now_ms + limits::PASSED_ON_MS));
+        }
+    }
+
+    /// Takes who waits for what is lost, in the order they came.
+    fn take_lost(&mut self, now_ms: u64) -> Vec<(usize, Slot)> {
+        let Some((term, _)) = self.lost.take_if(|(_, at_ms)| *at_ms <= now_ms) else {
+            return Vec::new();
+        };
+        let mut lost = Vec::new();
+        self.deadlines.retain(|(_, id)| {
+            let Some(asker) = self.by_id.get(id) else { return false };
+            if asker.term < term {
+                lost.push((asker.front, asker.slot));
+                self.by_id.remove(id);
+                return false;
+            }
+            true
+        });
+        lost
     }
 
     /// Who waits for the entry with these data.
@@ -39,6 +81,7 @@ impl Waiting {
             return None;
         }
         let found = self.by_id.remove(&entry::request_id(entry)?);
+        let found = found.map(|asker| (asker.front, asker.slot));
         // Most are answered in the order they were made.
         while self.deadlines.front().is_some_and(|(_, id)| !self.by_id.contains_key(id)) {
             self.deadlines.pop_front();
@@ -49,8 +92,8 @@ impl Waiting {
     /// The next one whose time is up.
     fn expired(&mut self, now_ms: u64) -> Option<(usize, Slot)> {
         while let Some((_, id)) = self.deadlines.pop_front_if(|(at_ms, _)| *at_ms <= now_ms) {
-            if let Some(found) = self.by_id.remove(&id) {
-                return Some(found);
+            if let Some(asker) = self.by_id.remove(&id) {
+                return Some((asker.front, asker.slot));
             }
         }
         None
@@ -64,6 +107,10 @@ impl Replica {
         let now_ms = self.now_ms;
         while let Some((front, slot)) = self.waiting.expired(now_ms) {
             self.give_up((front, slot));
+        }
+        for (front, slot) in self.waiting.take_lost(now_ms) {
+            let reply = Reply::Refused(EtcdError::TimeoutDueToLeaderFail.into());
+            self.fronts[front].send(ToFront::Reply { slot, reply });
         }
         self.peering.expire_forwarded(now_ms.saturating_sub(self.request_timeout_ms));
         if self.is_leader() {
@@ -88,7 +135,7 @@ impl Replica {
     pub(super) fn outlive_overwritten(&mut self, first: u64) {
         while let Some(proposal) = self.proposals.pop_back_if(|p| p.index.0 >= first) {
             if let Some(origin) = proposal.from {
-                self.waiting.insert(origin, proposal.deadline_ms);
+                self.waiting.insert(origin, proposal.deadline_ms, proposal.term);
             }
         }
     }
@@ -105,8 +152,8 @@ mod tests {
     #[test]
     fn an_entry_finds_who_waits_for_its_id_once() {
         let mut waiting = Waiting::default();
-        waiting.insert(origin(7), 50);
-        waiting.insert(origin(8), 60);
+        waiting.insert(origin(7), 50, Term(1));
+        waiting.insert(origin(8), 60, Term(1));
         assert_eq!(waiting.take(&entry::wrap_request(4, b"", 9)), None);
         assert_eq!(waiting.take(b"\xff"), None);
         let entry = entry::wrap_request(4, b"", 8);
@@ -118,10 +165,22 @@ mod tests {
     #[test]
     fn what_is_lost_is_given_up_at_its_deadline() {
         let mut waiting = Waiting::default();
-        (1..=3).for_each(|id| waiting.insert(origin(id), 10 * id));
+        (1..=3).for_each(|id| waiting.insert(origin(id), 10 * id, Term(1)));
         assert_eq!(waiting.take(&entry::wrap_request(4, b"", 2)), Some((0, 102)));
         assert_eq!(waiting.expired(9), None);
         assert_eq!((waiting.expired(30), waiting.expired(30)), (Some((0, 101)), Some((0, 103))));
         assert_eq!(waiting.expired(30), None);
+    }
+
+    #[test]
+    fn what_an_earlier_leader_was_given_is_lost_soon_after_a_later_one_has_begun() {
+        let mut waiting = Waiting::default();
+        (1..=4).for_each(|id| waiting.insert(origin(id), 7000, Term(1 + id / 3)));
+        waiting.begin_term(Term(2), 1000);
+        assert_eq!(waiting.take_lost(1000), []);
+        assert_eq!(waiting.take(&entry::wrap_request(4, b"", 1)), Some((0, 101)), "passed on");
+        assert_eq!(waiting.take_lost(1000 + limits::PASSED_ON_MS), [(0, 102)]);
+        assert_eq!((waiting.len(), waiting.deadlines.len()), (2, 2), "the later leader's");
+        assert_eq!(waiting.take_lost(9000), []);
     }
 }

@@ -9,6 +9,8 @@
 
 use std::sync::atomic::Ordering;
 
+use etcore_engine::mutation::{Mutation, is_on};
+
 use super::Replica;
 use crate::clock::millis;
 use crate::limits;
@@ -146,7 +148,11 @@ impl Replica {
         let election_ms = millis(self.shared.config.election);
         let waited_ms = self.watchdog.log_waited_ms();
         let is_alone = self.log.node.conf_state().voters.len() <= 1;
-        if !self.is_leader() || is_alone || waited_ms < election_ms {
+        if !self.is_leader()
+            || is_alone
+            || waited_ms < election_ms
+            || is_on(Mutation::HungLeaderLeadsOn)
+        {
             self.silent = false;
             return;
         }

@@ -213,6 +213,10 @@ impl World {
         if client.wire.is_none() {
             if !matches!(client.role, Role::Audits(_)) {
                 client.member = client.prng.index(self.members.len());
+                if !self.plan.hardships.is_empty() {
+                    // Every member has some, all the time.
+                    client.member = at % self.members.len();
+                }
             }
             let latency = self.plan.client_latency;
             let address = client_address(client.member);
@@ -235,7 +239,10 @@ impl World {
                 Ask::Do(keeping.request(client.number, &mut client.prng, &mut self.values))
             }
             _ if client.prng.chance(1, 100) => Ask::Hash,
-            _ if self.members.len() > 1 && client.prng.chance(1, 150) => {
+            _ if self.members.len() > 1
+                && client.prng.chance(1, 150)
+                && self.plan.hardships.is_empty() =>
+            {
                 let heir = client.prng.index(self.members.len());
                 let life = self.members[heir].life.as_ref();
                 life.map_or(Ask::Hash, |life| Ask::Lead(life.shared.member_id))
@@ -269,7 +276,8 @@ impl World {
             return Some(client.next_at);
         };
         self.trace.say(self.now, || format!("client {at} asks {}", client.run) + &text(&ask));
-        let patience = if client.prng.chance(1, 8) { 50 * MS } else { PATIENCE };
+        let is_short = client.prng.chance(1, 8) && self.plan.hardships.is_empty();
+        let patience = if is_short { 50 * MS } else { PATIENCE };
         let deadline = self.now + patience;
         let invoke = self.history_time();
         let pieces = in_pieces.then(pb::RangeResponse::default);
@@ -468,6 +476,7 @@ impl World {
                 keeping.told(&request, &outcome);
             }
             let operation = Operation { client: number, member, invoke, ret, request, outcome };
+            self.judge_wait(client.member, &operation);
             self.history.operations.push(operation);
         }
         if known && client.op.is_some() {

@@ -15,7 +15,8 @@ use crate::background::copies::is_of_copies;
 
 impl World {
     pub(super) fn background(&mut self, member: usize, number: u64) {
-        let paused_until = self.troubles[member].paused_until;
+        let (stopped, stopped_until) = self.troubles[member].stopped_thread;
+        let mut paused_until = self.troubles[member].paused_until;
         if self.members[member].life_number != number {
             return;
         }
@@ -23,6 +24,9 @@ impl World {
         let Some(life) = &mut self.members[member].life else { return };
         if life.background_due > now {
             return;
+        }
+        if stopped == life.threads.len() {
+            paused_until = paused_until.max(stopped_until);
         }
         if paused_until > now {
             life.background_due = paused_until;

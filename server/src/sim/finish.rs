@@ -107,6 +107,8 @@ impl World {
             trouble.paused_until = trouble.paused_until.min(now);
             trouble.disk_stalled_until = trouble.disk_stalled_until.min(now);
             trouble.disk_fails = false;
+            trouble.stopped_thread.1 = trouble.stopped_thread.1.min(now);
+            trouble.slow_rounds.1 = trouble.slow_rounds.1.min(now);
             trouble.start_crash = None;
             trouble.cut_in_write = None;
             trouble.cut_again = false;

@@ -114,7 +114,9 @@ impl World {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let number = usize::try_from(connection.address / 2).unwrap_or(usize::MAX);
         let member = self.members.get(number).filter(|member| !member.is_unreachable());
-        let Some((listener, thread)) = member.and_then(|m| m.accepts(connection.address)) else {
+        let refuses = self.hard.refuses(connection.hosts[0], number, self.now);
+        let accepts = member.filter(|_| !refuses).and_then(|m| m.accepts(connection.address));
+        let Some((listener, thread)) = accepts else {
             connection.broken = true;
             let error = io::ErrorKind::ConnectionRefused;
             return match connection.ends[0] {
@@ -210,6 +212,9 @@ impl World {
             let (piece, rest) = left.split_at(cut);
             pieces.push((at, piece.to_vec()));
             at += self.prng.below(2000);
+            if connection.hosts[0].is_some() && self.plan.peer_bytes_per_s > 0 {
+                at += cut as u64 * 1_000_000_000 / self.plan.peer_bytes_per_s;
+            }
             left = rest;
         }
         connection.on_the_way_bytes[to] += bytes.len() as u64;

@@ -2,9 +2,12 @@
 //! and what goes wrong how often.
 //!
 //! Made by [`Plan::from_seed`]; tests may change a plan before it is run. About half of all kinds
-//! of faults are off in any one seed, so that each kind is met alone as well as among others.
+//! of faults are off in any one seed, so that each kind is met alone as well as among others. One
+//! seed in six has troubles of one member at a time instead, see [`hardships`].
 
 use etcore_engine::testing::prng::Prng;
+
+use super::hardships::{self, Planned};
 
 /// A span that values are drawn from, ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +153,10 @@ pub struct Plan {
     pub start_crashes: u64,
     /// Faults.
     pub rates: Rates,
+    /// Bytes a second that a connection between members carries; 0 if that has no bound.
+    pub peer_bytes_per_s: u64,
+    /// Troubles of one member at a time, instead of faults.
+    pub hardships: Vec<Planned>,
 }
 
 const US: u64 = 1000;
@@ -185,7 +192,7 @@ impl Plan {
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
         let leases = prng.chance(1, 2);
-        Self {
+        let mut plan = Self {
             seed,
             members,
             fronts,
@@ -226,6 +233,12 @@ impl Plan {
             checkpoint_ms: [20, 100, 500, 500][prng.index(4)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
             rates,
+            peer_bytes_per_s: 0,
+            hardships: Vec::new(),
+        };
+        if Prng::new(seed ^ 0x7469_6d65).chance(1, 6) {
+            hardships::harden(&mut plan);
         }
+        plan
     }
 }

@@ -19,6 +19,7 @@ use super::clients::Client;
 use super::driver::Input;
 use super::effects::Owner;
 use super::finish::Stage;
+use super::hardships::Hardships;
 use super::judges::{Judges, held, log, state};
 use super::logs;
 use super::member::{Member, NEVER};
@@ -133,6 +134,7 @@ pub(super) enum Event {
         client: usize,
     },
     Fault,
+    Hardship,
     DiskHasRoom {
         member: usize,
     },
@@ -190,6 +192,10 @@ pub(super) struct Trouble {
     pub(super) doomed: Option<Death>,
     pub(super) paused_until: u64,
     pub(super) disk_stalled_until: u64,
+    /// This thread stands still until then.
+    pub(super) stopped_thread: (usize, u64),
+    /// Its rounds take up to so long, until then.
+    pub(super) slow_rounds: (u64, u64),
     /// Its disk fails the next change.
     pub(super) disk_fails: bool,
     /// Its disk has failed something in this life.
@@ -231,6 +237,7 @@ pub(super) struct World {
     pub(super) starts: u64,
     pub(super) stage: Stage,
     pub(super) judges: Judges,
+    pub(super) hard: Hardships,
     /// Runs of members in which pages came up damaged, or not at all.
     pub(super) rotten_runs: BTreeSet<u64>,
     /// Views that somebody holds, by member, and until when.
@@ -285,6 +292,7 @@ impl World {
             lease_ids: 0,
             starts: 0,
             stage: Stage::Trouble,
+            hard: Hardships::default(),
             rotten_runs: BTreeSet::new(),
             held_views: BTreeMap::new(),
             violation: None,
@@ -302,6 +310,9 @@ impl World {
             self.client_at(client, at);
         }
         self.schedule(500_000_000, Event::Fault);
+        if !self.plan.hardships.is_empty() {
+            self.schedule(2_000_000_000, Event::Hardship);
+        }
         self.schedule(self.plan.trouble, Event::Stage);
     }
 
@@ -381,6 +392,7 @@ impl World {
             }
             Event::Client { client } => self.client_turn(client),
             Event::Fault => self.fault(),
+            Event::Hardship => self.next_hardship(),
             Event::DiskHasRoom { member } => {
                 self.trace.event(self.now, "disk has room", &[member as u64]);
                 self.members[member].disk.set_full(false);
@@ -419,6 +431,9 @@ impl World {
     fn start(&mut self, member: usize) {
         if self.members[member].life.is_some() {
             return;
+        }
+        if let Some(until) = self.hard.down_until(member, self.now) {
+            return self.schedule(until, Event::Start { member });
         }
         self.starts += 1;
         self.trace.event(self.now, "start", &[member as u64]);
@@ -469,15 +484,21 @@ impl World {
             return;
         }
         state.due = NEVER;
-        if paused_until > now {
-            return self.step_at(member, thread, paused_until);
+        let (stopped, stopped_until) = self.troubles[member].stopped_thread;
+        let stopped_until = if stopped == thread { stopped_until } else { 0 };
+        if paused_until.max(stopped_until) > now {
+            return self.step_at(member, thread, paused_until.max(stopped_until));
         }
         self.trace.event(now, "step", &[member as u64, thread as u64]);
         life.clock.set(now);
         let waited = if state.waits { state.shard.wait(std::time::Duration::ZERO) } else { Ok(()) };
         state.waits = true;
         let worked = waited.and_then(|()| state.shard.work());
-        let busy = self.plan.round.draw(&mut self.prng);
+        let (most, slow_until) = self.troubles[member].slow_rounds;
+        let busy = match slow_until > now {
+            true => self.prng.below(most),
+            false => self.plan.round.draw(&mut self.prng),
+        };
         state.busy_until = now + busy;
         let timeout = match worked {
             Ok(timeout) => timeout,
