@@ -295,8 +295,8 @@ pub const STEP_WARN_REST: Duration = Duration::from_secs(10);
 /// Elections asked for when the leader's peer port refuses connections; then the usual timeout
 /// decides.
 pub const FAILOVER_TRIES: u64 = 5;
-/// Before the second of them, in milliseconds; longer before each further one.
-pub const FAILOVER_REST_MS: u64 = 100;
+/// Before the second of them, in milliseconds; twice as long before each further one.
+pub const FAILOVER_REST_MS: u64 = 15;
 /// Between the turns of two members, in milliseconds: longer than an election between them takes.
 pub const FAILOVER_STEP_MS: u64 = 40;
 

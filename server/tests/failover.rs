@@ -32,8 +32,11 @@ fn is_long() -> bool {
     std::env::var_os("ETCORE_LONG").is_some()
 }
 
-/// Begins puts through these members until the time is over, `act` after half a second; the longest
-/// time between two answers from then on.
+/// The members go on undisturbed for so long first.
+const BEFORE: Duration = Duration::from_millis(1500);
+
+/// Begins puts through these members until the time is over, `act` after a while; the longest time
+/// between two answers from then on.
 async fn longest_without_writes(
     clients: Vec<Client>,
     lasts: Duration,
@@ -53,7 +56,7 @@ async fn longest_without_writes(
                 }
             });
         }
-        if begun.elapsed() > Duration::from_millis(500)
+        if begun.elapsed() > BEFORE
             && let Some(act) = act.take()
         {
             acted = Some(Instant::now());
@@ -102,7 +105,7 @@ fn trials(driver: &'static str, goes: Goes, count: usize) -> Vec<Duration> {
             for at in cluster.others(leader) {
                 clients.push(cluster.client(at).await);
             }
-            let lasts = Duration::from_secs(3);
+            let lasts = BEFORE + Duration::from_millis(2500);
             let longest = longest_without_writes(clients, lasts, || signal(pid, goes)).await;
             cluster.members[leader].take().unwrap().wait();
             cluster.restart(leader);
@@ -134,7 +137,7 @@ fn trials_of_etcd(binary: &Path, goes: Goes, count: usize) -> Vec<Duration> {
                     clients.push(Client::connect(setup).await);
                 }
             }
-            let lasts = Duration::from_secs(4);
+            let lasts = BEFORE + Duration::from_secs(4);
             (leader, longest_without_writes(clients, lasts, || signal(pid, goes)).await)
         });
         took.push(longest);
@@ -216,7 +219,7 @@ fn a_leader_whose_disk_hangs_hands_over_and_says_why() {
         for at in &others {
             clients.push(cluster.client(*at).await);
         }
-        let lasts = Duration::from_secs(6);
+        let lasts = BEFORE + Duration::from_secs(5);
         longest_without_writes(clients, lasts, || strace = hang_disk(pid)).await
     });
     let Some(mut strace) = strace else {

@@ -1,7 +1,8 @@
 //! The `sim` program: runs seeds of the simulator, prints what they found.
 //!
 //! `--seed N` runs one and prints the hash of its trace; `--seeds A..B` runs many, on `--threads
-//! N`, and goes on until the first violation. It must never decide anything by the time it took.
+//! N`, and goes on until the first violation; with `--hardships` only those with one member's
+//! trouble at a time. It must never decide anything by the time it took.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -31,6 +32,8 @@ struct Options {
     trace: bool,
     /// Go on after a violation.
     all: bool,
+    /// Leave out the seeds without them.
+    hardships: bool,
     history: Option<String>,
     /// Which deliberate fault is on; `all` tries each.
     mutation: Option<String>,
@@ -60,13 +63,14 @@ fn main() -> ExitCode {
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     const USAGE: &str = "sim [--seed N | --seeds A..B] [--members N] [--threads N] [--trace] \
-                         [--all] [--history FILE] [--mutation NAME|all]";
+                         [--all] [--hardships] [--history FILE] [--mutation NAME|all]";
     let mut options = Options {
         seeds: 0..1,
         members: None,
         threads: 1,
         trace: false,
         all: false,
+        hardships: false,
         history: None,
         mutation: None,
     };
@@ -88,6 +92,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--threads" => options.threads = usize::try_from(number(&value()?)?).unwrap_or(1),
             "--trace" => options.trace = true,
             "--all" => options.all = true,
+            "--hardships" => options.hardships = true,
             "--history" => options.history = Some(value()?),
             "--mutation" => options.mutation = Some(value()?),
             _ => return Err(USAGE.to_owned()),
@@ -99,6 +104,11 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
 fn plan(seed: u64, options: &Options) -> Plan {
     SEED.set(seed);
     Plan::from_seed(seed, options.members)
+}
+
+/// True if a seed is among those that were asked for.
+fn is_wanted(seed: u64, options: &Options) -> bool {
+    !options.hardships || !plan(seed, options).hardships.is_empty()
 }
 
 fn start(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
@@ -121,7 +131,7 @@ fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Resul
         let clock = Clock::start();
         let mut found = None;
         let mut virtual_ns = 0;
-        for seed in options.seeds.clone() {
+        for seed in options.seeds.clone().filter(|seed| is_wanted(*seed, options)) {
             let report = simulate_one(seed, options);
             for line in &report.lines {
                 writeln!(out, "{line}")?;
@@ -156,7 +166,7 @@ fn mutate(_: &str, _: &Options, out: &mut impl Write) -> std::io::Result<bool> {
 
 fn simulate(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
     if options.threads <= 1 {
-        let seeds = options.seeds.clone();
+        let seeds = options.seeds.clone().filter(|seed| is_wanted(*seed, options));
         return judge(options, seeds.map(|seed| simulate_one(seed, options)), out);
     }
     let (next, stop) = (AtomicU64::new(options.seeds.start), AtomicBool::new(false));
@@ -184,6 +194,9 @@ fn simulate_next(
 ) {
     while !stop.load(Ordering::Relaxed) {
         let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed < options.seeds.end && !is_wanted(seed, options) {
+            continue;
+        }
         if seed >= options.seeds.end || reports.send(simulate_one(seed, options)).is_err() {
             return;
         }

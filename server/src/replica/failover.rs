@@ -93,7 +93,8 @@ impl Replica {
         }
         self.log.node.campaign();
         doubt.tries += 1;
-        let rest_ms = limits::FAILOVER_REST_MS * doubt.tries;
+        // The others may have found its port closed just after they were asked.
+        let rest_ms = limits::FAILOVER_REST_MS << (doubt.tries - 1);
         doubt.campaign_at_ms = self.now_ms + rest_ms + self.turn_ms(doubt.leader, doubt.term);
         self.failover.doubt = Some(doubt);
     }
