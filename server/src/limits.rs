@@ -148,8 +148,17 @@ pub const RING_LEASES: usize = 8 << 10;
 pub const KEEP_ALIVES: usize = 64 << 10;
 /// The same for one stream; above it the stream's receive window stays shut.
 pub const KEEP_ALIVES_PER_STREAM: usize = 1024;
-/// Leases looked at for expiry in one turn; more wait for the next.
+/// Leases found to have expired in one turn; more wait for the next.
 pub const LEASE_EXPIRIES_PER_TURN: usize = 128;
+/// Leases looked at in a millisecond, most of which turn out to live on; more wait for the next.
+pub const LEASE_LOOKS_PER_MS: usize = 512;
+/// Leases that have expired and wait for their revocation to be proposed; more stay unnoticed. What
+/// the highest rate of revocations works off within two seconds.
+pub const LEASES_OVERDUE: usize = 2 * LEASE_REVOKES_PER_SECOND_MAX as usize;
+/// Leases, or keys of a lease, that a list of them looks at in one turn.
+pub const LEASE_WALK_STEP: usize = 1024;
+/// Bytes of keys after which such a step ends.
+pub const LEASE_WALK_BYTES: usize = 256 << 10;
 /// What a leader counts on when it spreads the ends of leases after an election (etcd: 1000).
 pub const LEASE_REVOKES_PER_SECOND: u64 = 50_000;
 /// Revocations proposed in a second at most, however many leases have expired.
@@ -161,10 +170,10 @@ pub const LEASE_REVOKES_IN_FLIGHT: usize = 8192;
 pub const LEASE_REVOKE_RETRY_MS: u64 = 3000;
 /// Log bytes that the revocations and checkpoints of one turn may take.
 pub const LEASE_TURN_BYTES: usize = 2 << 20;
-/// Leases in one checkpoint entry (etcd: the same).
-pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
-/// Checkpoint entries proposed at a time; more leases wait half a second.
-pub const LEASE_CHECKPOINT_ENTRIES: usize = 16;
+/// Leases in one checkpoint entry (etcd: 1000): so many are applied in a fraction of a millisecond.
+pub const LEASE_CHECKPOINT_LEASES: usize = 256;
+/// Between two checkpoint entries, in milliseconds.
+pub const LEASE_CHECKPOINT_MS: u64 = 8;
 
 /// After every [`etcore_engine::limits::ZERO_CHUNK_BYTES`] of a spare segment the thread that fills
 /// it rests: the log's own writes come first. Several hundred megabytes a second remain, more than

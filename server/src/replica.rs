@@ -57,6 +57,7 @@ mod space;
 mod transfer;
 mod versions;
 mod waiting;
+mod walks;
 pub mod watchdog;
 
 use backlog::Backlog;

@@ -546,7 +546,7 @@ impl Stream {
             size if size > target_bytes * 2 => (self.chunk_keys / 2).max(1),
             _ => self.chunk_keys,
         };
-        let (keys, pin) = sending.answer.into_parts();
+        let (keys, Some(pin)) = sending.answer.into_parts() else { return false };
         if let Some(next) = keys.and_then(Keys::into_next) {
             self.next = next;
         }
