@@ -126,10 +126,11 @@ pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
 /// Page reads of one thread that are under way.
 pub const PAGE_FETCHES: usize = 256;
 
-/// Entries proposed in one raft step; more wait for the next turn.
-pub const PROPOSE_ENTRIES: usize = 4096;
-/// Bytes proposed in one raft step; more wait for the next turn.
-pub const PROPOSE_BYTES: usize = 8 << 20;
+/// Entries proposed in one raft step; more wait for the next turn, which follows at once.
+pub const PROPOSE_ENTRIES: usize = 2048;
+/// Bytes proposed in one raft step, or taken from a leader's messages; more wait for the next turn.
+/// To copy and to sum them up takes about a millisecond.
+pub const PROPOSE_BYTES: usize = 2 << 20;
 
 /// A proposal of more bytes than this is large: it waits in a queue of its own, behind small ones.
 /// Of requests of this size a front takes one a round; more wait for the next ones.
@@ -232,7 +233,10 @@ pub const APPLY_BACKLOG_BYTES: usize = 64 << 20;
 /// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;
-/// So many bytes of a put count as a further one.
+/// The same of a turn that begins with more entries than [`APPLY_TURN_ENTRIES`]: throughput counts
+/// then, but heartbeats and reads come in between all the same.
+pub const APPLY_LONG_TURN_COST: usize = 2048;
+/// So many bytes of an entry count as a further put.
 pub const APPLY_PUT_BYTES: usize = 1024;
 /// What the end of a lease counts as: most have a key or two.
 pub const APPLY_REVOKE_COST: usize = 16;
@@ -248,13 +252,16 @@ pub const APPLY_ANSWER_KEYS: usize = 64;
 pub const APPLY_ANSWER_LEAVES: usize = 8;
 /// See [`APPLY_ANSWER_KEYS`].
 pub const APPLY_ANSWER_BYTES: u64 = 16 << 10;
-/// A turn that begins with more entries than these applies them all.
+/// Committed entries that were not applied: with more of them a leader's further proposals wait in
+/// the rings, and no client is told that there are too many.
 pub const APPLY_TURN_ENTRIES: usize = 2048;
+/// Bytes of these, with the same effect.
+pub const APPLY_TURN_BYTES: usize = 16 << 20;
 /// Entries committed and not applied above which new proposals answer `too many requests` (etcd:
 /// maxGapBetweenApplyAndCommitIndex).
 pub const APPLY_GAP: u64 = 5000;
 
-const _: () = assert!((APPLY_TURN_ENTRIES as u64) < APPLY_GAP / 2);
+const _: () = assert!(((APPLY_TURN_ENTRIES + PROPOSE_ENTRIES) as u64) < APPLY_GAP);
 /// Bytes of proposals that a follower forwards in one message; more go in further ones.
 pub const FORWARD_BYTES: usize = 1 << 20;
 /// Questions about leases that were asked of the leader one by one and have no answer; more wait

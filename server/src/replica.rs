@@ -374,8 +374,7 @@ impl Replica {
         self.apply_room = match self.to_apply.len() {
             _ if self.put_off_large => 0,
             0..=limits::APPLY_TURN_ENTRIES => limits::APPLY_TURN_COST,
-            // So much is a matter of throughput.
-            _ => usize::MAX,
+            _ => limits::APPLY_LONG_TURN_COST,
         };
         loop {
             let applied = self.apply_committed();

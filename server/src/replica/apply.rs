@@ -34,15 +34,16 @@ pub(super) enum Halt {
 
 /// What an entry takes of [`limits::APPLY_TURN_COST`], about: a put is 1.
 fn cost(entry: &LogEntry) -> usize {
+    let bytes = entry.data.len() / limits::APPLY_PUT_BYTES;
     if entry.kind == EntryKind::Normal {
         if entry::wrapped_put(&entry.data).is_some() {
-            return 1 + entry.data.len() / limits::APPLY_PUT_BYTES;
+            return 1 + bytes;
         }
         if entry::wrapped_revoke(&entry.data).is_some() {
             return limits::APPLY_REVOKE_COST;
         }
     }
-    limits::APPLY_OTHER_COST
+    limits::APPLY_OTHER_COST + bytes
 }
 
 impl Replica {

@@ -110,6 +110,11 @@ impl Replica {
     }
 
     fn take_as_leader(&mut self) {
+        if self.to_apply.is_long() {
+            // Turns follow each other until that is applied, or a page comes.
+            self.proposals_wait = true;
+            return self.take_reads();
+        }
         // Known before the turn: nothing in it changes that.
         let tight = self.is_short_of_space();
         if !tight && self.must_wait_for_space(0) {
