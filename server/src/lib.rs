@@ -35,3 +35,4 @@ pub mod sys;
 pub mod version;
 pub mod watch;
 pub mod wire;
+pub mod work;

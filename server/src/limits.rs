@@ -303,10 +303,14 @@ pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
 
 /// A step of a shard's thread that takes so long is counted in a histogram ...
 pub const STEP_OBSERVED: Duration = Duration::from_millis(1);
-/// ... and from this on it is told of ...
+/// ... from this on it is told of at the level of debugging ...
+pub const STEP_TOLD: Duration = Duration::from_millis(2);
+/// ... and from this on in any case ...
 pub const STEP_WARN: Duration = Duration::from_millis(10);
 /// ... but not again for so long.
 pub const STEP_WARN_REST: Duration = Duration::from_secs(10);
+/// How often a thread's processor time is asked for at most.
+pub const STEP_CPU_REST: Duration = Duration::from_micros(500);
 
 /// Elections asked for when the leader's peer port refuses connections; then the usual timeout
 /// decides.

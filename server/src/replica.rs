@@ -29,6 +29,7 @@ use crate::member::Member;
 use crate::pages::Pages;
 use crate::quota::Quota;
 use crate::shared::Shared;
+use crate::work::{Job, Work};
 
 mod alarms;
 mod apply;
@@ -178,6 +179,8 @@ pub struct Replica {
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
     scratch: Scratch,
+    /// What was done in this turn.
+    work: Work,
     /// When this turn began.
     now_ms: u64,
     /// When the first one did.
@@ -286,6 +289,7 @@ impl Replica {
             store,
             desk: LeaseDesk::new(lessor, fast_renewals),
             scratch: Scratch::default(),
+            work: Work::default(),
             now_ms: 0,
             started_ms: 0,
             request_timeout_ms,
@@ -321,6 +325,11 @@ impl Replica {
         self.stopped
     }
 
+    /// What was done in the last turn.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
     fn is_leader(&self) -> bool {
         self.soft_state.role == Role::Leader
     }
@@ -331,6 +340,7 @@ impl Replica {
             return;
         }
         self.now_ms = now_ms;
+        self.work = Work::default();
         self.ticked = self.tick(now_ms);
         self.follow_up_refusal();
         self.take_lease_asks();
@@ -419,6 +429,7 @@ impl Replica {
         }
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
+        self.work.note(Job::Tick);
         self.log.node.tick();
         let slept_ms = now_ms - std::mem::replace(&mut self.last_tick_ms, now_ms);
         self.tick_leases(slept_ms, tick_ms);

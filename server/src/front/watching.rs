@@ -21,6 +21,7 @@ use crate::driver::SocketId;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::watch::{Counts, Gone, Hub, HubConfig, Outlet, Place, Turn};
+use crate::work::Job;
 
 /// Election timeouts without a leader after which streams that asked for one are ended (etcd:
 /// maxNoLeaderCnt).
@@ -191,6 +192,7 @@ impl Front {
             }
             return;
         }
+        self.work.note(Job::Watches);
         self.with_hub(Hub::run);
         self.pages.fetch_wanted();
         self.hold_watched();

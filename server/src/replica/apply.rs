@@ -21,6 +21,7 @@ use crate::api::reader::Stop;
 use crate::entry::{self, Request, Unapplicable};
 use crate::limits;
 use crate::wire::PutRef;
+use crate::work::Job;
 
 /// Why an entry was not applied.
 pub(super) enum Halt {
@@ -68,6 +69,7 @@ impl Replica {
             match applied {
                 Ok(reply) => {
                     any = true;
+                    self.work.note(Job::Entries);
                     self.apply_room = self.apply_room.saturating_sub(cost(&entry));
                     count += 1;
                     let bytes = &mut self.space.proposed_bytes;

@@ -29,6 +29,7 @@ use super::propose::Origin;
 use super::walks::Walks;
 use crate::api::counts::Counts;
 use crate::api::pieces::Pieces;
+use crate::work::Job;
 use crate::{entry, limits, wire};
 
 /// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
@@ -432,6 +433,7 @@ impl Replica {
             return;
         }
         let now_ms = self.now_ms;
+        self.work.note(Job::Leases);
         let backlog = self.desk.lessor.collect_expired(now_ms);
         let allowed = self.desk.pace.allow(backlog, micros(self.shared.clock.elapsed()));
         // They are slices of one piece of memory.

@@ -14,6 +14,7 @@ use etcore_raftlog::peer::{PeerAsk, PeerReport};
 
 use super::Replica;
 use super::asks::PeerReply;
+use crate::work::Job;
 use crate::{entry, limits};
 
 /// See the module text.
@@ -197,6 +198,9 @@ impl Replica {
 
     /// Steps what came from peers, up to the bounds of a turn.
     pub(super) fn step_messages(&mut self) {
+        if !self.peering.bulk.is_empty() {
+            self.work.note(Job::Messages);
+        }
         while let Some(message) = self.peering.urgent.pop_front() {
             self.peering.bytes -= cost_bytes(&message);
             self.step_now(message);

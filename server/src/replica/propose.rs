@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::messages::{Reply, Slot, ToFront, ToReplica};
 use super::{Proposal, Replica};
+use crate::work::Job;
 use crate::{entry, limits, version};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
@@ -297,6 +298,7 @@ impl Replica {
         if batch.is_empty() {
             return;
         }
+        self.work.note(Job::Proposals);
         let deadline_ms = self.now_ms + self.request_timeout_ms;
         // Expired leases are not renewed anyway.
         let of_clients =

@@ -11,12 +11,14 @@ use super::membership::Downgrade;
 use super::messages::ToFront;
 use crate::member::Member;
 use crate::shared::MemberView;
+use crate::work::Job;
 
 impl Replica {
     /// Swaps the view and answers what it now shows. Replies never overtake the view.
     pub(super) fn publish(&mut self) {
         if self.unpublished {
             self.unpublished = false;
+            self.work.note(Job::Publication);
             let view = Arc::new(self.member_view());
             let (applied, _) = self.store.applied();
             self.count_live_bytes();

@@ -14,6 +14,7 @@ use super::lessor::{KeysStep, TimeToLive};
 use super::messages::{LeaseAnswer, LeaseQuestion};
 use crate::api::pieces::Pieces;
 use crate::limits;
+use crate::work::Job;
 
 /// A question that waits for a walk.
 pub(super) struct Wanted {
@@ -126,6 +127,7 @@ impl LeaseDesk {
 impl Replica {
     /// Goes on with the walks, for as long as one turn may.
     pub(super) fn walk_on(&mut self) {
+        self.work.note(Job::LeaseList);
         let applied = self.store.applied().0;
         let walks = &mut self.desk.walks;
         while let Some((_, wanted)) = walks.behind.pop_front_if(|(after, _)| *after <= applied) {
