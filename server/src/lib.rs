@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod entry;
+pub mod freer;
 pub mod front;
 pub mod hasher;
 pub mod http;

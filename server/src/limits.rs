@@ -127,7 +127,7 @@ pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
 pub const PAGE_FETCHES: usize = 256;
 
 /// Entries proposed in one raft step; more wait for the next turn, which follows at once.
-pub const PROPOSE_ENTRIES: usize = 2048;
+pub const PROPOSE_ENTRIES: usize = 1024;
 /// Bytes proposed in one raft step, or taken from a leader's messages; more wait for the next turn.
 /// To copy and to sum them up takes about a millisecond.
 pub const PROPOSE_BYTES: usize = 2 << 20;
@@ -236,6 +236,10 @@ pub const APPLY_TURN_COST: usize = 1024;
 /// The same of a turn that begins with more entries than [`APPLY_TURN_ENTRIES`]: throughput counts
 /// then, but heartbeats and reads come in between all the same.
 pub const APPLY_LONG_TURN_COST: usize = 2048;
+/// Nor does a turn apply for longer than this, whatever the entries are.
+pub const APPLY_TURN_TIME: Duration = Duration::from_millis(1);
+/// How often a turn looks at the clock while it applies, in what entries cost.
+pub const APPLY_LOOK_COST: usize = 64;
 /// So many bytes of an entry count as a further put.
 pub const APPLY_PUT_BYTES: usize = 1024;
 /// What the end of a lease counts as: most have a key or two.
@@ -320,6 +324,12 @@ pub const FAILOVER_REST_MS: u64 = 100;
 /// Between the turns of two members, in milliseconds: longer than an election between them takes.
 pub const FAILOVER_STEP_MS: u64 = 40;
 
+/// Rows that an entry changes above which the view before it is freed by a thread of its own: what
+/// only that view holds of the index may be most of it.
+pub const VIEW_FREED_ROWS: usize = 4096;
+/// Views that wait for that thread; one more is freed by whoever lets go of it.
+pub const VIEWS_FREED: usize = 16;
+
 /// Work that the replica waits for and that has not gone on for so long is told of, counted, and
 /// fails the health checks, in milliseconds.
 pub const STALL_MS: u64 = 10_000;
@@ -349,6 +359,8 @@ pub const WATCH_KEY_BYTES: usize = 512 << 20;
 pub const WATCH_SLICE_BYTES: usize = 256 << 10;
 /// Rows that a cursor looks at in one slice.
 pub const WATCH_SLICE_ROWS: usize = 4096;
+/// Watchers that are told of events in one turn; more follow in the next.
+pub const WATCH_TURN_DELIVERIES: usize = 2048;
 /// Deliveries of one slice; more come in the next.
 pub const WATCH_SLICE_HITS: usize = 64 << 10;
 /// Event bytes of one revision that a slice may hold; the watchers of a larger one read it for

@@ -188,6 +188,10 @@ pub struct Replica {
     request_timeout_ms: u64,
     /// Of [`limits::APPLY_TURN_COST`], what is left in this turn.
     apply_room: usize,
+    /// When this turn applies no more.
+    apply_until: Duration,
+    /// Rows that large entries have changed since the last view was published.
+    unpublished_rows: usize,
     /// Large proposals went to the log in this turn.
     took_large: bool,
     /// Large entries were not applied in the last turn, because of that.
@@ -294,6 +298,8 @@ impl Replica {
             started_ms: 0,
             request_timeout_ms,
             apply_room: 0,
+            apply_until: Duration::ZERO,
+            unpublished_rows: 0,
             took_large: false,
             put_off_large: false,
             ticked: false,
@@ -386,6 +392,9 @@ impl Replica {
             0..=limits::APPLY_TURN_ENTRIES => limits::APPLY_TURN_COST,
             _ => limits::APPLY_LONG_TURN_COST,
         };
+        if self.has_backlog() {
+            self.apply_until = self.shared.clock.elapsed() + limits::APPLY_TURN_TIME;
+        }
         loop {
             let applied = self.apply_committed();
             self.publish();

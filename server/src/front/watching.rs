@@ -46,7 +46,9 @@ impl Watching {
         let progress_interval_ms =
             if asked_ms == 0 { PROGRESS_MS_DEFAULT } else { asked_ms.max(PROGRESS_MS_MIN) };
         let fragment_bytes = config.max_request_bytes + limits::GRPC_OVERHEAD_BYTES;
-        let hub = Hub::new(HubConfig { progress_interval_ms, fragment_bytes, seed });
+        let turn_deliveries = limits::WATCH_TURN_DELIVERIES;
+        let config = HubConfig { progress_interval_ms, fragment_bytes, turn_deliveries, seed };
+        let hub = Hub::new(config);
         Self { hub, counts: Counts::default(), leaderless_ms: None }
     }
 

@@ -60,12 +60,19 @@ impl Replica {
         if self.has_backlog() && self.applying_since.is_none() {
             self.applying_since = Some(self.shared.clock.elapsed());
         }
-        let mut count = 0u64;
+        let (mut count, mut looked) = (0u64, self.apply_room);
         // Behind an entry that could not be applied none may be.
         while !self.stopped
             && self.apply_room > 0
             && let Some((entry, applied)) = self.apply_next()
         {
+            if looked - self.apply_room.min(looked) >= limits::APPLY_LOOK_COST {
+                looked = self.apply_room;
+                if self.shared.clock.elapsed() >= self.apply_until {
+                    // This one is the last.
+                    self.apply_room = 0;
+                }
+            }
             match applied {
                 Ok(reply) => {
                     any = true;

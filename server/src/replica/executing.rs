@@ -84,6 +84,7 @@ impl Replica {
                 || execution.attach(&txn, &mut rows, |key, lease| lessor.set_item(key, lease)))
         });
         self.apply_room = self.apply_room.saturating_sub(limits::APPLY_SLICE_ROWS - rows);
+        self.unpublished_rows += limits::APPLY_SLICE_ROWS - rows;
         let at_page = matches!(stepped, Err(Stop::NeedsPage(_)));
         match stepped {
             Ok(true) => {}
