@@ -96,7 +96,7 @@ pub enum FileOp {
         file: FileId,
     },
     /// fallocate: extends the file and takes the blocks for it, so that later writes inside find
-    /// room. Without support of the file system it only extends.
+    /// room. Without support of the file system zeros are written.
     Allocate {
         /// The file.
         file: FileId,
@@ -520,7 +520,9 @@ pub fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), old_len_bytes, len_bytes - old_len_bytes) {
         Ok(()) => Ok(()),
         // A longer file alone would have no blocks, and find that out where they are written.
-        Err(rustix::io::Errno::OPNOTSUPP) => extend_by_writing(file, old_len_bytes, len_bytes),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            extend_by_writing(file, old_len_bytes, len_bytes)
+        }
         Err(error) => {
             // Some of it may have been given.
             file.set_len(old_len_bytes)?;
@@ -529,18 +531,23 @@ pub fn allocate(file: &File, len_bytes: u64) -> io::Result<()> {
     }
 }
 
-/// Extends `file` for file systems that cannot be asked for blocks: by writing zeros.
+/// Extends `file` for file systems that cannot be asked for blocks: by writing zeros. Some choose
+/// blocks only when what was written leaves the memory, and find out then that there are none left:
+/// so that is waited for.
 fn extend_by_writing(file: &File, old_len_bytes: u64, len_bytes: u64) -> io::Result<()> {
     let zeros = AlignedBuf::zeroed(ZERO_CHUNK_BYTES);
     let mut offset = old_len_bytes;
-    while offset < len_bytes {
+    let mut written = Ok(());
+    while offset < len_bytes && written.is_ok() {
         let left = usize::try_from(len_bytes - offset).unwrap_or(usize::MAX);
         let count = left.min(ZERO_CHUNK_BYTES);
-        if let Err(error) = file.write_all_at(&zeros[..count], offset) {
-            file.set_len(old_len_bytes)?;
-            return Err(error);
-        }
+        written = file.write_all_at(&zeros[..count], offset);
         offset += count as u64;
+    }
+    if let Err(error) = written.and_then(|()| file.sync_data()) {
+        // Nothing but zeros is lost.
+        file.set_len(old_len_bytes)?;
+        return Err(error);
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! Each reading thread owns a [`PageMap`]. The file is mapped in windows; a window is dereferenced
 //! only after a thread that may block has populated it, so that an I/O error is a value there and
-//! not a signal here. This file holds unsafe code; its contract:
+//! not a signal here; one that comes later, when the kernel has let go of a page and reads it again,
+//! ends the process ([`fault`]). This file holds unsafe code; its contract:
 //!
 //! * The checkpointer shortens the file only above every page that a durable meta or a pinned
 //!   version reaches, so every byte of a page that is read has a page of memory behind it. Windows
@@ -25,6 +26,8 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use crate::error::{Corruption, EngineError};
 use crate::page::node::DB_FILE;
 use crate::page::{Fetch, PagePtr, PageSource, Ticket, UNIT_BYTES};
+
+pub mod fault;
 
 /// Units of a window.
 const WINDOW_UNITS: u64 = 256;
@@ -66,6 +69,8 @@ pub struct PageMap {
 
 #[derive(Debug)]
 struct Window {
+    /// Before the map, so that it is forgotten first.
+    _place: fault::Place,
     map: MmapRaw,
     /// Per unit, the checksum that the page starting there was verified against; 0 if none was.
     verified: Vec<u64>,
@@ -175,7 +180,9 @@ impl PageMap {
                 if let Some(left) = &mut self.patience_bytes {
                     *left = left.saturating_sub(map.len() as u64);
                 }
-                let window = Window { map, verified, used_at: self.clock };
+                let offset = span.first * WINDOW_BYTES;
+                let place = fault::Place::new(map.as_ptr() as usize, map.len(), offset);
+                let window = Window { _place: place, map, verified, used_at: self.clock };
                 match self.windows.binary_search_by_key(&span, |(span, _)| *span) {
                     Ok(at) => self.windows[at].1 = window,
                     Err(at) => self.windows.insert(at, (span, window)),

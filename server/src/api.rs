@@ -8,6 +8,7 @@ pub mod check;
 pub mod counts;
 pub mod execute;
 pub mod keys;
+pub mod pieces;
 pub mod plan;
 pub mod range;
 pub mod reader;

@@ -28,6 +28,7 @@ use crate::quota::Quota;
 use crate::replica::{LeaseAsk, ToFront, ToReplica};
 use crate::ring::{Consumer, Producer};
 use crate::shared::{MemberView, Shared};
+use crate::work::{Job, Work};
 
 mod answers;
 mod calls;
@@ -140,6 +141,8 @@ pub struct Front {
     scratch: Scratch,
     /// Of [`limits::LIST_ROUND_BYTES`], what this round has written.
     listed_bytes: usize,
+    /// What was done since the last wait.
+    work: Work,
     large: LargeRequests,
     /// What sorting long answers may hold.
     sorting: Budget,
@@ -240,6 +243,7 @@ impl Front {
             waker,
             scratch: Scratch::default(),
             listed_bytes: 0,
+            work: Work::default(),
             large: LargeRequests::default(),
             sorting: Budget::new(limits::SORT_BYTES, limits::SORT_BYTES),
             answer: Vec::new(),
@@ -318,6 +322,7 @@ impl Front {
             self.begin_turn(self.now_ms);
         }
         let now_ms = self.now_ms;
+        self.work.note(Job::Requests);
         let Some(conn) = self.conn(socket) else { return };
         if conn.failed {
             return;
@@ -380,9 +385,15 @@ impl Front {
     /// Lets go of the view before a sleep that may be long: there is no connection, so nothing
     /// reads it before the next turn.
     pub fn rest(&mut self) {
+        self.work = Work::default();
         if self.deadline_ms() == u64::MAX {
             self.view = self.nothing.clone();
         }
+    }
+
+    /// What was done since the last wait.
+    pub fn work(&self) -> Work {
+        self.work
     }
 
     /// Takes replies, goes on with what waited, lets time pass, and passes on what is new.
@@ -552,6 +563,7 @@ impl Front {
     }
 
     fn tick(&mut self) {
+        self.work.note(Job::Tick);
         // If some still wait for the last one, then this one is for them.
         if self.untimed >= self.conns.len() {
             self.untimed = 0;

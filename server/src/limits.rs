@@ -126,10 +126,11 @@ pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
 /// Page reads of one thread that are under way.
 pub const PAGE_FETCHES: usize = 256;
 
-/// Entries proposed in one raft step; more wait for the next turn.
-pub const PROPOSE_ENTRIES: usize = 4096;
-/// Bytes proposed in one raft step; more wait for the next turn.
-pub const PROPOSE_BYTES: usize = 8 << 20;
+/// Entries proposed in one raft step; more wait for the next turn, which follows at once.
+pub const PROPOSE_ENTRIES: usize = 1024;
+/// Bytes proposed in one raft step, or taken from a leader's messages; more wait for the next turn.
+/// To copy and to sum them up takes about a millisecond.
+pub const PROPOSE_BYTES: usize = 2 << 20;
 
 /// A proposal of more bytes than this is large: it waits in a queue of its own, behind small ones.
 /// Of requests of this size a front takes one a round; more wait for the next ones.
@@ -148,8 +149,17 @@ pub const RING_LEASES: usize = 8 << 10;
 pub const KEEP_ALIVES: usize = 64 << 10;
 /// The same for one stream; above it the stream's receive window stays shut.
 pub const KEEP_ALIVES_PER_STREAM: usize = 1024;
-/// Leases looked at for expiry in one turn; more wait for the next.
+/// Leases found to have expired in one turn; more wait for the next.
 pub const LEASE_EXPIRIES_PER_TURN: usize = 128;
+/// Leases looked at in a millisecond, most of which turn out to live on; more wait for the next.
+pub const LEASE_LOOKS_PER_MS: usize = 512;
+/// Leases that have expired and wait for their revocation to be proposed; more stay unnoticed. What
+/// the highest rate of revocations works off within two seconds.
+pub const LEASES_OVERDUE: usize = 2 * LEASE_REVOKES_PER_SECOND_MAX as usize;
+/// Leases, or keys of a lease, that a list of them looks at in one turn.
+pub const LEASE_WALK_STEP: usize = 1024;
+/// Bytes of keys after which such a step ends.
+pub const LEASE_WALK_BYTES: usize = 256 << 10;
 /// What a leader counts on when it spreads the ends of leases after an election (etcd: 1000).
 pub const LEASE_REVOKES_PER_SECOND: u64 = 50_000;
 /// Revocations proposed in a second at most, however many leases have expired.
@@ -161,10 +171,10 @@ pub const LEASE_REVOKES_IN_FLIGHT: usize = 8192;
 pub const LEASE_REVOKE_RETRY_MS: u64 = 3000;
 /// Log bytes that the revocations and checkpoints of one turn may take.
 pub const LEASE_TURN_BYTES: usize = 2 << 20;
-/// Leases in one checkpoint entry (etcd: the same).
-pub const LEASE_CHECKPOINT_LEASES: usize = 1000;
-/// Checkpoint entries proposed at a time; more leases wait half a second.
-pub const LEASE_CHECKPOINT_ENTRIES: usize = 16;
+/// Leases in one checkpoint entry (etcd: 1000): so many are applied in a fraction of a millisecond.
+pub const LEASE_CHECKPOINT_LEASES: usize = 256;
+/// Between two checkpoint entries, in milliseconds.
+pub const LEASE_CHECKPOINT_MS: u64 = 8;
 
 /// After every [`etcore_engine::limits::ZERO_CHUNK_BYTES`] of a spare segment the thread that fills
 /// it rests: the log's own writes come first. Several hundred megabytes a second remain, more than
@@ -223,7 +233,14 @@ pub const APPLY_BACKLOG_BYTES: usize = 64 << 20;
 /// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;
-/// So many bytes of a put count as a further one.
+/// The same of a turn that begins with more entries than [`APPLY_TURN_ENTRIES`]: throughput counts
+/// then, but heartbeats and reads come in between all the same.
+pub const APPLY_LONG_TURN_COST: usize = 2048;
+/// Nor does a turn apply for longer than this, whatever the entries are.
+pub const APPLY_TURN_TIME: Duration = Duration::from_millis(1);
+/// How often a turn looks at the clock while it applies, in what entries cost.
+pub const APPLY_LOOK_COST: usize = 64;
+/// So many bytes of an entry count as a further put.
 pub const APPLY_PUT_BYTES: usize = 1024;
 /// What the end of a lease counts as: most have a key or two.
 pub const APPLY_REVOKE_COST: usize = 16;
@@ -239,13 +256,16 @@ pub const APPLY_ANSWER_KEYS: usize = 64;
 pub const APPLY_ANSWER_LEAVES: usize = 8;
 /// See [`APPLY_ANSWER_KEYS`].
 pub const APPLY_ANSWER_BYTES: u64 = 16 << 10;
-/// A turn that begins with more entries than these applies them all.
+/// Committed entries that were not applied: with more of them a leader's further proposals wait in
+/// the rings, and no client is told that there are too many.
 pub const APPLY_TURN_ENTRIES: usize = 2048;
+/// Bytes of these, with the same effect.
+pub const APPLY_TURN_BYTES: usize = 16 << 20;
 /// Entries committed and not applied above which new proposals answer `too many requests` (etcd:
 /// maxGapBetweenApplyAndCommitIndex).
 pub const APPLY_GAP: u64 = 5000;
 
-const _: () = assert!((APPLY_TURN_ENTRIES as u64) < APPLY_GAP / 2);
+const _: () = assert!(((APPLY_TURN_ENTRIES + PROPOSE_ENTRIES) as u64) < APPLY_GAP);
 /// Bytes of proposals that a follower forwards in one message; more go in further ones.
 pub const FORWARD_BYTES: usize = 1 << 20;
 /// Questions about leases that were asked of the leader one by one and have no answer; more wait
@@ -287,10 +307,14 @@ pub const CHECKPOINT_REST_BYTES: usize = 2 << 20;
 
 /// A step of a shard's thread that takes so long is counted in a histogram ...
 pub const STEP_OBSERVED: Duration = Duration::from_millis(1);
-/// ... and from this on it is told of ...
+/// ... from this on it is told of at the level of debugging ...
+pub const STEP_TOLD: Duration = Duration::from_millis(2);
+/// ... and from this on in any case ...
 pub const STEP_WARN: Duration = Duration::from_millis(10);
 /// ... but not again for so long.
 pub const STEP_WARN_REST: Duration = Duration::from_secs(10);
+/// How often a thread's processor time is asked for at most.
+pub const STEP_CPU_REST: Duration = Duration::from_micros(500);
 
 /// Elections asked for when the leader's peer port refuses connections; then the usual timeout
 /// decides.
@@ -311,6 +335,12 @@ pub const LOST_MS: u64 = 50;
 /// For so long after the first entry of a new leader was applied, what the one before it may have
 /// passed on to it is waited for, in milliseconds.
 pub const PASSED_ON_MS: u64 = 100;
+
+/// Rows that an entry changes above which the view before it is freed by a thread of its own: what
+/// only that view holds of the index may be most of it.
+pub const VIEW_FREED_ROWS: usize = 4096;
+/// Views that wait for that thread; one more is freed by whoever lets go of it.
+pub const VIEWS_FREED: usize = 16;
 
 /// Work that the replica waits for and that has not gone on for so long is told of, counted, and
 /// fails the health checks, in milliseconds.
@@ -341,6 +371,8 @@ pub const WATCH_KEY_BYTES: usize = 512 << 20;
 pub const WATCH_SLICE_BYTES: usize = 256 << 10;
 /// Rows that a cursor looks at in one slice.
 pub const WATCH_SLICE_ROWS: usize = 4096;
+/// Watchers that are told of events in one turn; more follow in the next.
+pub const WATCH_TURN_DELIVERIES: usize = 2048;
 /// Deliveries of one slice; more come in the next.
 pub const WATCH_SLICE_HITS: usize = 64 << 10;
 /// Event bytes of one revision that a slice may hold; the watchers of a larger one read it for

@@ -5,17 +5,20 @@
 //! next line that gets through says how many.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use etcore_engine::map::fault;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::boot::DB_FILE;
 use crate::limits;
 
 /// How lines look (`--log-format`).
@@ -69,6 +72,36 @@ pub fn install(level: Level, format: Format, output: Output) -> Result<Guard, St
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(|error| error.to_string())?;
     Ok(Guard { queue: Some(queue), finished })
+}
+
+/// What was installed, for [`page_lost`].
+static INSTALLED: OnceLock<(Format, Output)> = OnceLock::new();
+
+/// Has a page of the page file that is mapped and cannot be read end the process with a line that
+/// says where it is.
+pub fn tell_of_lost_pages(format: Format, output: Output) {
+    if INSTALLED.set((format, output)).is_ok() {
+        fault::on_fault(page_lost);
+    }
+}
+
+/// There is no way back to whoever reads, and no time for the queue.
+fn page_lost(offset_bytes: u64) -> ! {
+    if let Some((format, output)) = INSTALLED.get() {
+        let mut fields = serde_json::Map::new();
+        let error = format!(
+            "{DB_FILE}: cannot read at byte {offset_bytes}: the device failed, or the file was cut"
+        );
+        fields.insert("error".into(), error.into());
+        let text = "stopped after a failure";
+        let line = render(*format, Level::ERROR, "server/log.rs", text, &fields);
+        // Nothing can be done, and nobody told, when the output is gone.
+        let _ = match output {
+            Output::Stderr => std::io::stderr().write_all(line.as_bytes()),
+            Output::Stdout => std::io::stdout().write_all(line.as_bytes()),
+        };
+    }
+    crate::sys::end_at_once(1)
 }
 
 impl Drop for Guard {

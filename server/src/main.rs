@@ -35,6 +35,7 @@ fn run(config: Config, notes: &Notes) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    log::tell_of_lost_pages(config.log_format, config.log_output);
     for warning in &notes.warnings {
         tracing::warn!("{warning}");
     }

@@ -46,6 +46,8 @@ pub struct Metrics {
     stalls: Family<MethodLabels, Counter>,
     /// `etcore_shard_step_duration_seconds`: the long steps of shards.
     pub shard_steps: Histogram,
+    /// `etcore_shard_step_cpu_seconds`: the same in processor time.
+    pub shard_cpu: Histogram,
     /// `etcd_server_proposals_committed_total`; a gauge in etcd too.
     pub proposals_committed: Level,
     /// `etcd_server_proposals_applied_total`; a gauge in etcd too.
@@ -152,6 +154,11 @@ impl Metrics {
                 &mut r,
                 "etcore_shard_step_duration_seconds",
                 "Steps of a shard's thread that took a millisecond or more",
+            ),
+            shard_cpu: histogram(
+                &mut r,
+                "etcore_shard_step_cpu_seconds",
+                "Processor time of the steps of a shard's thread that took a millisecond or more",
             ),
             proposals_committed: level(
                 &mut r,

@@ -29,6 +29,7 @@ use crate::member::Member;
 use crate::pages::Pages;
 use crate::quota::Quota;
 use crate::shared::Shared;
+use crate::work::{Job, Work};
 
 mod alarms;
 mod apply;
@@ -57,6 +58,7 @@ mod space;
 mod transfer;
 mod versions;
 mod waiting;
+mod walks;
 pub mod watchdog;
 
 use backlog::Backlog;
@@ -177,6 +179,8 @@ pub struct Replica {
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
     scratch: Scratch,
+    /// What was done in this turn.
+    work: Work,
     /// When this turn began.
     now_ms: u64,
     /// When the first one did.
@@ -184,6 +188,10 @@ pub struct Replica {
     request_timeout_ms: u64,
     /// Of [`limits::APPLY_TURN_COST`], what is left in this turn.
     apply_room: usize,
+    /// When this turn applies no more.
+    apply_until: Duration,
+    /// Rows that large entries have changed since the last view was published.
+    unpublished_rows: usize,
     /// Large proposals went to the log in this turn.
     took_large: bool,
     /// Large entries were not applied in the last turn, because of that.
@@ -285,10 +293,13 @@ impl Replica {
             store,
             desk: LeaseDesk::new(lessor, fast_renewals),
             scratch: Scratch::default(),
+            work: Work::default(),
             now_ms: 0,
             started_ms: 0,
             request_timeout_ms,
             apply_room: 0,
+            apply_until: Duration::ZERO,
+            unpublished_rows: 0,
             took_large: false,
             put_off_large: false,
             ticked: false,
@@ -320,6 +331,11 @@ impl Replica {
         self.stopped
     }
 
+    /// What was done in the last turn.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
     fn is_leader(&self) -> bool {
         self.soft_state.role == Role::Leader
     }
@@ -330,6 +346,7 @@ impl Replica {
             return;
         }
         self.now_ms = now_ms;
+        self.work = Work::default();
         self.ticked = self.tick(now_ms);
         self.follow_up_refusal();
         self.take_lease_asks();
@@ -374,9 +391,11 @@ impl Replica {
         self.apply_room = match self.to_apply.len() {
             _ if self.put_off_large => 0,
             0..=limits::APPLY_TURN_ENTRIES => limits::APPLY_TURN_COST,
-            // So much is a matter of throughput.
-            _ => usize::MAX,
+            _ => limits::APPLY_LONG_TURN_COST,
         };
+        if self.has_backlog() {
+            self.apply_until = self.shared.clock.elapsed() + limits::APPLY_TURN_TIME;
+        }
         loop {
             let applied = self.apply_committed();
             self.publish();
@@ -420,6 +439,7 @@ impl Replica {
         }
         // A member that was paused does not make up for lost ticks: that would start elections.
         self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
+        self.work.note(Job::Tick);
         self.log.node.tick();
         let slept_ms = now_ms - std::mem::replace(&mut self.last_tick_ms, now_ms);
         self.tick_leases(slept_ms, tick_ms);

@@ -17,6 +17,7 @@ use crate::peers::{PeerAsk, PeerReport, Peers};
 use crate::replica::asks::PeerReply;
 use crate::replica::{DurableWrite, Replica};
 use crate::shared::Shared;
+use crate::work::Work;
 
 mod step;
 
@@ -90,7 +91,12 @@ impl Shard {
         let now_ms = self.shared.clock.now_ms();
         self.roles.step.begin();
         let stopped = self.turn(now_ms)?;
-        self.roles.step.end(&self.shared.metrics);
+        let Roles { front, replica, step, .. } = &mut self.roles;
+        step.end(&self.shared.metrics, || {
+            let mut work = front.as_ref().map_or_else(Work::default, Front::work);
+            work.add(replica.as_ref().map_or_else(Work::default, Replica::work));
+            work
+        });
         if stopped {
             return Ok(None);
         }

@@ -16,6 +16,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::Waker;
+use crate::freer::{Freeing, Freer};
 use crate::ids::RequestIds;
 use crate::member::Member;
 use crate::metrics::Metrics;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub serving: AtomicBool,
     /// Wakes whoever waits for the member to serve or to end.
     pub waiter: std::sync::OnceLock<fn()>,
+    /// Frees views for the threads that serve, where there is a thread for that.
+    pub freer: std::sync::OnceLock<Freer>,
     /// The first fatal error, if any.
     pub failure: std::sync::OnceLock<String>,
 }
@@ -80,9 +83,22 @@ pub struct MemberView {
     pub downgrade: Arc<Downgrade>,
     /// How often the page file was cut: older mappings of it must not be used with this view.
     pub file_cuts: u64,
+    /// Who frees it.
+    pub freeing: Freeing,
+}
+
+impl Drop for MemberView {
+    fn drop(&mut self) {
+        self.freeing.let_go(&self.store);
+    }
 }
 
 impl MemberView {
+    /// Much of it is nobody else's: whoever lets go of it last does not free it himself.
+    pub fn free_elsewhere(&self) {
+        self.freeing.elsewhere();
+    }
+
     /// Of no data, for a front that has nobody to serve: it holds nothing in memory.
     pub fn nothing() -> Self {
         Self {
@@ -93,6 +109,7 @@ impl MemberView {
             auth: Arc::default(),
             downgrade: Arc::default(),
             file_cuts: 0,
+            freeing: Freeing::default(),
         }
     }
 }

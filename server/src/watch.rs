@@ -42,6 +42,7 @@ mod watchers;
 use alone::Alone;
 use batch::Batch;
 use cursors::Cursor;
+use deliver::Pending;
 pub use outlet::{Gone, Outlet, Place};
 use targets::Targets;
 use watchers::{List, State, Watchers};
@@ -53,6 +54,8 @@ pub struct HubConfig {
     pub progress_interval_ms: u64,
     /// A response with fragments is split before it reaches this.
     pub fragment_bytes: usize,
+    /// Watchers that are told of events in one turn ([`limits::WATCH_TURN_DELIVERIES`]).
+    pub turn_deliveries: usize,
     /// Of the jitter and of the search tree's shape.
     pub seed: u64,
 }
@@ -143,6 +146,12 @@ pub struct Hub {
     failed: Vec<u32>,
     progress: BTreeSet<(u64, u32)>,
     batch: Batch,
+    /// What is left to be delivered of it.
+    pending: Option<Pending>,
+    /// Watchers that may still be delivered to in this turn.
+    deliveries: usize,
+    /// Streams that asked for progress meanwhile.
+    asked_progress: Vec<u32>,
     head: Vec<u8>,
     piece: Vec<u8>,
     /// Revision of the newest view seen.
@@ -176,6 +185,9 @@ impl Hub {
             failed: Vec::new(),
             progress: BTreeSet::new(),
             batch: Batch::default(),
+            pending: None,
+            deliveries: 0,
+            asked_progress: Vec::new(),
             head: Vec::new(),
             piece: Vec::new(),
             newest: 0,
@@ -264,13 +276,23 @@ impl Hub {
     /// Brings every cursor on, as far as one turn's bounds allow.
     pub fn run(&mut self, turn: &mut Turn<'_>) {
         if self.by_place.is_empty() {
+            self.pending = None;
             return;
         }
+        self.deliveries = self.config.turn_deliveries;
         self.observe(turn.view);
-        self.run_live(turn);
-        self.unpark(turn);
-        self.run_catch_up(turn);
-        self.run_alone(turn);
+        self.deliver_on(turn);
+        // One batch at a time: the rest waits until everybody has what is in it.
+        if self.pending.is_none() {
+            self.run_live(turn);
+        }
+        if self.pending.is_none() {
+            self.unpark(turn);
+            self.run_catch_up(turn);
+        }
+        if self.pending.is_none() {
+            self.run_alone(turn);
+        }
         self.drop_failed();
     }
 
@@ -280,7 +302,8 @@ impl Hub {
             return false;
         }
         let live = &self.cursors[0];
-        (live.count > 0 && !live.at_page && live.next.main <= revision)
+        self.pending.is_some()
+            || (live.count > 0 && !live.at_page && live.next.main <= revision)
             || !self.unparking.is_empty()
             || !self.alone.is_empty()
             || self.can_catch_up()
@@ -384,6 +407,7 @@ impl Hub {
         }
         let Some(stream) = self.streams[slot as usize].take() else { return };
         self.needing_leader -= usize::from(stream.needs_leader);
+        self.asked_progress.retain(|asked| *asked != slot);
         if let Some(alone) = &stream.alone {
             self.large.remove(&(alone.revision, slot));
         }

@@ -13,7 +13,9 @@ use etcore_engine::view::{RangeHits, View};
 use etcore_engine::wire::varint_len;
 
 use super::keys::{Keys, Look};
+use super::pieces::Pieces;
 use super::reader::Stop;
+use crate::limits;
 use crate::wire::write_len;
 
 /// A part of an answer.
@@ -26,6 +28,8 @@ enum Item {
     Close,
     /// Keys that are read when they are sent.
     Keys(Box<Keys>),
+    /// Bytes in pieces, given back as they are sent.
+    Pieces(Pieces),
 }
 
 /// An answer being put together.
@@ -65,9 +69,19 @@ impl Draft {
         self.items.push(Item::Keys(Box::new(keys)));
     }
 
+    /// Fields that were encoded elsewhere.
+    pub fn pieces(&mut self, pieces: Pieces) {
+        if pieces.len_bytes() <= limits::RANGE_CHUNK_BYTES as u64 {
+            pieces.iter().for_each(|piece| self.bytes.extend_from_slice(piece));
+        } else {
+            self.seal();
+            self.items.push(Item::Pieces(pieces));
+        }
+    }
+
     /// True if it is a message already.
     pub fn is_short(&self) -> bool {
-        self.oldest.is_none()
+        !self.items.iter().any(|item| matches!(item, Item::Keys(_) | Item::Pieces(_)))
     }
 
     /// The oldest revision that must be pinned for it.
@@ -93,7 +107,7 @@ impl Draft {
                     from += length;
                 }
                 Item::Open { field, len_bytes } => write_open(*field, *len_bytes, out),
-                Item::Close | Item::Keys(_) => {}
+                Item::Close | Item::Keys(_) | Item::Pieces(_) => {}
             }
         }
     }
@@ -109,13 +123,23 @@ impl Draft {
     ) -> Result<Answer, PinsExhausted> {
         self.seal();
         let pin = pins.pin(self.oldest.unwrap_or(Revision(0)))?;
-        Ok(Answer::new(self, head.to_vec(), pin))
+        Ok(Answer::new(self, head.to_vec(), Some(pin)))
     }
 
     /// The same under a pin that was taken before.
     pub fn pinned_by(mut self, head: &[u8], pin: RevisionPin) -> Answer {
         self.seal();
-        Answer::new(self, head.to_vec(), pin)
+        Answer::new(self, head.to_vec(), Some(pin))
+    }
+
+    /// One that reads no keys.
+    ///
+    /// # Panics
+    /// If it does.
+    pub fn without_keys(mut self, head: &[u8]) -> Answer {
+        assert!(self.oldest.is_none(), "keys are read under a pin");
+        self.seal();
+        Answer::new(self, head.to_vec(), None)
     }
 
     fn seal(&mut self) {
@@ -132,7 +156,8 @@ pub struct Answer {
     head: Vec<u8>,
     items: Vec<Item>,
     bytes: Vec<u8>,
-    pin: RevisionPin,
+    /// There is one if there are keys.
+    pin: Option<RevisionPin>,
     stage: Stage,
 }
 
@@ -151,15 +176,16 @@ impl std::fmt::Debug for Answer {
 }
 
 impl Answer {
-    fn new(draft: Draft, head: Vec<u8>, pin: RevisionPin) -> Self {
+    fn new(draft: Draft, head: Vec<u8>, pin: Option<RevisionPin>) -> Self {
         let Draft { items, bytes, .. } = draft;
         Self { head, items, bytes, pin, stage: Stage::Measure { item: 0 } }
     }
 
-    /// Bytes held to sort.
+    /// Bytes held to sort, and in pieces.
     pub fn memory_bytes(&self) -> usize {
         let of = |item: &Item| match item {
             Item::Keys(keys) => keys.memory_bytes(),
+            Item::Pieces(pieces) => usize::try_from(pieces.len_bytes()).unwrap_or(usize::MAX),
             _ => 0,
         };
         self.items.iter().map(of).sum()
@@ -178,7 +204,8 @@ impl Answer {
         let Stage::Measure { item } = &mut self.stage else { return Ok(None) };
         while *item < self.items.len() {
             if let Item::Keys(keys) = &mut self.items[*item] {
-                let mut look = Look { view, pin: &self.pin, pages, hits };
+                let pin = self.pin.as_ref().expect("keys are read under a pin");
+                let mut look = Look { view, pin, pages, hits };
                 if keys.measure(&mut look)? {
                     *item += 1;
                 }
@@ -229,12 +256,14 @@ impl Answer {
                     copy(&head, done, end, out)
                 }
                 Item::Close => true,
+                Item::Pieces(pieces) => pieces.write(end - out.len(), out),
                 Item::Keys(keys) => {
                     if out.len() == end && keys.len_bytes() > 0 {
                         return Ok(false);
                     }
                     let before = out.len();
-                    let mut look = Look { view, pin: &self.pin, pages: &mut *pages, hits };
+                    let pin = self.pin.as_ref().expect("keys are read under a pin");
+                    let mut look = Look { view, pin, pages: &mut *pages, hits };
                     match keys.write(&mut look, end - before, out) {
                         Ok(over) if over || out.len() == end => over,
                         // One slice of it is enough for one call.
@@ -253,7 +282,7 @@ impl Answer {
     }
 
     /// The first keys, and the pin.
-    pub fn into_parts(self) -> (Option<Keys>, RevisionPin) {
+    pub fn into_parts(self) -> (Option<Keys>, Option<RevisionPin>) {
         let keys = self.items.into_iter().find_map(|item| match item {
             Item::Keys(keys) => Some(*keys),
             _ => None,
@@ -280,6 +309,7 @@ fn set_lengths(items: &mut [Item], head: &[u8]) -> u64 {
         match item {
             Item::Bytes(bytes) => length += *bytes as u64,
             Item::Keys(keys) => length += keys.len_bytes(),
+            Item::Pieces(pieces) => length += pieces.len_bytes(),
             Item::Close => behind.push(std::mem::replace(&mut length, 0)),
             Item::Open { field, len_bytes } => {
                 *len_bytes = length;

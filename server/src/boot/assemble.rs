@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
+use crate::freer::{Freeing, Freer};
 use crate::front::{self, Door, Front};
 use crate::hasher::Hasher;
 use crate::ids::RequestIds;
@@ -84,6 +85,7 @@ pub(super) fn run(
     let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
     let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
     let shared = shared(config, clock, &mut recovered.stored, fronts);
+    let _ = shared.freer.set(Freer::start()?);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
     let Recovered { stored, nonce, page_disk, log_disk } = recovered;
@@ -146,6 +148,7 @@ pub(crate) fn shared(
             auth: Arc::default(),
             downgrade: Arc::default(),
             file_cuts: 0,
+            freeing: Freeing::default(),
         }),
         status: StatusCell::default(),
         metrics: Metrics::new(stored.member_id),
@@ -159,6 +162,7 @@ pub(crate) fn shared(
         wakers: std::sync::OnceLock::new(),
         serving: AtomicBool::new(false),
         waiter: std::sync::OnceLock::new(),
+        freer: std::sync::OnceLock::new(),
         failure: std::sync::OnceLock::new(),
         config,
     });

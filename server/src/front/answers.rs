@@ -17,6 +17,7 @@ use crate::driver::SocketId;
 use crate::http::{self, Page};
 use crate::limits;
 use crate::replica::{Reply, Slot, ToFront, ToReplica};
+use crate::work::Job;
 
 impl Front {
     /// Takes everything the replica sent.
@@ -118,6 +119,7 @@ impl Front {
     }
 
     fn run(&mut self, task: Task) {
+        self.work.note(Job::Requests);
         let Task { socket, to, kind, deadline_ms, client_deadline, .. } = task;
         let resume = Some((deadline_ms, client_deadline));
         let To::Call(stream) = to else {

@@ -18,13 +18,14 @@ use super::Front;
 use super::calls::{Call, Outcome, Refusal, decode, malformed_message};
 use super::conn::Conn;
 use super::tasks::{Kind, LeaseCall, Task, To};
+use crate::api::answer::Draft;
 use crate::auth;
 use crate::driver::SocketId;
 use crate::entry::{self, field};
 use crate::limits;
 use crate::quota;
 use crate::replica::{LeaseAnswer, LeaseAsk, LeaseQuestion, Slot};
-use crate::wire::{Header, field_len, int_len, write_int64, write_len};
+use crate::wire::{Header, write_int64};
 
 /// A stream that asked for a leader ends after so many election timeouts without one.
 const LEADERLESS_ELECTIONS: u64 = 3;
@@ -151,8 +152,8 @@ impl Front {
     pub(super) fn finish_lease(&mut self, slot: Slot, answer: LeaseAnswer) {
         let Some(task) = self.tasks.remove(slot) else { return };
         let Task { socket, to, kind: Kind::Lease(lease_call), .. } = task else { return };
-        let mut out = Vec::new();
-        match (lease_call, answer) {
+        let mut head = Vec::new();
+        let fields = match (lease_call, answer) {
             (LeaseCall::KeepAlive { number }, LeaseAnswer::Renewed { ttl_s }) => {
                 let To::Call(stream) = to else { return };
                 return self.renewed((socket, stream), number, ttl_s);
@@ -166,31 +167,31 @@ impl Front {
                 return self.reply_status(socket, to, &auth::not_served());
             }
             (LeaseCall::TimeToLive { id }, LeaseAnswer::TimeToLive { times, keys }) => {
-                self.shared.header(self.view.store.revision.0).write(&mut out);
-                write_int64(&mut out, 2, id);
-                match times {
-                    Some(times) => {
-                        write_int64(&mut out, 3, times.left_s);
-                        write_int64(&mut out, 4, times.granted_s);
-                    }
-                    None => write_int64(&mut out, 3, -1),
-                }
-                for key in keys {
-                    write_len(&mut out, 5, key.len());
-                    out.extend_from_slice(&key);
-                }
+                self.shared.header(self.view.store.revision.0).write(&mut head);
+                write_int64(&mut head, 2, id);
+                write_int64(&mut head, 3, times.map_or(-1, |times| times.left_s));
+                write_int64(&mut head, 4, times.map_or(0, |times| times.granted_s));
+                keys
             }
-            (LeaseCall::Leases, LeaseAnswer::Leases(ids)) => {
-                self.shared.header(self.view.store.revision.0).write(&mut out);
-                out.reserve(ids.len() * field_len(2, int_len(1, u64::MAX)));
-                for id in ids {
-                    write_len(&mut out, 2, int_len(1, id.cast_unsigned()));
-                    write_int64(&mut out, 1, id);
-                }
+            (LeaseCall::Leases, LeaseAnswer::Leases(leases)) => {
+                self.shared.header(self.view.store.revision.0).write(&mut head);
+                leases
             }
             _ => return self.reply_status(socket, to, &EtcdError::Stopped.into()),
+        };
+        let mut draft = Draft::default();
+        draft.pieces(fields);
+        match to {
+            To::Call(stream) if !draft.is_short() => {
+                let call = Call { socket, stream, deadline_ms: None };
+                self.start_answer(call, draft.without_keys(&head));
+            }
+            _ => {
+                let mut out = Vec::new();
+                draft.write_short(&head, &mut out);
+                self.reply_message(socket, to, &out);
+            }
         }
-        self.reply_message(socket, to, &out);
     }
 
     /// A KeepAlive stream was opened.

@@ -25,6 +25,7 @@ use crate::api::range;
 use crate::api::reader::{Pinned, Stop};
 use crate::limits;
 use crate::wire::Header;
+use crate::work::Job;
 
 /// etcd's first chunk of a RangeStream.
 const FIRST_CHUNK_KEYS: u64 = 10;
@@ -293,6 +294,7 @@ impl Front {
 
     /// One step; what is left waits for the next turn, a page, or the window.
     pub(super) fn continue_long(&mut self, call: Call, mut long: Box<Long>) {
+        self.work.note(Job::LongAnswers);
         let view = self.view.store.clone();
         self.listed_bytes += limits::LIST_STEP_COST;
         let stepped = self.long_step(call, &mut long, &view);
@@ -546,7 +548,7 @@ impl Stream {
             size if size > target_bytes * 2 => (self.chunk_keys / 2).max(1),
             _ => self.chunk_keys,
         };
-        let (keys, pin) = sending.answer.into_parts();
+        let (keys, Some(pin)) = sending.answer.into_parts() else { return false };
         if let Some(next) = keys.and_then(Keys::into_next) {
             self.next = next;
         }

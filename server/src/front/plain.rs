@@ -14,6 +14,7 @@ use super::tasks::{Kind, Task, To};
 use crate::driver::SocketId;
 use crate::http::{self, Answer, HealthCheck, HealthKind, Page};
 use crate::limits;
+use crate::work::Job;
 
 /// What etcd's handlers say to browsers of any origin.
 const CORS: [(&str, &str); 3] = [
@@ -101,6 +102,7 @@ impl Front {
             Answer::Metrics(form) => {
                 let (shared, view) = (&self.shared, &self.view);
                 let render = || http::metrics_page(shared, view, form);
+                self.work.note(Job::Page);
                 let page = self.rendered.get(form.content_type(), render);
                 self.reply_page(socket, &page);
             }

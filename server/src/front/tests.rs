@@ -18,6 +18,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
+use crate::freer::Freeing;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, PoolThreads, Size};
 use crate::ring::ring;
@@ -108,6 +109,7 @@ impl Rig {
                 auth: Arc::default(),
                 downgrade: Arc::default(),
                 file_cuts: 0,
+                freeing: Freeing::default(),
             }),
             status: StatusCell::default(),
             metrics: Metrics::new(1),
@@ -121,6 +123,7 @@ impl Rig {
             wakers: std::sync::OnceLock::new(),
             serving: AtomicBool::new(false),
             waiter: std::sync::OnceLock::new(),
+            freer: std::sync::OnceLock::new(),
             failure: std::sync::OnceLock::new(),
         });
         let size = Size { threads: 1, jobs: limits::PAGE_FETCHES };
@@ -166,6 +169,7 @@ impl Rig {
             auth: Arc::default(),
             downgrade: Arc::default(),
             file_cuts: 0,
+            freeing: Freeing::default(),
         }));
     }
 

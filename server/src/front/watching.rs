@@ -21,6 +21,7 @@ use crate::driver::SocketId;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::watch::{Counts, Gone, Hub, HubConfig, Outlet, Place, Turn};
+use crate::work::Job;
 
 /// Election timeouts without a leader after which streams that asked for one are ended (etcd:
 /// maxNoLeaderCnt).
@@ -45,7 +46,9 @@ impl Watching {
         let progress_interval_ms =
             if asked_ms == 0 { PROGRESS_MS_DEFAULT } else { asked_ms.max(PROGRESS_MS_MIN) };
         let fragment_bytes = config.max_request_bytes + limits::GRPC_OVERHEAD_BYTES;
-        let hub = Hub::new(HubConfig { progress_interval_ms, fragment_bytes, seed });
+        let turn_deliveries = limits::WATCH_TURN_DELIVERIES;
+        let config = HubConfig { progress_interval_ms, fragment_bytes, turn_deliveries, seed };
+        let hub = Hub::new(config);
         Self { hub, counts: Counts::default(), leaderless_ms: None }
     }
 
@@ -191,6 +194,7 @@ impl Front {
             }
             return;
         }
+        self.work.note(Job::Watches);
         self.with_hub(Hub::run);
         self.pages.fetch_wanted();
         self.hold_watched();

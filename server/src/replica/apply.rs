@@ -21,6 +21,7 @@ use crate::api::reader::Stop;
 use crate::entry::{self, Request, Unapplicable};
 use crate::limits;
 use crate::wire::PutRef;
+use crate::work::Job;
 
 /// Why an entry was not applied.
 pub(super) enum Halt {
@@ -34,15 +35,16 @@ pub(super) enum Halt {
 
 /// What an entry takes of [`limits::APPLY_TURN_COST`], about: a put is 1.
 fn cost(entry: &LogEntry) -> usize {
+    let bytes = entry.data.len() / limits::APPLY_PUT_BYTES;
     if entry.kind == EntryKind::Normal {
         if entry::wrapped_put(&entry.data).is_some() {
-            return 1 + entry.data.len() / limits::APPLY_PUT_BYTES;
+            return 1 + bytes;
         }
         if entry::wrapped_revoke(&entry.data).is_some() {
             return limits::APPLY_REVOKE_COST;
         }
     }
-    limits::APPLY_OTHER_COST
+    limits::APPLY_OTHER_COST + bytes
 }
 
 impl Replica {
@@ -58,15 +60,23 @@ impl Replica {
         if self.has_backlog() && self.applying_since.is_none() {
             self.applying_since = Some(self.shared.clock.elapsed());
         }
-        let mut count = 0u64;
+        let (mut count, mut looked) = (0u64, self.apply_room);
         // Behind an entry that could not be applied none may be.
         while !self.stopped
             && self.apply_room > 0
             && let Some((entry, applied)) = self.apply_next()
         {
+            if looked - self.apply_room.min(looked) >= limits::APPLY_LOOK_COST {
+                looked = self.apply_room;
+                if self.shared.clock.elapsed() >= self.apply_until {
+                    // This one is the last.
+                    self.apply_room = 0;
+                }
+            }
             match applied {
                 Ok(reply) => {
                     any = true;
+                    self.work.note(Job::Entries);
                     self.apply_room = self.apply_room.saturating_sub(cost(&entry));
                     count += 1;
                     let bytes = &mut self.space.proposed_bytes;

@@ -15,12 +15,13 @@ use prost::Message;
 
 use super::Replica;
 use super::batches::BATCH_PATH;
-use super::leasing::{Asker, Waiting};
+use super::leasing::{Asker, Waiting, written_keys};
 use super::lessor::TimeToLive;
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
 use super::snapshots::PART_PATH;
+use crate::api::pieces::Pieces;
 use crate::http::TEXT;
-use crate::limits;
+use crate::{limits, wire};
 
 const LEASES: &str = "/leases";
 const LEASES_INTERNAL: &str = "/leases/internal";
@@ -92,31 +93,27 @@ impl Replica {
             match waiting.asker {
                 Asker::Peer(conn) => self.refuse_peer(conn, question),
                 Asker::Nobody => {}
-                Asker::Front(_) if question == LeaseQuestion::List => {
-                    let answer = LeaseAnswer::Leases(self.desk.lessor.list());
-                    self.answer_lease(&waiting, answer);
-                }
-                Asker::Front(_) => self.desk.pass_on(waiting),
+                Asker::Front(_) if question == LeaseQuestion::List => self.desk.walks.push(waiting),
+                Asker::Front(_) => self.desk.forward.push_back(waiting),
             }
         }
         while let Some(waiting) =
             self.desk.retry.pop_front_if(|waiting| waiting.not_before_ms <= self.now_ms)
         {
-            self.desk.pass_on(waiting);
+            self.desk.forward.push_back(waiting);
         }
         let leader = self.soft_state.leader;
         if leader == 0 {
             return;
         }
         let is_plain = self.asks.asked_singly.contains(&leader);
-        while self.asks.singles < limits::LEASE_FORWARDS {
-            let next = self.desk.singles.pop_front();
-            let next = next.or_else(|| self.desk.forward.pop_front_if(|_| is_plain));
-            let Some(waiting) = next else { break };
-            self.ask_singly(leader, waiting);
-        }
         if !is_plain {
-            self.ask_in_batches(leader);
+            return self.ask_in_batches(leader);
+        }
+        while self.asks.singles < limits::LEASE_FORWARDS
+            && let Some(waiting) = self.desk.forward.pop_front()
+        {
+            self.ask_singly(leader, waiting);
         }
     }
 
@@ -251,10 +248,15 @@ impl Replica {
                     id,
                     ttl: times.left_s,
                     granted_ttl: times.granted_s,
-                    keys: keys.iter().map(|key| Bytes::copy_from_slice(key)).collect(),
+                    keys: Vec::new(),
                 };
-                let lease_time_to_live_response = Some(response);
-                leasepb::LeaseInternalResponse { lease_time_to_live_response }.encode_to_vec()
+                let (head, mut body) = (response.encode_to_vec(), Vec::new());
+                // A LeaseInternalResponse has it in its first field.
+                let length = head.len() + usize::try_from(keys.len_bytes()).unwrap_or(usize::MAX);
+                wire::write_len(&mut body, 1, length);
+                body.extend_from_slice(&head);
+                keys.iter().for_each(|piece| body.extend_from_slice(piece));
+                body
             }
             LeaseAnswer::Renewed { .. } | LeaseAnswer::TimeToLive { times: None, .. } => {
                 let text = format!("{}\n", EtcdError::LeaseNotFound.text());
@@ -310,7 +312,7 @@ fn read(question: LeaseQuestion, status: u16, body: &[u8]) -> Option<LeaseAnswer
     match (question, status) {
         (LeaseQuestion::Renew { .. }, 404) => Some(LeaseAnswer::Renewed { ttl_s: 0 }),
         (LeaseQuestion::TimeToLive { .. }, 404) => {
-            Some(LeaseAnswer::TimeToLive { times: None, keys: Vec::new() })
+            Some(LeaseAnswer::TimeToLive { times: None, keys: Pieces::default() })
         }
         (LeaseQuestion::Renew { id }, 200) => {
             let body = Bytes::copy_from_slice(body);
@@ -322,7 +324,7 @@ fn read(question: LeaseQuestion, status: u16, body: &[u8]) -> Option<LeaseAnswer
             let response = decode::<leasepb::LeaseInternalResponse>(body).ok()?;
             let response = response.lease_time_to_live_response.filter(|found| found.id == id)?;
             let times = TimeToLive { left_s: response.ttl, granted_s: response.granted_ttl };
-            let keys = response.keys.iter().map(|key| key.as_ref().into()).collect();
+            let keys = written_keys(response.keys.iter());
             Some(LeaseAnswer::TimeToLive { times: Some(times), keys })
         }
         _ => None,

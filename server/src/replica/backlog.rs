@@ -30,6 +30,12 @@ impl Backlog {
         self.entries.len() > limits::APPLY_BACKLOG || self.bytes > limits::APPLY_BACKLOG_BYTES
     }
 
+    /// True if a leader proposes no more before some of it is applied: far less than a follower
+    /// may have, since what a leader proposes soon comes back to be applied.
+    pub(super) fn is_long(&self) -> bool {
+        self.entries.len() > limits::APPLY_TURN_ENTRIES || self.bytes > limits::APPLY_TURN_BYTES
+    }
+
     /// The next to be applied.
     pub(super) fn front(&self) -> Option<&LogEntry> {
         self.entries.front()
@@ -70,14 +76,17 @@ mod tests {
             data: Bytes::from(vec![0; bytes]),
         };
         let mut backlog = Backlog::default();
-        backlog.extend((0..=limits::APPLY_BACKLOG as u64).map(|index| entry(index, 1)));
-        assert!(backlog.is_full());
+        let last = limits::APPLY_TURN_ENTRIES as u64;
+        backlog.extend((1..=last).map(|index| entry(index, 1)));
+        assert!(!backlog.is_long());
+        backlog.extend((0..=limits::APPLY_BACKLOG as u64 - last).map(|index| entry(index, 1)));
+        assert!(backlog.is_full() && backlog.is_long());
         backlog.pop_front().unwrap();
         assert!(!backlog.is_full());
         backlog.clear();
         let large = limits::APPLY_BACKLOG_BYTES / 4;
         backlog.extend((1..=4).map(|index| entry(index, large)));
-        assert!(!backlog.is_full());
+        assert!(!backlog.is_full() && backlog.is_long());
         backlog.extend([entry(5, large)]);
         assert!(backlog.is_full());
         assert_eq!(backlog.pop_front().unwrap().index, LogIndex(1));

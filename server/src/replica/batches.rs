@@ -5,7 +5,9 @@
 //! in the next one: renewals are bounded by bytes, not by round trips. A leader of etcd's make does
 //! not know the path; it is then asked one question a time, in etcd's form (see `asks`). What a
 //! leader cannot answer soon, because it must apply something first, it hands back with the index
-//! that it waits for. Nothing here may keep an answer waiting for another for long.
+//! that it waits for. The keys of a lease do not travel: an answer says what the leader had applied,
+//! and who has applied that too knows them. Nothing here may keep an answer waiting for another for
+//! long.
 
 use bytes::Bytes;
 use etcore_engine::mutation::{Mutation, is_on};
@@ -17,6 +19,7 @@ use super::asks::{NOT_PRIMARY, Purpose, RETRY_MS};
 use super::leasing::Waiting;
 use super::lessor::TimeToLive;
 use super::messages::{LeaseAnswer, LeaseQuestion};
+use crate::api::pieces::Pieces;
 use crate::http::TEXT;
 use crate::limits;
 
@@ -24,8 +27,10 @@ use crate::limits;
 pub const BATCH_PATH: &str = "/etcore/leases";
 
 const OCTETS: &str = "application/octet-stream";
-/// First byte of a question and of an answer. Another one is not understood.
+/// First byte of a question. Another one is not understood.
 const FORM: u8 = 1;
+/// The same of an answer.
+const ANSWER_FORM: u8 = 2;
 /// A kind and two numbers.
 const RECORD_BYTES: usize = 17;
 
@@ -67,11 +72,6 @@ struct Item {
     question: LeaseQuestion,
     after: Option<LogIndex>,
     said: Option<Said>,
-}
-
-/// True for questions that travel in batches. The keys of a lease may be many.
-pub(super) fn is_batched(question: LeaseQuestion) -> bool {
-    !matches!(question, LeaseQuestion::List | LeaseQuestion::TimeToLive { keys: true, .. })
 }
 
 impl Replica {
@@ -118,7 +118,7 @@ impl Replica {
         }
         let said = answer.filter(|_| status == 200);
         let said = said.and_then(|answer| read_answers(&answer.body, batch.len()));
-        let Some(said) = said else {
+        let Some((applied, said)) = said else {
             for waiting in &mut batch {
                 waiting.not_before_ms = self.now_ms + RETRY_MS;
             }
@@ -131,11 +131,15 @@ impl Replica {
                     self.desk.forward.push_back(waiting);
                     continue;
                 }
+                (LeaseQuestion::TimeToLive { keys: true, .. }, Said::Times(times)) => {
+                    self.desk.walks.push_behind(waiting, times, applied);
+                    continue;
+                }
                 (LeaseQuestion::TimeToLive { .. }, Said::Times(times)) => {
-                    LeaseAnswer::TimeToLive { times: Some(times), keys: Vec::new() }
+                    LeaseAnswer::TimeToLive { times: Some(times), keys: Pieces::default() }
                 }
                 (LeaseQuestion::TimeToLive { .. }, _) => {
-                    LeaseAnswer::TimeToLive { times: None, keys: Vec::new() }
+                    LeaseAnswer::TimeToLive { times: None, keys: Pieces::default() }
                 }
                 (_, Said::Renewed(ttl_s)) => LeaseAnswer::Renewed { ttl_s },
                 (_, Said::NoLease | Said::Times(_)) => LeaseAnswer::Renewed { ttl_s: 0 },
@@ -172,7 +176,8 @@ impl Replica {
             }
             self.desk.batched -= batch.items.len();
             if is_leader {
-                self.reply_peer(batch.conn, 200, OCTETS, write_answers(&batch.items));
+                let answers = write_answers(self.store.applied().0, &batch.items);
+                self.reply_peer(batch.conn, 200, OCTETS, answers);
             } else {
                 let text = format!("{NOT_PRIMARY}\n").into_bytes();
                 self.reply_peer(batch.conn, 400, TEXT, text);
@@ -220,8 +225,7 @@ fn write_record(out: &mut Vec<u8>, kind: u8, first: i64, second: i64) {
 }
 
 /// The records of a message; `None` if it is none.
-fn records(body: &[u8]) -> Option<impl Iterator<Item = (u8, i64, i64)>> {
-    let records = body.strip_prefix(&[FORM])?;
+fn records(records: &[u8]) -> Option<impl Iterator<Item = (u8, i64, i64)>> {
     if !records.len().is_multiple_of(RECORD_BYTES) {
         return None;
     }
@@ -261,12 +265,13 @@ fn read_questions(body: &[u8]) -> Option<Vec<Item>> {
         };
         Some(Item { question, after: index(after), said: None })
     };
-    records(body)?.map(item).collect()
+    records(body.strip_prefix(&[FORM])?)?.map(item).collect()
 }
 
-fn write_answers(items: &[Item]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + items.len() * RECORD_BYTES);
-    out.push(FORM);
+fn write_answers(applied: LogIndex, items: &[Item]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(9 + items.len() * RECORD_BYTES);
+    out.push(ANSWER_FORM);
+    out.extend_from_slice(&applied.0.to_be_bytes());
     for item in items {
         match item.said.unwrap_or(Said::Again(item.after)) {
             Said::NoLease => write_record(&mut out, NO_LEASE, 0, 0),
@@ -280,8 +285,9 @@ fn write_answers(items: &[Item]) -> Vec<u8> {
     out
 }
 
-/// `None` unless there are exactly `count` of them.
-fn read_answers(body: &[u8], count: usize) -> Option<Vec<Said>> {
+/// What the leader had applied, and its answers; `None` unless there are exactly `count` of them.
+fn read_answers(body: &[u8], count: usize) -> Option<(LogIndex, Vec<Said>)> {
+    let (applied, body) = body.strip_prefix(&[ANSWER_FORM])?.split_first_chunk()?;
     let said = |(kind, first, second)| match kind {
         NO_LEASE => Some(Said::NoLease),
         RENEW => Some(Said::Renewed(first)),
@@ -290,7 +296,8 @@ fn read_answers(body: &[u8], count: usize) -> Option<Vec<Said>> {
         _ => None,
     };
     let said: Option<Vec<Said>> = records(body)?.map(said).collect();
-    said.filter(|said| said.len() == count)
+    let applied = LogIndex(u64::from_be_bytes(*applied));
+    said.filter(|said| said.len() == count).map(|said| (applied, said))
 }
 
 #[cfg(test)]
@@ -318,8 +325,8 @@ mod tests {
         ];
         for said in all {
             items[0].said = Some(said);
-            let answers = write_answers(&items);
-            let expected = vec![said, Said::Again(Some(LogIndex(1 << 40)))];
+            let answers = write_answers(LogIndex(9), &items);
+            let expected = (LogIndex(9), vec![said, Said::Again(Some(LogIndex(1 << 40)))]);
             assert_eq!(read_answers(&answers, 2), Some(expected));
             assert_eq!(read_answers(&answers, 3), None);
             assert_eq!(read_answers(&answers[..answers.len() - 1], 2), None);

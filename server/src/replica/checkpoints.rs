@@ -11,10 +11,12 @@ use etcore_raftlog::types::SnapshotMark;
 use super::{Replica, Slot, ToFront};
 use crate::background::Task;
 use crate::limits;
+use crate::work::Job;
 
 impl Replica {
     pub(super) fn finish_checkpoint(&mut self, output: CheckpointOutput) {
         self.watchdog.checkpoint_ended();
+        self.work.note(Job::CheckpointEnds);
         let status = &self.shared.status;
         let in_use_bytes = output.file_bytes - output.free_bytes;
         status.db_size_bytes.store(output.file_bytes, Ordering::Relaxed);
@@ -62,6 +64,7 @@ impl Replica {
     pub(super) fn maybe_checkpoint(&mut self, now_ms: u64) {
         // Compaction of the index: a slice a turn.
         if self.store.maintain() {
+            self.work.note(Job::IndexCompaction);
             self.unpublished = true;
         }
         let resting = now_ms < self.checkpoint_rest_until_ms;
@@ -73,6 +76,7 @@ impl Replica {
             return;
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
+        self.work.note(Job::CheckpointBegins);
         self.checkpoint_started_ms = Some(now_ms);
         let (index, term) = self.store.applied();
         let conf_state = Some(self.log.node.conf_state());

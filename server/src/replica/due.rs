@@ -40,6 +40,7 @@ impl Replica {
             || self.files.has_finished()
             || self.pages.has_finished()
             || self.may_apply_more()
+            || self.desk.walks.has_work()
             || self
                 .fronts
                 .iter()

@@ -17,6 +17,7 @@ use super::messages::Reply;
 use crate::api::execute::{Context, Execution};
 use crate::api::reader::Stop;
 use crate::limits;
+use crate::work::Job;
 
 /// An entry between two slices.
 pub(super) struct Running {
@@ -61,6 +62,7 @@ impl Replica {
         mut execution: Execution,
         ending: Ending,
     ) -> Result<Reply, Halt> {
+        self.work.note(Job::Slice);
         let mut txn = match suspended {
             Some(suspended) => self.store.resume(suspended),
             None => self.store.begin(entry.index, entry.term),
@@ -82,6 +84,7 @@ impl Replica {
                 || execution.attach(&txn, &mut rows, |key, lease| lessor.set_item(key, lease)))
         });
         self.apply_room = self.apply_room.saturating_sub(limits::APPLY_SLICE_ROWS - rows);
+        self.unpublished_rows += limits::APPLY_SLICE_ROWS - rows;
         let at_page = matches!(stepped, Err(Stop::NeedsPage(_)));
         match stepped {
             Ok(true) => {}

@@ -23,18 +23,19 @@ use prost::Message;
 
 use super::Replica;
 use super::apply::Halt;
-use super::batches::{Batch, is_batched};
+use super::batches::Batch;
 use super::lessor::pace::Pace;
 use super::lessor::{self, Lessor, Renewal};
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
+use super::walks::Walks;
 use crate::api::counts::Counts;
+use crate::api::pieces::Pieces;
+use crate::work::Job;
 use crate::{entry, limits, wire};
 
 /// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
 const APPLY_WAIT_MS: u64 = 1000;
-/// How often checkpoints that are due are looked for.
-const CHECKPOINT_LOOK_MS: u64 = 500;
 /// After this many heartbeat intervals without a turn a leader asks whether it still is one.
 const SLEPT_TICKS: u64 = 3;
 
@@ -96,12 +97,12 @@ pub(super) struct LeaseDesk {
     pub(super) batches: Vec<Batch>,
     /// Questions in them.
     pub(super) batched: usize,
-    /// To be asked of the leader in batches.
+    /// To be asked of the leader.
     pub(super) forward: VecDeque<Waiting>,
-    /// The same, each by itself.
-    pub(super) singles: VecDeque<Waiting>,
     /// The same, not before their time. The first is the first that is due.
     pub(super) retry: VecDeque<Waiting>,
+    /// Those whose answers are long.
+    pub(super) walks: Walks,
     /// Renewals that wait for an entry about their lease.
     parked: BTreeMap<i64, Vec<Waiting>>,
     /// Leases whose checkpoint must be cleared before they can be renewed.
@@ -120,6 +121,18 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Keys as fields of a LeaseTimeToLiveResponse.
+pub(super) fn written_keys<K: AsRef<[u8]>>(keys: impl Iterator<Item = K>) -> Pieces {
+    let mut pieces = Pieces::default();
+    for key in keys {
+        let (key, out) = (key.as_ref(), pieces.bytes());
+        wire::write_len(out, 5, key.len());
+        out.extend_from_slice(key);
+        pieces.end_record();
+    }
+    pieces.sealed()
+}
+
 impl LeaseDesk {
     pub(super) fn new(lessor: Lessor, fast_renewals: bool) -> Self {
         Self {
@@ -134,8 +147,8 @@ impl LeaseDesk {
             batches: Vec::new(),
             batched: 0,
             forward: VecDeque::new(),
-            singles: VecDeque::new(),
             retry: VecDeque::new(),
+            walks: Walks::default(),
             parked: BTreeMap::new(),
             to_clear: Vec::new(),
             next_checkpoint_ms: 0,
@@ -156,23 +169,16 @@ impl LeaseDesk {
         self.queued.append(&mut self.behind);
         self.queued.extend(self.confirming.drain(..).map(|(_, waiting)| waiting));
         self.queued.extend(std::mem::take(&mut self.parked).into_values().flatten());
+        self.take_back_walks();
         self.queued.iter_mut().for_each(|waiting| waiting.after = None);
     }
 
     /// There is another leader, or none: everything is sorted anew.
     pub(super) fn take_back(&mut self) {
-        for queue in [&mut self.retry, &mut self.forward, &mut self.singles] {
+        for queue in [&mut self.retry, &mut self.forward] {
             self.queued.append(queue);
         }
         self.queued.iter_mut().for_each(|waiting| waiting.after = None);
-    }
-
-    /// To be asked of the leader.
-    pub(super) fn pass_on(&mut self, waiting: Waiting) {
-        match is_batched(waiting.ask.question) {
-            true => self.forward.push_back(waiting),
-            false => self.singles.push_back(waiting),
-        }
     }
 
     /// When something is to be looked at though nothing has come.
@@ -191,7 +197,8 @@ impl LeaseDesk {
 
     /// Questions that wait for this member, in whatever queue a leader or a follower has for them.
     pub(super) fn waiting(&self) -> usize {
-        self.queued.len() + self.confirming.len() + self.answerable.len() + self.behind.len()
+        let sure = self.answerable.len() + self.behind.len() + self.walks.len();
+        self.queued.len() + self.confirming.len() + sure
     }
 
     /// True for a question that need not wait for entries on their way.
@@ -224,7 +231,9 @@ impl LeaseDesk {
         if self.lessor.has_overdue() {
             return now_ms + 1;
         }
-        self.lessor.next_deadline_ms().unwrap_or(u64::MAX).max(now_ms + 1)
+        let checkpoints = self.lessor.has_checkpoints().then_some(self.next_checkpoint_ms);
+        let look_ms = checkpoints.into_iter().chain(self.lessor.next_look_ms()).min();
+        look_ms.unwrap_or(u64::MAX).max(now_ms + 1)
     }
 
     /// The entry at `index`, not applied yet, ends this lease at a client's wish.
@@ -292,12 +301,13 @@ impl Replica {
             &mut desk.answerable,
             &mut desk.behind,
             &mut desk.forward,
-            &mut desk.singles,
             &mut desk.retry,
         ] {
             queue.retain(&mut is_due);
         }
         desk.confirming.retain(|(_, waiting)| is_due(waiting));
+        desk.walks.retain(&mut is_due);
+        desk.end_unwanted_walk();
         let lessor = &mut self.desk.lessor;
         self.desk.parked.retain(|id, waiting| {
             waiting.retain(&mut is_due);
@@ -366,9 +376,16 @@ impl Replica {
         if !self.desk.batches.is_empty() {
             self.answer_batches();
         }
-        if !self.is_leader() {
-            return self.pass_on_lease_asks();
+        match self.is_leader() {
+            true => self.answer_as_leader(),
+            false => self.pass_on_lease_asks(),
         }
+        if self.desk.walks.len() > 0 {
+            self.walk_on();
+        }
+    }
+
+    fn answer_as_leader(&mut self) {
         let desk = &mut self.desk;
         while let Some((round, _)) = desk.confirming.front()
             && desk.is_confirmed(Some(*round))
@@ -398,6 +415,9 @@ impl Replica {
         if waiting.asker == Asker::Nobody {
             return;
         }
+        if self.desk.walks_for(waiting.ask.question) {
+            return self.desk.walks.push(waiting);
+        }
         match (self.lease_answer(waiting.ask.question), waiting.ask.question) {
             (Some(answer), _) => self.answer_lease(&waiting, answer),
             (None, LeaseQuestion::Renew { id }) => {
@@ -412,7 +432,8 @@ impl Replica {
         match question {
             LeaseQuestion::Renew { id } => self.renew(id),
             LeaseQuestion::TimeToLive { id, keys } => Some(self.time_to_live(id, keys)),
-            LeaseQuestion::List => Some(LeaseAnswer::Leases(self.desk.lessor.list())),
+            // A walk answers it.
+            LeaseQuestion::List => None,
         }
     }
 
@@ -452,7 +473,8 @@ impl Replica {
 
     fn time_to_live(&self, id: i64, keys: bool) -> LeaseAnswer {
         let lessor = &self.desk.lessor;
-        let keys = if keys { lessor.keys(id).cloned().collect() } else { Vec::new() };
+        // Few, or a walk would answer it.
+        let keys = if keys { written_keys(lessor.keys(id)) } else { Pieces::default() };
         LeaseAnswer::TimeToLive { times: lessor.time_to_live(id, self.now_ms), keys }
     }
 
@@ -466,6 +488,7 @@ impl Replica {
             return;
         }
         let now_ms = self.now_ms;
+        self.work.note(Job::Leases);
         let backlog = self.desk.lessor.collect_expired(now_ms);
         let allowed = self.desk.pace.allow(backlog, micros(self.shared.clock.elapsed()));
         // They are slices of one piece of memory.
@@ -493,14 +516,11 @@ impl Replica {
         for id in std::mem::take(&mut self.desk.to_clear) {
             batch.push(self.checkpoint_entry(&[(id, 0)]));
         }
-        if now_ms >= self.desk.next_checkpoint_ms {
-            self.desk.next_checkpoint_ms = now_ms + CHECKPOINT_LOOK_MS;
-            for _ in 0..limits::LEASE_CHECKPOINT_ENTRIES {
-                let most = limits::LEASE_CHECKPOINT_LEASES;
-                let leases = self.desk.lessor.due_checkpoints(now_ms, most);
-                if leases.is_empty() {
-                    break;
-                }
+        if now_ms >= self.desk.next_checkpoint_ms && self.desk.lessor.has_checkpoints() {
+            self.desk.next_checkpoint_ms = now_ms + limits::LEASE_CHECKPOINT_MS;
+            let most = limits::LEASE_CHECKPOINT_LEASES;
+            let leases = self.desk.lessor.due_checkpoints(now_ms, most);
+            if !leases.is_empty() {
                 batch.push(self.checkpoint_entry(&leases));
             }
         }

@@ -5,8 +5,13 @@
 //! deadlines, as in etcd, so nothing here that depends on time decides what an entry does. It does
 //! no I/O and reads no clock: each call brings `now`. It must never let a lease end early: every
 //! deadline is a millisecond later than its sum, since `now` is rounded down.
+//!
+//! Nothing takes longer because there are more leases, or because a lease has more keys. A member
+//! that becomes primary, or ends being it, begins a *reign*: a lease that carries an earlier one's
+//! number has no times yet, and gets them, counted from the reign's beginning, when it is looked at.
+//! When that is stands in the agenda, which is never too late for it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use etcore_engine::mutation::{Mutation, is_on};
@@ -19,9 +24,20 @@ use prost::Message;
 use crate::api::plan::Leases;
 use crate::limits;
 
+mod crowd;
+mod keys;
+mod listing;
 pub mod pace;
+mod sharded;
 #[cfg(test)]
 mod tests;
+
+use crowd::Crowd;
+use keys::Keys;
+pub use keys::Revoked;
+pub use listing::KeysStep;
+use listing::{KeyWalk, Listing};
+use sharded::Sharded;
 
 /// etcd's longest TTL, in seconds (`lease.MaxLeaseTTL`).
 pub const TTL_S_MAX: i64 = 9_000_000_000;
@@ -41,7 +57,7 @@ pub type Key = Arc<[u8]>;
 /// Which keys hang on which lease, gathered from stored rows.
 #[derive(Debug, Default)]
 pub struct Attachments {
-    by_key: HashMap<Key, i64>,
+    by_key: Sharded<Key, i64>,
 }
 
 impl Attachments {
@@ -66,64 +82,43 @@ struct Lease {
     ttl_s: i64,
     /// What was left at the last checkpoint; 0 if there was none since the last renewal.
     checkpointed_s: i64,
+    /// The reign that what follows, up to `clearing`, belongs to: in a later one it means nothing.
+    reign: u32,
     /// Only of a primary lessor: when it may be revoked.
     deadline_ms: u64,
     /// When it is checkpointed next; 0 for never.
     checkpoint_ms: u64,
+    state: State,
     /// An entry that clears its checkpoint is on its way.
     clearing: bool,
+    /// It is in the agenda under this time.
+    look_ms: u64,
+    /// Counts leases in the order in which they were granted.
+    born: u64,
     keys: Keys,
 }
 
-/// The keys of a lease, in order. Most leases have one or none.
-#[derive(Debug, Default)]
-enum Keys {
-    #[default]
-    None,
-    One(Key),
-    #[expect(clippy::box_collection, reason = "a lease with one key or none should be small")]
-    Many(Box<BTreeSet<Key>>),
+/// How a primary lessor sees a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Alive,
+    /// It has expired and waits for its revocation to be proposed.
+    Overdue,
+    /// That was proposed, and is again if it still exists then.
+    Proposed {
+        again_ms: u64,
+    },
 }
 
-impl Keys {
-    fn insert(&mut self, key: Key) {
-        *self = match std::mem::take(self) {
-            Keys::None => Keys::One(key),
-            Keys::One(other) => Keys::Many(Box::new([other, key].into())),
-            Keys::Many(mut keys) => {
-                keys.insert(key);
-                Keys::Many(keys)
-            }
-        };
-    }
-
-    fn remove(&mut self, key: &Key) {
-        match self {
-            Keys::None => {}
-            Keys::One(other) if other != key => {}
-            Keys::One(_) => *self = Keys::None,
-            Keys::Many(keys) => {
-                keys.remove(key);
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Keys::None => 0,
-            Keys::One(_) => 1,
-            Keys::Many(keys) => keys.len(),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Key> {
-        let (one, many) = match self {
-            Keys::None => (None, None),
-            Keys::One(key) => (Some(key), None),
-            Keys::Many(keys) => (None, Some(keys.iter())),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
-    }
+/// The time in which a member is primary, or is not.
+#[derive(Debug, Clone, Copy)]
+struct Reign {
+    number: u32,
+    primary: bool,
+    since_ms: u64,
+    /// Every lease that is there at its beginning gets so much more.
+    extend_ms: u64,
+    checkpoint_ms: Option<u64>,
 }
 
 /// What a renewal came to.
@@ -139,38 +134,6 @@ pub enum Renewal {
     ClearFirst(bool),
 }
 
-/// A lease whose end was proposed.
-#[derive(Debug, Clone, Copy)]
-struct Revoking {
-    again_ms: u64,
-    deadline_ms: u64,
-    id: i64,
-}
-
-/// A lease that is gone.
-#[derive(Debug)]
-pub struct Revoked {
-    /// Its time was up.
-    pub had_expired: bool,
-    keys: Keys,
-}
-
-impl Revoked {
-    /// The keys that hung on it, in order.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.keys.iter()
-    }
-
-    /// The same, given away one by one.
-    pub fn into_keys(self) -> Box<dyn Iterator<Item = Key> + Send> {
-        match self.keys {
-            Keys::None => Box::new(std::iter::empty()),
-            Keys::One(key) => Box::new(std::iter::once(key)),
-            Keys::Many(keys) => Box::new(keys.into_iter()),
-        }
-    }
-}
-
 /// A lease's times, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeToLive {
@@ -182,26 +145,30 @@ pub struct TimeToLive {
 
 /// See the module text.
 ///
-/// Invariants: `items` and the leases' keys hold the same pairs; `due` holds exactly the unexpired
-/// leases of a primary lessor, under their deadlines, and these are above `expired_up_to`;
-/// `checkpoints` exactly those with a `checkpoint_ms`. Nothing depends on the order in which the
-/// maps are walked.
+/// Invariants: `items` and the leases' keys hold the same pairs; `agenda` holds every lease once,
+/// under its `look_ms`, which is not after its deadline or its checkpoint, nor after the time at
+/// which an overdue one is looked at again; `in_flight` counts those that are proposed. Nothing
+/// depends on the order in which the maps are walked.
 #[derive(Debug)]
 pub struct Lessor {
     settings: Settings,
-    primary: bool,
-    leases: HashMap<i64, Lease>,
-    items: HashMap<Key, i64>,
-    due: BTreeSet<(u64, i64)>,
-    /// The last that was found to have expired: whatever was due up to it has, and waits for its
-    /// revocation. To find that out looks at no lease: a hundred thousand at once are in no cache.
-    expired_up_to: Option<(u64, i64)>,
-    /// Expired and not proposed yet, oldest first, with their deadlines; some may be gone
-    /// meanwhile.
-    overdue: VecDeque<(u64, i64)>,
-    /// Their revocation was proposed; if they still exist at that time, it is proposed again.
-    revoking: VecDeque<Revoking>,
-    checkpoints: BTreeSet<(u64, i64)>,
+    reign: Reign,
+    leases: Sharded<i64, Lease>,
+    items: Sharded<Key, i64>,
+    agenda: BTreeSet<(u64, i64)>,
+    /// The last turn that looked into it.
+    looked_ms: u64,
+    /// How many of those that were there at the reign's beginning end when; only if there are many.
+    crowd: Option<Crowd>,
+    /// Those that became overdue, oldest first; some may be gone meanwhile.
+    overdue: VecDeque<i64>,
+    in_flight: usize,
+    /// Those that are to be checkpointed; some may be gone meanwhile.
+    checkpoints: VecDeque<i64>,
+    /// Leases that were ever granted, or found at the start.
+    births: u64,
+    listing: Option<Listing>,
+    key_walk: Option<KeyWalk>,
 }
 
 impl Leases for Lessor {
@@ -226,23 +193,39 @@ impl Lessor {
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
         attachments: Attachments,
     ) -> Result<Self, String> {
+        let reign = Reign {
+            number: 0,
+            primary: false,
+            since_ms: 0,
+            extend_ms: 0,
+            checkpoint_ms: settings.checkpoint_ms,
+        };
         let mut lessor = Self {
             settings,
-            primary: false,
-            leases: HashMap::new(),
-            items: HashMap::new(),
-            due: BTreeSet::new(),
-            expired_up_to: None,
+            reign,
+            leases: Sharded::default(),
+            items: Sharded::default(),
+            agenda: BTreeSet::new(),
+            looked_ms: 0,
+            crowd: None,
             overdue: VecDeque::new(),
-            revoking: VecDeque::new(),
-            checkpoints: BTreeSet::new(),
+            in_flight: 0,
+            checkpoints: VecDeque::new(),
+            births: 0,
+            listing: None,
+            key_walk: None,
         };
+        let mut agenda = Vec::new();
         for (_, row) in rows {
             let row = leasepb::Lease::decode(row).map_err(|error| format!("lease: {error}"))?;
-            let mut lease = Lease::new(row.ttl.max(settings.ttl_s_min));
+            let mut lease = Lease::new(row.ttl.max(settings.ttl_s_min), lessor.births);
             lease.checkpointed_s = row.remaining_ttl;
+            lease.look_ms = lease.left_ms();
+            agenda.push((lease.look_ms, row.id));
+            lessor.births += 1;
             lessor.leases.insert(row.id, lease);
         }
+        lessor.agenda = agenda.into_iter().collect();
         lessor.items = attachments.by_key;
         lessor.items.retain(|key, lease| match lessor.leases.get_mut(lease) {
             Some(lease) => {
@@ -276,12 +259,17 @@ impl Lessor {
     /// # Panics
     /// If the lease exists.
     pub fn grant(&mut self, id: i64, ttl_s: i64, now_ms: u64) {
-        let before = self.leases.insert(id, Lease::new(ttl_s));
-        assert!(before.is_none(), "lease {id:x} was granted twice");
-        if self.primary {
-            self.refresh(id, now_ms, 0);
-            self.schedule_checkpoint(id, now_ms);
+        let mut lease = Lease::new(ttl_s, self.births);
+        lease.reign = self.reign.number;
+        lease.renew(now_ms);
+        if self.reign.primary {
+            lease.schedule_checkpoint(now_ms, &self.reign);
         }
+        lease.look_ms = lease.next_look_ms();
+        self.births += 1;
+        self.agenda.insert((lease.look_ms, id));
+        let before = self.leases.insert(id, lease);
+        assert!(before.is_none(), "lease {id:x} was granted twice");
     }
 
     /// Removes a lease with its attachments, whose keys the caller deletes; `None` if there is no
@@ -298,14 +286,15 @@ impl Lessor {
     /// they are gone ([`Lessor::set_item`]).
     pub fn revoke_lazily(&mut self, id: i64) -> Option<Revoked> {
         let lease = self.leases.remove(&id)?;
-        let had_expired = self.is_expired(id, lease.deadline_ms);
-        if self.primary && !had_expired {
-            self.due.remove(&(lease.deadline_ms, id));
+        self.agenda.remove(&(lease.look_ms, id));
+        if let Some(listing) = &mut self.listing {
+            listing.revoked(id, &lease, &self.reign);
         }
-        if lease.checkpoint_ms != 0 {
-            self.checkpoints.remove(&(lease.checkpoint_ms, id));
+        let state = if lease.reign == self.reign.number { lease.state } else { State::Alive };
+        if let State::Proposed { .. } = state {
+            self.in_flight -= 1;
         }
-        Some(Revoked { had_expired, keys: lease.keys })
+        Some(Revoked { had_expired: state != State::Alive, keys: lease.keys })
     }
 
     /// How many keys hang on a lease; 0 if there is no such lease.
@@ -321,8 +310,11 @@ impl Lessor {
             Some((_, old)) if *old == lease => return,
             Some((shared, old)) => {
                 let (shared, old) = (shared.clone(), *old);
-                if let Some(old) = self.leases.get_mut(&old) {
-                    old.keys.remove(&shared);
+                if let Some(lease) = self.leases.get_mut(&old) {
+                    lease.keys.remove(&shared);
+                    if let Some(walk) = self.key_walk.as_mut().filter(|walk| walk.lease == old) {
+                        walk.detached(&shared);
+                    }
                 }
                 Some(shared)
             }
@@ -333,6 +325,9 @@ impl Lessor {
             (Some(new), shared) => {
                 let shared = shared.unwrap_or_else(|| key.into());
                 new.keys.insert(shared.clone());
+                if let Some(walk) = self.key_walk.as_mut().filter(|walk| walk.lease == lease) {
+                    walk.attached(&shared);
+                }
                 self.items.insert(shared, lease);
             }
             (None, Some(shared)) => {
@@ -345,11 +340,17 @@ impl Lessor {
     /// Sets what is left of a lease by a checkpoint, in seconds. True if there is such a lease.
     pub fn checkpoint(&mut self, id: i64, left_s: i64, now_ms: u64) -> bool {
         let Some(lease) = self.leases.get_mut(&id) else { return false };
+        lease.enter(&self.reign);
         lease.checkpointed_s = left_s;
         lease.clearing = false;
-        if self.primary {
-            self.schedule_checkpoint(id, now_ms);
-        }
+        let look_ms = if self.reign.primary {
+            lease.schedule_checkpoint(now_ms, &self.reign);
+            lease.next_look_ms()
+        } else {
+            // A reign that begins now would let it end then.
+            now_ms + lease.left_ms()
+        };
+        lease.look_by(look_ms, id, &mut self.agenda);
         true
     }
 
@@ -361,52 +362,54 @@ impl Lessor {
     }
 
     /// Becomes primary: every lease gets its TTL, or what its checkpoint left of it, and
-    /// `extend_ms` more, counted from now. Where more would end at a time than can be revoked, the
-    /// later ones get more still.
+    /// `extend_ms` more, counted from now. Where more would end at a time than can be revoked, some
+    /// get more still.
     pub fn promote(&mut self, now_ms: u64, extend_ms: u64) {
-        self.forget_deadlines();
-        self.primary = true;
-        for id in self.ids() {
-            self.refresh(id, now_ms, extend_ms);
-            self.schedule_checkpoint(id, now_ms);
-        }
-        if self.leases.len() as u64 >= limits::LEASE_REVOKES_PER_SECOND {
-            self.spread(now_ms, extend_ms);
-        }
+        self.begin_reign(true, now_ms, extend_ms);
+        let many = self.leases.len() as u64 >= limits::LEASE_REVOKES_PER_SECOND;
+        self.crowd = many.then(Crowd::default);
     }
 
     /// Ends being primary: nothing expires here any more, and nothing can be renewed.
     pub fn demote(&mut self) {
-        self.forget_deadlines();
-        self.primary = false;
+        self.begin_reign(false, 0, 0);
+    }
+
+    fn begin_reign(&mut self, primary: bool, since_ms: u64, extend_ms: u64) {
+        let number = self.reign.number + 1;
+        self.reign = Reign { number, primary, since_ms, extend_ms, ..self.reign };
+        self.crowd = None;
+        self.overdue.clear();
+        self.checkpoints.clear();
+        self.in_flight = 0;
     }
 
     /// Whether this member decides what expires.
     pub fn is_primary(&self) -> bool {
-        self.primary
+        self.reign.primary
     }
 
     /// Renews a lease. Only for a primary lessor.
     pub fn renew(&mut self, id: i64, now_ms: u64) -> Renewal {
-        let checkpoints = self.settings.checkpoint_ms.is_some();
-        let expired_up_to = self.expired_up_to;
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::NotFound };
-        let is_expired = expired_up_to.is_some_and(|last| (lease.deadline_ms, id) <= last);
-        if is_expired || lease.deadline_ms <= now_ms {
+        // Nobody has looked yet whether one from before this reign has expired: it has not.
+        let is_new_here = lease.enter(&self.reign);
+        if !is_new_here && (lease.state != State::Alive || lease.deadline_ms <= now_ms) {
             return Renewal::Expired;
         }
-        if checkpoints && lease.checkpointed_s > 0 {
+        if self.settings.checkpoint_ms.is_some() && lease.checkpointed_s > 0 {
             return Renewal::ClearFirst(!std::mem::replace(&mut lease.clearing, true));
         }
-        let ttl_s = lease.ttl_s;
-        self.refresh(id, now_ms, 0);
-        Renewal::Renewed(ttl_s)
+        lease.renew(now_ms);
+        lease.look_by(lease.deadline_ms, id, &mut self.agenda);
+        Renewal::Renewed(lease.ttl_s)
     }
 
     /// The entry that should have cleared a checkpoint was lost: the next renewal proposes it
     /// again.
     pub fn clearing_failed(&mut self, id: i64) {
         if let Some(lease) = self.leases.get_mut(&id) {
+            lease.enter(&self.reign);
             lease.clearing = false;
         }
     }
@@ -414,7 +417,12 @@ impl Lessor {
     /// The times of a lease. Only for a primary lessor.
     pub fn time_to_live(&self, id: i64, now_ms: u64) -> Option<TimeToLive> {
         let lease = self.leases.get(&id)?;
-        let left_ms = lease.left_ms(now_ms);
+        // Without the millisecond that covers rounding.
+        let mut left_ms = lease.deadline_ms(&self.reign).cast_signed() - 1 - now_ms.cast_signed();
+        if lease.reign != self.reign.number {
+            // Nobody has looked yet whether it has expired.
+            left_ms = left_ms.max(0);
+        }
         // Time has passed since it was granted, if less than a millisecond: not a whole TTL.
         let left_s = if left_ms > 0 { (left_ms - 1) / 1000 } else { left_ms / 1000 };
         Some(TimeToLive { left_s, granted_s: lease.ttl_s })
@@ -440,40 +448,57 @@ impl Lessor {
         self.leases.is_empty()
     }
 
-    /// All leases, those that expire first in front; by ID where this member knows no deadlines.
-    pub fn list(&self) -> Vec<i64> {
-        if !self.primary {
-            return self.ids();
-        }
-        let all = self.leases.iter().map(|(id, lease)| (lease.deadline_ms, *id));
-        let mut expired: Vec<(u64, i64)> = match self.leases.len() - self.due.len() {
-            0 => Vec::new(),
-            _ => all.filter(|(deadline_ms, id)| self.is_expired(*id, *deadline_ms)).collect(),
-        };
-        expired.sort_unstable();
-        expired.iter().chain(&self.due).map(|(_, id)| *id).collect()
-    }
-
-    /// Looks for leases that have expired, some thousand at a time; returns how many wait for
-    /// their revocation to be proposed.
+    /// Looks for leases that have expired, or are to be checkpointed, some hundred at a time;
+    /// returns how many wait for their revocation to be proposed.
     pub fn collect_expired(&mut self, now_ms: u64) -> usize {
-        for _ in 0..limits::LEASE_EXPIRIES_PER_TURN {
-            let Some(first) = self.due.first().filter(|(deadline_ms, _)| *deadline_ms <= now_ms)
+        if !self.reign.primary {
+            return 0;
+        }
+        // Leases that turn out to live on are many after an election: some with every millisecond.
+        let looks = match now_ms > self.looked_ms {
+            true => limits::LEASE_LOOKS_PER_MS,
+            false => limits::LEASE_EXPIRIES_PER_TURN,
+        };
+        self.looked_ms = now_ms;
+        let most = self.overdue.len() + limits::LEASE_EXPIRIES_PER_TURN;
+        for _ in 0..looks {
+            let Some((_, id)) = self.agenda.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms)
             else {
                 break;
             };
-            self.expired_up_to = Some(*first);
-            self.overdue.push_back(*first);
-            self.due.pop_first();
-        }
-        while let Some(Revoking { again_ms, deadline_ms, id }) = self.revoking.front().copied() {
-            if self.waits_for_its_end(id, deadline_ms) {
-                if again_ms > now_ms {
-                    break;
-                }
-                self.overdue.push_back((deadline_ms, id));
+            if self.overdue.len() >= most.min(limits::LEASES_OVERDUE) {
+                break;
             }
-            self.revoking.pop_front();
+            self.agenda.pop_first();
+            let lease = self.leases.get_mut(&id).expect("`agenda` holds leases that exist");
+            if lease.enter(&self.reign)
+                && let Some(crowd) = &mut self.crowd
+            {
+                lease.deadline_ms = crowd.place(lease.deadline_ms);
+            }
+            lease.look_ms = match lease.state {
+                State::Alive if lease.deadline_ms <= now_ms => {
+                    lease.state = State::Overdue;
+                    self.overdue.push_back(id);
+                    now_ms + limits::LEASE_REVOKE_RETRY_MS
+                }
+                State::Alive => {
+                    if lease.checkpoint_ms != 0 && lease.checkpoint_ms <= now_ms {
+                        lease.checkpoint_ms = 0;
+                        self.checkpoints.push_back(id);
+                    }
+                    lease.next_look_ms()
+                }
+                State::Overdue => now_ms + limits::LEASE_REVOKE_RETRY_MS,
+                State::Proposed { again_ms } if again_ms > now_ms => again_ms,
+                State::Proposed { .. } => {
+                    lease.state = State::Overdue;
+                    self.in_flight -= 1;
+                    self.overdue.push_back(id);
+                    now_ms + limits::LEASE_REVOKE_RETRY_MS
+                }
+            };
+            self.agenda.insert((lease.look_ms, id));
         }
         self.overdue.len()
     }
@@ -482,20 +507,25 @@ impl Lessor {
     /// [`limits::LEASE_REVOKE_RETRY_MS`] if it still exists then. `None` if there is none, or if
     /// [`limits::LEASE_REVOKES_IN_FLIGHT`] are on their way.
     pub fn next_expired(&mut self, now_ms: u64) -> Option<i64> {
-        while self.revoking.len() < limits::LEASE_REVOKES_IN_FLIGHT {
-            let (deadline_ms, id) = self.overdue.pop_front()?;
-            if self.waits_for_its_end(id, deadline_ms) {
+        while self.in_flight < limits::LEASE_REVOKES_IN_FLIGHT {
+            let id = self.overdue.pop_front()?;
+            // It may have been revoked by a client, and granted anew.
+            if let Some(lease) = self.leases.get_mut(&id)
+                && lease.reign == self.reign.number
+                && lease.state == State::Overdue
+            {
                 let again_ms = now_ms + limits::LEASE_REVOKE_RETRY_MS;
-                self.revoking.push_back(Revoking { again_ms, deadline_ms, id });
+                lease.state = State::Proposed { again_ms };
+                self.in_flight += 1;
                 return Some(id);
             }
         }
         None
     }
 
-    /// When the next lease expires; `None` if none does.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.due.first().map(|(deadline_ms, _)| *deadline_ms)
+    /// When a lease is to be looked at next; `None` if there are none.
+    pub fn next_look_ms(&self) -> Option<u64> {
+        self.agenda.first().map(|(at_ms, _)| *at_ms)
     }
 
     /// Whether revocations wait to be proposed.
@@ -503,114 +533,44 @@ impl Lessor {
         !self.overdue.is_empty()
     }
 
+    /// Whether checkpoints wait to be proposed.
+    pub fn has_checkpoints(&self) -> bool {
+        !self.checkpoints.is_empty()
+    }
+
     /// Up to `most` leases whose remaining time is to be checkpointed now, with that time in
-    /// seconds.
+    /// seconds, of those that [`Lessor::collect_expired`] has found.
     pub fn due_checkpoints(&mut self, now_ms: u64, most: usize) -> Vec<(i64, i64)> {
         let mut found = Vec::new();
         while found.len() < most
-            && let Some((at_ms, id)) = self.checkpoints.first().copied()
-            && at_ms <= now_ms
+            && let Some(id) = self.checkpoints.pop_front()
         {
-            self.checkpoints.pop_first();
-            let lease = self.leases.get_mut(&id).expect("`checkpoints` holds leases that exist");
-            lease.checkpoint_ms = 0;
-            let left_ms = lease.left_ms(now_ms);
-            let left_s = left_ms / 1000 + i64::from(left_ms % 1000 > 0);
+            let Some(lease) = self.leases.get(&id) else { continue };
+            if lease.reign != self.reign.number || lease.checkpoint_ms != 0 {
+                continue;
+            }
+            let left_ms = lease.deadline_ms.saturating_sub(1).saturating_sub(now_ms);
+            let left_s = left_ms.div_ceil(1000).cast_signed();
             if left_ms > 0 && left_s < lease.ttl_s {
                 found.push((id, left_s));
             }
         }
         found
     }
-
-    /// All leases by ID.
-    fn ids(&self) -> Vec<i64> {
-        let mut ids: Vec<i64> = self.leases.keys().copied().collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    fn is_expired(&self, id: i64, deadline_ms: u64) -> bool {
-        self.expired_up_to.is_some_and(|last| (deadline_ms, id) <= last)
-    }
-
-    /// True if the lease that had expired under this deadline is still there.
-    fn waits_for_its_end(&self, id: i64, deadline_ms: u64) -> bool {
-        // It may have been revoked by a client, and granted anew.
-        self.leases.get(&id).is_some_and(|lease| lease.deadline_ms == deadline_ms)
-    }
-
-    fn refresh(&mut self, id: i64, now_ms: u64, extend_ms: u64) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
-        let left_s = u64::try_from(lease.left_s()).unwrap_or(0);
-        self.due.remove(&(lease.deadline_ms, id));
-        let left_ms = left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 };
-        let unexpired_ms = self.expired_up_to.map_or(0, |(deadline_ms, _)| deadline_ms + 1);
-        lease.deadline_ms = (now_ms + 1 + extend_ms + left_ms).max(unexpired_ms);
-        self.due.insert((lease.deadline_ms, id));
-    }
-
-    fn schedule_checkpoint(&mut self, id: i64, now_ms: u64) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
-        if lease.checkpoint_ms != 0 {
-            self.checkpoints.remove(&(lease.checkpoint_ms, id));
-            lease.checkpoint_ms = 0;
-        }
-        if let Some(interval_ms) = self.settings.checkpoint_ms
-            && lease.left_s() > (interval_ms / 1000).cast_signed()
-        {
-            lease.checkpoint_ms = now_ms + interval_ms;
-            self.checkpoints.insert((lease.checkpoint_ms, id));
-        }
-    }
-
-    fn forget_deadlines(&mut self) {
-        self.due.clear();
-        self.expired_up_to = None;
-        self.overdue.clear();
-        self.revoking.clear();
-        self.checkpoints.clear();
-        for lease in self.leases.values_mut() {
-            (lease.deadline_ms, lease.checkpoint_ms) = (0, 0);
-            lease.clearing = false;
-        }
-    }
-
-    /// Moves deadlines apart so that no second ends more leases than three quarters of what can be
-    /// revoked in it (etcd's `Promote`).
-    fn spread(&mut self, now_ms: u64, extend_ms: u64) {
-        let target = limits::LEASE_REVOKES_PER_SECOND * 3 / 4;
-        let order: Vec<(u64, i64)> = self.due.iter().copied().collect();
-        let mut base_ms = order.first().map_or(0, |(deadline_ms, _)| *deadline_ms);
-        let mut window_ms = base_ms + 1000;
-        let mut expiries = 0;
-        for (deadline_ms, id) in order {
-            if deadline_ms > window_ms {
-                base_ms = deadline_ms;
-                window_ms = base_ms + 1000;
-                expiries = 1;
-                continue;
-            }
-            expiries += 1;
-            if expiries <= target {
-                continue;
-            }
-            // One that ends later in the window needs less of a delay.
-            let delay_ms = (1000 * expiries / target).saturating_sub(deadline_ms - base_ms);
-            window_ms = base_ms + delay_ms;
-            self.refresh(id, now_ms, extend_ms + delay_ms);
-        }
-    }
 }
 
 impl Lease {
-    fn new(ttl_s: i64) -> Self {
+    fn new(ttl_s: i64, born: u64) -> Self {
         Self {
             ttl_s,
             checkpointed_s: 0,
+            reign: 0,
             deadline_ms: 0,
             checkpoint_ms: 0,
+            state: State::Alive,
             clearing: false,
+            look_ms: 0,
+            born,
             keys: Keys::None,
         }
     }
@@ -620,8 +580,65 @@ impl Lease {
         if self.checkpointed_s > 0 { self.checkpointed_s } else { self.ttl_s }
     }
 
-    /// Without the millisecond that covers rounding.
-    fn left_ms(&self, now_ms: u64) -> i64 {
-        self.deadline_ms.cast_signed() - 1 - now_ms.cast_signed()
+    /// The same in milliseconds.
+    fn left_ms(&self) -> u64 {
+        let left_s = u64::try_from(self.left_s()).unwrap_or(0);
+        left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 }
+    }
+
+    /// When it may be revoked; 0 if this member does not know.
+    fn deadline_ms(&self, reign: &Reign) -> u64 {
+        if !reign.primary {
+            0
+        } else if self.reign == reign.number {
+            self.deadline_ms
+        } else {
+            reign.since_ms + 1 + reign.extend_ms + self.left_ms()
+        }
+    }
+
+    /// Takes the times of this reign. True if it had only those of an earlier one.
+    fn enter(&mut self, reign: &Reign) -> bool {
+        if self.reign == reign.number {
+            return false;
+        }
+        self.deadline_ms = self.deadline_ms(reign);
+        self.reign = reign.number;
+        (self.state, self.clearing, self.checkpoint_ms) = (State::Alive, false, 0);
+        if reign.primary {
+            self.schedule_checkpoint(reign.since_ms, reign);
+        }
+        true
+    }
+
+    /// Its time starts anew.
+    fn renew(&mut self, now_ms: u64) {
+        self.deadline_ms = now_ms + 1 + self.left_ms();
+    }
+
+    fn schedule_checkpoint(&mut self, now_ms: u64, reign: &Reign) {
+        self.checkpoint_ms = match reign.checkpoint_ms {
+            Some(interval_ms) if self.left_s() > (interval_ms / 1000).cast_signed() => {
+                now_ms + interval_ms
+            }
+            _ => 0,
+        };
+    }
+
+    /// When there is something to do about one that is alive.
+    fn next_look_ms(&self) -> u64 {
+        match self.checkpoint_ms {
+            0 => self.deadline_ms,
+            checkpoint_ms => checkpoint_ms.min(self.deadline_ms),
+        }
+    }
+
+    /// It is looked at then at the latest.
+    fn look_by(&mut self, at_ms: u64, id: i64, agenda: &mut BTreeSet<(u64, i64)>) {
+        if at_ms < self.look_ms {
+            agenda.remove(&(self.look_ms, id));
+            agenda.insert((at_ms, id));
+            self.look_ms = at_ms;
+        }
     }
 }

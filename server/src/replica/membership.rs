@@ -7,7 +7,7 @@ use etcore_engine::bucket::Bucket;
 use etcore_engine::store::Store;
 use etcore_proto::pb::membershippb;
 use etcore_proto::raftpb;
-use etcore_raftlog::types::LogEntry;
+use etcore_raftlog::types::{EntryKind, LogEntry};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +26,20 @@ const DOWNGRADE_KEY: &[u8] = b"downgrade";
 impl Replica {
     pub(super) fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {
         let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
+        let mut change = raftpb::ConfChange::default();
+        if entry.kind == EntryKind::ConfChangeV2 {
+            if !self.changes_quorums_only(&entry.data).map_err(broken)? {
+                self.store.skip(entry.index, entry.term);
+                return Ok(());
+            }
+        } else {
+            change = raftpb::ConfChange::decode(entry.data.clone())
+                .map_err(|error| broken(error.to_string()))?;
+        }
         let conf_state = self
             .log
             .node
             .apply_conf_change(entry.kind, &entry.data)
-            .map_err(|error| broken(error.to_string()))?;
-        let change = raftpb::ConfChange::decode(entry.data.clone())
             .map_err(|error| broken(error.to_string()))?;
         let first_row = Auth::first_row(&self.store);
         let mut txn = self.store.begin(entry.index, entry.term);
@@ -45,6 +53,22 @@ impl Replica {
         txn.commit();
         self.refresh_cluster();
         Ok(())
+    }
+
+    /// Looks at a change of raft's second form. etcd reads such a one, never proposes it, and stops
+    /// at it. What leaves the members as they are is raft's own matter: the beginning and the end
+    /// of a configuration of two quorums. False if there is nothing in it at all. Who the members
+    /// are must not be changed by one: it does not say where they are.
+    fn changes_quorums_only(&self, data: &Bytes) -> Result<bool, String> {
+        let change =
+            raftpb::ConfChangeV2::decode(data.clone()).map_err(|error| error.to_string())?;
+        if !change.changes.is_empty() {
+            return Err("one of raft's second form changes members, which nobody of etcd's \
+                        version 3.7 proposes, nor applies"
+                .to_owned());
+        }
+        let ends = change.transition.unwrap_or(0) == 0;
+        Ok(!ends || !self.log.node.conf_state().voters_outgoing.is_empty())
     }
 
     pub(super) fn apply_attributes(

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
-use super::lessor::{Key, TimeToLive};
+use super::lessor::TimeToLive;
 use crate::api::answer::Answer;
+use crate::api::pieces::Pieces;
 use crate::hasher::ReplyTo;
 
 /// Names the waiting request in its front.
@@ -114,7 +115,7 @@ pub enum LeaseQuestion {
 }
 
 /// What came of a [`LeaseQuestion`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum LeaseAnswer {
     /// It was renewed.
     Renewed {
@@ -125,11 +126,11 @@ pub enum LeaseAnswer {
     TimeToLive {
         /// `None` if there is no such lease.
         times: Option<TimeToLive>,
-        /// In order, if asked for.
-        keys: Vec<Key>,
+        /// In order, if asked for: fields of a LeaseTimeToLiveResponse.
+        keys: Pieces,
     },
-    /// Those that expire first in front.
-    Leases(Vec<i64>),
+    /// Those that expire first in front: fields of a LeaseLeasesResponse.
+    Leases(Pieces),
     /// Refused.
     Refused(Status),
 }

@@ -14,6 +14,7 @@ use etcore_raftlog::peer::{PeerAsk, PeerReport};
 
 use super::Replica;
 use super::asks::PeerReply;
+use crate::work::Job;
 use crate::{entry, limits};
 
 /// See the module text.
@@ -203,6 +204,9 @@ impl Replica {
 
     /// Steps what came from peers, up to the bounds of a turn.
     pub(super) fn step_messages(&mut self) {
+        if !self.peering.bulk.is_empty() {
+            self.work.note(Job::Messages);
+        }
         while let Some(message) = self.peering.urgent.pop_front() {
             self.peering.bytes -= cost_bytes(&message);
             self.step_now(message);
@@ -401,7 +405,8 @@ fn may_be_applied(wanted: &raftpb::Entry) -> bool {
         Ok(EntryType::EntryNormal) => entry::check(&data).map_err(|error| error.to_string()),
         // Whether it may be made says raft; whether it can be read must be known before.
         Ok(EntryType::EntryConfChange) => readable::<raftpb::ConfChange>(data.clone()),
-        Ok(EntryType::EntryConfChangeV2) => readable::<raftpb::ConfChangeV2>(data.clone()),
+        // etcd never proposes one, and its members stop at one.
+        Ok(EntryType::EntryConfChangeV2) => Err("a configuration change of form 2".to_owned()),
         Err(error) => Err(error.to_string()),
     };
     if let Err(error) = &checked {

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::messages::{Reply, Slot, ToFront, ToReplica};
 use super::{Proposal, Replica};
+use crate::work::Job;
 use crate::{entry, limits, version};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
@@ -110,6 +111,11 @@ impl Replica {
     }
 
     fn take_as_leader(&mut self) {
+        if self.to_apply.is_long() {
+            // Turns follow each other until that is applied, or a page comes.
+            self.proposals_wait = true;
+            return self.take_reads();
+        }
         // Known before the turn: nothing in it changes that.
         let tight = self.is_short_of_space();
         if !tight && self.must_wait_for_space(0) {
@@ -292,6 +298,7 @@ impl Replica {
         if batch.is_empty() {
             return;
         }
+        self.work.note(Job::Proposals);
         let deadline_ms = self.now_ms + self.request_timeout_ms;
         // Expired leases are not renewed anyway.
         let of_clients =

@@ -9,19 +9,27 @@ use etcore_engine::store::Store;
 use super::Replica;
 use super::membership::Downgrade;
 use super::messages::ToFront;
+use crate::freer::Freeing;
+use crate::limits;
 use crate::member::Member;
 use crate::shared::MemberView;
+use crate::work::Job;
 
 impl Replica {
     /// Swaps the view and answers what it now shows. Replies never overtake the view.
     pub(super) fn publish(&mut self) {
         if self.unpublished {
             self.unpublished = false;
+            self.work.note(Job::Publication);
             let view = Arc::new(self.member_view());
             let (applied, _) = self.store.applied();
             self.count_live_bytes();
             let grew = view.store.revision > self.shared.view.load().store.revision;
-            self.shared.view.store(view);
+            let before = self.shared.view.swap(view);
+            if std::mem::take(&mut self.unpublished_rows) > limits::VIEW_FREED_ROWS {
+                before.free_elsewhere();
+            }
+            drop(before);
             // What is applied is committed, and a reader must never see it the other way round.
             self.shared.status.committed.fetch_max(applied.0, Ordering::Release);
             self.shared.status.applied.store(applied.0, Ordering::Release);
@@ -82,6 +90,7 @@ impl Replica {
             auth: self.auth.clone(),
             downgrade: self.downgrade.clone(),
             file_cuts: self.file_cuts,
+            freeing: Freeing::by(self.shared.freer.get()),
         }
     }
 

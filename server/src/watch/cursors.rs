@@ -6,6 +6,7 @@
 use etcore_engine::types::{RevKey, Revision};
 
 use super::batch::{Scan, Trouble, Why};
+use super::deliver::Pending;
 use super::watchers::{List, State};
 use super::{Hub, Turn};
 use crate::limits;
@@ -54,6 +55,9 @@ impl Hub {
                 break;
             }
             self.step(turn, LIVE, turn.view.revision);
+            if self.pending.is_some() {
+                return;
+            }
         }
         self.observe(turn.view);
     }
@@ -76,6 +80,9 @@ impl Hub {
             if cursor.next.main.0 <= to {
                 slices -= 1;
                 self.step(turn, number, Revision(to));
+                if self.pending.is_some() {
+                    return;
+                }
             }
             self.arrive(number);
         }
@@ -206,7 +213,8 @@ impl Hub {
             .chain([self.cursors[LIVE].next.main.0])
             .chain(self.waiting.first().map(|(next, _)| *next))
             .chain(self.parked.first().map(|(next, _)| *next))
-            .chain(self.large.first().map(|(revision, _)| *revision));
+            .chain(self.large.first().map(|(revision, _)| *revision))
+            .chain(self.pending.map(|pending| pending.from.0));
         Revision(positions.min().unwrap_or(self.newest + 1) - 1)
     }
 
@@ -275,7 +283,8 @@ impl Hub {
                 if large {
                     self.send_away(turn, &batch.touched, number, scan.from.main.0);
                 } else {
-                    self.deliver(turn, &mut batch);
+                    batch.group(&mut self.watchers);
+                    self.pending = Some(Pending::new(scan.from.main));
                 }
             }
             Err(Trouble::Compacted(compacted)) => self.lose_compacted(turn, number, compacted),
@@ -285,6 +294,7 @@ impl Hub {
             }
         }
         self.batch = batch;
+        self.deliver_on(turn);
     }
 
     /// The watchers of a large revision read it for themselves.

@@ -5,6 +5,7 @@
 //! stream does not take now is read again later.
 
 use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::types::Revision;
 use etcore_proto::error::EtcdError;
 
 use super::batch::Batch;
@@ -12,6 +13,21 @@ use super::reply::Head;
 use super::watchers::{NONE, State};
 use super::{Hub, Turn};
 use crate::limits;
+
+/// What is left to be delivered of the hub's batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    /// The first revision in it that was not looked at before.
+    pub(super) from: Revision,
+    /// The first of the touched watchers that has nothing of it.
+    next: usize,
+}
+
+impl Pending {
+    pub(super) fn new(from: Revision) -> Self {
+        Self { from, next: 0 }
+    }
+}
 
 /// Events of one watcher that go into one response.
 struct Portion {
@@ -26,13 +42,27 @@ struct Portion {
 }
 
 impl Hub {
-    pub(super) fn deliver(&mut self, turn: &mut Turn<'_>, batch: &mut Batch) {
-        batch.group(&mut self.watchers);
-        for index in 0..batch.touched.len() {
-            let slot = batch.touched[index];
-            let watcher = self.watchers.get_mut(slot);
+    /// Delivers what is left of the batch, as far as the turn's bound allows: an event may be
+    /// wanted by any number of watchers.
+    pub(super) fn deliver_on(&mut self, turn: &mut Turn<'_>) {
+        let Some(mut pending) = self.pending else { return };
+        let batch = std::mem::take(&mut self.batch);
+        while let Some(slot) = batch.touched.get(pending.next).copied()
+            && self.deliveries > 0
+        {
+            self.deliveries -= 1;
+            pending.next += 1;
+            // It may be gone, and another in its place, which then has no hits.
+            let Some(watcher) = self.watchers.find_mut(slot) else { continue };
             let hit = std::mem::replace(&mut watcher.first_hit, NONE);
-            self.deliver_to(turn, batch, slot, hit);
+            self.deliver_to(turn, &batch, slot, hit);
+        }
+        self.pending = (pending.next < batch.touched.len()).then_some(pending);
+        self.batch = batch;
+        if self.pending.is_none() {
+            for stream in std::mem::take(&mut self.asked_progress) {
+                self.tell_progress(turn, stream);
+            }
         }
     }
 

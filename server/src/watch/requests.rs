@@ -37,6 +37,10 @@ impl Hub {
 
     /// Lets time pass: sends the notifications that are due.
     pub fn tick(&mut self, turn: &mut Turn<'_>) {
+        if self.pending.is_some() {
+            // Some watchers have what others lack: the next tick tells of both.
+            return;
+        }
         while let Some((due_ms, slot)) = self.progress.first().copied() {
             if due_ms > turn.now_ms {
                 break;
@@ -175,7 +179,13 @@ impl Hub {
 
     /// Answers a request for progress: once for all watchers of the stream if they have everything,
     /// else not at all.
-    fn tell_progress(&mut self, turn: &mut Turn<'_>, slot: u32) {
+    pub(super) fn tell_progress(&mut self, turn: &mut Turn<'_>, slot: u32) {
+        if self.pending.is_some() {
+            if !self.asked_progress.contains(&slot) {
+                self.asked_progress.push(slot);
+            }
+            return;
+        }
         let revision = self.live_revision();
         let Some(stream) = self.stream(slot) else { return };
         while stream.future.first().is_some_and(|(start, _)| *start <= revision) {

@@ -198,7 +198,13 @@ impl Rig {
         let (mut store, checkpointer) =
             Store::open(&mut disk.clone(), EngineConfig::default()).unwrap();
         let view = store.publish();
-        let config = HubConfig { progress_interval_ms: 10_000, fragment_bytes: 2 << 20, seed };
+        let turn_deliveries = if seed % 2 == 1 { 3 } else { limits::WATCH_TURN_DELIVERIES };
+        let config = HubConfig {
+            progress_interval_ms: 10_000,
+            fragment_bytes: 2 << 20,
+            turn_deliveries,
+            seed,
+        };
         let mut rig = Self {
             checkpointer,
             pages: DiskPages::slow(&disk, seed),
@@ -923,4 +929,44 @@ fn progress_is_told_only_when_every_watcher_of_the_stream_has_everything() {
     assert_eq!(answers(&mut rig, 1), [], "it is behind");
     rig.settle();
     assert_eq!(answers(&mut rig, 1), [(-1, 3)]);
+}
+
+#[test]
+fn an_event_for_many_watchers_reaches_them_over_several_turns_and_progress_waits_for_all() {
+    let mut rig = Rig::new(2, 40);
+    let watchers = 2 * limits::WATCH_TURN_DELIVERIES + 5;
+    for at in 0..2 {
+        rig.peers.open_window(rig.places[at], 16 << 20);
+    }
+    rig.create(1, create("k", ""));
+    for _ in 1..watchers {
+        rig.create(0, create("k", ""));
+    }
+    rig.create(1, create("k", ""));
+    rig.settle();
+    rig.put("k", "v");
+    let told = |rig: &Rig| rig.events_checked;
+    let before = told(&rig);
+    let mut turns = 0;
+    while told(&rig) < before + watchers as u64 + 1 {
+        let had = told(&rig);
+        rig.turn();
+        assert!(told(&rig) - had <= limits::WATCH_TURN_DELIVERIES as u64, "in one turn");
+        turns += 1;
+        if turns == 1 {
+            // Its first watcher has the event, its second has not.
+            rig.ask(1, RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
+            rig.check();
+            let stream = rig.places[1].stream.id();
+            assert!(!rig.told_revision.contains_key(&stream), "not everybody has everything");
+            // Those that go, or come, in between change nothing for the others.
+            let created = rig.create(1, create("k", ""));
+            let cancel = pb::WatchCancelRequest { watch_id: created.watch_id };
+            rig.ask(1, RequestUnion::CancelRequest(cancel));
+        }
+    }
+    assert_eq!(turns, 3);
+    rig.settle();
+    let stream = rig.places[1].stream.id();
+    assert_eq!(rig.told_revision[&stream], rig.store.revision().0);
 }

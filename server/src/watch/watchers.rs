@@ -127,6 +127,11 @@ impl Watchers {
         if self.get(slot).has_kept_up { revision } else { newest.0 }
     }
 
+    /// The watcher that is there now, if there is one.
+    pub(super) fn find_mut(&mut self, slot: u32) -> Option<&mut Watcher> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
     pub(super) fn get_mut(&mut self, slot: u32) -> &mut Watcher {
         self.slots[slot as usize].as_mut().expect("slots are forgotten with their watcher")
     }

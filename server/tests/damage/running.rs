@@ -10,7 +10,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use tonic::Code;
 
 use super::harness::watch::Watch;
-use super::harness::{Client, DRIVERS, Member, block_on, is_available};
+use super::harness::{Client, DRIVERS, Member, Setup, block_on, is_available};
 use super::history::{self, End, History, Served};
 use super::image::DB;
 use super::layout::{Layout, PageKind};
@@ -114,6 +114,44 @@ fn a_page_that_rots_under_a_running_member_is_an_error_for_its_readers_and_for_n
             // As it was, for the next step.
             history.image.store(&history::member_dir(&history.setup));
         }
+    }
+}
+
+#[test]
+fn a_page_that_is_lost_behind_a_map_stops_the_member_with_one_line_that_says_where() {
+    for driver in drivers() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(dir.path(), driver);
+        let member = setup.start();
+        let value = "v".repeat(1000);
+        let puts = |client: Client| async move {
+            for number in 0..2000 {
+                client.put_kv(&format!("k{number:04}"), &value).await;
+            }
+        };
+        block_on(async { puts(Client::connect(&setup).await).await });
+        member.terminate();
+        let mut member = member;
+        assert_eq!(member.wait().code(), Some(0));
+        // What it reads now comes from pages, through the map.
+        let mut member = setup.start();
+        block_on(async {
+            let client = Client::connect(&setup).await;
+            let whole = client.range(all()).await.unwrap();
+            assert_eq!(whole.count, 2000);
+            let file = history::member_dir(&setup).join(DB);
+            // Another process does that, or the device below loses what was there.
+            std::fs::File::options().write(true).open(file).unwrap().set_len(65_536).unwrap();
+            let lost = client.range(all()).await;
+            assert!(lost.is_err(), "{driver}: pages that are gone were read");
+        });
+        let status = member.wait();
+        let log = member.seen.join("\n");
+        assert_eq!(status.code(), Some(1), "{driver}: {status:?}\n{log}");
+        let told: Vec<&String> =
+            member.seen.iter().filter(|line| line.contains("stopped after a failure")).collect();
+        assert_eq!(told.len(), 1, "{driver}:\n{log}");
+        assert!(told[0].contains("etcore.db: cannot read at byte"), "{driver}: {}", told[0]);
     }
 }
 

@@ -2,8 +2,10 @@ use std::collections::BTreeMap;
 
 use etcore_engine::testing::prng::Prng;
 use etcore_engine::types::Revision;
+use etcore_proto::pb::etcdserverpb as pb;
 
 use super::*;
+use crate::api::pieces::Pieces;
 
 const SETTINGS: Settings = Settings { ttl_s_min: 2, checkpoint_ms: None };
 const CHECKPOINT_MS: u64 = 300_000;
@@ -18,9 +20,16 @@ fn primary(settings: Settings) -> Lessor {
     lessor
 }
 
+/// Looks at everything that is to be looked at.
+fn collect(lessor: &mut Lessor, now_ms: u64) {
+    for _ in 0..=2 * lessor.len() / limits::LEASE_EXPIRIES_PER_TURN {
+        lessor.collect_expired(now_ms);
+    }
+}
+
 /// Everything that would be proposed now, without pacing.
 fn expired(lessor: &mut Lessor, now_ms: u64) -> Vec<i64> {
-    lessor.collect_expired(now_ms);
+    collect(lessor, now_ms);
     std::iter::from_fn(|| lessor.next_expired(now_ms)).collect()
 }
 
@@ -48,7 +57,7 @@ fn a_lease_ends_at_its_deadline_and_not_before() {
     let mut lessor = primary(SETTINGS);
     lessor.grant(1, 10, 1000);
     assert!(expired(&mut lessor, 11_000).is_empty());
-    assert_eq!(lessor.next_deadline_ms(), Some(11_001));
+    assert_eq!(lessor.next_look_ms(), Some(11_001));
     assert_eq!(lessor.time_to_live(1, 11_000).unwrap().left_s, 0);
     assert_eq!(lessor.renew(1, 11_000), Renewal::Renewed(10));
     assert!(expired(&mut lessor, 21_000).is_empty());
@@ -112,7 +121,8 @@ fn only_a_primary_lessor_knows_deadlines() {
     assert_eq!(lessor.list(), [3, 5]);
     lessor.promote(1_000_000, 1000);
     assert_eq!(lessor.list(), [5, 3]);
-    assert_eq!(lessor.next_deadline_ms(), Some(1_011_001), "the TTL and an election timeout");
+    lessor.collect_expired(1_000_000);
+    assert_eq!(lessor.next_look_ms(), Some(1_011_001), "the TTL and an election timeout");
     lessor.collect_expired(1_011_001);
     lessor.demote();
     assert!(!lessor.has_overdue() && expired(&mut lessor, u64::MAX / 2).is_empty());
@@ -128,8 +138,11 @@ fn leases_that_would_end_together_after_an_election_are_spread() {
         lessor.grant(id, 10, 0);
     }
     lessor.promote(0, 1000);
+    let before = lessor.births;
+    collect(&mut lessor, 10_001);
+    assert_eq!((lessor.births, lessor.overdue.len()), (before, 0));
     let mut by_second = BTreeMap::<u64, u64>::new();
-    for (deadline_ms, _) in &lessor.due {
+    for (deadline_ms, _) in &lessor.agenda {
         assert!(*deadline_ms > 11_000, "never early");
         *by_second.entry(deadline_ms / 1000).or_default() += 1;
     }
@@ -145,11 +158,15 @@ fn long_leases_are_checkpointed_and_start_where_they_were() {
     let mut lessor = primary(settings);
     lessor.grant(1, 3600, 0);
     lessor.grant(2, 300, 0);
-    assert!(lessor.due_checkpoints(CHECKPOINT_MS - 1, 10).is_empty());
-    let due = lessor.due_checkpoints(CHECKPOINT_MS, 10);
+    let due_checkpoints = |lessor: &mut Lessor, now_ms| {
+        lessor.collect_expired(now_ms);
+        lessor.due_checkpoints(now_ms, 10)
+    };
+    assert!(due_checkpoints(&mut lessor, CHECKPOINT_MS - 1).is_empty());
+    let due = due_checkpoints(&mut lessor, CHECKPOINT_MS);
     assert_eq!(due, [(1, 3300)], "the other is too short");
     assert!(lessor.checkpoint(1, 3300, CHECKPOINT_MS + 5));
-    assert_eq!(lessor.due_checkpoints(2 * CHECKPOINT_MS + 5, 10), [(1, 3000)], "rounded up");
+    assert_eq!(due_checkpoints(&mut lessor, 2 * CHECKPOINT_MS + 5), [(1, 3000)], "rounded up");
     let rows = [lessor.row(1).unwrap(), lessor.row(2).unwrap()];
     let rows = rows.iter().map(|row| (&b""[..], &row[..]));
     let mut other = Lessor::recover(settings, rows, Attachments::default()).unwrap();
@@ -311,4 +328,138 @@ fn any_history_leaves_what_a_simple_list_would_have() {
         }
         assert!(lessor.is_empty() && lessor.items.is_empty());
     }
+}
+
+/// The IDs in fields of a LeaseLeasesResponse.
+fn ids_of(pieces: &Pieces) -> Vec<i64> {
+    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+    let response = pb::LeaseLeasesResponse::decode(&bytes[..]).unwrap();
+    response.leases.into_iter().map(|lease| lease.id).collect()
+}
+
+/// The keys in fields of a LeaseTimeToLiveResponse.
+fn keys_of(pieces: &Pieces) -> Vec<Vec<u8>> {
+    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+    let response = pb::LeaseTimeToLiveResponse::decode(&bytes[..]).unwrap();
+    response.keys.into_iter().map(|key| key.to_vec()).collect()
+}
+
+/// Whatever is granted, revoked, renewed and attached meanwhile: a walk of many steps tells what
+/// there was when it began, and each of its steps is short.
+#[test]
+fn a_walk_of_many_steps_tells_what_there_was_when_it_began() {
+    for seed in 0..30 {
+        let mut prng = Prng::new(seed);
+        let mut lessor = primary(SETTINGS);
+        for id in 1..=400 {
+            lessor.grant(id, 10 + prng.below(100).cast_signed(), 0);
+        }
+        for number in 0..300 {
+            lessor.set_item(format!("k{number:03}").as_bytes(), 7);
+        }
+        if seed % 3 == 0 {
+            lessor.demote();
+        } else if seed % 3 == 1 {
+            lessor.promote(1000, 500);
+        }
+        let mut expected = lessor.list();
+        let expected_keys: Vec<Vec<u8>> = lessor.keys(7).map(|key| key.to_vec()).collect();
+        lessor.begin_listing();
+        lessor.begin_keys(7);
+        let (mut listed, mut keys, mut steps) = (None, None, 0);
+        while listed.is_none() || keys.is_none() {
+            steps += 1;
+            for _ in 0..prng.below(20) {
+                let id = 1 + prng.below(500).cast_signed();
+                let key = format!("k{:03}", prng.below(400));
+                match prng.below(6) {
+                    0 if id != 7 => {
+                        lessor.revoke(id);
+                    }
+                    1 if !lessor.contains(id) => lessor.grant(id, 60, 1000 + steps),
+                    2 if lessor.is_primary() => {
+                        lessor.renew(id, 1000 + steps);
+                    }
+                    3 => lessor.set_item(key.as_bytes(), 0),
+                    4 => lessor.set_item(key.as_bytes(), 7),
+                    _ => lessor.set_item(key.as_bytes(), id),
+                }
+            }
+            if listed.is_none() {
+                let mut rows = 20;
+                listed = lessor.list_on(&mut rows);
+            }
+            if keys.is_none() {
+                let mut rows = 10;
+                match lessor.keys_on(&mut rows) {
+                    KeysStep::Again => assert_eq!(rows, 0),
+                    KeysStep::Gone => panic!("lease 7 is there"),
+                    KeysStep::Keys(found) => keys = Some(found),
+                }
+            }
+        }
+        assert!(steps > 30, "{steps} steps");
+        let mut listed = ids_of(&listed.unwrap());
+        listed.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(listed, expected, "seed {seed}");
+        assert_eq!(keys_of(&keys.unwrap()), expected_keys, "seed {seed}");
+    }
+}
+
+#[test]
+fn those_that_expire_first_are_listed_first() {
+    let mut lessor = primary(SETTINGS);
+    let mut prng = Prng::new(3);
+    for id in 1..=5000 {
+        lessor.grant(id, 10 + prng.below(10_000).cast_signed(), 0);
+    }
+    for id in (1..=5000).step_by(3) {
+        lessor.renew(id, 5000);
+    }
+    lessor.begin_listing();
+    let listed = std::iter::repeat_with(|| lessor.list_on(&mut 512)).find_map(|found| found);
+    assert_eq!(ids_of(&listed.unwrap()), lessor.list());
+}
+
+#[test]
+fn the_keys_of_a_lease_that_ends_meanwhile_are_those_of_no_lease() {
+    let mut lessor = primary(SETTINGS);
+    lessor.grant(7, 10, 0);
+    for number in 0..100_u8 {
+        lessor.set_item(&[number], 7);
+    }
+    lessor.begin_keys(7);
+    assert_eq!(lessor.keys_on(&mut 10), KeysStep::Again);
+    lessor.revoke(7);
+    assert_eq!(lessor.keys_on(&mut 10), KeysStep::Gone);
+}
+
+/// An election among a hundred thousand leases: whatever a turn looks at is bounded, and all of
+/// them live for as long as they may.
+#[test]
+fn a_new_reign_costs_a_bounded_number_of_looks_a_turn() {
+    let mut lessor = lessor(SETTINGS);
+    for id in 1..=100_000 {
+        lessor.grant(id, 20, 0);
+    }
+    lessor.promote(1_000_000, 1000);
+    assert_eq!(lessor.time_to_live(5, 1_000_000).unwrap().left_s, 20);
+    let (mut now_ms, mut turns) = (1_000_000, 0);
+    while lessor.next_look_ms().is_some_and(|look_ms| look_ms <= now_ms) {
+        let looked_at =
+            |lessor: &Lessor, now_ms| lessor.agenda.range(..=(now_ms, i64::MAX)).count();
+        let before = looked_at(&lessor, now_ms);
+        assert_eq!(lessor.collect_expired(now_ms), 0);
+        assert!(before - looked_at(&lessor, now_ms) <= limits::LEASE_LOOKS_PER_MS);
+        (now_ms, turns) = (now_ms + 1, turns + 1);
+        if turns == 50 {
+            assert_eq!(lessor.renew(99_999, now_ms), Renewal::Renewed(20));
+        }
+    }
+    assert!(turns >= 100_000 / limits::LEASE_LOOKS_PER_MS, "{turns} turns");
+    assert!(lessor.agenda.first().unwrap().0 >= 1_020_050);
+    lessor.demote();
+    lessor.demote();
+    assert_eq!(lessor.len(), 100_000);
 }

@@ -1,6 +1,7 @@
 //! Leases in a cluster: asked of any member, decided by the leader.
 
 use super::*;
+use crate::api::pieces::Pieces;
 
 const RAFT_LEASE_GRANT: u32 = 8;
 
@@ -21,6 +22,20 @@ fn ask(cluster: &mut Cluster, at: usize, question: LeaseQuestion) -> LeaseAnswer
         cluster.members[at].leases.contains_key(&slot)
     });
     cluster.members[at].leases.remove(&slot).unwrap()
+}
+
+/// The IDs in fields of a LeaseLeasesResponse.
+fn ids_of(pieces: &Pieces) -> Vec<i64> {
+    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+    let response = pb::LeaseLeasesResponse::decode(&bytes[..]).unwrap();
+    response.leases.into_iter().map(|lease| lease.id).collect()
+}
+
+/// The keys in fields of a LeaseTimeToLiveResponse.
+fn keys_of(pieces: &Pieces) -> Vec<Vec<u8>> {
+    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+    let response = pb::LeaseTimeToLiveResponse::decode(&bytes[..]).unwrap();
+    response.keys.into_iter().map(|key| key.to_vec()).collect()
 }
 
 fn exists(cluster: &Cluster, at: usize, id: i64) -> bool {
@@ -45,8 +60,55 @@ fn any_member_answers_questions_about_leases_with_what_the_leader_knows() {
         let gone = ask(&mut cluster, at, LeaseQuestion::TimeToLive { id: 8, keys: false });
         assert!(matches!(gone, LeaseAnswer::TimeToLive { times: None, .. }), "{gone:?}");
         let list = ask(&mut cluster, at, LeaseQuestion::List);
-        assert!(matches!(&list, LeaseAnswer::Leases(ids) if *ids == [7]), "{list:?}");
+        let LeaseAnswer::Leases(list) = &list else { panic!("{list:?}") };
+        assert_eq!(ids_of(list), [7]);
     }
+}
+
+#[test]
+fn any_member_lists_many_leases_and_many_keys_and_goes_on_with_everything_else_meanwhile() {
+    let mut cluster = Cluster::new(3, 38);
+    let leader = cluster.ready();
+    let follower = cluster.others(leader)[0];
+    for id in 1..=3000 {
+        cluster.next_slot += 1;
+        let request = pb::LeaseGrantRequest { id, ttl: 60 };
+        cluster.propose(leader, RAFT_LEASE_GRANT, &request.encode_to_vec());
+    }
+    let key = |number: u32| format!("key-{number:04}").into_bytes();
+    for number in 0..3000 {
+        let request =
+            pb::PutRequest { key: key(number).into(), lease: 7, ..pb::PutRequest::default() };
+        let slot = cluster.propose(leader, RAFT_PUT, &request.encode_to_vec());
+        if number == 2999 {
+            assert_eq!(cluster.reply(leader, slot), Ok(()));
+        }
+    }
+    for at in [leader, follower] {
+        let LeaseAnswer::Leases(list) = ask(&mut cluster, at, LeaseQuestion::List) else {
+            panic!("no list");
+        };
+        let mut ids = ids_of(&list);
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(1..=3000));
+        let question = LeaseQuestion::TimeToLive { id: 7, keys: true };
+        let LeaseAnswer::TimeToLive { times: Some(times), keys } = ask(&mut cluster, at, question)
+        else {
+            panic!("no keys");
+        };
+        assert_eq!(times.granted_s, 60);
+        assert!(keys_of(&keys).into_iter().eq((0..3000).map(key)));
+    }
+    // The leader ends leading in the middle of a walk: another tells the times.
+    cluster.next_slot += 1;
+    let slot = cluster.next_slot;
+    let question = LeaseQuestion::TimeToLive { id: 7, keys: true };
+    let ask = LeaseAsk { slot, deadline_ms: cluster.now_ms + 7000, question };
+    assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
+    cluster.until(100, "the walk", |cluster| cluster.members[leader].replica.desk.walks.has_work());
+    cluster.isolate(leader, true);
+    cluster.members[leader].replica.desk.demote();
+    assert!(!cluster.members[leader].replica.desk.walks.has_work(), "it was given up");
 }
 
 #[test]

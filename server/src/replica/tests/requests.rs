@@ -82,6 +82,28 @@ fn many_forwarded_proposals_go_in_several_messages_and_are_all_answered() {
 }
 
 #[test]
+fn a_burst_of_proposals_is_applied_a_bounded_number_a_turn_and_none_is_refused() {
+    let mut cluster = Cluster::new(3, 16);
+    let leader = cluster.ready();
+    let slots: Vec<Slot> =
+        (0..14_000).map(|number| cluster.put(leader, &format!("k{number}"), "v")).collect();
+    let mut before = [u64::MAX; 3];
+    cluster.until(60_000, "all are answered", |cluster| {
+        for (at, before) in before.iter_mut().enumerate() {
+            let applied = cluster.members[at].shared.status.applied.load(Ordering::Relaxed);
+            let in_turn = applied.saturating_sub(*before) as usize;
+            assert!(in_turn <= limits::APPLY_LONG_TURN_COST, "{in_turn} entries in one turn");
+            *before = applied;
+        }
+        slots.iter().rev().all(|slot| cluster.members[leader].replies.contains_key(slot))
+    });
+    for slot in slots {
+        assert_eq!(cluster.reply(leader, slot), Ok(()));
+    }
+    cluster.agree(&["k0".to_owned(), "k13999".to_owned()]);
+}
+
+#[test]
 fn requests_wait_for_an_election_and_then_succeed() {
     let mut cluster = Cluster::new(3, 13);
     let leader = cluster.ready();
@@ -371,4 +393,75 @@ fn the_shard_is_told_of_large_entries_before_they_are_logged_and_before_they_are
         }
         assert_eq!((logs, applies), (usize::from(is_large), 1), "a value of {length} bytes");
     }
+}
+
+/// A message of the leader that appends one committed entry to a member's log.
+fn append(
+    cluster: &Cluster,
+    leader: usize,
+    to: usize,
+    change: &raftpb::ConfChangeV2,
+) -> raftpb::Message {
+    let status = cluster.members[to].replica.log.node.status();
+    let index = status.last_index.0 + 1;
+    raftpb::Message {
+        r#type: Some(MessageType::MsgApp as i32),
+        to: Some(status.id),
+        from: Some(cluster.members[leader].shared.member_id),
+        term: Some(status.soft_state.term.0),
+        log_term: Some(status.soft_state.term.0),
+        index: Some(index - 1),
+        entries: vec![raftpb::Entry {
+            r#type: Some(raftpb::EntryType::EntryConfChangeV2 as i32),
+            term: Some(status.soft_state.term.0),
+            index: Some(index),
+            data: Some(change.encode_to_vec().into()),
+        }],
+        commit: Some(index),
+        ..raftpb::Message::default()
+    }
+}
+
+#[test]
+fn a_configuration_change_of_the_second_form_stops_no_member_unless_it_changes_the_members() {
+    let mut cluster = Cluster::new(3, 17);
+    let leader = cluster.ready();
+    let [first, second] = cluster.others(leader)[..] else { panic!("three members") };
+    let slot = cluster.put(leader, "k", "v");
+    assert_eq!(cluster.reply(leader, slot), Ok(()));
+    cluster.agree(&["k".to_owned()]);
+    let change = |transition, changes| raftpb::ConfChangeV2 {
+        transition: Some(transition),
+        changes,
+        context: None,
+    };
+    // Nothing, the beginning of two quorums, and their end.
+    cluster.isolate(first, true);
+    for (transition, outgoing) in [(0, 0), (2, 3), (0, 0)] {
+        let message = append(&cluster, leader, first, &change(transition, Vec::new()));
+        let index = message.commit;
+        cluster.members[first].replica.step(message);
+        cluster.until(500, "it is applied", |cluster| {
+            Some(cluster.members[first].replica.store.applied().0.0) == index
+        });
+        let conf_state = cluster.members[first].replica.log.node.conf_state();
+        assert_eq!((conf_state.voters.len(), conf_state.voters_outgoing.len()), (3, outgoing));
+    }
+    // Nobody knows where a member is that one adds.
+    cluster.isolate(second, true);
+    let added = raftpb::ConfChangeSingle { r#type: Some(0), node_id: Some(99) };
+    let message = append(&cluster, leader, second, &change(0, vec![added]));
+    let member = &mut cluster.members[second];
+    member.replica.step(message);
+    for _ in 0..10 {
+        cluster.now_ms += STEP_MS;
+        let member = &mut cluster.members[second];
+        member.finish_write();
+        member.replica.turn(cluster.now_ms);
+        let writes = [member.replica.log_turn(), member.replica.finish_turn()];
+        member.write = writes.into_iter().flatten().next().or(member.write.take());
+    }
+    let reason = cluster.members[second].shared.failure.get().cloned().unwrap_or_default();
+    assert!(reason.contains("second form changes members"), "{reason:?}");
+    cluster.crash(second);
 }

@@ -1,0 +1,187 @@
+//! Lists of leases, and of the keys of a lease that has many: answers that take many turns.
+//!
+//! One walk is under way at a time; whoever asks for the same before it begins gets what it found,
+//! and shares the memory. Only a leader knows the times of a lease: a follower asks for these, and
+//! lists the keys itself once it has applied what the leader had.
+
+use std::collections::VecDeque;
+
+use etcore_engine::types::LogIndex;
+
+use super::Replica;
+use super::leasing::{LeaseDesk, Waiting};
+use super::lessor::{KeysStep, TimeToLive};
+use super::messages::{LeaseAnswer, LeaseQuestion};
+use crate::api::pieces::Pieces;
+use crate::limits;
+use crate::work::Job;
+
+/// A question that waits for a walk.
+pub(super) struct Wanted {
+    waiting: Waiting,
+    /// What the leader said, if it was asked.
+    times: Option<TimeToLive>,
+}
+
+/// See the module text. Invariant: `current` is empty if there is no walk.
+#[derive(Default)]
+pub(super) struct Walks {
+    /// They wait until this member has applied so much.
+    behind: VecDeque<(LogIndex, Wanted)>,
+    next: VecDeque<Wanted>,
+    question: Option<LeaseQuestion>,
+    current: Vec<Wanted>,
+}
+
+impl Walks {
+    pub(super) fn len(&self) -> usize {
+        self.behind.len() + self.next.len() + self.current.len()
+    }
+
+    /// True if a turn would go on with a walk.
+    pub(super) fn has_work(&self) -> bool {
+        self.question.is_some() || !self.next.is_empty()
+    }
+
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        self.next.push_back(Wanted { waiting, times: None });
+    }
+
+    /// The leader has told the times, and had applied this.
+    pub(super) fn push_behind(&mut self, waiting: Waiting, times: TimeToLive, applied: LogIndex) {
+        self.behind.push_back((applied, Wanted { waiting, times: Some(times) }));
+    }
+
+    /// Keeps what `keeps` says.
+    pub(super) fn retain(&mut self, mut keeps: impl FnMut(&Waiting) -> bool) {
+        self.behind.retain(|(_, wanted)| keeps(&wanted.waiting));
+        self.next.retain(|wanted| keeps(&wanted.waiting));
+        self.current.retain(|wanted| keeps(&wanted.waiting));
+    }
+
+    /// Takes out what only a leader can answer.
+    fn take_times(&mut self) -> impl Iterator<Item = Waiting> {
+        let wants_times = |wanted: &mut Wanted| {
+            wanted.times.is_none() && wanted.waiting.ask.question != LeaseQuestion::List
+        };
+        let mut taken: Vec<Wanted> = self.current.extract_if(.., wants_times).collect();
+        for wanted in std::mem::take(&mut self.next) {
+            let mut wanted = wanted;
+            match wants_times(&mut wanted) {
+                true => taken.push(wanted),
+                false => self.next.push_back(wanted),
+            }
+        }
+        taken.into_iter().map(|wanted| wanted.waiting)
+    }
+}
+
+impl LeaseDesk {
+    /// True for a question that takes a walk.
+    pub(super) fn walks_for(&self, question: LeaseQuestion) -> bool {
+        match question {
+            LeaseQuestion::List => true,
+            LeaseQuestion::TimeToLive { id, keys } => {
+                keys && self.lessor.key_count(id) > limits::APPLY_ANSWER_KEYS
+            }
+            LeaseQuestion::Renew { .. } => false,
+        }
+    }
+
+    /// This member leads no longer: it does not know the times of leases any more.
+    pub(super) fn take_back_walks(&mut self) {
+        let taken = self.walks.take_times();
+        self.queued.extend(taken);
+        self.end_unwanted_walk();
+    }
+
+    /// Gives up a walk that nobody waits for any more.
+    pub(super) fn end_unwanted_walk(&mut self) {
+        if self.walks.current.is_empty() && self.walks.question.take().is_some() {
+            self.lessor.end_walks();
+        }
+    }
+
+    /// True if a walk is under way, one that was begun included.
+    fn begin_walk(&mut self) -> bool {
+        if self.walks.question.is_some() {
+            return true;
+        }
+        let Some(first) = self.walks.next.front() else { return false };
+        let question = first.waiting.ask.question;
+        match question {
+            LeaseQuestion::TimeToLive { id, .. } => self.lessor.begin_keys(id),
+            LeaseQuestion::List | LeaseQuestion::Renew { .. } => self.lessor.begin_listing(),
+        }
+        self.walks.question = Some(question);
+        for wanted in std::mem::take(&mut self.walks.next) {
+            match wanted.waiting.ask.question == question {
+                true => self.walks.current.push(wanted),
+                false => self.walks.next.push_back(wanted),
+            }
+        }
+        true
+    }
+}
+
+impl Replica {
+    /// Goes on with the walks, for as long as one turn may.
+    pub(super) fn walk_on(&mut self) {
+        self.work.note(Job::LeaseList);
+        let applied = self.store.applied().0;
+        let walks = &mut self.desk.walks;
+        while let Some((_, wanted)) = walks.behind.pop_front_if(|(after, _)| *after <= applied) {
+            walks.next.push_back(wanted);
+        }
+        let mut rows = limits::LEASE_WALK_STEP;
+        while rows > 0 && self.desk.begin_walk() {
+            let list = self.desk.walks.question == Some(LeaseQuestion::List);
+            let found = if list {
+                match self.desk.lessor.list_on(&mut rows) {
+                    None => return,
+                    Some(leases) => Found::Leases(LeaseAnswer::Leases(leases)),
+                }
+            } else {
+                match self.desk.lessor.keys_on(&mut rows) {
+                    KeysStep::Again => return,
+                    KeysStep::Gone => Found::Keys(None),
+                    KeysStep::Keys(keys) => Found::Keys(Some(keys)),
+                }
+            };
+            self.walked(&found);
+            rows = rows.saturating_sub(1);
+        }
+    }
+
+    /// A walk is at its end.
+    fn walked(&mut self, found: &Found) {
+        self.desk.walks.question = None;
+        for Wanted { waiting, times } in std::mem::take(&mut self.desk.walks.current) {
+            let LeaseQuestion::TimeToLive { id, .. } = waiting.ask.question else {
+                if let Found::Leases(leases) = found {
+                    self.answer_lease(&waiting, leases.clone());
+                }
+                continue;
+            };
+            if times.is_none() && !self.desk.lessor.is_primary() {
+                self.desk.queued.push_back(waiting);
+                continue;
+            }
+            let answer = match found {
+                Found::Keys(Some(keys)) => LeaseAnswer::TimeToLive {
+                    times: times.or_else(|| self.desk.lessor.time_to_live(id, self.now_ms)),
+                    keys: keys.clone(),
+                },
+                _ => LeaseAnswer::TimeToLive { times: None, keys: Pieces::default() },
+            };
+            self.answer_lease(&waiting, answer);
+        }
+    }
+}
+
+/// What a walk has found.
+enum Found {
+    Leases(LeaseAnswer),
+    /// `None` if the lease is gone.
+    Keys(Option<Pieces>),
+}
