@@ -152,6 +152,7 @@ impl Node {
             return Ok(());
         }
         let from = message.from;
+        self.doubt_candidate(&message);
         let result = self.raw.step(message);
         self.set_election_timeout();
         match result {

@@ -11,6 +11,7 @@
 //! raft's pre-vote comes first. Nothing here may depend on anything but seed, state and ticks.
 
 use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
 
 use super::Node;
 use super::config::{NodeConfig, mix};
@@ -63,6 +64,19 @@ impl Node {
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Follower {
             raft.election_elapsed = raft.election_elapsed.max(raft.election_timeout());
+        }
+    }
+
+    /// A leader that asks for a vote leads no longer: its process has started again, within the time
+    /// for which votes are held back because it was heard of.
+    pub(super) fn doubt_candidate(&mut self, message: &Message) {
+        let asks = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestVote
+        );
+        let raft = &self.raw.raft;
+        if asks && message.from == raft.leader_id && message.term > raft.term {
+            self.doubt_leader();
         }
     }
 

@@ -10,6 +10,8 @@ use super::{ConnId, Counters, Lane, StreamKind};
 
 /// The shortest time between two attempts to dial a stream (etcd: DialRetryFrequency).
 const DIAL_MS: u64 = 100;
+/// After the first attempt that failed behind a stream that had worked.
+const DIAL_AGAIN_MS: u64 = 20;
 /// A stream that was open for so long has worked, in milliseconds.
 const WORKED_MS: u64 = 1000;
 /// Doublings of it while attempts fail.
@@ -154,7 +156,11 @@ impl ReadEnd {
         // After a stream that has worked the peer is dialled at once: whether it refuses tells a
         // dead process from a broken connection.
         let has_worked = self.failures == 0 && now_ms - self.established_ms >= WORKED_MS;
-        let pause_ms = DIAL_MS << self.failures.min(DIAL_DOUBLINGS);
+        // That attempt may have come just before the process's port was closed.
+        let pause_ms = match self.failures {
+            1 => DIAL_AGAIN_MS,
+            failures => DIAL_MS << failures.min(DIAL_DOUBLINGS),
+        };
         self.next_dial_ms = if has_worked { now_ms } else { now_ms + pause_ms };
         self.failures += 1;
     }

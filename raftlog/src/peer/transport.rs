@@ -617,7 +617,11 @@ impl Transport {
                 self.exchange_gone(peer, lane, id);
                 self.fail_jobs(peer, lane, reason);
             }
-            Role::Reader(reader) => self.reader_ended(&reader, reason),
+            Role::Reader(reader) => {
+                self.reader_ended(&reader, reason);
+                // Not with the next tick: a dead process is to be found out at once.
+                self.dial_streams();
+            }
             Role::Writer(writer) => {
                 self.servers -= 1;
                 self.writer_ended(id, &writer, reason);

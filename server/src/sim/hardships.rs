@@ -81,13 +81,14 @@ pub(super) fn harden(plan: &mut Plan) {
     plan.rates = Rates::default();
     plan.clients = 2 * plan.members;
     plan.watchers = plan.watchers.min(1);
-    plan.keepers = [0, 6, 40][prng.index(3)];
+    plan.keepers = [0, 6, 40, 300][prng.index(4)];
     plan.intruders = 0;
     plan.keys = plan.keys.max(24);
     plan.value_bytes = Span::new(8, 400);
     plan.think = Span::new(0, 150 * MS);
     plan.drift = 0;
     plan.leases = true;
+    plan.more_leases = [0, 300][prng.index(2)];
     plan.client_latency = Span::new(20 * US, 200 * US);
     plan.peer_latency = [
         Span::new(20 * US, 200 * US),
@@ -123,7 +124,14 @@ pub(super) fn harden(plan: &mut Plan) {
         let lasts = match what {
             Hardship::DiskHangs if prng.chance(1, 8) => {
                 plan.think = Span::new(0, S);
+                plan.keepers = plan.keepers.min(40);
                 60 * S + prng.below(120 * S)
+            }
+            // More than a leader keeps in memory for its own disk.
+            Hardship::DiskHangs if prng.chance(1, 2) => {
+                plan.value_bytes = Span::new(8, 60_000);
+                plan.think = Span::new(0, 60 * MS);
+                10 * S + prng.below(8 * S)
             }
             Hardship::DiskHangs => 3 * S + prng.below(12 * S),
             _ => 50 * MS + prng.below(most),
@@ -326,7 +334,8 @@ impl World {
             return self.violate(SERVED, detail);
         }
         if let Some(died) = self.hard.died.take_if(|died| *died < invoke) {
-            let most = 600 * MS + 20 * self.plan.peer_latency.to;
+            // Also if it has started again before anybody could find its port closed.
+            let most = 900 * MS + 20 * self.plan.peer_latency.to;
             if now - died > most {
                 let detail = format!("nothing was written for {} ms", (now - died) / MS);
                 self.violate(REPLACED, detail);
