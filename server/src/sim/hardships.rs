@@ -136,6 +136,10 @@ pub(super) fn harden(plan: &mut Plan) {
             Hardship::DiskHangs => 3 * S + prng.below(12 * S),
             _ => 50 * MS + prng.below(most),
         };
+        if plan.value_bytes.to > 1000 {
+            // What clients write must fit through it.
+            plan.peer_bytes_per_s *= 16;
+        }
         plan.hardships.push(Planned { what, lasts, of_leader: prng.chance(3, 4) });
         plan.trouble += lasts + RECOVERY + 3 * S;
     }
@@ -151,8 +155,9 @@ pub(super) struct Hardships {
     unwell: Vec<(usize, u64, u64)>,
     /// Whose calls whose peers' port refuses.
     refuses: BTreeMap<(usize, usize), u64>,
-    /// The last write of a healthy member's client was answered then; 0 for never.
-    written: u64,
+    /// A healthy member's client asked for a write then that came to nothing, and no other has
+    /// come to anything since; 0 if there is none.
+    in_vain: u64,
     /// The process of a leader has died then, and nothing was written since.
     died: Option<u64>,
 }
@@ -324,14 +329,21 @@ impl World {
             let detail = format!("{} ms, at member {member}: {operation:?}", (now - invoke) / MS);
             return self.violate(SERVED, detail);
         }
-        let is_write = matches!(operation.request, Request::Put(_) | Request::Delete(_));
-        if !is_write || !matches!(operation.outcome, Outcome::Known(_)) {
+        if !matches!(operation.request, Request::Put(_) | Request::Delete(_)) {
             return;
         }
-        let written = std::mem::replace(&mut self.hard.written, now);
-        if written > 0 && now - written > patience {
-            let detail = format!("nothing was written for {} ms", (now - written) / MS);
+        match operation.outcome {
+            Outcome::Known(_) => self.hard.in_vain = 0,
+            Outcome::Unknown if self.hard.in_vain == 0 => self.hard.in_vain = invoke,
+            _ => {}
+        }
+        let in_vain = self.hard.in_vain;
+        if in_vain > 0 && now - in_vain > patience {
+            let detail = format!("nothing was written for {} ms", (now - in_vain) / MS);
             return self.violate(SERVED, detail);
+        }
+        if !matches!(operation.outcome, Outcome::Known(_)) {
+            return;
         }
         if let Some(died) = self.hard.died.take_if(|died| *died < invoke) {
             // Also if it has started again before anybody could find its port closed.
