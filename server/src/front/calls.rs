@@ -424,8 +424,8 @@ pub(super) fn decode<M: Flat>(message: Bytes) -> Result<M, Refusal> {
     entry::request(message).map_err(malformed)
 }
 
-/// Whether a message is a request of its method. A stream's is not looked at: grpc-go reads it after
-/// it has called what refuses calls for their heads.
+/// Whether a message is a request of its method. A stream's is not looked at: grpc-go reads it
+/// after it has called what refuses calls for their heads.
 fn is_request(method: MethodId, message: Message) -> Outcome {
     match method {
         PUT => return PutRef::parse(&message).map(drop).map_err(malformed),
