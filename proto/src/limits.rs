@@ -104,6 +104,8 @@ pub const HANDSHAKE_MS_MAX: u64 = 120_000;
 pub const DRAIN_PING_MS_MAX: u64 = 5_000;
 /// Largest gRPC request message unless configured, in bytes: etcd's 1.5 MiB plus 512 KiB.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// What padding adds to a frame at most, its own length included, in bytes.
+pub const FRAME_PADDING_BYTES_MAX: u32 = 256;
 /// Of an unusual header value, so much is kept for the text of its error, in bytes.
 pub const ERROR_VALUE_BYTES_MAX: usize = 4 << 10;
 /// Chunk into which small messages are copied, in bytes; one allocation serves many messages.

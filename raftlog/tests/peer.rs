@@ -685,3 +685,29 @@ fn a_post_that_fails_after_its_peers_stream_came_up_does_not_call_the_peer_inact
     assert!(!net.member(1).reports.contains(&PeerReport::Inactive(2)));
     assert!(net.member(1).transport.active().any(|peer| peer == 2));
 }
+
+#[test]
+fn a_peer_that_ends_before_its_question_is_answered_is_not_kept_for_ever() {
+    let mut member = Member::new(local(1));
+    let transport = &mut member.transport;
+    let closes = |transport: &mut Transport, id: ConnId| {
+        let mut closed = false;
+        while let Some(effect) = transport.next_effect() {
+            closed |= matches!(effect, Effect::Close(other) if other == id);
+        }
+        closed
+    };
+    transport.begin(1_000);
+    let id = transport.accepted().expect("there is room");
+    transport.received(id, b"POST /leases HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
+    assert!(transport.next_asked().is_some());
+    transport.closed(id, None);
+    // It may still read the answer.
+    transport.begin(5_900);
+    transport.tick();
+    assert!(!closes(transport, id));
+    transport.begin(6_100);
+    transport.tick();
+    assert!(closes(transport, id), "nobody would tell that it is gone");
+    transport.answer(id, 200, &[], b"too late");
+}

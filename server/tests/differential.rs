@@ -47,8 +47,10 @@
 mod harness;
 
 #[path = "differential/answer.rs"]
+#[allow(dead_code)]
 mod answer;
 #[path = "differential/client.rs"]
+#[allow(dead_code)]
 mod client;
 #[path = "differential/generate.rs"]
 mod generate;
@@ -57,6 +59,7 @@ mod program;
 #[path = "differential/run.rs"]
 mod run;
 #[path = "differential/server.rs"]
+#[allow(dead_code)]
 mod server;
 #[path = "differential/shrink.rs"]
 mod shrink;

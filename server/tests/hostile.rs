@@ -7,6 +7,8 @@
 
 mod harness;
 
+#[path = "hostile/attacker.rs"]
+mod attacker;
 #[path = "hostile/bystander.rs"]
 mod bystander;
 #[path = "hostile/crowd.rs"]
@@ -15,6 +17,8 @@ mod crowd;
 mod generator;
 #[path = "hostile/pressure.rs"]
 mod pressure;
+#[path = "hostile/table.rs"]
+mod table;
 #[path = "hostile/wire.rs"]
 mod wire;
 

@@ -54,18 +54,21 @@ pub(super) fn classify(name: &[u8], value: &[u8]) -> NameClass {
     }
 }
 
+/// A token (RFC 9110, section 5.6.2) without large letters, as Go demands too.
 fn name_is_legal(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name
-            .iter()
-            .all(|byte| matches!(byte, 0x21..=0x7e) && !byte.is_ascii_uppercase() && *byte != b':')
+    let is_token = |byte: &u8| match byte {
+        b'a'..=b'z' | b'0'..=b'9' => true,
+        byte => b"!#$%&'*+-.^_`|~".contains(byte),
+    };
+    !name.is_empty() && name.iter().all(is_token)
 }
 
+/// No control characters but tabs, as Go demands too, and nothing blank around it.
 fn value_is_legal(value: &[u8]) -> bool {
     let edge = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     !edge(value.first())
         && !edge(value.last())
-        && !value.iter().any(|byte| matches!(byte, 0 | b'\n' | b'\r'))
+        && !value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t')
 }
 
 #[cfg(test)]
@@ -74,13 +77,16 @@ mod tests {
 
     #[test]
     fn forbidden_octets_make_a_field_invalid() {
-        for name in ["", "Upper", "with space", "with:colon", "caf\u{e9}"] {
+        for name in ["", "Upper", "with space", "with:colon", "caf\u{e9}", "a(b", "a@b", "{}"] {
             assert_eq!(classify(name.as_bytes(), b"v"), NameClass::Invalid, "{name:?}");
         }
-        for value in ["a\0", "a\n", "\r", " lead", "trail\t"] {
+        for value in ["a\0", "a\n", "\r", " lead", "trail\t", "\u{7f}", "a\u{1}b"] {
             assert_eq!(classify(b"name", value.as_bytes()), NameClass::Invalid, "{value:?}");
         }
-        assert_eq!(classify(b"name", b""), NameClass::Regular);
+        for value in [&b""[..], b"a\tb", b"\xff\x80"] {
+            assert_eq!(classify(b"name", value), NameClass::Regular, "{value:?}");
+        }
+        assert_eq!(classify(b"!#$%&'*+-.^_`|~a9", b""), NameClass::Regular);
     }
 
     #[test]

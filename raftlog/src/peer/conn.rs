@@ -142,6 +142,8 @@ impl Job {
 pub(super) struct Server {
     pub(super) http: http1::Server,
     pub(super) request: Option<Incoming>,
+    /// The peer says no more, and when it ended.
+    pub(super) ended_ms: Option<u64>,
 }
 
 /// A request that is coming in.

@@ -34,6 +34,9 @@ const PROBE_MS: u64 = SILENCE_MS - 1000;
 const IDLE_MS: u64 = 4500;
 /// The same for connections of others; also the time a request may take to come in.
 const SERVER_IDLE_MS: u64 = 60_000;
+/// A peer that has ended its side is given so long for what it is still owed: who waits for an
+/// answer does not end before it, as a rule, and nothing tells that it is gone.
+const ENDED_MS: u64 = 5_000;
 /// Dropped messages are spoken of this often.
 const SAY_DROPPED_MS: u64 = 1000;
 /// Timeouts are looked at this often.
@@ -344,6 +347,9 @@ impl Transport {
             Role::Server(server) => {
                 // One that waits for this member's answer is not late.
                 let is_asked = server.request.as_ref().is_some_and(|request| request.is_asked);
+                if server.ended_ms.is_some_and(|ended_ms| is_past(ended_ms, ENDED_MS)) {
+                    return Some("EOF");
+                }
                 (!is_asked && is_past(conn.heard_ms, SERVER_IDLE_MS)).then_some("idle")
             }
         }
@@ -363,7 +369,7 @@ impl Transport {
         }
         self.servers += 1;
         let http = http1::Server::new(limits::PEER_MESSAGE_BYTES_MAX);
-        Some(self.add(Role::Server(Server { http, request: None })))
+        Some(self.add(Role::Server(Server { http, request: None, ended_ms: None })))
     }
 
     /// How a [`Effect::Connect`] went.
@@ -432,6 +438,7 @@ impl Transport {
             (Role::Server(server), None) => {
                 // It may still read what it is owed.
                 server.http.receive_end();
+                server.ended_ms.get_or_insert(self.now_ms);
                 Ok(())
             }
             (Role::Reader(reader), None) => Err(self.stream_ended(reader)),

@@ -153,11 +153,16 @@ impl Front {
     pub(super) fn handle_unary(&mut self, request: Request) {
         let Request { socket, stream, method, meta, message } = request;
         let call = Call { socket, stream, deadline_ms: meta.deadline_ms };
-        let outcome = match self.refused_by_head(&meta) {
-            Some(error) => Err(error.into()),
+        let refused = match self.refused_by_head(&meta) {
+            Some(error) => Some(Refusal::from(error)),
             None if !matches!(method, HEALTH_CHECK | STATUS) && self.view.auth.is_enabled() => {
-                Err(Refusal::Status(auth::not_served()))
+                Some(Refusal::Status(auth::not_served()))
             }
+            None => None,
+        };
+        let outcome = match refused {
+            // What is no request is told so first.
+            Some(refusal) => is_request(method, message).and(Err(refusal)),
             None => self.dispatch(call, method, message),
         };
         if let Err(Refusal::Status(status)) = outcome {
@@ -184,7 +189,10 @@ impl Front {
                 decode::<pb::CompactionRequest>(message.clone())?;
                 self.propose(call, field::COMPACTION, &message)
             }
-            RANGE_STREAM => self.range_stream(call, decode(message)?),
+            RANGE_STREAM => {
+                let request = entry::request(message).map_err(malformed_message);
+                self.range_stream(call, request.map_err(Refusal::Status)?)
+            }
             MEMBER_LIST => self.member_list(call, &decode(message)?),
             STATUS => decode::<pb::StatusRequest>(message).and_then(|_| self.status(call)),
             ALARM => self.alarm(call, message),
@@ -414,6 +422,37 @@ pub(super) fn malformed_message(error: DecodeError) -> Status {
 /// Decodes a request as apply would.
 pub(super) fn decode<M: Flat>(message: Bytes) -> Result<M, Refusal> {
     entry::request(message).map_err(malformed)
+}
+
+/// Whether a message is a request of its method. A stream's is not looked at: grpc-go reads it
+/// after it has called what refuses calls for their heads.
+fn is_request(method: MethodId, message: Message) -> Outcome {
+    match method {
+        PUT => return PutRef::parse(&message).map(drop).map_err(malformed),
+        TXN => {
+            return entry::with_txn(message.into_bytes(), |request| {
+                request.map(drop).map_err(malformed)
+            });
+        }
+        _ => {}
+    }
+    let message = message.into_bytes();
+    match method {
+        RANGE => decode::<pb::RangeRequest>(message).map(drop),
+        DELETE_RANGE => decode::<pb::DeleteRangeRequest>(message).map(drop),
+        COMPACT => decode::<pb::CompactionRequest>(message).map(drop),
+        MEMBER_LIST => decode::<pb::MemberListRequest>(message).map(drop),
+        ALARM => decode::<pb::AlarmRequest>(message).map(drop),
+        HASH_KV => decode::<pb::HashKvRequest>(message).map(drop),
+        MOVE_LEADER => decode::<pb::MoveLeaderRequest>(message).map(drop),
+        LEASE_GRANT => decode::<pb::LeaseGrantRequest>(message).map(drop),
+        LEASE_REVOKE => decode::<pb::LeaseRevokeRequest>(message).map(drop),
+        LEASE_TIME_TO_LIVE => decode::<pb::LeaseTimeToLiveRequest>(message).map(drop),
+        HEALTH_CHECK => health_service(&message).map(drop).map_err(malformed),
+        RANGE_STREAM => Ok(()),
+        // These have no fields.
+        _ => decode::<pb::StatusRequest>(message).map(drop),
+    }
 }
 
 /// The `service` field of a HealthCheckRequest.

@@ -48,6 +48,8 @@ struct KeepAlive {
     /// The number of the first of them.
     first: u64,
     half_closed: bool,
+    /// It ends with this once the renewals before are answered.
+    failed: Option<Status>,
     held: bool,
     deadline_ms: u64,
     /// Among the ready ones.
@@ -158,9 +160,9 @@ impl Front {
                 let To::Call(stream) = to else { return };
                 return self.renewed((socket, stream), number, ttl_s);
             }
-            (LeaseCall::KeepAlive { .. }, LeaseAnswer::Refused(status)) => {
+            (LeaseCall::KeepAlive { number }, LeaseAnswer::Refused(status)) => {
                 let To::Call(stream) = to else { return };
-                return self.end_keep_alive((socket, stream), &status);
+                return self.fail_keep_alive((socket, stream), number, status);
             }
             (_, LeaseAnswer::Refused(status)) => return self.reply_status(socket, to, &status),
             _ if self.view.auth.is_enabled() => {
@@ -205,6 +207,7 @@ impl Front {
             renewals: VecDeque::new(),
             first: 0,
             half_closed: false,
+            failed: None,
             held: false,
             deadline_ms: meta.deadline_ms.unwrap_or(u64::MAX),
             ready: false,
@@ -218,12 +221,15 @@ impl Front {
     /// A message of a stream, which may have been ended.
     pub(super) fn keep_alive(&mut self, key: (SocketId, StreamId), message: Bytes) {
         let Some(stream) = self.keep_alives.streams.get(&key) else { return };
+        if stream.failed.is_some() {
+            return;
+        }
         let (socket, stream_id) = key;
         let call = Call { socket, stream: stream_id, deadline_ms: Some(stream.deadline_ms) };
         let number = stream.first + stream.renewals.len() as u64;
         let id = match entry::request::<pb::LeaseKeepAliveRequest>(message) {
             Ok(request) => request.id,
-            Err(error) => return self.end_keep_alive(key, &malformed_message(error)),
+            Err(error) => return self.fail_keep_alive(key, number, malformed_message(error)),
         };
         let header = self.shared.header(self.view.store.revision.0);
         let task = self.task(call, Kind::Lease(LeaseCall::KeepAlive { number }));
@@ -234,7 +240,7 @@ impl Front {
         };
         let slot = match asked {
             Ok(slot) => slot,
-            Err(error) => return self.end_keep_alive(key, &error.into()),
+            Err(error) => return self.fail_keep_alive(key, number, error.into()),
         };
         let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return };
         stream.renewals.push_back(Renewal { slot, id, header, ttl_s: None });
@@ -311,13 +317,16 @@ impl Front {
                 stream.held = false;
                 server.hold(stream_id, false);
             }
-            if !gone && stream.renewals.is_empty() && (stream.half_closed || draining) {
+            let ends = stream.failed.is_some() || stream.half_closed || draining;
+            if !gone && stream.renewals.is_empty() && ends {
                 gone = true;
-                let status: Status = EtcdError::Stopped.into();
                 // An error means that the client is gone; the transport has noticed.
-                let _ = if stream.half_closed {
+                let _ = if let Some(Status { code, message, .. }) = &stream.failed {
+                    server.reply_error(stream_id, *code, message)
+                } else if stream.half_closed {
                     server.finish(stream_id, etcore_proto::error::Code::Ok, "")
                 } else {
+                    let status: Status = EtcdError::Stopped.into();
                     server.reply_error(stream_id, status.code, &status.message)
                 };
             }
@@ -327,25 +336,37 @@ impl Front {
         if gone {
             self.keep_alives.needing_leader.remove(&key);
             self.keep_alives.unanswered -= stream.renewals.len();
-            self.forget_renewals(stream);
+            self.forget_renewals(stream.renewals);
         } else {
             self.keep_alives.streams.insert(key, stream);
         }
         self.mark_dirty(socket);
     }
 
-    fn forget_renewals(&mut self, stream: KeepAlive) {
-        for renewal in stream.renewals {
+    fn forget_renewals(&mut self, renewals: VecDeque<Renewal>) {
+        for renewal in renewals {
             if renewal.ttl_s.is_none() {
                 self.tasks.remove(renewal.slot);
             }
         }
     }
 
+    /// Ends a stream with an error in place of an answer: those before it are sent first, as etcd
+    /// answers one after the other.
+    fn fail_keep_alive(&mut self, key: (SocketId, StreamId), number: u64, status: Status) {
+        let Some(stream) = self.keep_alives.streams.get_mut(&key) else { return };
+        let at = usize::try_from(number.saturating_sub(stream.first)).unwrap_or(usize::MAX);
+        let dropped = stream.renewals.split_off(at.min(stream.renewals.len()));
+        stream.failed = Some(status);
+        self.keep_alives.unanswered -= dropped.len();
+        self.forget_renewals(dropped);
+        self.send_renewals(key);
+    }
+
     /// Ends a stream with an error. What was not answered is not.
     pub(super) fn end_keep_alive(&mut self, key: (SocketId, StreamId), status: &Status) {
         if let Some(stream) = self.keep_alives.remove(key) {
-            self.forget_renewals(stream);
+            self.forget_renewals(stream.renewals);
             self.reply_status(key.0, To::Call(key.1), status);
         }
     }
@@ -353,7 +374,7 @@ impl Front {
     /// The client has gone away from a stream.
     pub(super) fn keep_alive_cancelled(&mut self, key: (SocketId, StreamId)) {
         if let Some(stream) = self.keep_alives.remove(key) {
-            self.forget_renewals(stream);
+            self.forget_renewals(stream.renewals);
         }
     }
 

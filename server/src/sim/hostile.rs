@@ -20,7 +20,7 @@ use frames::{
 use heads::{Heads, Said};
 use messages::{CALLS, Call, Frame, Style, message, mutate, noise, prefixed};
 
-pub use messages::PREFIX;
+pub use messages::{PREFIX, leases};
 
 /// What is to be done with the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -34,6 +34,9 @@ pub(crate) enum Message {
     HashKv(pb::HashKvResponse),
     Alarm(pb::AlarmResponse),
     Members(pb::MemberListResponse),
+    Hash(pb::HashResponse),
+    Defragment(pb::DefragmentResponse),
+    MoveLeader(pb::MoveLeaderResponse),
     /// No message of its method.
     Malformed(Vec<u8>),
 }
@@ -63,6 +66,9 @@ pub(crate) const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub(crate) const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
 pub(crate) const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
 pub(crate) const MEMBERS: &str = "/etcdserverpb.Cluster/MemberList";
+pub(crate) const HASH: &str = "/etcdserverpb.Maintenance/Hash";
+pub(crate) const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
+pub(crate) const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
 
 impl Answer {
     pub(crate) fn new(path: &str, items: Vec<Item>) -> Self {
@@ -116,6 +122,9 @@ impl Message {
             HASH_KV => pb::HashKvResponse::decode(&bytes[..]).map(Self::HashKv),
             ALARM => pb::AlarmResponse::decode(&bytes[..]).map(Self::Alarm),
             MEMBERS => pb::MemberListResponse::decode(&bytes[..]).map(Self::Members),
+            HASH => pb::HashResponse::decode(&bytes[..]).map(Self::Hash),
+            DEFRAGMENT => pb::DefragmentResponse::decode(&bytes[..]).map(Self::Defragment),
+            MOVE_LEADER => pb::MoveLeaderResponse::decode(&bytes[..]).map(Self::MoveLeader),
             _ => return Self::Malformed(bytes.to_vec()),
         };
         decoded.unwrap_or_else(|_| Self::Malformed(bytes.to_vec()))
@@ -139,6 +148,9 @@ impl Message {
             Self::HashKv(response) => &mut response.header,
             Self::Alarm(response) => &mut response.header,
             Self::Members(response) => &mut response.header,
+            Self::Hash(response) => &mut response.header,
+            Self::Defragment(response) => &mut response.header,
+            Self::MoveLeader(response) => &mut response.header,
             Self::Malformed(_) => return None,
         })
     }
@@ -207,9 +219,13 @@ impl Identity {
                 response.alarms.iter_mut().for_each(|alarm| own(&mut alarm.member_id, self.member));
             }
             Message::Members(response) => self.members(response),
+            // What only etcd stores is hashed with the rest.
+            Message::Hash(response) => response.hash = 0,
             Message::Compact(_)
             | Message::Revoke(_)
             | Message::HashKv(_)
+            | Message::Defragment(_)
+            | Message::MoveLeader(_)
             | Message::Malformed(_) => {}
         }
     }

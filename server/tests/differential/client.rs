@@ -60,7 +60,17 @@ impl Client {
 
     /// A call with one request.
     pub(crate) fn start(&mut self, path: &'static str, message: &[u8]) -> CallId {
-        let call = self.open(path);
+        self.start_within(path, message, None)
+    }
+
+    /// The same with a deadline, which the server keeps.
+    pub(crate) fn start_within(
+        &mut self,
+        path: &'static str,
+        message: &[u8],
+        timeout_ms: Option<u64>,
+    ) -> CallId {
+        let call = self.open_within(path, timeout_ms);
         self.send(call, message);
         self.half_close(call);
         call
@@ -68,6 +78,10 @@ impl Client {
 
     /// A call with as many requests as one likes.
     pub(crate) fn open(&mut self, path: &'static str) -> CallId {
+        self.open_within(path, None)
+    }
+
+    fn open_within(&mut self, path: &'static str, timeout_ms: Option<u64>) -> CallId {
         let method = match self.methods.get(path) {
             Some(method) => *method,
             None => {
@@ -79,7 +93,7 @@ impl Client {
         let call = CallId(self.next);
         self.next += 1;
         self.inbox.insert(call, VecDeque::new());
-        let options = CallOptions { user: call.0, ..CallOptions::default() };
+        let options = CallOptions { user: call.0, timeout_ms, ..CallOptions::default() };
         match self.grpc.start_stream(method, &options) {
             Ok(stream) => drop(self.streams.insert(call, stream)),
             Err(error) => self.end(call, &format!("not started: {error:?}")),

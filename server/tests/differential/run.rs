@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
-use pb::request_op::Request;
 use pb::watch_request::RequestUnion;
 use prost::Message as _;
 
@@ -20,7 +19,7 @@ use super::answer::{
 };
 use super::client::{CallId, Item};
 use super::generate::STREAMS;
-use super::program::{Known, Op};
+use super::program::{Known, Op, may_write_twice};
 use super::server::{Kind, Server};
 use super::versions::Differences;
 
@@ -674,28 +673,6 @@ fn brings(response: &pb::WatchResponse, id: i64, revision: i64) -> bool {
         && response.events.iter().any(|event| {
             event.kv.as_ref().is_some_and(|kv| kv.mod_revision == revision && kv.key == BARRIER_KEY)
         })
-}
-
-/// True for a transaction with a put and a delete without an end: etcd overlooks that they overlap
-/// (an end of `\0` is taken literally by its check). A compaction at just that revision keeps only
-/// the key's first tombstone, so etcd forgets an event, or the value itself; a hash of the revision
-/// forgets the same.
-fn may_write_twice(request: &pb::TxnRequest) -> bool {
-    let (mut puts, mut open_deletes) = (false, false);
-    let mut look = vec![request];
-    while let Some(txn) = look.pop() {
-        for op in txn.success.iter().chain(&txn.failure) {
-            match &op.request {
-                Some(Request::RequestPut(_)) => puts = true,
-                Some(Request::RequestDeleteRange(delete)) => {
-                    open_deletes |= delete.range_end == b"\0"[..];
-                }
-                Some(Request::RequestTxn(nested)) => look.push(nested),
-                Some(Request::RequestRange(_)) | None => {}
-            }
-        }
-    }
-    puts && open_deletes
 }
 
 /// The method of an operation of one request.

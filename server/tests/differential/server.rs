@@ -37,7 +37,8 @@ pub(crate) struct Server {
     pub(crate) client: Client,
     pub(crate) identity: Identity,
     pub(crate) version: String,
-    _process: Process,
+    pub(crate) port: u16,
+    process: Process,
     _dir: tempfile::TempDir,
 }
 
@@ -54,6 +55,11 @@ const START: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 3;
 
 impl Server {
+    /// True if the process is no more.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.process.0.try_wait(), Ok(None))
+    }
+
     /// Starts anew if it does not come up: somebody else may have taken the port.
     pub(crate) fn start(kind: &Kind) -> Self {
         (0..ATTEMPTS)
@@ -93,7 +99,8 @@ impl Server {
                     client,
                     identity,
                     version,
-                    _process: process,
+                    port: setup.client_port,
+                    process,
                     _dir: dir,
                 });
             }

@@ -264,9 +264,13 @@ impl Member {
     }
 
     pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.pid()).expect("a pid");
         // SAFETY: a signal to our own child, which has not been reaped.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        unsafe { libc::kill(pid, signal) };
     }
 
     /// Waits for the end, which must come soon.

@@ -6,16 +6,16 @@
 //! seconds.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_server::limits;
-use etcore_server::sim::hostile::{Act, Hostile, Manner};
+use etcore_server::sim::hostile::{Hostile, Manner};
 
+use super::attacker::carry_out;
 use super::harness::cluster::Cluster;
 use super::harness::raw::Raw;
 use super::harness::{Client, Member, Setup, block_on, on_each_driver, rss_anon_kib};
@@ -25,10 +25,6 @@ use super::{as_if_elsewhere, sized};
 const ATTACKERS: usize = 16;
 /// A bystander's call may take so long: attackers, members and bystanders share the machine.
 const CALL_MAX: Duration = Duration::from_secs(5);
-/// No connection is attacked with for longer.
-const LIFE_MAX: Duration = Duration::from_secs(15);
-/// An attacker that cannot send for so long gives up.
-const STUCK_MAX: Duration = Duration::from_millis(500);
 /// Connections that are over are closed after so long, those included whose answers wait.
 const CLOSED_MAX: Duration = Duration::from_secs(20);
 /// Revisions that compactions leave.
@@ -89,91 +85,27 @@ impl Seeds {
     }
 
     /// The connections of clients that a member has not closed, whose seeds are known.
-    fn left_behind(&self, port: u16) -> Vec<Told> {
+    /// With what the kernel says of each: its state, what waits to be sent and to be read.
+    fn left_behind(&self, port: u16) -> Vec<(String, Option<Told>)> {
         let text = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
         let port_of = |address: &str| u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok();
+        let latest = self.latest.lock().unwrap();
         let ends = text.lines().filter_map(|line| {
             let mut words = line.split_whitespace().skip(1);
-            Some((port_of(words.next()?)?, port_of(words.next()?)?))
+            let (own, peer) = (port_of(words.next()?)?, port_of(words.next()?)?);
+            let state = format!("state {} queues {}", words.next()?, words.next()?);
+            let told = latest.iter().rev().find(|told| told.port == peer).cloned();
+            (own == port).then_some((state, told))
         });
-        let peers: Vec<u16> = ends.filter(|(own, _)| *own == port).map(|(_, peer)| peer).collect();
-        let latest = self.latest.lock().unwrap();
-        latest.iter().filter(|told| peers.contains(&told.port)).cloned().collect()
+        ends.collect()
     }
 }
 
-/// Carries out what a hostile client does, until it or the member ends it.
+/// A connection of the next seed, until it or the member ends it.
 fn attack(port: u16, seeds: &Seeds) {
-    let Ok(mut socket) = TcpStream::connect(("127.0.0.1", port)) else { return };
-    let mut hostile = seeds.next(&socket);
-    socket.set_nodelay(true).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let deadline = Instant::now() + LIFE_MAX;
-    while Instant::now() < deadline {
-        let goes_on = match hostile.next() {
-            Act::Send(bytes) => send(&mut socket, &bytes),
-            Act::Read { bytes, ms } => read(&mut socket, &mut hostile, bytes, ms),
-            Act::Wait(ms) => {
-                std::thread::sleep(Duration::from_millis(ms));
-                true
-            }
-            Act::HalfClose => socket.shutdown(Shutdown::Write).is_ok(),
-            Act::Close => return,
-            Act::Vanish => {
-                // Ends in a reset.
-                let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
-                return;
-            }
-        };
-        if !goes_on {
-            return;
-        }
-    }
-}
-
-/// False if the member takes no more.
-fn send(socket: &mut TcpStream, mut bytes: &[u8]) -> bool {
-    let mut deadline = Instant::now() + STUCK_MAX;
-    while !bytes.is_empty() {
-        match socket.write(bytes) {
-            Ok(count) => {
-                bytes = &bytes[count..];
-                deadline = Instant::now() + STUCK_MAX;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if Instant::now() > deadline {
-                    return false;
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Err(_) => return false,
-        }
-    }
-    true
-}
-
-/// False if the member has closed.
-fn read(socket: &mut TcpStream, hostile: &mut Hostile, mut most: usize, ms: u64) -> bool {
-    let deadline = Instant::now() + Duration::from_millis(ms);
-    let mut buf = vec![0; 64 << 10];
-    while most > 0 {
-        let room = buf.len().min(most);
-        match socket.read(&mut buf[..room]) {
-            Ok(0) => return false,
-            Ok(count) => {
-                hostile.received(&buf[..count]);
-                most -= count;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if Instant::now() > deadline {
-                    return true;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(_) => return false,
-        }
-    }
-    true
+    let Ok(socket) = TcpStream::connect(("127.0.0.1", port)) else { return };
+    let hostile = seeds.next(&socket);
+    carry_out(socket, hostile);
 }
 
 /// Puts and reads, one call after the other; each must succeed in time.

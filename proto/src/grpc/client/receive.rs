@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::super::Code;
 use super::super::assembler::{AssembleError, Assembler, Framed};
-use super::super::gzip::{self, InflateError};
+use super::super::gzip;
 use super::super::text::go_quote;
 use super::{ClientEvent, Core};
 use crate::h2::{BlockKind, Conn, ErrorCode, Handler, Headers, StreamId};
@@ -263,15 +263,7 @@ fn inflate(call: &Call, compressed: &[u8], bytes_max: usize) -> Result<Bytes, (C
         let text = "grpc: compressed flag set with identity or empty encoding";
         return Err((Code::Internal, text.to_owned()));
     }
-    gzip::inflate(compressed, bytes_max).map_err(|error| match error {
-        InflateError::TooLarge => (
-            Code::ResourceExhausted,
-            format!("grpc: received message after decompression larger than max {bytes_max}"),
-        ),
-        InflateError::Malformed(reason) => {
-            (Code::Internal, format!("grpc: failed to decompress the message: {reason}"))
-        }
-    })
+    gzip::inflate(compressed, bytes_max).map_err(|error| (error.code(), error.to_string()))
 }
 
 fn bad_body_text(error: AssembleError, bytes_max: usize) -> (Code, String) {

@@ -33,6 +33,7 @@ const TOKEN: u32 = 15;
 const AUTHORIZATION: u32 = 16;
 const HAS_LEADER: u32 = 17;
 const CLIENT_API_VERSION: u32 = 18;
+const CONTENT_TYPE_SUB: u32 = 19;
 
 /// What `content-type` said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +42,8 @@ pub(super) enum ContentType {
     Missing,
     Grpc,
     GrpcProto,
+    /// gRPC with a subtype that answers repeat.
+    GrpcSub,
     Other,
 }
 
@@ -75,6 +78,8 @@ pub(super) struct HeadScratch {
     pub(super) path: Vec<u8>,
     pub(super) method: Vec<u8>,
     pub(super) content_type_text: Vec<u8>,
+    /// What is behind `application/grpc+`, if it is unusual.
+    pub(super) subtype: Vec<u8>,
     pub(super) encoding_text: Vec<u8>,
     pub(super) all: Metadata,
     authority: Vec<u8>,
@@ -100,6 +105,7 @@ impl HeadScratch {
             path: Vec::new(),
             method: Vec::new(),
             content_type_text: Vec::new(),
+            subtype: Vec::new(),
             encoding_text: Vec::new(),
             all: Metadata::new(),
             authority: Vec::new(),
@@ -121,6 +127,7 @@ impl HeadScratch {
         self.malformed = None;
         self.all.clear();
         self.content_type_text.clear();
+        self.subtype.clear();
     }
 
     pub(super) fn authority(&self) -> &[u8] {
@@ -197,8 +204,17 @@ impl FieldSink for HeadScratch {
             OTHER_PATH => copy(field.value, &mut self.path),
             CONTENT_TYPE => self.content_type = ContentType::Grpc,
             CONTENT_TYPE_PROTO => self.content_type = ContentType::GrpcProto,
+            CONTENT_TYPE_SUB => {
+                self.content_type = ContentType::GrpcSub;
+                self.subtype.clear();
+                let subtype = field.value.get(GRPC.len() + 1..).unwrap_or_default();
+                self.subtype.extend_from_slice(shortened(subtype));
+            }
+            // Of several one is enough that is right.
             CONTENT_TYPE_OTHER => {
-                self.content_type = ContentType::Other;
+                if self.content_type == ContentType::Missing {
+                    self.content_type = ContentType::Other;
+                }
                 copy(field.value, &mut self.content_type_text);
             }
             POST => self.is_post = true,
@@ -235,13 +251,15 @@ impl FieldSink for HeadScratch {
 }
 
 fn classify_content_type(value: &[u8]) -> u32 {
-    match value.strip_prefix(b"application/grpc") {
-        Some(b"") => CONTENT_TYPE,
-        Some(b"+proto") => CONTENT_TYPE_PROTO,
-        Some([b'+' | b';', ..]) => CONTENT_TYPE,
+    match value.strip_prefix(GRPC) {
+        Some(b"" | b"+" | b";") => CONTENT_TYPE,
+        Some(b"+proto" | b";proto") => CONTENT_TYPE_PROTO,
+        Some([b'+' | b';', ..]) => CONTENT_TYPE_SUB,
         _ => CONTENT_TYPE_OTHER,
     }
 }
+
+const GRPC: &[u8] = b"application/grpc";
 
 /// Bytes of a value kept for an error text, which a connection holds until the next one.
 fn shortened(value: &[u8]) -> &[u8] {

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use super::super::assembler::{AssembleError, Assembler, Framed};
-use super::super::gzip::{self, InflateError};
+use super::super::gzip;
 use super::super::{Code, Message, MethodId};
 use super::head::{ContentType, Encoding};
 use super::{Core, RequestMeta, ServerEvent};
@@ -35,6 +35,8 @@ pub(super) struct Call {
     pub(super) phase: Phase,
     pub(super) method: MethodId,
     pub(super) content_type: ContentType,
+    /// The one that is unusual.
+    pub(super) subtype: Option<Box<[u8]>>,
     pub(super) gzip: bool,
     pub(super) head_sent: bool,
     /// The owner was told of the call.
@@ -69,6 +71,7 @@ impl Call {
             phase,
             method,
             content_type,
+            subtype: None,
             gzip: false,
             head_sent: false,
             announced: false,
@@ -204,7 +207,7 @@ impl Core {
     #[inline]
     fn request(&mut self, conn: &mut Conn, stream: StreamId, end_stream: bool) {
         let head = &mut self.head;
-        let is_grpc = matches!(head.content_type, ContentType::Grpc | ContentType::GrpcProto);
+        let is_grpc = !matches!(head.content_type, ContentType::Missing | ContentType::Other);
         if !is_grpc
             || head.malformed.is_some()
             || !head.is_post
@@ -229,6 +232,10 @@ impl Core {
         let mut call = Call::new(Phase::Unary, route.method, head.content_type);
         call.gzip = meta.gzip;
         call.charged = meta.kept_bytes();
+        if head.content_type == ContentType::GrpcSub {
+            call.charged += head.subtype.len();
+            call.subtype = Some(head.subtype.as_slice().into());
+        }
         if call.charged > 0 && !conn.budget().charge(call.charged) {
             return conn.reset(stream, ErrorCode::REFUSED_STREAM);
         }
@@ -382,8 +389,8 @@ impl Core {
                 call.release(conn, stream, arrived);
             }
             if !is_small || self.is_shut {
-                let missing = call.assembler.missing() as u32;
-                conn.widen_stream(stream, missing);
+                let missing = call.assembler.missing();
+                conn.widen_stream(stream, window_for(missing));
             }
             return;
         }
@@ -478,8 +485,8 @@ impl Core {
         assembler.charged = assembler.length();
         assembler.admitted = true;
         assembler.reserve();
-        let missing = assembler.missing() as u32;
-        conn.widen_stream(stream, missing);
+        let missing = assembler.missing();
+        conn.widen_stream(stream, window_for(missing));
     }
 
     /// Refuses messages that waited too long. A queue that moves is no reason.
@@ -584,7 +591,8 @@ impl Core {
 
     fn end_of_request(&mut self, conn: &mut Conn, stream: StreamId) {
         let Some(call) = self.calls.get_mut(stream) else { return };
-        if call.assembler.is_partial() {
+        // A part of a prefix is nothing, to grpc-go.
+        if call.assembler.is_in_body() {
             let is_streaming = call.phase == Phase::Streaming;
             let code = if is_streaming { Code::Internal } else { Code::Unknown };
             return self.fail_call(conn, stream, code, "unexpected EOF");
@@ -632,6 +640,11 @@ impl Core {
     }
 }
 
+/// The window for the rest of a message: its last byte fits in with the longest padding.
+fn window_for(missing_bytes: usize) -> u32 {
+    missing_bytes as u32 + limits::FRAME_PADDING_BYTES_MAX
+}
+
 /// Whether `more` bytes can be charged so that the share of waiting messages, of which `waiting` is
 /// in use, stays available to them. A message larger than the rest of the budget gets it all.
 fn leaves_room(conn: &mut Conn, waiting: usize, more: usize) -> bool {
@@ -646,13 +659,5 @@ fn inflate(compressed: &[u8], is_gzip: bool, bytes_max: usize) -> Result<Bytes, 
         let text = "grpc: compressed flag set with identity or empty encoding";
         return Err((Code::Internal, text.to_owned()));
     }
-    gzip::inflate(compressed, bytes_max).map_err(|error| match error {
-        InflateError::TooLarge => (
-            Code::ResourceExhausted,
-            format!("grpc: received message after decompression larger than max {bytes_max}"),
-        ),
-        InflateError::Malformed(reason) => {
-            (Code::Internal, format!("grpc: failed to decompress the message: {reason}"))
-        }
-    })
+    gzip::inflate(compressed, bytes_max).map_err(|error| (error.code(), error.to_string()))
 }

@@ -37,12 +37,18 @@ impl Slots {
         }
     }
 
-    fn content_type(&self, asked: ContentType) -> HeaderItem<'static> {
-        HeaderItem::Slot(match asked {
-            ContentType::GrpcProto => self.content_type_proto,
-            _ => self.content_type,
-        })
+    fn content_type<'a>(&self, asked: ContentType, unusual: &'a [u8]) -> HeaderItem<'a> {
+        match asked {
+            ContentType::GrpcSub => HeaderItem::Literal(b"content-type", unusual),
+            ContentType::GrpcProto => HeaderItem::Slot(self.content_type_proto),
+            _ => HeaderItem::Slot(self.content_type),
+        }
     }
+}
+
+/// The content type of an answer to a request with an unusual one.
+fn content_type_of(subtype: Option<&[u8]>) -> Vec<u8> {
+    subtype.map_or(Vec::new(), |subtype| [b"application/grpc+", subtype].concat())
 }
 
 impl Server {
@@ -268,7 +274,8 @@ impl Core {
         message: &str,
     ) -> Result<(), SendError> {
         let Some(call) = self.calls.get(stream) else { return Err(SendError::Closed) };
-        let content_type = self.slots.content_type(call.content_type);
+        let unusual = content_type_of(call.subtype.as_deref());
+        let content_type = self.slots.content_type(call.content_type, &unusual);
         let head_sent = call.head_sent;
         self.drop_call(conn, stream);
         let status = HeaderItem::Slot(self.slots.grpc_status[code as usize]);
@@ -297,9 +304,10 @@ impl Core {
         message: &str,
     ) {
         let text = encode_message(message);
+        let unusual = content_type_of(Some(&self.head.subtype));
         let items = [
             HeaderItem::Literal(b":status", http_status.as_bytes()),
-            self.slots.content_type(self.head.content_type),
+            self.slots.content_type(self.head.content_type, &unusual),
             HeaderItem::Slot(self.slots.grpc_status[code as usize]),
             HeaderItem::Literal(b"grpc-message", text.as_bytes()),
         ];
@@ -315,7 +323,8 @@ impl Core {
         }
         call.head_sent = true;
         let status = HeaderItem::Slot(self.slots.status_200);
-        let content_type = self.slots.content_type(call.content_type);
+        let unusual = content_type_of(call.subtype.as_deref());
+        let content_type = self.slots.content_type(call.content_type, &unusual);
         if call.gzip {
             let encoding = HeaderItem::Slot(self.slots.encoding_gzip);
             conn.send_headers(stream, &[status, content_type, encoding], false)

@@ -489,3 +489,35 @@ fn plain_http_is_handed_out_beside_grpc_when_allowed() {
     assert!(matches!(server.next_event(), Some(ServerEvent::Unary { .. })));
     assert_eq!(server.authority(), b"h");
 }
+
+#[test]
+fn a_large_message_arrives_whatever_padding_its_frames_carry() {
+    for (data_bytes, padding) in [(100, 255), (16_000, 3), (1_000, 0)] {
+        let budget = Budget::new(16 << 20, 16 << 20);
+        let mut server = server(&budget, false);
+        // 0 is the connection, MAX the initial window of streams.
+        let mut windows = [(0, 65_535), (u32::MAX, 65_535)].into();
+        answered(&mut server, &mut windows, 0);
+        windows.insert(0, i64::from(limits::CONNECTION_WINDOW_BYTES));
+        server.receive(&head(1), 0).unwrap();
+        windows.insert(1, windows[&u32::MAX]);
+        let body = message(150_000);
+        let mut left = &body[..];
+        while !left.is_empty() {
+            let window = windows[&1].min(windows[&0]);
+            let room = usize::try_from(window).unwrap().saturating_sub(1 + padding);
+            assert!(room > 0, "{padding} bytes: {} of the message are missing", left.len());
+            let (some, rest) = left.split_at(left.len().min(data_bytes).min(room));
+            let payload = [&[padding as u8], some, &vec![0; padding]].concat();
+            server.receive(&frame(DATA, 8, 1, &payload), 0).unwrap();
+            for stream in [0, 1] {
+                *windows.get_mut(&stream).unwrap() -= payload.len() as i64;
+            }
+            answered(&mut server, &mut windows, 0);
+            left = rest;
+        }
+        server.receive(&frame(DATA, END_STREAM, 1, &[]), 0).unwrap();
+        let event = server.next_event();
+        assert!(matches!(event, Some(ServerEvent::Unary { .. })), "{padding}: {event:?}");
+    }
+}

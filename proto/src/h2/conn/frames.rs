@@ -120,7 +120,7 @@ impl Conn {
         let padding = payload.len() - data.len();
         if padding > 0 {
             self.release_connection(padding as u32);
-            self.release_stream(name, padding as u32);
+            self.release_padding(name, padding as u32);
         }
         handler.data(self, name, data, end_stream);
         if end_stream {

@@ -175,6 +175,21 @@ impl Conn {
         }
     }
 
+    /// The same for padding, which nobody waits for: a window that was opened for just the rest of
+    /// a message would otherwise end before it.
+    pub(super) fn release_padding(&mut self, name: StreamId, bytes: u32) {
+        let threshold = i64::from(self.own_stream_window / 2);
+        let Some(stream) = self.streams.get_mut(name) else { return };
+        if stream.has(RECV_ENDED) {
+            return;
+        }
+        stream.recv_consumed += bytes;
+        let extra = stream.recv_extra;
+        if self.recv_window_of(extra) < threshold {
+            self.announce(name);
+        }
+    }
+
     /// Tells the peer what was consumed of a stream.
     fn announce(&mut self, name: StreamId) {
         if let Some(stream) = self.streams.get_mut(name)

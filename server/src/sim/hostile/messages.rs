@@ -88,6 +88,11 @@ const NOWHERE: (&str, &str) = ("hostile-nowhere/", "hostile-nowhere0");
 /// Its leases, few enough that they cost nothing.
 const FIRST_LEASE: i64 = 0x6873_0000_0000;
 const LEASES: u64 = 200;
+/// The ids of all leases that a hostile client grants.
+pub fn leases() -> std::ops::Range<i64> {
+    FIRST_LEASE..FIRST_LEASE + LEASES.cast_signed()
+}
+
 /// Lasts for so long, so that what it leaves behind ends soon.
 const TTL_MAX: u64 = 20;
 
