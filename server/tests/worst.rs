@@ -122,7 +122,7 @@ fn flood(setup: &Setup, path: &'static str, requests: impl Iterator<Item = Vec<u
         let options = CallOptions { user: started, ..Default::default() };
         raw.client.start_unary(method, &options, &request).expect("started");
         started += 1;
-        if started as usize % 64 == 0 {
+        if started.is_multiple_of(64) {
             raw.until_answers((started as usize).saturating_sub(IN_FLIGHT));
         }
     }
