@@ -2,8 +2,8 @@
 //!
 //! Each reading thread owns a [`PageMap`]. The file is mapped in windows; a window is dereferenced
 //! only after a thread that may block has populated it, so that an I/O error is a value there and
-//! not a signal here; one that comes later, when the kernel has let go of a page and reads it again,
-//! ends the process ([`fault`]). This file holds unsafe code; its contract:
+//! not a signal here; one that comes later, when the kernel has let go of a page and reads it
+//! again, ends the process ([`fault`]). This file holds unsafe code; its contract:
 //!
 //! * The checkpointer shortens the file only above every page that a durable meta or a pinned
 //!   version reaches, so every byte of a page that is read has a page of memory behind it. Windows

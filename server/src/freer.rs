@@ -9,13 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
+use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::view::View;
 
 use crate::limits;
 
 /// The way to the thread; it ends with the last of these.
 #[derive(Debug, Clone)]
-pub struct Freer(Sender<Arc<View>>);
+pub struct Freer {
+    views: Sender<Arc<View>>,
+    /// Of no data.
+    nothing: Arc<View>,
+}
 
 impl Freer {
     /// Starts the thread.
@@ -27,7 +32,8 @@ impl Freer {
         std::thread::Builder::new()
             .name("etcore-freer".into())
             .spawn(move || views.into_iter().for_each(drop))?;
-        Ok(Self(sender))
+        let nothing = Store::in_memory(EngineConfig::default()).publish();
+        Ok(Self { views: sender, nothing })
     }
 }
 
@@ -49,13 +55,39 @@ impl Freeing {
         self.elsewhere.store(true, Ordering::Release);
     }
 
-    /// Its holder lets go of the view.
-    pub fn let_go(&self, view: &Arc<View>) {
+    /// Its holder lets go of the view. Nothing of it is left there: the thread may be done before
+    /// this returns, and whoever is the last frees it.
+    pub fn let_go(&self, view: &mut Arc<View>) {
         if self.elsewhere.load(Ordering::Acquire)
             && let Some(freer) = &self.freer
         {
+            let view = std::mem::replace(view, freer.nothing.clone());
             // If there is no room, it is freed here.
-            let _ = freer.0.try_send(view.clone());
+            let _ = freer.views.try_send(view);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_view_goes_to_the_thread_whole_if_that_was_said() {
+        let freer = Freer::start().unwrap();
+        let mut here = Store::in_memory(EngineConfig::default()).publish();
+        let (first, held) = (Arc::downgrade(&here), Freeing::by(Some(&freer)));
+        held.let_go(&mut here);
+        assert!(Arc::ptr_eq(&here, &first.upgrade().unwrap()), "nobody has said so");
+        held.elsewhere();
+        held.let_go(&mut here);
+        assert!(Arc::ptr_eq(&here, &freer.nothing));
+        let end = Instant::now() + Duration::from_secs(20);
+        while first.strong_count() > 0 {
+            assert!(Instant::now() < end, "the thread frees it");
+            std::thread::yield_now();
         }
     }
 }

@@ -237,7 +237,7 @@ pub const APPLY_TURN_COST: usize = 1024;
 /// then, but heartbeats and reads come in between all the same.
 pub const APPLY_LONG_TURN_COST: usize = 2048;
 /// Nor does a turn apply for longer than this, whatever the entries are.
-pub const APPLY_TURN_TIME: Duration = Duration::from_millis(1);
+pub const APPLY_TURN_TIME: Duration = Duration::from_micros(750);
 /// How often a turn looks at the clock while it applies, in what entries cost.
 pub const APPLY_LOOK_COST: usize = 64;
 /// So many bytes of an entry count as a further put.

@@ -89,7 +89,7 @@ pub struct MemberView {
 
 impl Drop for MemberView {
     fn drop(&mut self) {
-        self.freeing.let_go(&self.store);
+        self.freeing.let_go(&mut self.store);
     }
 }
 

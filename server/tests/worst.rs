@@ -122,7 +122,7 @@ fn flood(setup: &Setup, path: &'static str, requests: impl Iterator<Item = Vec<u
         let options = CallOptions { user: started, ..Default::default() };
         raw.client.start_unary(method, &options, &request).expect("started");
         started += 1;
-        if started as usize % 64 == 0 {
+        if started.is_multiple_of(64) {
             raw.until_answers((started as usize).saturating_sub(IN_FLIGHT));
         }
     }
@@ -274,8 +274,11 @@ fn no_request_of_any_size_keeps_a_thread_busy_for_long() {
         tell_long_steps(&mut member);
         member.kill();
         let began = Instant::now();
-        let member = setup.start();
+        let mut member = setup.start();
         eprintln!("restart: {:.2?}", began.elapsed());
+        if count > 100_000 {
+            member.lines_so_far().iter().for_each(|line| eprintln!("{line}"));
+        }
         let none = Steps::default();
         let mut judge = Judge { wall: none.clone(), cpu: none, ..Judge::new(&setup) };
         block_on(async {
@@ -336,5 +339,15 @@ fn a_leader_of_many_leases_hands_over_at_once_and_once() {
         assert!(terms <= if count > 100_000 { 1 } else { 2 }, "{terms} elections");
         judge.end();
         old.end();
+    });
+    let mut cluster = cluster;
+    let leader = block_on(cluster.leader());
+    let follower = cluster.others(leader)[0];
+    cluster.kill(follower);
+    let began = Instant::now();
+    cluster.restart(follower);
+    eprintln!("a restart with {count} leases: {:.2?}", began.elapsed());
+    block_on(async {
+        assert_eq!(list(&cluster.client(follower).await).await, count);
     });
 }

@@ -3,8 +3,8 @@
 //! is a bus error, which would end the process without a word.
 //!
 //! Used by the map, which says where its windows are, and by a program that serves, which says what
-//! is done about it. Nothing can be given to whoever reads, so the process must end. This file holds
-//! unsafe code; its contract:
+//! is done about it. Nothing can be given to whoever reads, so the process must end. This file
+//! holds unsafe code; its contract:
 //!
 //! * The handler reads atomics and calls the function it was given, which must not return. The
 //!   signal is raised by the instruction that touches the page, which is this crate's own and holds

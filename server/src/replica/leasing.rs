@@ -2,11 +2,12 @@
 //! as leader, proposes the revocation of what has expired.
 //!
 //! Questions come through rings of their own, so that a renewal never waits behind writes that wait
-//! for the disk. They are answered after the turn's entries are applied and published. Only a leader
-//! answers them: one whose lessor is primary, and that a read round has confirmed since they came. A
-//! leader that was cut off or slept may have been replaced without knowing it, and would deny leases
-//! that its successor granted, or renew what its successor lets end. etcd's leader asks for such a
-//! round only when its own ticks are late (`ensureLeadership`), which a partition does not do to it.
+//! for the disk. They are answered after the turn's entries are applied and published. Only a
+//! leader answers them: one whose lessor is primary, and that a read round has confirmed since they
+//! came. A leader that was cut off or slept may have been replaced without knowing it, and would
+//! deny leases that its successor granted, or renew what its successor lets end. etcd's leader asks
+//! for such a round only when its own ticks are late (`ensureLeadership`), which a partition does
+//! not do to it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -8,8 +8,8 @@
 //!
 //! Nothing takes longer because there are more leases, or because a lease has more keys. A member
 //! that becomes primary, or ends being it, begins a *reign*: a lease that carries an earlier one's
-//! number has no times yet, and gets them, counted from the reign's beginning, when it is looked at.
-//! When that is stands in the agenda, which is never too late for it.
+//! number has no times yet, and gets them, counted from the reign's beginning, when it is looked
+//! at. When that is stands in the agenda, which is never too late for it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
