@@ -26,6 +26,13 @@ impl BlockingPages {
     pub fn new(file: Arc<File>) -> Self {
         Self { file, kept: Vec::new(), next: 0 }
     }
+
+    /// Reads `file` from now on, if it is another one.
+    pub fn follow(&mut self, file: &Arc<File>) {
+        if !Arc::ptr_eq(file, &self.file) {
+            *self = Self::new(file.clone());
+        }
+    }
 }
 
 impl PageSource for BlockingPages {

@@ -4,7 +4,7 @@
 //! file through checkpoints that another thread writes. Nothing is visible before it is published,
 //! and nothing waits for a disk here. Revisions count as etcd's do.
 
-mod open;
+pub(crate) mod open;
 mod txn;
 
 use std::sync::Arc;
