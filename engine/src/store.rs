@@ -274,6 +274,12 @@ impl Store {
         Ok(KvHasher::of_everything(self.revision, compacted, pin, self.buckets.clone()))
     }
 
+    /// Long reads and watch cursors go on with this store after `before`: it is the same state,
+    /// later. What they had pinned and this store does not have is compacted for them.
+    pub fn share_pins(&mut self, before: &Self) {
+        self.revision_pins = before.revision_pins.clone();
+    }
+
     /// Where long reads and watch cursors pin revisions.
     pub fn revision_pins(&self) -> &RevisionPins {
         &self.revision_pins

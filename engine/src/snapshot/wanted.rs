@@ -78,6 +78,11 @@ impl WantedParts {
         }
     }
 
+    /// True if [`WantedParts::take`] would give something.
+    pub fn has_more(&self) -> bool {
+        !self.again.is_empty() || self.end.is_some_and(|end| self.next < end)
+    }
+
     /// True once everything has been answered.
     pub fn is_done(&self) -> bool {
         self.under_way == 0
