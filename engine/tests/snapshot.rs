@@ -4,8 +4,8 @@
 use etcore_engine::checkpoint::Checkpointer;
 use etcore_engine::file::{FileOp, FileOutput, OpenMode, run};
 use etcore_engine::snapshot::{
-    NextPart, Part, SinkError, SnapshotSink, SnapshotSource, UnitRange, WantedParts, complete_index,
-    is_copy,
+    NextPart, Part, SinkError, SnapshotSink, SnapshotSource, UnitRange, WantedParts,
+    complete_index, is_copy,
 };
 use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::testing::disk_pages::DiskPages;

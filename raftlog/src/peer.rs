@@ -85,9 +85,7 @@ impl Lane {
             Self::Probes => 1,
             Self::Leases => crate::limits::PEER_LEASE_CONNECTIONS,
             Self::Snapshots => crate::limits::PEER_SNAPSHOT_CONNECTIONS,
-            Self::Messages | Self::Questions => {
-                crate::limits::PEER_PIPELINE_CONNECTIONS
-            }
+            Self::Messages | Self::Questions => crate::limits::PEER_PIPELINE_CONNECTIONS,
         }
     }
 }

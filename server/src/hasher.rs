@@ -153,6 +153,8 @@ enum Asker {
 pub trait FollowingPages: PageSource {
     /// The view that is read next has its pages there.
     fn follow(&mut self, page_file: &PageFile);
+    /// Nothing is read before the next [`FollowingPages::follow`]: no file need be kept open.
+    fn let_go(&mut self) {}
 }
 
 impl FollowingPages for BlockingPages {
@@ -160,6 +162,10 @@ impl FollowingPages for BlockingPages {
         if let Some(SharedFile::Std(file)) = &page_file.file {
             BlockingPages::follow(self, file);
         }
+    }
+
+    fn let_go(&mut self) {
+        BlockingPages::let_go(self);
     }
 }
 
@@ -178,6 +184,7 @@ impl<P: FollowingPages> Worker<P> {
                 // Requests go first where cores are few.
                 std::thread::yield_now();
             }
+            self.pages.let_go();
         }
     }
 

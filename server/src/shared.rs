@@ -209,7 +209,8 @@ impl Shared {
         }
     }
 
-    fn wake_all(&self) {
+    /// Wakes every shard: what it keeps for its next turn may be of the past.
+    pub fn wake_all(&self) {
         for waker in self.wakers.get().into_iter().flatten() {
             waker.wake();
         }

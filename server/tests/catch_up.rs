@@ -132,7 +132,9 @@ async fn follows(cluster: &Cluster, leader: usize, away: usize) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let applied = cluster.status(away).await.raft_applied_index;
         match applied >= goal {
-            true if since.get_or_insert(Instant::now()).elapsed() > Duration::from_secs(2) => return,
+            true if since.get_or_insert(Instant::now()).elapsed() > Duration::from_secs(2) => {
+                return;
+            }
             true => {}
             false => since = None,
         }

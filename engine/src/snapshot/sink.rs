@@ -371,9 +371,10 @@ struct Walk {
 
 impl Walk {
     fn new(meta: &Meta) -> Self {
-        let roots = Bucket::ALL.iter().rev().filter_map(|bucket| {
-            meta.roots[*bucket as usize].map(|root| (Some(*bucket), root))
-        });
+        let roots = Bucket::ALL
+            .iter()
+            .rev()
+            .filter_map(|bucket| meta.roots[*bucket as usize].map(|root| (Some(*bucket), root)));
         Self {
             left: meta.space.map(|space| (None, space)).into_iter().chain(roots).collect(),
             pages_left: meta.end_unit,

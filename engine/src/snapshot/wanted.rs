@@ -85,9 +85,7 @@ impl WantedParts {
 
     /// True once everything has been answered.
     pub fn is_done(&self) -> bool {
-        self.under_way == 0
-            && self.again.is_empty()
-            && self.end.is_some_and(|end| self.next >= end)
+        self.under_way == 0 && self.again.is_empty() && self.end.is_some_and(|end| self.next >= end)
     }
 }
 

@@ -74,6 +74,8 @@ pub enum Task {
     DiscardSnapshot,
     /// Free what is used no more, which may take long.
     Forget(Box<Leftovers>),
+    /// See whether that can be done by now.
+    Tidy,
     /// End the thread.
     Stop,
 }
@@ -179,6 +181,7 @@ impl Worker {
             }
             Task::Checkpoint(input) => self.inputs.push_back(input),
             Task::Forget(leftovers) => self.last_views.push(leftovers.view),
+            Task::Tidy => {}
             other => self.copies.add(other),
         }
     }

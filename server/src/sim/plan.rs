@@ -151,6 +151,9 @@ pub struct Plan {
     pub meta_rot_percent: u64,
     /// Of a thousand starts, so many are cut off in the middle.
     pub start_crashes: u64,
+    /// In the end a member is cut off until no log reaches back to it, over links with a round
+    /// trip, and must follow again under load.
+    pub far_behind: bool,
     /// Faults.
     pub rates: Rates,
     /// Bytes a second that a connection between members carries; 0 if that has no bound.
@@ -192,6 +195,8 @@ impl Plan {
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
         let leases = prng.chance(1, 2);
+        // From elsewhere, so that the other seeds are as they were.
+        let far_behind = members >= 3 && Prng::new(seed ^ 0x6265_6869).chance(1, 12);
         let mut plan = Self {
             seed,
             members,
@@ -232,13 +237,30 @@ impl Plan {
             catchup_entries: [2, 2, 2, 50, 5000][prng.index(5)],
             checkpoint_ms: [20, 100, 500, 500][prng.index(4)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
+            far_behind,
             rates,
             peer_bytes_per_s: 0,
             hardships: Vec::new(),
         };
-        if Prng::new(seed ^ 0x7469_6d65).chance(1, 6) {
+        if plan.far_behind {
+            plan = plan.with_a_fast_log();
+        } else if Prng::new(seed ^ 0x7469_6d65).chance(1, 6) {
             hardships::harden(&mut plan);
         }
         plan
+    }
+
+    /// Clients write much, the log keeps little of it, and members are far apart.
+    fn with_a_fast_log(self) -> Self {
+        Self {
+            clients: self.clients.max(6),
+            value_bytes: Span::new(2000, 20_000),
+            think: Span::new(0, 2 * MS),
+            peer_latency: Span::new(10 * MS, 11 * MS),
+            segment_bytes: 64 << 10,
+            catchup_entries: 2,
+            checkpoint_ms: 100,
+            ..self
+        }
     }
 }

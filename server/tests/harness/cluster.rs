@@ -58,7 +58,9 @@ impl Cluster {
             .collect();
         let pairs: Vec<String> = setups
             .iter()
-            .map(|setup| format!("{}=http://127.0.0.1:{}", setup.name, setup.advertised_peer_port()))
+            .map(|setup| {
+                format!("{}=http://127.0.0.1:{}", setup.name, setup.advertised_peer_port())
+            })
             .collect();
         for setup in &mut setups {
             setup.initial_cluster = pairs.join(",");

@@ -147,8 +147,7 @@ impl Fixture {
                 more.from = Some(self.leader);
                 stored.log.node.step(more).unwrap();
             }
-            let installed =
-                settle(&mut stored.log, &mut disk).is_ok() && stored.log.is_installed();
+            let installed = settle(&mut stored.log, &mut disk).is_ok() && stored.log.is_installed();
             if installed && adopts {
                 sink.adopt();
                 while let Some(op) = sink.next_op().unwrap() {

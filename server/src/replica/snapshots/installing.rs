@@ -16,6 +16,7 @@ use super::Replica;
 use crate::alarm::Alarms;
 use crate::auth::Auth;
 use crate::background::{Leftovers, Loaded, Task};
+use crate::limits;
 use crate::pages::PageFile;
 use crate::replica::compaction::HeldBack;
 use crate::replica::versions;
@@ -134,6 +135,8 @@ impl Replica {
         );
         // If there is no room for it, it is freed here.
         let _ = self.background.offer(Task::Forget(Box::new(leftovers)));
+        self.snapshots.tidy_until_ms = self.now_ms + limits::SNAPSHOT_TIDY_MS;
+        self.shared.wake_all();
         self.refuse_newer_cluster();
     }
 
@@ -167,9 +170,9 @@ impl Replica {
     /// cluster that has grown too new for it.
     fn refuse_newer_cluster(&mut self) {
         let wanted = self.cluster_version.as_deref().and_then(versions::parse);
-        if wanted.is_some_and(|wanted| {
-            versions::parse(version::ETCD).is_some_and(|own| own < wanted)
-        }) {
+        if wanted
+            .is_some_and(|wanted| versions::parse(version::ETCD).is_some_and(|own| own < wanted))
+        {
             self.fail(format!(
                 "the cluster version is {}, which this version of {} does not serve; start one \
                  that does on this data directory",

@@ -54,9 +54,7 @@ impl Receiving {
     /// True if a further part could be asked for.
     fn may_ask(&self) -> bool {
         let held = self.asked + self.unwritten.len() + self.writing;
-        self.wanted.has_more()
-            && self.asked < self.window
-            && held < limits::SNAPSHOT_PARTS_HELD
+        self.wanted.has_more() && self.asked < self.window && held < limits::SNAPSHOT_PARTS_HELD
     }
 
     /// A question was lost: fewer at a time may be too many no more.

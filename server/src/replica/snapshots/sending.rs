@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::snapshot::UnitRange;
 use etcore_engine::types::LogIndex;
 use etcore_proto::raftpb;
@@ -129,6 +130,9 @@ impl Sending {
 
     /// The log is kept from the entry after this one.
     fn log_from(&self) -> Option<LogIndex> {
+        if is_on(Mutation::SnapshotLogReleased) {
+            return None;
+        }
         let receivers = self.receivers.values().map(|receiver| match &receiver.catching_up {
             None => receiver.index,
             Some(catching_up) => catching_up.matched,
@@ -262,12 +266,14 @@ impl Replica {
             if kept_bytes > sending.log_bytes_max {
                 self.stop_sending("the log has grown too much meanwhile", kept_bytes);
             } else if self.is_short_of_space() {
-                self.stop_sending("the disk is full, and the log kept for it takes room", kept_bytes);
+                self.stop_sending(
+                    "the disk is full, and the log kept for it takes room",
+                    kept_bytes,
+                );
             }
         }
         let sending = &mut self.snapshots.sending;
-        let idle =
-            !sending.is_copied() && self.now_ms > sending.used_ms + limits::SNAPSHOT_HOLD_MS;
+        let idle = !sending.is_copied() && self.now_ms > sending.used_ms + limits::SNAPSHOT_HOLD_MS;
         if sending.held.is_some() && idle && self.background.offer(Task::DropSnapshot).is_ok() {
             sending.held = None;
             self.log.node.provide_snapshot(None);
@@ -335,7 +341,9 @@ impl Replica {
         self.shared.metrics.snapshots.sent.ended(member, failure.is_none(), took_ms);
         let remote_peer_id = format!("{member:x}");
         match failure {
-            None => tracing::info!(snapshot_index, remote_peer_id, took_ms, "sent database snapshot"),
+            None => {
+                tracing::info!(snapshot_index, remote_peer_id, took_ms, "sent database snapshot")
+            }
             Some(reason) => tracing::warn!(
                 snapshot_index,
                 remote_peer_id,

@@ -249,7 +249,8 @@ fn a_sender_that_is_lost_during_the_transfer_is_followed_by_the_next_leader() {
             0 => cluster.restart(lost),
             _ => cluster.isolate(lost, false),
         }
-        cluster.until(90_000, "it goes over to it", |cluster| cluster.members[away].went_over() > 0);
+        cluster
+            .until(90_000, "it goes over to it", |cluster| cluster.members[away].went_over() > 0);
         assert_healed(&mut cluster, &keys);
     }
 }
