@@ -38,12 +38,17 @@ fn put(key: String, bytes: usize) -> pb::PutRequest {
 
 /// Writes what the member misses, many at a time, on several connections.
 async fn fill(setup: &Setup) {
-    const LANES: usize = 128;
+    const LANES_OF_ONE: usize = 64;
+    let connections = if is_long() { 32 } else { 2 };
     let (revisions, rows, bytes) = missed();
     let next = Arc::new(AtomicU64::new(0));
     let mut lanes = Vec::new();
-    for _ in 0..LANES {
-        let (client, next) = (Client::connect(setup).await, next.clone());
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Client::connect(setup).await);
+    }
+    for lane in 0..connections * LANES_OF_ONE {
+        let (client, next) = (clients[lane % connections].clone(), next.clone());
         lanes.push(tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed) as usize;

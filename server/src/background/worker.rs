@@ -105,7 +105,7 @@ pub enum Answer {
     /// The copy is the page file, also after a power cut.
     SnapshotAdopted {
         /// For those who read it.
-        file: Option<SharedFile>,
+        file: SharedFile,
     },
     /// The disk failed; the member must stop.
     Failed(String),
@@ -223,7 +223,10 @@ impl Worker {
         (self.busy, self.stalled) = (false, false);
         self.inputs.clear();
         self.copies.close(before.file(), disk);
-        answer(Answer::SnapshotAdopted { file: disk.share(file) });
+        match disk.share(file) {
+            Some(file) => answer(Answer::SnapshotAdopted { file }),
+            None => answer(Answer::Failed("a snapshot in place is not open".to_owned())),
+        }
     }
 
     fn turn_checkpoint(

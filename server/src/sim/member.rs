@@ -239,7 +239,7 @@ impl Member {
             shared: shared.clone(),
             clock: own_clock,
             background: BackgroundWorker::new(checkpointer),
-            background_disk: QueuedDisk::new(effects.clone()),
+            background_disk: QueuedDisk::new(&self.disk, effects.clone()),
             background_done: Vec::new(),
             background_due: NEVER,
             effects,

@@ -87,7 +87,7 @@ impl Replica {
     }
 
     /// The copy is the page file: its store is this member's from now on.
-    pub(in crate::replica) fn snapshot_adopted(&mut self, file: Option<SharedFile>) {
+    pub(in crate::replica) fn snapshot_adopted(&mut self, file: SharedFile) {
         let Installing::Adopting { mark, loaded: Some(loaded) } =
             std::mem::take(&mut self.snapshots.installing)
         else {
@@ -112,7 +112,7 @@ impl Replica {
         (self.space.stalled, self.applying_since) = (false, None);
         self.held_back = HeldBack::default();
         let number = self.page_file.number + 1;
-        self.page_file = PageFile { number, cuts: 0, file };
+        self.page_file = PageFile { number, cuts: 0, file: Some(file) };
         self.pages.follow(&self.page_file);
         self.alarms = Arc::new(Alarms::load(&self.store));
         self.refresh_cluster();
