@@ -123,7 +123,7 @@ const FAULTS: [(Mutation, u64); 19] = [
     (Mutation::CompactionForgotten, 1),
     (Mutation::PublishBeforeCommit, 4),
     (Mutation::EndingLeaseRenewed, 123),
-    (Mutation::SnapshotLogReleased, 1),
+    (Mutation::SnapshotLogReleased, 18),
 ];
 
 #[cfg(feature = "mutations")]

@@ -126,6 +126,8 @@ pub struct Plan {
     pub peer_latency: Span,
     /// An operation of the disk.
     pub disk_latency: Span,
+    /// How much longer an operation on a copy of another member's page file takes.
+    pub copy_latency: Span,
     /// From the moment a shard could run until it does.
     pub wake_latency: Span,
     /// A round of a shard.
@@ -225,6 +227,7 @@ impl Plan {
             } else {
                 Span::new(50 * US, 2 * MS)
             },
+            copy_latency: Span::new(0, 0),
             wake_latency: [Span::new(US, 20 * US), Span::new(US, 3 * MS)][prng.index(2)],
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
@@ -253,10 +256,14 @@ impl Plan {
     /// Clients write much, the log keeps little of it, and members are far apart.
     fn with_a_fast_log(self) -> Self {
         Self {
-            clients: self.clients.max(6),
+            clients: 8,
+            keys: 100,
             value_bytes: Span::new(2000, 20_000),
             think: Span::new(0, 2 * MS),
+            client_latency: Span::new(20 * US, 200 * US),
             peer_latency: Span::new(10 * MS, 11 * MS),
+            disk_latency: Span::new(50 * US, 2 * MS),
+            copy_latency: Span::new(20 * MS, 60 * MS),
             segment_bytes: 64 << 10,
             catchup_entries: 2,
             checkpoint_ms: 100,
