@@ -446,9 +446,6 @@ pub const SNAPSHOT_LOST_MS: u64 = 6000;
 pub const SNAPSHOT_IDLE_MS: u64 = 15_000;
 /// A receiver that has within so many milliseconds what the log had before them follows it.
 pub const SNAPSHOT_FOLLOW_MS: u64 = 1000;
-/// For how long after a snapshot what it has replaced is looked at, to be freed once no front reads
-/// it any more, in milliseconds; later the next checkpoint's end does.
-pub const SNAPSHOT_TIDY_MS: u64 = 3000;
 /// Bytes of the log that are kept for members that receive a snapshot, until they follow; past that
 /// a later snapshot takes its place. Five minutes of 12 MB/s.
 pub const SNAPSHOT_LOG_BYTES: u64 = 4 << 30;

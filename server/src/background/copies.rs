@@ -196,7 +196,7 @@ impl Copies {
             Task::DiscardSnapshot => {
                 self.replace(Receiving::new(0, SnapshotSink::remover(), None));
             }
-            Task::Checkpoint(_) | Task::Retry | Task::Forget(_) | Task::Tidy | Task::Stop => {}
+            Task::Checkpoint(_) | Task::Retry | Task::Forget(_) | Task::Stop => {}
         }
     }
 

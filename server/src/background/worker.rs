@@ -6,7 +6,6 @@
 //! when a checkpoint is due.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use etcore_engine::checkpoint::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
@@ -18,7 +17,6 @@ use etcore_raftlog::types::SnapshotMark;
 
 use super::copies::Copies;
 use crate::replica::lessor::{self, Lessor};
-use crate::shared::MemberView;
 
 /// Something to do.
 pub enum Task {
@@ -74,8 +72,6 @@ pub enum Task {
     DiscardSnapshot,
     /// Free what is used no more, which may take long.
     Forget(Box<Leftovers>),
-    /// See whether that can be done by now.
-    Tidy,
     /// End the thread.
     Stop,
 }
@@ -133,15 +129,12 @@ pub struct Loaded {
     pub size_bytes: (u64, u64),
 }
 
-/// What a member that has gone over to a copy leaves behind. Much of it is shared with views that
-/// fronts still read: whoever lets go last frees it, and that should be the background.
+/// What a member that has gone over to a copy leaves behind.
 pub struct Leftovers {
     /// The store of before.
     pub store: Store,
     /// The leases of before.
     pub lessor: Lessor,
-    /// The last view of it.
-    pub view: Arc<MemberView>,
 }
 
 /// See the module text.
@@ -153,8 +146,6 @@ pub struct Worker {
     stalled: bool,
     stopping: bool,
     copies: Copies,
-    /// Views that somebody may still read, to be freed here.
-    last_views: Vec<Arc<MemberView>>,
 }
 
 impl Worker {
@@ -167,7 +158,6 @@ impl Worker {
             stalled: false,
             stopping: false,
             copies: Copies::default(),
-            last_views: Vec::new(),
         }
     }
 
@@ -180,8 +170,7 @@ impl Worker {
                 self.checkpointer.retry();
             }
             Task::Checkpoint(input) => self.inputs.push_back(input),
-            Task::Forget(leftovers) => self.last_views.push(leftovers.view),
-            Task::Tidy => {}
+            Task::Forget(leftovers) => drop(leftovers),
             other => self.copies.add(other),
         }
     }
@@ -208,7 +197,6 @@ impl Worker {
             self.turn_checkpoint(disk, completions, answer);
         }
         self.adopt(disk, answer);
-        self.last_views.retain(|view| Arc::strong_count(view) > 1);
     }
 
     /// Puts a copy into use once no checkpoint is under way. One that waits for room on the disk

@@ -23,7 +23,6 @@
 //! it is complete.
 
 use super::Replica;
-use crate::background::Task;
 
 mod installing;
 mod receiving;
@@ -46,8 +45,6 @@ pub(super) struct Snapshots {
     /// Number of the newest copy received.
     pub(super) transfers: u64,
     pub(super) installing: Installing,
-    /// Until then the background is asked to free what the last snapshot has replaced.
-    tidy_until_ms: u64,
 }
 
 impl Snapshots {
@@ -80,9 +77,5 @@ impl Replica {
     pub(super) fn tick_snapshots(&mut self) {
         self.tick_sending();
         self.tick_receiving();
-        if self.now_ms < self.snapshots.tidy_until_ms {
-            // If it has no room for this, it works, and looks by itself.
-            let _ = self.background.offer(Task::Tidy);
-        }
     }
 }

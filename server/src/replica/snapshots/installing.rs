@@ -16,7 +16,6 @@ use super::Replica;
 use crate::alarm::Alarms;
 use crate::auth::Auth;
 use crate::background::{Leftovers, Loaded, Task};
-use crate::limits;
 use crate::pages::PageFile;
 use crate::replica::compaction::HeldBack;
 use crate::replica::versions;
@@ -101,9 +100,9 @@ impl Replica {
         self.take_over_auth(&store);
         let leftovers = Leftovers {
             store: std::mem::replace(&mut self.store, store),
-            lessor: std::mem::replace(&mut self.desk.lessor, lessor),
-            view: self.shared.view.load_full(),
+            lessor: self.desk.go_over_to(lessor),
         };
+        self.shared.view.load().freeing.elsewhere();
         if self.checkpoint_started_ms.take().is_some() {
             self.watchdog.checkpoint_ended();
         }
@@ -135,7 +134,7 @@ impl Replica {
         );
         // If there is no room for it, it is freed here.
         let _ = self.background.offer(Task::Forget(Box::new(leftovers)));
-        self.snapshots.tidy_until_ms = self.now_ms + limits::SNAPSHOT_TIDY_MS;
+        // So that nobody keeps the file of before open.
         self.shared.wake_all();
         self.refuse_newer_cluster();
     }

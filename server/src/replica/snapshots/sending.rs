@@ -342,7 +342,7 @@ impl Replica {
         let remote_peer_id = format!("{member:x}");
         match failure {
             None => {
-                tracing::info!(snapshot_index, remote_peer_id, took_ms, "sent database snapshot")
+                tracing::info!(snapshot_index, remote_peer_id, took_ms, "sent database snapshot");
             }
             Some(reason) => tracing::warn!(
                 snapshot_index,
