@@ -211,8 +211,8 @@ impl PageMap {
         }
     }
 
-    /// Reads another file from now on: the view that is read next has its pages there. `cuts` counts
-    /// that file's cuts.
+    /// Reads another file from now on: the view that is read next has its pages there. `cuts`
+    /// counts that file's cuts.
     pub fn replace(&mut self, file: Arc<File>, cuts: u64) {
         self.file = file;
         self.cuts = cuts;

@@ -90,9 +90,9 @@ impl SnapshotSource {
         &self.meta.conf_state
     }
 
-    /// The part for the units from `from_unit` on and before `until_unit`: those up to the first gap
-    /// or the end of a part's length. From 0 on it is the first part, whatever is asked for. Without
-    /// data, nothing before its first unit is in use.
+    /// The part for the units from `from_unit` on and before `until_unit`: those up to the first
+    /// gap or the end of a part's length. From 0 on it is the first part, whatever is asked for.
+    /// Without data, nothing before its first unit is in use.
     pub fn next_part(&self, from_unit: u64, until_unit: u64) -> NextPart {
         if from_unit == 0 {
             // Its own place is the file's business; a copy is told apart by being the first.

@@ -388,7 +388,8 @@ impl Walk {
         }
     }
 
-    /// Goes on as far as it can, giving the leaves to `loaded`; what to read next (first byte and length), or `None` at the end.
+    /// Goes on as far as it can, giving the leaves to `loaded`; what to read next (first byte and
+    /// length), or `None` at the end.
     fn step(
         &mut self,
         loaded: &mut Loaded,

@@ -71,8 +71,8 @@ pub struct Snapshots {
     pub sent: Direction,
     /// `etcd_network_snapshot_receive_*{From}`.
     pub received: Direction,
-    /// `etcd_server_snapshot_apply_in_progress_total`: 1 from when raft has taken the snapshot until
-    /// the member has gone over to it.
+    /// `etcd_server_snapshot_apply_in_progress_total`: 1 from when raft has taken the snapshot
+    /// until the member has gone over to it.
     pub applying: Level,
 }
 

@@ -1,26 +1,26 @@
 //! Snapshots between members: what a leader holds for members that lag behind its log, and what
 //! such a member does with it.
 //!
-//! raft decides who needs a snapshot and sends a message that only names it. The receiver asks for
-//! its pages part by part, several at a time, each a question of its own on a lane of its own, so
-//! that a broken connection costs the parts that were under way ([`receiving`]). The background
-//! writes them beside the page file, checks them, and makes a store of them, while this member goes
-//! on serving what it has. When the copy is durable and loaded, raft is told, the log takes the mark
-//! and the commit index in one synced batch, the copy is renamed over the page file, and the replica
-//! goes over to its store in one step ([`installing`]): no client loses its connection, and watches
-//! go on from where they are, or are told that what they want next is compacted. A start does the
-//! same with what it finds (`boot::copies`).
+//! raft decides who needs a snapshot and sends a message that only names it. The receiver asks
+//! for its pages part by part, several at a time, each a question of its own on a lane of its
+//! own, so that a broken connection costs the parts that were under way ([`receiving`]). The
+//! background writes them beside the page file, checks them, and makes a store of them, while
+//! this member goes on serving what it has. When the copy is durable and loaded, raft is told,
+//! the log takes the mark and the commit index in one synced batch, the copy is renamed over the
+//! page file, and the replica goes over to its store in one step ([`installing`]): no client
+//! loses its connection, and watches go on from where they are, or are told that what they want
+//! next is compacted. A start does the same with what it finds (`boot::copies`).
 //!
-//! The leader keeps its log from the snapshot on until the receiver follows, within a bound of bytes
-//! ([`sending`]): else the snapshot would be obsolete when it is in use. raft-rs sends no entries
-//! while a snapshot is on its way to a member, and this member acknowledges none before it has the
-//! state below them: who counts in a quorum must be able to take over. So the entries come right
-//! after, as fast as messages go, out of the log that was held.
+//! The leader keeps its log from the snapshot on until the receiver follows, within a bound of
+//! bytes ([`sending`]): else the snapshot would be obsolete when it is in use. raft-rs sends no
+//! entries while a snapshot is on its way to a member, and this member acknowledges none before
+//! it has the state below them: who counts in a quorum must be able to take over. So the entries
+//! come right after, as fast as messages go, out of the log that was held.
 //!
 //! A transfer goes on with the leader that began it, also when that one is elected again. With
-//! another leader it begins anew: the same state has other pages in every member's file, and the new
-//! leader has not kept its log from the old snapshot on, so that one would likely be of no use when
-//! it is complete.
+//! another leader it begins anew: the same state has other pages in every member's file, and the
+//! new leader has not kept its log from the old snapshot on, so that one would likely be of no
+//! use when it is complete.
 
 use super::Replica;
 

@@ -1,9 +1,9 @@
 //! The receiver's side: asks for the parts of a copy, and hands them to the background.
 //!
-//! Part of the replica. So many parts are on their way as answers come in time; so many wait to be
-//! written as [`limits::SNAPSHOT_PARTS_HELD`] says, and no more are asked for meanwhile: a slow disk
-//! slows the sender. A part that is lost is asked for again from the same leader. Nothing here
-//! changes what the member serves.
+//! Part of the replica. So many parts are on their way as answers come in time; so many wait to
+//! be written as [`limits::SNAPSHOT_PARTS_HELD`] says, and no more are asked for meanwhile: a
+//! slow disk slows the sender. A part that is lost is asked for again from the same leader.
+//! Nothing here changes what the member serves.
 
 use std::collections::VecDeque;
 
