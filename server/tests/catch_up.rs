@@ -194,7 +194,8 @@ fn test(driver: &'static str) {
     let failed = metric(&cluster, away, "etcd_network_snapshot_receive_failures{");
     eprintln!("all in {:?}", begun.elapsed());
     for member in cluster.members.iter_mut().flatten() {
-        let about = |line: &&String| line.contains("snapshot") || line.contains("follows the log");
+        let telling = ["snapshot", "follows the log", "\"level\":\"warn\""];
+        let about = |line: &&String| telling.iter().any(|text| line.contains(text));
         let lines: Vec<&String> = member.lines_so_far().iter().filter(about).collect();
         lines.iter().for_each(|line| eprintln!("  {line}"));
     }
