@@ -449,6 +449,9 @@ pub const SNAPSHOT_FOLLOW_MS: u64 = 1000;
 /// Bytes of the log that are kept for members that receive a snapshot, until they follow; past that
 /// a later snapshot takes its place. Five minutes of 12 MB/s.
 pub const SNAPSHOT_LOG_BYTES: u64 = 4 << 30;
+/// The same while the disk is full: two segments of the usual length, so that a member can receive
+/// from one that takes no writes.
+pub const SNAPSHOT_LOG_BYTES_SCARCE: u64 = 128 << 20;
 /// How long a snapshot that nobody needs is held for the next one who does, in milliseconds.
 pub const SNAPSHOT_HOLD_MS: u64 = 10_000;
 

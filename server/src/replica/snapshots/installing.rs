@@ -31,9 +31,9 @@ pub(in crate::replica) enum Installing {
     /// raft was told in this turn, of a copy that ends there.
     Offered { index: LogIndex, loaded: Box<Loaded> },
     /// raft has restored it; the log does not have its mark yet.
-    Logging { mark: SnapshotMark, loaded: Option<Box<Loaded>> },
+    Logging { mark: SnapshotMark, loaded: Box<Loaded> },
     /// The log goes on from it, and the background puts it in place.
-    Adopting { mark: SnapshotMark, loaded: Option<Box<Loaded>> },
+    Adopting { mark: SnapshotMark, loaded: Box<Loaded> },
 }
 
 impl Installing {
@@ -62,8 +62,10 @@ impl Replica {
         self.running = None;
         self.shared.metrics.snapshots.applying.set(1);
         let loaded = match std::mem::take(&mut self.snapshots.installing) {
-            Installing::Offered { loaded, .. } => Some(loaded),
-            _ => None,
+            Installing::Offered { loaded, .. } => loaded,
+            _ => {
+                return self.fail("raft has taken a snapshot of which there is no copy".to_owned());
+            }
         };
         self.snapshots.installing = Installing::Logging { mark, loaded };
     }
@@ -87,8 +89,7 @@ impl Replica {
 
     /// The copy is the page file: its store is this member's from now on.
     pub(in crate::replica) fn snapshot_adopted(&mut self, file: SharedFile) {
-        let Installing::Adopting { mark, loaded: Some(loaded) } =
-            std::mem::take(&mut self.snapshots.installing)
+        let Installing::Adopting { mark, loaded } = std::mem::take(&mut self.snapshots.installing)
         else {
             return self.fail("a snapshot is in place that raft has not taken".to_owned());
         };

@@ -186,7 +186,8 @@ impl Replica {
             _ => None,
         };
         let Some(range) = asked.range else {
-            if body.is_some() {
+            // As long as parts are missing, only these count.
+            if body.is_some() && receiving.wanted.is_done() {
                 receiving.heard_ms = now_ms;
             }
             return;

@@ -265,7 +265,7 @@ impl Replica {
         if !sending.receivers.is_empty() {
             if kept_bytes > sending.log_bytes_max {
                 self.stop_sending("the log has grown too much meanwhile", kept_bytes);
-            } else if self.is_short_of_space() {
+            } else if self.is_short_of_space() && kept_bytes > limits::SNAPSHOT_LOG_BYTES_SCARCE {
                 self.stop_sending(
                     "the disk is full, and the log kept for it takes room",
                     kept_bytes,
