@@ -151,7 +151,9 @@ fn test(driver: &'static str) {
     let dir = tempfile::tempdir().unwrap();
     let segment = if is_long() { "67108864" } else { "1048576" };
     let segment = format!("--wal-segment-bytes={segment}");
-    let flags = ["--snapshot-catchup-entries=10", segment.as_str()];
+    // Nothing is compacted: a slow machine writes more than the usual quota meanwhile.
+    let quota = "--quota-backend-bytes=17179869184";
+    let flags = ["--snapshot-catchup-entries=10", segment.as_str(), quota];
     let mut cluster = Cluster::far_apart(dir.path(), driver, 3, &flags, ONE_WAY);
     let leader = block_on(cluster.leader());
     let away = cluster.others(leader)[0];
