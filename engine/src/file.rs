@@ -174,6 +174,27 @@ pub trait Disk {
     fn poll(&mut self, out: &mut Vec<Completion>);
     /// Like [`Disk::poll`], but waits for one completion if any operation is outstanding.
     fn wait(&mut self, out: &mut Vec<Completion>);
+    /// An open file, for readers on other threads; `None` if it is not open, or if this disk lends
+    /// nothing out.
+    fn share(&self, _file: FileId) -> Option<SharedFile> {
+        None
+    }
+}
+
+/// An open file as threads read it that do not own the disk. It stays readable when its name is
+/// given to another file, or taken away.
+#[derive(Debug, Clone)]
+pub enum SharedFile {
+    /// A file of the operating system.
+    Std(std::sync::Arc<File>),
+    /// A file of a disk in memory.
+    Simulated(std::sync::Arc<dyn SimulatedFile>),
+}
+
+/// What a disk in memory lends out.
+pub trait SimulatedFile: std::fmt::Debug + Send + Sync {
+    /// Up to so many bytes from here on; fewer at the end of the file.
+    fn read_at(&self, offset_bytes: u64, len_bytes: usize) -> Vec<u8>;
 }
 
 /// Runs one operation to its end. For boot, offline tools and tests: nothing else may be
@@ -453,6 +474,10 @@ impl Disk for StdDisk {
 
     fn wait(&mut self, out: &mut Vec<Completion>) {
         self.poll(out);
+    }
+
+    fn share(&self, file: FileId) -> Option<SharedFile> {
+        self.handle(file).map(SharedFile::Std)
     }
 }
 

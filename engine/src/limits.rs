@@ -105,6 +105,10 @@ pub const SNAPSHOT_PART_UNITS: u64 = 128;
 /// Free units in a row that a copy leaves out; fewer are sent along.
 pub const SNAPSHOT_SKIP_UNITS: u64 = 16;
 
+/// Bytes of a copy that are written before it is synced: all of it at the end would keep the log's
+/// writes waiting.
+pub const SNAPSHOT_SYNC_BYTES: usize = 16 << 20;
+
 /// Bytes of a copy that are read at once when it is checked, unless a single page is larger.
 pub const SNAPSHOT_CHECK_BYTES: usize = 512 << 10;
 

@@ -93,6 +93,7 @@ pub struct PopulateRequest {
 pub struct Populated {
     ticket: Ticket,
     span: Span,
+    file: Arc<File>,
     cuts: u64,
     result: io::Result<MmapRaw>,
 }
@@ -109,7 +110,7 @@ impl PopulateRequest {
     fn finish(self, result: io::Result<MmapRaw>) -> Populated {
         let again = |_| self.file.metadata().and_then(|metadata| self.populate(metadata.len()));
         let result = result.or_else(again);
-        Populated { ticket: self.ticket, span: self.span, cuts: self.cuts, result }
+        Populated { ticket: self.ticket, span: self.span, file: self.file, cuts: self.cuts, result }
     }
 
     fn populate(&self, file_len: u64) -> io::Result<MmapRaw> {
@@ -167,7 +168,11 @@ impl PageMap {
 
     /// Takes over a populated window; whoever waits for the returned ticket asks again.
     pub fn on_populated(&mut self, populated: Populated) -> Ticket {
-        let Populated { ticket, span, cuts, result } = populated;
+        let Populated { ticket, span, file, cuts, result } = populated;
+        if !Arc::ptr_eq(&file, &self.file) {
+            // Of a page file that is read no more.
+            return ticket;
+        }
         self.pending.remove(&span);
         if cuts != self.cuts {
             // It may be of the file before a cut: whoever waits asks for it anew.
@@ -204,6 +209,17 @@ impl PageMap {
             self.windows.clear();
             self.failed.clear();
         }
+    }
+
+    /// Reads another file from now on: the view that is read next has its pages there. `cuts`
+    /// counts that file's cuts.
+    pub fn replace(&mut self, file: Arc<File>, cuts: u64) {
+        self.file = file;
+        self.cuts = cuts;
+        self.windows.clear();
+        self.failed.clear();
+        // Whoever waits for what is under way asks again when it has come.
+        self.pending.clear();
     }
 
     /// An evaluation that must end begins: it starts again after each `Pending`, and would do so

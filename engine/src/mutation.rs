@@ -54,11 +54,13 @@ pub enum Mutation {
     DeadLeaderUnnoticed,
     /// A follower asks its leader about one lease at a time.
     RenewalsOneByOne,
+    /// A leader does not keep its log for a member that receives a snapshot.
+    SnapshotLogReleased,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::AnswerBeforeSync,
         Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
@@ -82,6 +84,7 @@ impl Mutation {
         Self::HungLeaderLeadsOn,
         Self::DeadLeaderUnnoticed,
         Self::RenewalsOneByOne,
+        Self::SnapshotLogReleased,
     ];
 }
 

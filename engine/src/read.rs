@@ -15,7 +15,8 @@ use crate::page::{Fetch, PagePtr, PageSource};
 /// See the module text.
 #[derive(Debug)]
 pub struct BlockingPages {
-    file: Arc<File>,
+    /// None while there is nothing to read.
+    file: Option<Arc<File>>,
     /// Verified pages; the oldest is replaced first.
     kept: Vec<(PagePtr, Vec<u8>)>,
     next: usize,
@@ -24,7 +25,19 @@ pub struct BlockingPages {
 impl BlockingPages {
     /// Pages of the page file `file`.
     pub fn new(file: Arc<File>) -> Self {
-        Self { file, kept: Vec::new(), next: 0 }
+        Self { file: Some(file), kept: Vec::new(), next: 0 }
+    }
+
+    /// Reads `file` from now on, if it is another one.
+    pub fn follow(&mut self, file: &Arc<File>) {
+        if self.file.as_ref().is_none_or(|known| !Arc::ptr_eq(file, known)) {
+            *self = Self::new(file.clone());
+        }
+    }
+
+    /// Lets go of the file and of what was read of it, until [`BlockingPages::follow`].
+    pub fn let_go(&mut self) {
+        *self = Self { file: None, kept: Vec::new(), next: 0 };
     }
 }
 
@@ -34,8 +47,10 @@ impl PageSource for BlockingPages {
             return Ok(Fetch::Ready(&self.kept[at].1));
         }
         let mut bytes = vec![0; ptr.len_bytes as usize];
-        self.file
-            .read_exact_at(&mut bytes, ptr.offset_bytes())
+        let file = self.file.as_ref().ok_or_else(|| {
+            EngineError::io(DB_FILE, "read", &std::io::ErrorKind::NotConnected.into())
+        })?;
+        file.read_exact_at(&mut bytes, ptr.offset_bytes())
             .map_err(|error| EngineError::io(DB_FILE, "read", &error))?;
         ptr.verify(&bytes)?;
         let at = if self.kept.len() < READ_PAGES_KEPT {

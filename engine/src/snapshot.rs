@@ -2,14 +2,16 @@
 //!
 //! Used by the background thread on both sides. A [`SnapshotSource`] holds the newest durable meta
 //! page and pins its version, so that none of its pages is overwritten; it hands the pages out in
-//! [`Part`]s, in the order of the file, each from any point, so that a transfer can go on where it
-//! broke off. A [`SnapshotSink`] writes parts to a file beside the page file, under another name
-//! until it is complete. Nothing here puts the copy into use: the next start does, if the log has
-//! the snapshot's mark. It must never write to the page file itself.
+//! [`Part`]s, each for a range of the file, so that several can be on their way at once and a
+//! transfer can go on where it broke off ([`WantedParts`]). A [`SnapshotSink`] writes parts to a
+//! file beside the page file, under another name until it is complete, and makes a store of it. The
+//! copy is put into use once the log has the snapshot's mark: by [`SnapshotSink::adopt`], or by the
+//! next start. Until then nothing here touches the page file.
 //!
 //! FORMAT.md has the layout of a part and why a copy that has its name is sound.
 
 mod sink;
+mod wanted;
 
 use crate::file::{FileId, FileOp};
 use crate::limits::{SNAPSHOT_PART_UNITS, SNAPSHOT_SKIP_UNITS};
@@ -19,6 +21,7 @@ use crate::pins::VersionPin;
 use crate::types::{LogIndex, Term};
 
 pub use sink::{SinkError, SnapshotSink};
+pub use wanted::{UnitRange, WantedParts};
 
 /// Bytes of a part before its data.
 const PART_HEAD_BYTES: usize = 32;
@@ -30,7 +33,7 @@ const PART_FILE: &str = "etcore.snap.part";
 const COMPLETE_PREFIX: &str = "etcore.snap-";
 
 /// Units of the meta pages at the start of a file.
-const META_UNITS: u64 = 2;
+pub(crate) const META_UNITS: u64 = 2;
 
 /// A durable state, held until this is dropped.
 #[derive(Debug)]
@@ -87,8 +90,10 @@ impl SnapshotSource {
         &self.meta.conf_state
     }
 
-    /// The part that follows `from_unit`; 0 for the first.
-    pub fn next_part(&self, from_unit: u64) -> NextPart {
+    /// The part for the units from `from_unit` on and before `until_unit`: those up to the first
+    /// gap or the end of a part's length. From 0 on it is the first part, whatever is asked for.
+    /// Without data, nothing before its first unit is in use.
+    pub fn next_part(&self, from_unit: u64, until_unit: u64) -> NextPart {
         if from_unit == 0 {
             // Its own place is the file's business; a copy is told apart by being the first.
             return NextPart::Ready(self.part(0, 0, &self.meta.encode()));
@@ -100,10 +105,12 @@ impl SnapshotSource {
             next += 1;
         }
         let end_unit = self.meta.end_unit;
+        first_unit = first_unit.min(end_unit);
         let until = self.gaps.get(next).map_or(end_unit, |(first, _)| end_unit.min(*first));
+        let until = until.min(until_unit);
         let units = until.saturating_sub(first_unit).min(SNAPSHOT_PART_UNITS);
         if units == 0 {
-            return NextPart::Ready(self.part(from_unit, end_unit, &[]));
+            return NextPart::Ready(self.part(from_unit, first_unit, &[]));
         }
         let len_bytes = usize::try_from(units).expect("at most a part's") * UNIT_BYTES;
         let offset_bytes = first_unit * UNIT_BYTES as u64;
@@ -151,10 +158,20 @@ impl<'a> Part<'a> {
         (sound && placed).then_some(Self { from_unit, first_unit, end_unit, state, data })
     }
 
-    /// Where the part after it begins; `None` if it is the end of the copy.
-    pub fn next_unit(&self) -> Option<u64> {
-        let next = self.first_unit + (self.data.len() / UNIT_BYTES) as u64;
-        (!self.data.is_empty()).then_some(next)
+    /// Of the range that was asked for, what this part has answered ends here: data, and before it
+    /// what is not in use.
+    pub fn next_unit(&self) -> u64 {
+        self.first_unit + (self.data.len() / UNIT_BYTES) as u64
+    }
+
+    /// Where the copy ends.
+    pub fn end_unit(&self) -> u64 {
+        self.end_unit
+    }
+
+    /// It is the first of a copy: the meta page.
+    pub fn is_first(&self) -> bool {
+        self.from_unit == 0
     }
 }
 

@@ -4,7 +4,7 @@
 //! file through checkpoints that another thread writes. Nothing is visible before it is published,
 //! and nothing waits for a disk here. Revisions count as etcd's do.
 
-mod open;
+pub(crate) mod open;
 mod txn;
 
 use std::sync::Arc;
@@ -272,6 +272,12 @@ impl Store {
         let compacted = self.compact_revision;
         let pin = self.revision_pins.pin(compacted.max(Revision(0)))?;
         Ok(KvHasher::of_everything(self.revision, compacted, pin, self.buckets.clone()))
+    }
+
+    /// Long reads and watch cursors go on with this store after `before`: it is the same state,
+    /// later. What they had pinned and this store does not have is compacted for them.
+    pub fn share_pins(&mut self, before: &Self) {
+        self.revision_pins = before.revision_pins.clone();
     }
 
     /// Where long reads and watch cursors pin revisions.

@@ -102,8 +102,11 @@ pub const PEER_QUEUE_BYTES: usize = 32 << 20;
 pub const PEER_PIPELINE_MESSAGES: usize = 64;
 
 /// Connections that carry single messages to one peer (etcd: connPerPipeline), and as many for
-/// parts of snapshots and for questions.
+/// questions.
 pub const PEER_PIPELINE_CONNECTIONS: usize = 4;
+
+/// Connections for parts of snapshots from one peer: half a megabyte each in a round trip.
+pub const PEER_SNAPSHOT_CONNECTIONS: usize = 8;
 
 /// Connections for questions about leases to one peer; further ones wait for an answer. Members of
 /// this make ask many leases' questions at once and need few; asked one by one (etcd: without a

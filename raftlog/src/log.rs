@@ -183,10 +183,15 @@ impl Log {
         Ok(())
     }
 
-    /// True once the log goes on from a snapshot that raft has taken: the mark is on disk, and the
-    /// page file is not this member's state any more.
+    /// True once the log goes on from the newest snapshot that raft has taken: the mark is on disk,
+    /// and the page file of before is not this member's state any more.
     pub fn is_installed(&self) -> bool {
         self.installing.is_some_and(|number| self.node.is_persisted(number))
+    }
+
+    /// The member has gone over to the snapshot: checkpoints of before are none of it.
+    pub fn went_over(&mut self) {
+        self.checkpoints.clear();
     }
 
     /// Lets the segments go that hold nothing above `to`; see [`Writer::release`].

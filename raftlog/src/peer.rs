@@ -84,9 +84,8 @@ impl Lane {
         match self {
             Self::Probes => 1,
             Self::Leases => crate::limits::PEER_LEASE_CONNECTIONS,
-            Self::Messages | Self::Snapshots | Self::Questions => {
-                crate::limits::PEER_PIPELINE_CONNECTIONS
-            }
+            Self::Snapshots => crate::limits::PEER_SNAPSHOT_CONNECTIONS,
+            Self::Messages | Self::Questions => crate::limits::PEER_PIPELINE_CONNECTIONS,
         }
     }
 }

@@ -28,7 +28,7 @@ mod glommio_disk;
 mod plain;
 pub mod worker;
 
-pub use worker::{Answer, Received, Task};
+pub use worker::{Answer, Leftovers, Loaded, Received, Task};
 
 /// The replica's handle. Without a thread, the simulator does the work.
 pub struct Background {

@@ -265,7 +265,7 @@ pub fn open_stored(
             "cut a torn batch off the write-ahead log: the machine stopped while writing it"
         );
     }
-    if let Some(skip) = config.unsafe_skip_entry.filter(|_| !config.starts_over) {
+    if let Some(skip) = config.unsafe_skip_entry {
         let committed = log.node.status().commit;
         if let Some(obstacle) = skip.obstacle(index, committed, |index| log.node.term(index)) {
             return Err(BootError::Stored(obstacle));

@@ -30,8 +30,6 @@ pub use url::ListenUrl;
 pub struct Config {
     /// Not to be set from outside: tests and the simulator choose.
     pub engine: EngineConfig,
-    /// Not to be set from outside: this process ran the member before.
-    pub starts_over: bool,
     /// `--name`.
     pub name: String,
     /// `--data-dir`.

@@ -378,7 +378,7 @@ impl Front {
         let newest = self.shared.view.load();
         if !Arc::ptr_eq(&newest, &self.view) {
             self.view = arc_swap::Guard::into_inner(newest);
-            self.pages.forget(self.view.file_cuts);
+            self.pages.follow(&self.view.page_file);
         }
     }
 
@@ -645,11 +645,7 @@ impl Front {
         }
         self.draining = true;
         self.stop_watches();
-        let timeout_ms = if self.shared.is_restarting() {
-            limits::RESTART_DRAIN_MS
-        } else {
-            self.shared.config.request_timeout_ms()
-        };
+        let timeout_ms = self.shared.config.request_timeout_ms();
         self.drain_until_ms = self.now_ms + timeout_ms;
         for slot in 0..self.conns.len() {
             let Some(conn) = &mut self.conns[slot] else { continue };

@@ -13,15 +13,18 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_queue::ArrayQueue;
+use etcore_engine::file::SharedFile;
 use etcore_engine::hash::{HashKind, KvHash, KvHasher};
 use etcore_engine::page::{Fetch, PageSource};
 use etcore_engine::pins::{RevisionPin, RevisionPins};
 use etcore_engine::read::BlockingPages;
+use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::types::Revision;
 use etcore_proto::error::{EtcdError, Status};
 
 use crate::driver::Waker;
 use crate::limits;
+use crate::pages::PageFile;
 use crate::replica::Slot;
 use crate::shared::Shared;
 
@@ -96,7 +99,7 @@ impl Hasher {
 
     /// A handle whose jobs are done by calls of [`Worker::step`]. Reads from `pages` must never be
     /// pending.
-    pub fn with<P: PageSource>(
+    pub fn with<P: FollowingPages>(
         shared: Arc<Shared>,
         pages: P,
         pins: RevisionPins,
@@ -146,7 +149,33 @@ enum Asker {
     Everything { newest: i64, reply: ReplyTo },
 }
 
-impl<P: PageSource> Worker<P> {
+/// Pages that are read with blocking calls, of whichever file a view has them in.
+pub trait FollowingPages: PageSource {
+    /// The view that is read next has its pages there.
+    fn follow(&mut self, page_file: &PageFile);
+    /// Nothing is read before the next [`FollowingPages::follow`]: no file need be kept open.
+    fn let_go(&mut self) {}
+}
+
+impl FollowingPages for BlockingPages {
+    fn follow(&mut self, page_file: &PageFile) {
+        if let Some(SharedFile::Std(file)) = &page_file.file {
+            BlockingPages::follow(self, file);
+        }
+    }
+
+    fn let_go(&mut self) {
+        BlockingPages::let_go(self);
+    }
+}
+
+impl FollowingPages for DiskPages {
+    fn follow(&mut self, page_file: &PageFile) {
+        DiskPages::follow(self, page_file.file.as_ref());
+    }
+}
+
+impl<P: FollowingPages> Worker<P> {
     fn run(mut self) {
         while let Ok(job) = self.inbox.recv() {
             self.begin(job);
@@ -155,6 +184,7 @@ impl<P: PageSource> Worker<P> {
                 // Requests go first where cores are few.
                 std::thread::yield_now();
             }
+            self.pages.let_go();
         }
     }
 
@@ -243,13 +273,14 @@ impl<P: PageSource> Worker<P> {
             return self.end(job.asker, Err(EtcdError::Stopped.into()));
         }
         let view = self.shared.view.load_full();
+        self.pages.follow(&view.page_file);
         if !job.hasher.is_sound(&view.store) {
-            // A compaction came between the pin and the first look. The replica's pins are never
-            // late.
+            // A compaction came between the pin and the first look, or the member has gone over to
+            // a snapshot that is compacted further.
             return match job.asker {
                 Asker::Compaction => {}
                 Asker::ByRevision { asked, reply, .. } => self.begin_by_revision(asked, reply),
-                Asker::Everything { reply, .. } => answer(reply, Err(EtcdError::Corrupt.into())),
+                Asker::Everything { reply, .. } => answer(reply, Err(EtcdError::Compacted.into())),
             };
         }
         match job.hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {

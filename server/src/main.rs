@@ -49,36 +49,20 @@ fn run(config: Config, notes: &Notes) -> ExitCode {
         data_dir = %config.data_dir,
         "starting an etcd server"
     );
-    let mut config = config;
-    let code = loop {
-        match run_once(config.clone()) {
-            Ended::StartOver => {
-                config.starts_over = true;
-                tracing::info!("starting over from the data directory");
-            }
-            Ended::Exit(code) => break code,
-        }
-    };
+    let code = run_member(config);
     drop(logger);
     code
 }
 
-/// How a life of the member ended.
-enum Ended {
-    /// It is to start again at once, from what is on its disk.
-    StartOver,
-    Exit(ExitCode),
-}
-
-fn run_once(config: Config) -> Ended {
+fn run_member(config: Config) -> ExitCode {
     let running = match boot::start(config) {
         Ok(running) => running,
         Err(error) => {
             tracing::error!(error = %error, "the member cannot start");
-            return Ended::Exit(ExitCode::FAILURE);
+            return ExitCode::FAILURE;
         }
     };
-    let (mut idle, mut signalled, mut told) = (IdleTrim::default(), false, false);
+    let (mut idle, mut told) = (IdleTrim::default(), false);
     let _ = running.shared().waiter.set(sys::wake_waiter);
     // A wake that comes before is not lost: it is a signal that stays pending.
     while running.is_running() && !running.shared().is_stopping() {
@@ -89,20 +73,17 @@ fn run_once(config: Config) -> Ended {
         idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
         if let Some(signal) = sys::wait_for_stop() {
             tracing::info!(signal, "received signal; shutting down");
-            signalled = true;
             break;
         }
     }
-    let shared = running.shared().clone();
     match running.stop() {
-        Ok(()) if shared.is_restarting() && !signalled => Ended::StartOver,
         Ok(()) => {
             tracing::info!("closed etcd server");
-            Ended::Exit(ExitCode::SUCCESS)
+            ExitCode::SUCCESS
         }
         Err(reason) => {
             tracing::error!(error = %reason, "stopped after a failure");
-            Ended::Exit(ExitCode::FAILURE)
+            ExitCode::FAILURE
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use etcore_engine::file::SharedFile;
 use etcore_engine::map::{PageMap, PopulateRequest, Populated};
 use etcore_engine::page::PageSource;
 
@@ -15,9 +16,23 @@ use crate::driver::Waker;
 use crate::limits;
 use crate::pool::Pool;
 
+/// Where the pages of a view are.
+#[derive(Debug, Clone, Default)]
+pub struct PageFile {
+    /// Tells the files that a member has had in its life: a snapshot of the leader's brings a new
+    /// one.
+    pub number: u64,
+    /// How often this one was cut: older mappings of it must not be used with the view.
+    pub cuts: u64,
+    /// The file.
+    pub file: Option<SharedFile>,
+}
+
 /// See the module text.
 pub struct Pages {
     source: Source,
+    /// Number of the page file that is read.
+    number: u64,
 }
 
 /// Where pages come from.
@@ -31,8 +46,8 @@ enum Source {
 pub trait SimulatedPages {
     /// What evaluations read from.
     fn source(&mut self) -> &mut dyn PageSource;
-    /// The file was cut.
-    fn forget(&mut self, file_cuts: u64);
+    /// The file was cut, or is another one.
+    fn follow(&mut self, file: &PageFile);
     /// Starts what reads have asked for.
     fn fetch_wanted(&mut self);
     /// Takes what has come.
@@ -65,12 +80,12 @@ struct Mapped {
 impl Pages {
     /// Pages of `map`, fetched by `pool`, which wakes this thread through `waker`.
     pub fn new(map: PageMap, pool: Pool, waker: Waker) -> Self {
-        Self { source: Source::Map(Mapped::new(map, pool, waker)) }
+        Self { source: Source::Map(Mapped::new(map, pool, waker)), number: 0 }
     }
 
     /// Pages of a simulated disk.
     pub fn simulated(pages: Box<dyn SimulatedPages + Send>) -> Self {
-        Self { source: Source::Simulated(pages) }
+        Self { source: Source::Simulated(pages), number: 0 }
     }
 
     /// What evaluations read from.
@@ -99,10 +114,16 @@ impl Pages {
     }
 
     /// Must be called with each newer view before it is read.
-    pub fn forget(&mut self, file_cuts: u64) {
+    pub fn follow(&mut self, page_file: &PageFile) {
+        let is_new = std::mem::replace(&mut self.number, page_file.number) != page_file.number;
         match &mut self.source {
-            Source::Map(mapped) => mapped.map.forget(file_cuts),
-            Source::Simulated(pages) => pages.forget(file_cuts),
+            Source::Map(mapped) => match &page_file.file {
+                Some(SharedFile::Std(file)) if is_new => {
+                    mapped.map.replace(file.clone(), page_file.cuts);
+                }
+                _ => mapped.map.forget(page_file.cuts),
+            },
+            Source::Simulated(pages) => pages.follow(page_file),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::hasher::Hasher;
 use crate::ids::IdBlock;
 use crate::limits;
 use crate::member::Member;
-use crate::pages::Pages;
+use crate::pages::{PageFile, Pages};
 use crate::quota::Quota;
 use crate::shared::Shared;
 use crate::work::{Job, Work};
@@ -174,7 +174,7 @@ pub struct Replica {
     /// Compactions that long reads hold up.
     held_back: HeldBack,
     unpublished: bool,
-    file_cuts: u64,
+    page_file: PageFile,
     space: Space,
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
@@ -242,6 +242,7 @@ impl Replica {
             fronts,
         } = parts;
         let soft_state = log.node.status().soft_state;
+        let page_file = shared.view.load().page_file.clone();
         let quota = Quota::new(shared.config.quota_backend_bytes);
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
@@ -287,7 +288,7 @@ impl Replica {
             relaxed_since_ms: None,
             held_back: HeldBack::default(),
             unpublished: true,
-            file_cuts: 0,
+            page_file,
             space: Space { spare_bytes, ..Space::default() },
             defragmenters: Vec::new(),
             store,
@@ -407,7 +408,6 @@ impl Replica {
         self.answer_lease_asks();
         self.watch_transfers();
         self.move_snapshots();
-        self.end_install();
         self.maybe_checkpoint(self.now_ms);
         if std::mem::take(&mut self.ticked) {
             self.refresh_gauges();
@@ -531,6 +531,7 @@ impl Replica {
                 Answer::SnapshotReceived { transfer, received } => {
                     self.snapshot_received(transfer, received);
                 }
+                Answer::SnapshotAdopted { file } => self.snapshot_adopted(file),
                 Answer::Failed(reason) => self.fail(format!("page file: {reason}")),
             }
         }
@@ -549,6 +550,9 @@ impl Replica {
                     self.fail(format!("write-ahead log: {error}"));
                     break;
                 }
+            }
+            if effects.snapshot.is_some() {
+                self.space.proposed_bytes = 0;
             }
             if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
                 let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
@@ -570,9 +574,7 @@ impl Replica {
             if let Some(to) = effects.snapshot_wanted.take() {
                 self.snapshot_wanted(to);
             }
-            if self.snapshots.installing.is_none() {
-                self.to_apply.extend(effects.committed.drain(..));
-            }
+            self.to_apply.extend(effects.committed.drain(..));
             for read in effects.reads.drain(..) {
                 self.finish_reads(read.ticket, read.index);
             }

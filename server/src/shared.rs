@@ -20,6 +20,7 @@ use crate::freer::{Freeing, Freer};
 use crate::ids::RequestIds;
 use crate::member::Member;
 use crate::metrics::Metrics;
+use crate::pages::PageFile;
 use crate::replica::Downgrade;
 use crate::wire::Header;
 
@@ -51,8 +52,6 @@ pub struct Shared {
     pub handed_over: AtomicBool,
     /// Set once that is over, or by a fatal error.
     pub stopping: AtomicBool,
-    /// Set with it if the member is to start again at once, in the same process.
-    pub restarting: AtomicBool,
     /// Fronts that have not finished draining yet.
     pub fronts_running: AtomicUsize,
     /// Wakes every shard; the fronts come first.
@@ -81,8 +80,8 @@ pub struct MemberView {
     pub auth: Arc<Auth>,
     /// Whether the cluster is being downgraded.
     pub downgrade: Arc<Downgrade>,
-    /// How often the page file was cut: older mappings of it must not be used with this view.
-    pub file_cuts: u64,
+    /// Where its pages are.
+    pub page_file: PageFile,
     /// Who frees it.
     pub freeing: Freeing,
 }
@@ -108,7 +107,7 @@ impl MemberView {
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
-            file_cuts: 0,
+            page_file: PageFile::default(),
             freeing: Freeing::default(),
         }
     }
@@ -210,21 +209,11 @@ impl Shared {
         }
     }
 
-    fn wake_all(&self) {
+    /// Wakes every shard: what it keeps for its next turn may be of the past.
+    pub fn wake_all(&self) {
         for waker in self.wakers.get().into_iter().flatten() {
             waker.wake();
         }
-    }
-
-    /// Stops the member so that it starts over from what is on its disk.
-    pub fn restart(&self) {
-        self.restarting.store(true, Ordering::Release);
-        self.stop();
-    }
-
-    /// True once the member is to start over.
-    pub fn is_restarting(&self) -> bool {
-        self.restarting.load(Ordering::Acquire)
     }
 
     /// Stops the member because it can no longer be trusted; the process ends with status 1.

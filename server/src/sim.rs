@@ -18,6 +18,7 @@
 //! | `clients`, `watchers`, `wire`, `workload` | who asks what, and what is written down of it |
 //! | [`hardships`] | seeds with one member's trouble at a time, and what others may wait |
 //! | [`hostile`], `intruders` | clients that mean no good |
+//! | [`behind`] | a member that was away for too long |
 //! | [`judges`] | properties of members that clients cannot see, one a file |
 //!
 //! No wall clock, no thread, no randomness but the seed's, no order of a hash map.
@@ -25,6 +26,7 @@
 //! [`Shard::work`]: crate::shard::Shard::work
 //! [`Shard::wait`]: crate::shard::Shard::wait
 
+pub mod behind;
 pub mod clients;
 mod devices;
 mod disk;

@@ -104,7 +104,7 @@ const SEEDS_MOST: u64 = 300;
 
 /// Faults, each with a seed that showed it.
 #[cfg(feature = "mutations")]
-const FAULTS: [(Mutation, u64); 18] = [
+const FAULTS: [(Mutation, u64); 19] = [
     (Mutation::AnswerBeforeSync, 2000),
     (Mutation::VoteForgotten, 2001),
     (Mutation::ApplyAgainAfterRestart, 3),
@@ -123,6 +123,7 @@ const FAULTS: [(Mutation, u64); 18] = [
     (Mutation::CompactionForgotten, 1),
     (Mutation::PublishBeforeCommit, 4),
     (Mutation::EndingLeaseRenewed, 123),
+    (Mutation::SnapshotLogReleased, 18),
 ];
 
 #[cfg(feature = "mutations")]

@@ -5,11 +5,11 @@
 use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
-use tonic::Code;
 
 mod harness;
 
 use harness::cluster::Cluster;
+use harness::watch::Watch;
 use harness::{Client, DRIVERS, block_on, http_get, is_available};
 
 const FLAGS: [&str; 2] = ["--snapshot-catchup-entries=10", "--wal-segment-bytes=65536"];
@@ -18,6 +18,14 @@ fn each_driver(test: impl Fn(Cluster)) {
     for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
         let dir = tempfile::tempdir().unwrap();
         test(Cluster::start(dir.path(), driver, 3, &FLAGS));
+    }
+}
+
+/// The same, and members can be cut off while their clients stay.
+fn each_driver_with_links(test: impl Fn(Cluster)) {
+    for driver in DRIVERS.into_iter().filter(|driver| is_available(driver)) {
+        let dir = tempfile::tempdir().unwrap();
+        test(Cluster::far_apart(dir.path(), driver, 3, &FLAGS, Duration::ZERO));
     }
 }
 
@@ -71,7 +79,7 @@ fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
 }
 
 #[test]
-fn a_member_that_was_away_too_long_gets_a_snapshot_and_starts_over_at_once() {
+fn a_member_that_was_away_too_long_gets_a_snapshot_and_goes_over_to_it_at_once() {
     each_driver(|mut cluster| {
         let leader = block_on(cluster.leader());
         let away = cluster.others(leader)[0];
@@ -81,8 +89,7 @@ fn a_member_that_was_away_too_long_gets_a_snapshot_and_starts_over_at_once() {
         let mut member = cluster.setups[away].spawn();
         member.wait_for_line("received and saved database snapshot");
         let begun = Instant::now();
-        member.wait_for_line("starting over from the data directory");
-        member.wait_for_line("takes the page file's place");
+        member.wait_for_line("applied snapshot");
         member.wait_for_line("ready to serve client requests");
         let took = begun.elapsed();
         assert!(took < Duration::from_millis(900) || missed_bytes() > 8 << 20, "{took:?}");
@@ -96,7 +103,11 @@ fn a_member_that_was_away_too_long_gets_a_snapshot_and_starts_over_at_once() {
         let (status, health) = http_get(cluster.setups[away].client_port, "/health");
         assert!(status == 200 && health.contains("\"health\":\"true\""), "{health}");
         let leader = block_on(cluster.leader());
-        assert!(metric(&cluster, leader, "etcd_network_snapshot_send_success{") >= 1.0);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while metric(&cluster, leader, "etcd_network_snapshot_send_success{") < 1.0 {
+            assert!(Instant::now() < deadline, "the leader does not count it");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         assert_eq!(metric(&cluster, leader, "etcd_network_snapshot_send_inflights_total{"), 0.0);
         assert_eq!(metric(&cluster, away, "etcd_server_has_leader"), 1.0);
     });
@@ -133,46 +144,97 @@ fn a_member_that_is_killed_while_it_gets_a_snapshot_gets_there_in_the_end() {
 }
 
 #[test]
-fn clients_of_a_member_that_starts_over_are_told_to_come_again() {
-    each_driver(|mut cluster| {
+fn clients_of_a_member_that_gets_a_snapshot_keep_their_connections_and_watches() {
+    each_driver_with_links(|mut cluster| {
         let leader = block_on(cluster.leader());
         let away = cluster.others(leader)[0];
-        // It stands still, so that its clients' connections stay.
-        let stopped = cluster.members[away].as_ref().unwrap().pid();
-        let signal = |signal| send_signal(stopped, signal);
         block_on(async {
             let client = cluster.client(away).await;
             client.put_kv("before", "v").await;
-            signal("-STOP");
+            let create = |key: &str| pb::WatchCreateRequest {
+                key: key.to_owned().into(),
+                ..pb::WatchCreateRequest::default()
+            };
+            let mut watch = Watch::open(&client).await;
+            watch.create(create("missed")).await;
+            assert!(watch.next().await.unwrap().created);
+            let mut other = Watch::open(&client).await;
+            other.create(create("twice")).await;
+            assert!(other.next().await.unwrap().created);
+            cluster.cut_off(away).await;
+            let at_leader = cluster.client(leader).await;
+            let missed = at_leader.put_kv("missed", "w").await;
+            at_leader.put_kv("twice", "w").await;
+            let last = at_leader.put_kv("twice", "x").await;
             leave_behind(&cluster, leader).await;
-            signal("-CONT");
+            cluster.heal();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let mut ready = None;
-            while ready.is_none() {
+            loop {
                 assert!(Instant::now() < deadline, "it does not come back");
                 let request = pb::RangeRequest {
                     key: "before".into(),
                     serializable: true,
                     ..pb::RangeRequest::default()
                 };
-                match client.range(request).await {
-                    Ok(found) if found.header.unwrap().revision > 2 => ready = Some(found.kvs),
-                    Ok(found) => assert_eq!(found.kvs[0].value.as_ref(), b"v", "as it was"),
-                    Err(error) => assert!(
-                        matches!(error.code(), Code::Unavailable | Code::Unknown | Code::Cancelled),
-                        "{error:?}"
-                    ),
+                // No call ever fails.
+                let found = client.range(request).await.unwrap();
+                assert_eq!(found.kvs[0].value.as_ref(), b"v");
+                if found.header.unwrap().revision > last {
+                    break;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            assert_eq!(ready.unwrap()[0].value.as_ref(), b"v");
+            let events = watch.next().await.unwrap().events;
+            assert_eq!(events[0].kv.as_ref().unwrap().mod_revision, missed);
+            let mut events = 0;
+            while events < 2 {
+                events += other.next().await.unwrap().events.len();
+            }
+            client.put_kv("missed", "again").await;
+            assert_eq!(watch.next().await.unwrap().events.len(), 1);
             cluster.assert_equal(leader).await;
         });
-        assert!(cluster.members[away].as_mut().unwrap().has_ended(Duration::ZERO).is_none());
+        let member = cluster.members[away].as_mut().unwrap();
+        assert!(member.has_ended(Duration::ZERO).is_none());
+        let lines = member.lines_so_far();
+        assert!(lines.iter().any(|line| line.contains("applied snapshot")), "{lines:?}");
     });
 }
 
-fn send_signal(pid: u32, signal: &str) {
-    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
-    assert!(status.unwrap().success());
+#[test]
+fn a_watch_whose_revisions_are_compacted_in_the_snapshot_is_cancelled_and_its_stream_stays() {
+    each_driver_with_links(|cluster| {
+        let leader = block_on(cluster.leader());
+        let away = cluster.others(leader)[0];
+        block_on(async {
+            let client = cluster.client(away).await;
+            client.put_kv("key", "0").await;
+            let mut watch = Watch::open(&client).await;
+            let create =
+                pb::WatchCreateRequest { key: "key".into(), ..pb::WatchCreateRequest::default() };
+            watch.create(create.clone()).await;
+            assert!(watch.next().await.unwrap().created);
+            cluster.cut_off(away).await;
+            leave_behind(&cluster, leader).await;
+            let at_leader = cluster.client(leader).await;
+            at_leader.put_kv("key", "1").await;
+            let last = at_leader.put_kv("key", "2").await;
+            let revision = at_leader.put_kv("other", "2").await;
+            let request = pb::CompactionRequest { revision, physical: true };
+            at_leader.compact(request).await.unwrap();
+            // The snapshot is of a checkpoint after that.
+            fill(&at_leader, "c", 1 << 20).await;
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            cluster.heal();
+            let response = watch.next().await.unwrap();
+            assert!(response.canceled, "{response:?}");
+            assert_eq!(response.compact_revision, revision);
+            assert!(last < revision);
+            watch.create(create).await;
+            assert!(watch.next().await.unwrap().created, "the same stream");
+            client.put_kv("key", "3").await;
+            assert_eq!(watch.next().await.unwrap().events.len(), 1);
+            cluster.assert_equal(leader).await;
+        });
+    });
 }

@@ -188,3 +188,28 @@ fn a_window_that_was_cut_while_it_was_read_is_read_again() {
     let request = PopulateRequest { ticket: Ticket(2), span, file, cuts: 0 };
     assert!(request.run().result.is_err(), "once");
 }
+
+#[test]
+fn nothing_of_a_file_that_was_replaced_is_read_any_more() {
+    let (mut before, mut after) = (Home::new(), Home::new());
+    // Same place, other value: only the file tells them apart.
+    let (old_row, new_row) = (before.put(b"key", b"old"), after.put(b"key", b"new"));
+    let (old, new) = (before.checkpoint(), after.checkpoint());
+    let mut map = PageMap::new(before.file(), WINDOW_BYTES);
+    assert!(matches!(old.value(old_row, &mut map), Ok(Fetch::Pending(_))));
+    let mut under_way = Vec::new();
+    map.take_requests(&mut under_way);
+    map.replace(after.file(), 0);
+    for request in under_way {
+        map.on_populated(request.run());
+    }
+    assert_eq!(map.mapped_bytes(), 0, "what was under way is of the file before");
+    let mut pages = Eager(map, 0);
+    loop {
+        if let Fetch::Ready(bytes) = new.value(new_row, &mut pages).unwrap() {
+            assert_eq!(crate::wire::KvRef::parse(bytes).unwrap().value, b"new");
+            break;
+        }
+    }
+    assert!(pages.1 > 0);
+}

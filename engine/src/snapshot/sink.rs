@@ -1,22 +1,29 @@
-//! The receiving side of a copy: writes the parts, reads all of them again, names the file.
+//! The receiving side of a copy: writes the parts, reads all of them again, names the file, and
+//! puts it in the page file's place.
 //!
 //! Driven by the background one operation at a time. A copy gets its name only after every page
-//! that can be reached from its meta page was read back and matched its checksum: what a start puts
-//! in the page file's place can be opened. Whatever goes wrong, what was written is removed.
+//! that can be reached from its meta page was read back and matched its checksum: what takes the
+//! page file's place can be opened. What lives in memory of a store is made in the same pass, so
+//! that nothing has to be read again when the copy is put into use. Whatever goes wrong before,
+//! what was written is removed.
 
 use std::collections::VecDeque;
 use std::io;
 
 use super::{META_UNITS, PART_FILE, Part, complete_name, is_copy};
 use crate::bucket::Bucket;
+use crate::checkpoint::Checkpointer;
 use crate::error::EngineError;
 use crate::file::{AlignedBuf, FileId, FileOp, FileOutput, OpenMode};
-use crate::limits::SNAPSHOT_CHECK_BYTES;
+use crate::limits::{SNAPSHOT_CHECK_BYTES, SNAPSHOT_SYNC_BYTES};
 use crate::page::meta::Meta;
 use crate::page::node::{DB_FILE, NodeRef};
 use crate::page::space::Space;
 use crate::page::{PagePtr, UNIT_BYTES};
+use crate::store::open::{Loaded, OpenFile};
+use crate::store::{EngineConfig, Store};
 use crate::types::{Identity, LogIndex, Term};
+use crate::wire::KvRef;
 
 /// Why a copy cannot be taken on.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +49,15 @@ enum Stage {
     /// Removing what lies there, making the file; then parts are taken.
     Parts,
     /// All parts are written and are read again.
-    Checking(Box<Walk>),
+    Checking(Box<(Walk, Loaded)>),
     /// Making it durable under its name.
     Ending,
+    /// It is; nothing is to be done.
+    Complete,
+    /// Giving it the page file's name.
+    Adopting,
+    /// It is the page file.
+    Adopted,
     /// It was given up, and is being removed.
     Leaving,
 }
@@ -66,12 +79,13 @@ pub struct SnapshotSink {
     meta: Option<Meta>,
     /// Of the state that the parts belong to.
     state: u32,
-    /// Where the next part begins.
-    next_unit: u64,
+    /// Bytes written since the last sync.
+    unsynced_bytes: usize,
+    /// What was read of it, once all was.
+    loaded: Option<(Loaded, Space)>,
     ops: VecDeque<(&'static str, FileOp)>,
     /// What the operation that is out was for.
     busy: Option<&'static str>,
-    complete: bool,
 }
 
 impl SnapshotSink {
@@ -89,10 +103,10 @@ impl SnapshotSink {
             name: None,
             meta: None,
             state: 0,
-            next_unit: 0,
+            unsynced_bytes: 0,
+            loaded: None,
             ops: VecDeque::from([("list", FileOp::List { name: String::new() }), open]),
             busy: None,
-            complete: false,
         }
     }
 
@@ -104,31 +118,45 @@ impl SnapshotSink {
         sink
     }
 
-    /// Takes the next part. Call it when [`SnapshotSink::is_idle`].
+    /// Takes a part: the first one before all others, those in any order, each as often as it
+    /// comes. Call it when [`SnapshotSink::is_idle`].
     ///
     /// # Errors
-    /// [`SinkError::Foreign`]: it is not the next part of the state that was announced.
+    /// [`SinkError::Foreign`]: it is not of the state that was announced.
     pub fn add(&mut self, part: Part<'_>) -> Result<(), SinkError> {
         let foreign = SinkError::Foreign(self.index);
         let (Some(file), Stage::Parts) = (self.file, &self.stage) else { return Err(foreign) };
-        if part.from_unit != self.next_unit {
-            return Err(foreign);
-        }
         let Some(meta) = &self.meta else { return self.begin(file, part) };
         if (part.end_unit, part.state) != (meta.end_unit, self.state)
             || part.first_unit < META_UNITS
         {
             return Err(foreign);
         }
-        match part.next_unit() {
-            Some(next) => {
-                self.next_unit = next;
-                let offset_bytes = part.first_unit * UNIT_BYTES as u64;
-                self.write("write", file, offset_bytes, part.data);
-            }
-            None => self.stage = Stage::Checking(Box::new(Walk::new(meta))),
+        if part.data.is_empty() {
+            return Ok(());
+        }
+        self.unsynced_bytes += part.data.len();
+        self.write("write", file, part.first_unit * UNIT_BYTES as u64, part.data);
+        if self.unsynced_bytes >= SNAPSHOT_SYNC_BYTES {
+            // All at once at the end, it would keep the log's writes waiting.
+            self.unsynced_bytes = 0;
+            self.ops.push_back(("sync", FileOp::Sync { file }));
         }
         Ok(())
+    }
+
+    /// All parts were given: what is left to do makes the copy complete.
+    ///
+    /// # Errors
+    /// [`SinkError::Foreign`]: there was not even a first one.
+    pub fn end_parts(&mut self) -> Result<(), SinkError> {
+        match (&self.meta, &self.stage) {
+            (Some(meta), Stage::Parts) => {
+                self.stage = Stage::Checking(Box::new((Walk::new(meta), Loaded::default())));
+                Ok(())
+            }
+            _ => Err(SinkError::Foreign(self.index)),
+        }
     }
 
     /// The first part: the meta page.
@@ -142,7 +170,7 @@ impl SnapshotSink {
         else {
             return Err(foreign);
         };
-        if (part.first_unit, part.end_unit) != (0, meta.end_unit)
+        if (part.from_unit, part.first_unit, part.end_unit) != (0, 0, meta.end_unit)
             || (meta.applied, meta.term, meta.identity.cluster_id) != announced
             || part.state != crc32c::crc32c(part.data)
         {
@@ -150,7 +178,6 @@ impl SnapshotSink {
         }
         meta.identity = self.identity;
         self.state = part.state;
-        self.next_unit = 1;
         // Without room for it, that is known before anything was sent.
         self.ops.push_back(("extend", FileOp::Allocate { file, len_bytes }));
         self.meta = Some(meta);
@@ -162,21 +189,62 @@ impl SnapshotSink {
     /// # Errors
     /// [`SinkError::Damaged`]; the copy is to be given up.
     pub fn next_op(&mut self) -> Result<Option<FileOp>, SinkError> {
+        self.next_op_visiting(&mut |_| {})
+    }
+
+    /// Like [`SnapshotSink::next_op`]; `visit` sees the rows of the key space as those of
+    /// [`Store::open_visiting`] do.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn next_op_visiting(
+        &mut self,
+        visit: &mut dyn FnMut(&KvRef<'_>),
+    ) -> Result<Option<FileOp>, SinkError> {
         if self.busy.is_some() {
             return Ok(None);
         }
-        if let (Stage::Checking(walk), Some(file), true) =
+        if let (Stage::Checking(checking), Some(file), true) =
             (&mut self.stage, self.file, self.ops.is_empty())
         {
-            if let Some((offset_bytes, len_bytes)) = walk.step()? {
+            let (walk, loaded) = &mut **checking;
+            if let Some((offset_bytes, len_bytes)) = walk.step(loaded, visit)? {
                 self.busy = Some("read");
                 return Ok(Some(FileOp::Read { file, offset_bytes, len_bytes }));
             }
+            let space = walk.space.take().unwrap_or_else(|| Space::new(walk.end_unit));
+            self.loaded = Some((std::mem::take(loaded), space));
             self.end(file);
         }
         let Some((what, op)) = self.ops.pop_front() else { return Ok(None) };
         self.busy = Some(what);
         Ok(Some(op))
+    }
+
+    /// The store of a complete copy, and what writes its file from now on. Once.
+    pub fn take_store(&mut self, config: EngineConfig) -> Option<(Store, Checkpointer)> {
+        let (Stage::Complete, Some(file)) = (&self.stage, self.file) else { return None };
+        let (loaded, space) = self.loaded.take()?;
+        let meta = self.meta.clone()?;
+        let file = OpenFile { file, len_bytes: meta.end_unit * UNIT_BYTES as u64 };
+        Some(Store::assemble(config, file, meta, None, space, loaded))
+    }
+
+    /// Puts the complete copy in the page file's place: what is left to do renames it. The log must
+    /// go on from it. From here on it cannot be given up.
+    pub fn adopt(&mut self) {
+        assert!(matches!(self.stage, Stage::Complete), "only a complete copy is a page file");
+        self.stage = Stage::Adopting;
+        let (from, to) = (complete_name(self.index), DB_FILE.to_owned());
+        self.ops.extend([
+            ("put the copy in place", FileOp::Rename { from, to }),
+            ("sync the directory", FileOp::SyncDir { name: String::new() }),
+        ]);
+    }
+
+    /// The copy is the page file.
+    pub fn is_adopted(&self) -> bool {
+        matches!(self.stage, Stage::Adopted)
     }
 
     /// Every page is there: the meta page makes a page file of them.
@@ -189,7 +257,6 @@ impl SnapshotSink {
         let (from, to) = (PART_FILE.to_owned(), complete_name(self.index));
         self.ops.extend([
             ("sync the meta page", FileOp::Sync { file }),
-            (CLOSE, FileOp::Close { file }),
             (RENAME, FileOp::Rename { from, to }),
             ("sync the directory", FileOp::SyncDir { name: String::new() }),
         ]);
@@ -224,21 +291,25 @@ impl SnapshotSink {
                 }
             }
             FileOutput::Data(data) => {
-                if let Stage::Checking(walk) = &mut self.stage {
-                    walk.loaded(data);
+                if let Stage::Checking(checking) = &mut self.stage {
+                    checking.0.loaded(data);
                 }
             }
             _ => {}
         }
-        match what {
-            CLOSE => self.file = None,
-            RENAME => self.name = Some(complete_name(self.index)),
-            _ => {}
+        if what == RENAME {
+            self.name = Some(complete_name(self.index));
         }
         if is_leaving {
             self.leave();
         }
-        self.complete = matches!(self.stage, Stage::Ending) && self.ops.is_empty();
+        if self.ops.is_empty() {
+            match self.stage {
+                Stage::Ending => self.stage = Stage::Complete,
+                Stage::Adopting => self.stage = Stage::Adopted,
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -249,11 +320,12 @@ impl SnapshotSink {
 
     /// The copy is durable under its own name.
     pub fn is_complete(&self) -> bool {
-        self.complete
+        matches!(self.stage, Stage::Complete)
     }
 
     /// Gives the copy up: what is left to do removes it. [`SnapshotSink::is_over`] tells the end.
     pub fn give_up(&mut self) {
+        assert!(!matches!(self.stage, Stage::Adopting | Stage::Adopted), "it is the page file");
         self.ops.clear();
         self.stage = Stage::Leaving;
         if self.busy.is_none() {
@@ -277,7 +349,6 @@ impl SnapshotSink {
     }
 }
 
-const CLOSE: &str = "close";
 const RENAME: &str = "rename";
 
 /// All pages that a meta page reaches, in the order of keys. Levels fall from parent to child and
@@ -285,7 +356,7 @@ const RENAME: &str = "rename";
 #[derive(Debug)]
 struct Walk {
     /// To be read, the next one last: the bucket of a node, or `None` for the free extents.
-    left: Vec<(Option<u8>, PagePtr)>,
+    left: Vec<(Option<Bucket>, PagePtr)>,
     pages_left: u64,
     end_unit: u64,
     window_bytes: u64,
@@ -295,13 +366,15 @@ struct Walk {
     reads_inner: bool,
     /// What was read must hold the next page, or the file is too short.
     was_read: bool,
+    space: Option<Space>,
 }
 
 impl Walk {
     fn new(meta: &Meta) -> Self {
-        let roots = Bucket::ALL.iter().rev().filter_map(|bucket| {
-            meta.roots[*bucket as usize].map(|root| (Some(*bucket as u8), root))
-        });
+        let roots = Bucket::ALL
+            .iter()
+            .rev()
+            .filter_map(|bucket| meta.roots[*bucket as usize].map(|root| (Some(*bucket), root)));
         Self {
             left: meta.space.map(|space| (None, space)).into_iter().chain(roots).collect(),
             pages_left: meta.end_unit,
@@ -311,11 +384,17 @@ impl Walk {
             inner: Vec::new(),
             reads_inner: false,
             was_read: false,
+            space: None,
         }
     }
 
-    /// Goes on as far as it can; what to read next (first byte and length), or `None` at the end.
-    fn step(&mut self) -> Result<Option<(u64, usize)>, EngineError> {
+    /// Goes on as far as it can, giving the leaves to `loaded`; what to read next (first byte and
+    /// length), or `None` at the end.
+    fn step(
+        &mut self,
+        loaded: &mut Loaded,
+        visit: &mut dyn FnMut(&KvRef<'_>),
+    ) -> Result<Option<(u64, usize)>, EngineError> {
         while let Some((bucket, ptr)) = self.left.last().copied() {
             let len_bytes = ptr.len_bytes as usize;
             let Some(bytes) = self.bytes_of(ptr) else {
@@ -331,19 +410,22 @@ impl Walk {
             let mut children = Vec::new();
             match bucket {
                 None => {
-                    if Space::decode(bytes, self.end_unit).is_none() {
-                        return Err(ptr.corrupt("the list of free extents contradicts itself"));
-                    }
+                    let space = Space::decode(bytes, self.end_unit).ok_or_else(|| {
+                        ptr.corrupt("the list of free extents contradicts itself")
+                    })?;
+                    self.space = Some(space);
                 }
                 Some(bucket) => {
                     let node = NodeRef::new(ptr, bytes)?;
-                    if node.bucket() != bucket {
+                    if node.bucket() != bucket as u8 {
                         return Err(ptr.corrupt("a node belongs to another bucket"));
                     }
                     if ptr.level > 0 {
                         for at in (0..node.count()).rev() {
                             children.push((Some(bucket), node.child(at)?));
                         }
+                    } else {
+                        loaded.leaf(ptr, bucket, &node, visit)?;
                     }
                 }
             }

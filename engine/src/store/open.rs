@@ -66,14 +66,26 @@ impl Store {
         let (meta, older) = choose_meta(&mut reader)?;
         reader.pages_left = meta.end_unit;
         let space = read_space(&mut reader, &meta)?;
-        let (index, buckets) = (Index::new(), Buckets::default());
-        let mut loaded = Loaded { index, buckets, last: None, visit };
+        let mut loaded = Loaded::default();
         for bucket in Bucket::ALL {
             if let Some(root) = meta.roots[bucket as usize] {
-                loaded.last = None;
-                load(&mut reader, root, bucket, &mut loaded)?;
+                load(&mut reader, root, bucket, &mut loaded, visit)?;
             }
         }
+        let file = OpenFile { file, len_bytes };
+        Ok(Self::assemble(config, file, meta, older, space, loaded))
+    }
+
+    /// A store, and the writing side of its file, of everything that was read of it. `older`: the
+    /// last entry that the other meta page has, if it is sound.
+    pub(crate) fn assemble(
+        config: EngineConfig,
+        file: OpenFile,
+        meta: Meta,
+        older: Option<LogIndex>,
+        space: Space,
+        loaded: Loaded,
+    ) -> (Store, Checkpointer) {
         let mut index = loaded.index;
         let mut cursor = Some(Vec::new());
         while let Some(from) = cursor {
@@ -110,8 +122,15 @@ impl Store {
             undo: txn::Undo::default(),
             suspended: None,
         };
-        Ok((store, Checkpointer::new(file, len_bytes, meta, space, version_pins)))
+        (store, Checkpointer::new(file.file, file.len_bytes, meta, space, version_pins))
     }
+}
+
+/// A page file that was opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenFile {
+    pub(crate) file: FileId,
+    pub(crate) len_bytes: u64,
 }
 
 /// The file, made under another name and renamed so that it never exists without its metas.
@@ -188,12 +207,49 @@ fn read_space(reader: &mut Reader<'_>, meta: &Meta) -> Result<Space, EngineError
         .ok_or_else(|| ptr.corrupt("the list of free extents contradicts itself"))
 }
 
-struct Loaded<'v> {
+/// What lives in memory, of the rows read so far.
+#[derive(Debug)]
+pub(crate) struct Loaded {
     index: Index,
     buckets: Buckets,
-    /// The row key before, to see that keys ascend across nodes.
-    last: Option<Vec<u8>>,
-    visit: &'v mut dyn FnMut(&KvRef<'_>),
+    /// The row key before and its bucket, to see that keys ascend across nodes.
+    last: Option<(Bucket, Vec<u8>)>,
+}
+
+impl Default for Loaded {
+    fn default() -> Self {
+        Self { index: Index::new(), buckets: Buckets::default(), last: None }
+    }
+}
+
+impl Loaded {
+    /// Takes the rows of the next leaf of `bucket`, in the order of keys; `visit` sees those of the
+    /// key space.
+    pub(crate) fn leaf(
+        &mut self,
+        ptr: PagePtr,
+        bucket: Bucket,
+        node: &NodeRef<'_>,
+        visit: &mut dyn FnMut(&KvRef<'_>),
+    ) -> Result<(), EngineError> {
+        for at in 0..node.count() {
+            let (key, value) = node.row(at)?;
+            let before = self.last.as_ref().filter(|(known, _)| *known == bucket);
+            if before.is_some_and(|(_, before)| &before[..] >= key) {
+                return Err(ptr.corrupt("row keys do not ascend"));
+            }
+            let last = self.last.get_or_insert_with(|| (bucket, Vec::new()));
+            last.0 = bucket;
+            last.1.clear();
+            last.1.extend_from_slice(key);
+            if bucket == Bucket::Key {
+                load_row(ptr, key, value, &mut self.index, visit)?;
+            } else {
+                self.buckets.put(bucket, key, value, |_| {});
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Visits the subtree's rows in key order. Levels fall from parent to child and no more pages are
@@ -202,7 +258,8 @@ fn load(
     reader: &mut Reader<'_>,
     ptr: PagePtr,
     bucket: Bucket,
-    loaded: &mut Loaded<'_>,
+    loaded: &mut Loaded,
+    visit: &mut dyn FnMut(&KvRef<'_>),
 ) -> Result<(), EngineError> {
     let bytes = reader.page(ptr)?;
     let node = NodeRef::new(ptr, bytes)?;
@@ -212,32 +269,19 @@ fn load(
     if ptr.level > 0 {
         let children = (0..node.count()).map(|at| node.child(at)).collect::<Result<Vec<_>, _>>()?;
         for child in children {
-            load(reader, child, bucket, loaded)?;
+            load(reader, child, bucket, loaded, visit)?;
         }
         return Ok(());
     }
-    for at in 0..node.count() {
-        let (key, value) = node.row(at)?;
-        if loaded.last.as_ref().is_some_and(|last| &last[..] >= key) {
-            return Err(ptr.corrupt("row keys do not ascend"));
-        }
-        let last = loaded.last.get_or_insert_default();
-        last.clear();
-        last.extend_from_slice(key);
-        if bucket == Bucket::Key {
-            load_row(ptr, key, value, loaded)?;
-        } else {
-            loaded.buckets.put(bucket, key, value, |_| {});
-        }
-    }
-    Ok(())
+    loaded.leaf(ptr, bucket, &node, visit)
 }
 
 fn load_row(
     ptr: PagePtr,
     key: &[u8],
     value: &[u8],
-    loaded: &mut Loaded<'_>,
+    index: &mut Index,
+    visit: &mut dyn FnMut(&KvRef<'_>),
 ) -> Result<(), EngineError> {
     let (at, tombstone) =
         RevKey::from_row_key(key).ok_or_else(|| ptr.corrupt("a row key is no revision"))?;
@@ -249,8 +293,8 @@ fn load_row(
     } else {
         State::put(at, kv.create_revision, kv.version.cast_unsigned(), len)
     };
-    loaded.index.update(kv.key, |_| state);
-    (loaded.visit)(&kv);
+    index.update(kv.key, |_| state);
+    visit(&kv);
     Ok(())
 }
 

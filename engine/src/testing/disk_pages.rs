@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::mem_disk::MemDisk;
 use super::prng::Prng;
 use crate::error::EngineError;
+use crate::file::SharedFile;
 use crate::page::node::DB_FILE;
 use crate::page::{Fetch, PagePtr, PageSource, Ticket};
 
@@ -23,6 +24,8 @@ pub enum Rot {
 /// Reads pages from the current content of a [`MemDisk`].
 pub struct DiskPages {
     disk: MemDisk,
+    /// The page file that is read; without one, the file of its name.
+    file: Option<SharedFile>,
     current: Vec<u8>,
     slow: Option<Prng>,
     /// First unit and checksum of pages that were asked for before.
@@ -36,6 +39,7 @@ impl DiskPages {
     pub fn new(disk: &MemDisk) -> Self {
         Self {
             disk: disk.clone(),
+            file: None,
             current: Vec::new(),
             slow: None,
             asked: BTreeSet::new(),
@@ -47,6 +51,12 @@ impl DiskPages {
     /// About half of the pages are pending when they are first asked for, and ready after.
     pub fn slow(disk: &MemDisk, seed: u64) -> Self {
         Self { slow: Some(Prng::new(seed)), ..Self::new(disk) }
+    }
+
+    /// From now on the pages are those of `file`, whatever its name is; without one, of the file of
+    /// the usual name.
+    pub fn follow(&mut self, file: Option<&SharedFile>) {
+        self.file = file.cloned();
     }
 
     /// From now on reads meet this, or nothing.
@@ -81,8 +91,11 @@ impl PageSource for DiskPages {
             self.next_ticket += 1;
             return Ok(Fetch::Pending(Ticket(self.next_ticket)));
         }
-        let bytes = self.disk.read_at(DB_FILE, ptr.offset_bytes(), ptr.len_bytes as usize);
-        self.current = bytes.unwrap_or_default();
+        let (offset_bytes, len_bytes) = (ptr.offset_bytes(), ptr.len_bytes as usize);
+        self.current = match &self.file {
+            Some(SharedFile::Simulated(file)) => file.read_at(offset_bytes, len_bytes),
+            _ => self.disk.read_at(DB_FILE, offset_bytes, len_bytes).unwrap_or_default(),
+        };
         self.suffer(ptr)?;
         ptr.verify(&self.current)?;
         Ok(Fetch::Ready(&self.current))

@@ -422,6 +422,12 @@ impl Writer {
         self.held = index;
     }
 
+    /// Bytes of segments that hold entries after `index`.
+    pub fn bytes_after(&self, index: LogIndex) -> u64 {
+        let later = self.segments.iter().rev().take_while(|name| name.first_index > index.0 + 1);
+        (later.count() as u64 + 1) * self.config.segment_bytes
+    }
+
     /// The file system is full, or has room again: while it is, nothing is kept for peers that lag,
     /// who then need a snapshot. A log kept for them must not be what keeps the disk full.
     pub fn set_scarce(&mut self, scarce: bool) {

@@ -1,20 +1,25 @@
 //! Copies of the page file: reading parts of a held state for other members, and writing the one
-//! that this member receives.
+//! that this member receives, up to where it takes the page file's place.
 //!
 //! Part of the worker; a state machine over [`Disk`] beside the checkpointer, whose operations it
 //! tells from its own by their tokens. One state is held, and one copy received, at a time. It must
-//! never touch the page file but for reading.
+//! never touch the page file but for reading, until the replica says that the log goes on from the
+//! copy.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use etcore_engine::file::{Completion, Disk, FileOutput, Token};
-use etcore_engine::snapshot::{NextPart, Part, SnapshotSink, SnapshotSource};
+use etcore_engine::bucket::Bucket;
+use etcore_engine::checkpoint::Checkpointer;
+use etcore_engine::file::{Completion, Disk, FileId, FileOp, FileOutput, Token};
+use etcore_engine::snapshot::{NextPart, Part, SnapshotSink, SnapshotSource, UnitRange};
+use etcore_engine::store::EngineConfig;
 use etcore_proto::raftpb;
 use etcore_raftlog::types::SnapshotMark;
 use prost::Message;
 
-use super::worker::{Answer, Received, Task};
+use super::worker::{Answer, Loaded, Received, Task};
+use crate::replica::lessor::{self, Attachments, Lessor};
 
 /// Tokens from here on are not the checkpointer's, which counts from 0.
 const TOKENS: u64 = 1 << 62;
@@ -37,6 +42,8 @@ pub(super) struct Copies {
     receiving: Option<Receiving>,
     /// Takes its place once that is over.
     next: Option<Receiving>,
+    /// What writes the page file from now on.
+    adopted: Option<Checkpointer>,
     next_token: u64,
 }
 
@@ -44,7 +51,7 @@ pub(super) struct Copies {
 struct Asked {
     ticket: u64,
     index: u64,
-    from_unit: u64,
+    range: UnitRange,
 }
 
 /// A part being read.
@@ -61,20 +68,98 @@ struct Receiving {
     sink: SnapshotSink,
     /// The operation that is out.
     busy: Option<Token>,
-    part: Option<Bytes>,
-    /// Where the next part begins: to be answered once the sink is idle.
-    owes: Option<u64>,
+    /// Parts that were handed over; the replica has a window of them.
+    parts: VecDeque<Bytes>,
+    /// A part is being written: to be answered once the sink is idle.
+    owes: bool,
+    /// There are no further parts.
+    ended: bool,
+    /// What is made of it; none for one that only removes.
+    made: Option<Made>,
+    /// It is complete, and this is to write it.
+    checkpointer: Option<Checkpointer>,
+    /// It is to be put into use.
+    is_wanted: bool,
+}
+
+/// What of a store is not the engine's, and what it is made with.
+struct Made {
+    engine: EngineConfig,
+    leases: lessor::Settings,
+    attachments: Attachments,
 }
 
 impl Receiving {
-    fn new(transfer: u64, sink: SnapshotSink) -> Self {
-        Self { transfer, sink, busy: None, part: None, owes: Some(0) }
+    fn new(transfer: u64, sink: SnapshotSink, made: Option<Made>) -> Self {
+        Self {
+            transfer,
+            sink,
+            busy: None,
+            parts: VecDeque::new(),
+            owes: false,
+            ended: false,
+            made,
+            checkpointer: None,
+            is_wanted: false,
+        }
     }
 
     /// Gives it up; nobody is told anything any more.
     fn give_up(&mut self) {
-        (self.part, self.owes) = (None, None);
+        self.parts.clear();
+        (self.owes, self.ended) = (false, false);
+        (self.made, self.checkpointer) = (None, None);
         self.sink.give_up();
+    }
+
+    fn answer(&self, received: Received, answer: &mut dyn FnMut(Answer)) {
+        answer(Answer::SnapshotReceived { transfer: self.transfer, received });
+    }
+
+    /// Something went wrong. What was received is given up, but for a copy that the log goes on
+    /// from: without it there is no state to go on with.
+    fn fail(&mut self, error: String, answer: &mut dyn FnMut(Answer)) {
+        if self.is_wanted {
+            return answer(Answer::Failed(format!("putting a snapshot in place: {error}")));
+        }
+        self.give_up();
+        self.answer(Received::GivenUp(error), answer);
+    }
+
+    fn next_op(&mut self) -> Result<Option<FileOp>, String> {
+        let op = match &mut self.made {
+            Some(made) => self.sink.next_op_visiting(&mut |row| made.attachments.visit(row)),
+            None => self.sink.next_op(),
+        };
+        op.map_err(|error| error.to_string())
+    }
+
+    /// Makes a store of a complete copy.
+    fn load(&mut self) -> Result<Box<Loaded>, String> {
+        let lost = || "the copy was taken already".to_owned();
+        let Made { engine, leases, attachments } = self.made.take().ok_or_else(lost)?;
+        let (store, checkpointer) = self.sink.take_store(engine).ok_or_else(lost)?;
+        let rows = store.bucket_iter(Bucket::Lease, b"");
+        let lessor = Lessor::recover(leases, rows, attachments)
+            .map_err(|error| format!("the snapshot received: {error}"))?;
+        let (spare_bytes, size_bytes) = (checkpointer.spare_bytes(), checkpointer.size_bytes());
+        self.checkpointer = Some(checkpointer);
+        Ok(Box::new(Loaded { store, lessor, spare_bytes, size_bytes }))
+    }
+
+    /// Takes the next part, or the end of them; false if there is neither.
+    fn go_on(&mut self) -> Result<bool, String> {
+        if let Some(part) = self.parts.pop_front() {
+            let part = Part::parse(&part).ok_or_else(|| "a part arrived damaged".to_owned())?;
+            self.sink.add(part).map_err(|error| error.to_string())?;
+            self.owes = true;
+            return Ok(true);
+        }
+        let ended = std::mem::take(&mut self.ended);
+        if ended {
+            self.sink.end_parts().map_err(|error| error.to_string())?;
+        }
+        Ok(ended)
     }
 }
 
@@ -84,26 +169,67 @@ impl Copies {
         match task {
             Task::HoldSnapshot => self.wants_state = true,
             Task::DropSnapshot => self.source = None,
-            Task::ReadSnapshot { ticket, index, from_unit } => {
-                self.asked.push_back(Asked { ticket, index: index.0, from_unit });
+            Task::ReadSnapshot { ticket, index, range } => {
+                self.asked.push_back(Asked { ticket, index: index.0, range });
             }
-            Task::ReceiveSnapshot { transfer, index, term, identity } => {
-                self.replace(Receiving::new(transfer, SnapshotSink::new(index, term, identity)));
+            Task::ReceiveSnapshot { transfer, index, term, identity, engine, leases } => {
+                let made = Made { engine, leases, attachments: Attachments::default() };
+                let sink = SnapshotSink::new(index, term, identity);
+                self.replace(Receiving::new(transfer, sink, Some(made)));
             }
             Task::SnapshotPart { transfer, part } => {
-                // After another was begun nobody waits for it.
-                let current = self.receiving.as_mut().filter(|known| known.transfer == transfer);
-                if let Some(receiving) = current {
-                    receiving.part = Some(part);
+                if let Some(receiving) = self.copy(transfer) {
+                    receiving.parts.push_back(part);
+                }
+            }
+            Task::SnapshotEnd { transfer } => {
+                if let Some(receiving) = self.copy(transfer) {
+                    receiving.ended = true;
+                }
+            }
+            Task::AdoptSnapshot => {
+                let receiving = self.receiving.as_mut();
+                if let Some(receiving) = receiving.filter(|known| known.checkpointer.is_some()) {
+                    receiving.is_wanted = true;
                 }
             }
             Task::DiscardSnapshot => {
-                let mut remover = Receiving::new(0, SnapshotSink::remover());
-                remover.owes = None;
-                self.replace(remover);
+                self.replace(Receiving::new(0, SnapshotSink::remover(), None));
             }
-            Task::Checkpoint(_) | Task::Retry | Task::Stop => {}
+            Task::Checkpoint(_) | Task::Retry | Task::Forget(_) | Task::Stop => {}
         }
+    }
+
+    /// The copy with this number, unless it was given up: nobody waits for what is said of others.
+    fn copy(&mut self, transfer: u64) -> Option<&mut Receiving> {
+        let of = |known: &&mut Receiving| known.transfer == transfer && known.made.is_some();
+        self.receiving.as_mut().filter(of).or(self.next.as_mut().filter(of))
+    }
+
+    /// A copy is complete and waits to be put into use.
+    pub(super) fn wants_adoption(&self) -> bool {
+        self.receiving.as_ref().is_some_and(|copy| copy.is_wanted && copy.sink.is_complete())
+    }
+
+    /// Nothing writes the page file any more: the copy takes its place.
+    pub(super) fn begin_adoption(&mut self, disk: &mut dyn Disk, answer: &mut dyn FnMut(Answer)) {
+        if let Some(receiving) = &mut self.receiving {
+            receiving.sink.adopt();
+            // What was held is of the file before.
+            self.source = None;
+            self.receive(disk, answer);
+        }
+    }
+
+    /// What writes the page file from now on, once.
+    pub(super) fn take_adopted(&mut self) -> Option<Checkpointer> {
+        self.adopted.take()
+    }
+
+    /// Closes a file that is used no more; readers keep it for themselves.
+    pub(super) fn close(&mut self, file: FileId, disk: &mut dyn Disk) {
+        let token = self.token();
+        disk.submit(token, FileOp::Close { file });
     }
 
     fn replace(&mut self, next: Receiving) {
@@ -141,7 +267,7 @@ impl Copies {
             {
                 receiving.busy = None;
                 if let Err(error) = receiving.sink.done(completion.result) {
-                    refuse(receiving, error.to_string(), answer);
+                    receiving.fail(error.to_string(), answer);
                 }
             }
         }
@@ -155,7 +281,7 @@ impl Copies {
         let source = self.source.as_ref().filter(|source| source.applied().0.0 == asked.index)?;
         match result {
             Ok(FileOutput::Data(data)) if data.len() == *len_bytes => {
-                Some(source.part(asked.from_unit, *first_unit, &data))
+                Some(source.part(asked.range.from, *first_unit, &data))
             }
             Ok(_) => {
                 tracing::warn!(first_unit, "a part of a snapshot is not in the page file");
@@ -172,7 +298,7 @@ impl Copies {
         while let Some(asked) = self.asked.pop_front() {
             let ticket = asked.ticket;
             let held = self.source.as_ref().filter(|source| source.applied().0.0 == asked.index);
-            match held.map(|source| source.next_part(asked.from_unit)) {
+            match held.map(|source| source.next_part(asked.range.from, asked.range.until)) {
                 None => answer(Answer::SnapshotRead { ticket, part: None }),
                 Some(NextPart::Ready(part)) => {
                     answer(Answer::SnapshotRead { ticket, part: Some(part) });
@@ -195,7 +321,7 @@ impl Copies {
             if receiving.busy.is_some() {
                 return;
             }
-            match receiving.sink.next_op() {
+            match receiving.next_op() {
                 Ok(Some(op)) => {
                     self.next_token += 1;
                     let token = Token(TOKENS + self.next_token);
@@ -203,24 +329,31 @@ impl Copies {
                     disk.submit(token, op);
                     return;
                 }
-                Ok(None) if receiving.sink.is_complete() => {
-                    let transfer = receiving.transfer;
+                Ok(None) if receiving.sink.is_adopted() => {
+                    self.adopted = receiving.checkpointer.take();
                     self.receiving = None;
-                    let received = Received::Complete;
-                    answer(Answer::SnapshotReceived { transfer, received });
+                }
+                Ok(None) if receiving.sink.is_complete() => {
+                    if receiving.checkpointer.is_some() {
+                        return;
+                    }
+                    match receiving.load() {
+                        Ok(loaded) => receiving.answer(Received::Complete(loaded), answer),
+                        Err(error) => receiving.fail(error, answer),
+                    }
                 }
                 Ok(None) if receiving.sink.is_over() => {}
                 Ok(None) => {
-                    if let Some(next) = receiving.owes.take() {
-                        let (transfer, received) = (receiving.transfer, Received::Next(next));
-                        answer(Answer::SnapshotReceived { transfer, received });
+                    if std::mem::take(&mut receiving.owes) {
+                        receiving.answer(Received::Part, answer);
                     }
-                    let Some(part) = receiving.part.take() else { return };
-                    if let Err(error) = take(receiving, &part) {
-                        refuse(receiving, error, answer);
+                    match receiving.go_on() {
+                        Ok(true) => {}
+                        Ok(false) => return,
+                        Err(error) => receiving.fail(error, answer),
                     }
                 }
-                Err(error) => refuse(receiving, error.to_string(), answer),
+                Err(error) => receiving.fail(error, answer),
             }
         }
     }
@@ -229,16 +362,4 @@ impl Copies {
         self.next_token += 1;
         Token(TOKENS + self.next_token)
     }
-}
-
-fn take(receiving: &mut Receiving, part: &[u8]) -> Result<(), String> {
-    let part = Part::parse(part).ok_or_else(|| "a part arrived damaged".to_owned())?;
-    receiving.owes = part.next_unit();
-    receiving.sink.add(part).map_err(|error| error.to_string())
-}
-
-fn refuse(receiving: &mut Receiving, error: String, answer: &mut dyn FnMut(Answer)) {
-    receiving.give_up();
-    let (transfer, received) = (receiving.transfer, Received::GivenUp(error));
-    answer(Answer::SnapshotReceived { transfer, received });
 }

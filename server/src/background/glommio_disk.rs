@@ -11,7 +11,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use etcore_engine::file::{
-    AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, StdDisk, Token, allocate, zero_fill,
+    AlignedBuf, Completion, Disk, FileId, FileOp, FileOutput, SharedFile, StdDisk, Token, allocate,
+    zero_fill,
 };
 use glommio::io::BufferedFile;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
@@ -222,5 +223,9 @@ impl Disk for GlommioDisk {
     fn wait(&mut self, out: &mut Vec<Completion>) {
         // Waiting is the executor's: `run` awaits completions.
         self.poll(out);
+    }
+
+    fn share(&self, file: FileId) -> Option<SharedFile> {
+        self.std.share(file)
     }
 }

@@ -1,5 +1,6 @@
 //! What the background does, as a state machine over [`Disk`]: one checkpoint at a time, and beside
-//! it copies of the page file, to and from other members.
+//! it copies of the page file, to and from other members. A copy that is put into use brings its
+//! own checkpointer, which takes the place of the one before.
 //!
 //! Driven by the executors of this folder and by the simulator. It never blocks and never decides
 //! when a checkpoint is due.
@@ -8,11 +9,14 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use etcore_engine::checkpoint::{CheckpointInput, CheckpointOutput, CheckpointTurn, Checkpointer};
-use etcore_engine::file::{Completion, Disk};
+use etcore_engine::file::{Completion, Disk, SharedFile};
+use etcore_engine::snapshot::UnitRange;
+use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::types::{Identity, LogIndex, Term};
 use etcore_raftlog::types::SnapshotMark;
 
 use super::copies::Copies;
+use crate::replica::lessor::{self, Lessor};
 
 /// Something to do.
 pub enum Task {
@@ -22,14 +26,14 @@ pub enum Task {
     Retry,
     /// Hold the newest durable state of the page file for copies, instead of what is held so far.
     HoldSnapshot,
-    /// Read the part of the held state that follows `from_unit`.
+    /// Read a part of the held state.
     ReadSnapshot {
         /// Returned with the answer.
         ticket: u64,
         /// What is held must still end there.
         index: LogIndex,
-        /// 0 for the first part.
-        from_unit: u64,
+        /// What the part is to answer.
+        range: UnitRange,
     },
     /// Hold nothing any more.
     DropSnapshot,
@@ -44,17 +48,30 @@ pub enum Task {
         term: Term,
         /// Whose page file it is to become.
         identity: Identity,
+        /// Of the store that is made of it.
+        engine: EngineConfig,
+        /// Of the leases in it.
+        leases: lessor::Settings,
     },
-    /// The next part of a copy being received, to be handed over when it was answered where that
-    /// begins.
+    /// A part of the copy being received; the first one comes before the others.
     SnapshotPart {
         /// Of which copy.
         transfer: u64,
         /// The part.
         part: Bytes,
     },
+    /// All parts of the copy being received were handed over.
+    SnapshotEnd {
+        /// Of which copy.
+        transfer: u64,
+    },
+    /// The log goes on from the copy that is complete: put it in the page file's place. No
+    /// checkpoint is handed over until that is answered.
+    AdoptSnapshot,
     /// Receive nothing any more, and remove what was received: raft has no use for it.
     DiscardSnapshot,
+    /// Free what is used no more, which may take long.
+    Forget(Box<Leftovers>),
     /// End the thread.
     Stop,
 }
@@ -81,19 +98,43 @@ pub enum Answer {
         /// How it stands.
         received: Received,
     },
+    /// The copy is the page file, also after a power cut.
+    SnapshotAdopted {
+        /// For those who read it.
+        file: SharedFile,
+    },
     /// The disk failed; the member must stop.
     Failed(String),
 }
 
 /// How a copy stands after a task about it.
-#[derive(Debug)]
 pub enum Received {
-    /// Where its next part begins.
-    Next(u64),
-    /// It is durable under its own name.
-    Complete,
+    /// A part was written.
+    Part,
+    /// It is durable under its own name, and this is what it holds.
+    Complete(Box<Loaded>),
     /// It was given up; the page file is as before.
     GivenUp(String),
+}
+
+/// What a member needs in memory to go on from a copy.
+pub struct Loaded {
+    /// The store.
+    pub store: Store,
+    /// The leases in it.
+    pub lessor: Lessor,
+    /// What its writer has to spare.
+    pub spare_bytes: u64,
+    /// Bytes of the file, and how many of them are free.
+    pub size_bytes: (u64, u64),
+}
+
+/// What a member that has gone over to a copy leaves behind.
+pub struct Leftovers {
+    /// The store of before.
+    pub store: Store,
+    /// The leases of before.
+    pub lessor: Lessor,
 }
 
 /// See the module text.
@@ -129,6 +170,7 @@ impl Worker {
                 self.checkpointer.retry();
             }
             Task::Checkpoint(input) => self.inputs.push_back(input),
+            Task::Forget(leftovers) => drop(leftovers),
             other => self.copies.add(other),
         }
     }
@@ -153,6 +195,25 @@ impl Worker {
             self.copies.hold(self.checkpointer.snapshot(), answer);
             // What waited for it goes on.
             self.turn_checkpoint(disk, completions, answer);
+        }
+        self.adopt(disk, answer);
+    }
+
+    /// Puts a copy into use once no checkpoint is under way. One that waits for room on the disk
+    /// would save what counts no more.
+    fn adopt(&mut self, disk: &mut dyn Disk, answer: &mut dyn FnMut(Answer)) {
+        if self.copies.wants_adoption() && (!self.busy || self.stalled) {
+            self.copies.begin_adoption(disk, answer);
+        }
+        let Some(checkpointer) = self.copies.take_adopted() else { return };
+        let file = checkpointer.file();
+        let before = std::mem::replace(&mut self.checkpointer, checkpointer);
+        (self.busy, self.stalled) = (false, false);
+        self.inputs.clear();
+        self.copies.close(before.file(), disk);
+        match disk.share(file) {
+            Some(file) => answer(Answer::SnapshotAdopted { file }),
+            None => answer(Answer::Failed("a snapshot in place is not open".to_owned())),
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::checkpoint::Checkpointer;
+use etcore_engine::file::Disk;
 use etcore_engine::map::PageMap;
 use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
@@ -28,7 +29,7 @@ use crate::hasher::Hasher;
 use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::pages::Pages;
+use crate::pages::{PageFile, Pages};
 use crate::peers::{self, Peers};
 use crate::pool::{Pool, PoolThreads, Size};
 use crate::replica::{self, FrontLink, LogFiles, LogPools, Replica};
@@ -84,7 +85,7 @@ pub(super) fn run(
         .ok_or_else(|| io::Error::other("the page file is not open"))?;
     let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
     let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
-    let shared = shared(config, clock, &mut recovered.stored, fronts);
+    let shared = shared(config, clock, &mut recovered.stored, &recovered.page_disk, fronts);
     let _ = shared.freer.set(Freer::start()?);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
@@ -133,8 +134,11 @@ pub(crate) fn shared(
     config: Config,
     clock: Clock,
     stored: &mut Stored,
+    page_disk: &dyn Disk,
     fronts: usize,
 ) -> Arc<Shared> {
+    let file = page_disk.share(stored.checkpointer.file());
+    let page_file = PageFile { number: 0, cuts: 0, file };
     let shared = Arc::new(Shared {
         member_id: stored.member_id,
         cluster_id: stored.cluster_id,
@@ -147,7 +151,7 @@ pub(crate) fn shared(
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
-            file_cuts: 0,
+            page_file,
             freeing: Freeing::default(),
         }),
         status: StatusCell::default(),
@@ -157,7 +161,6 @@ pub(crate) fn shared(
         handing_over: AtomicBool::new(false),
         handed_over: AtomicBool::new(false),
         stopping: AtomicBool::new(false),
-        restarting: AtomicBool::new(false),
         fronts_running: AtomicUsize::new(fronts),
         wakers: std::sync::OnceLock::new(),
         serving: AtomicBool::new(false),

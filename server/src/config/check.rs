@@ -98,7 +98,6 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         engine: EngineConfig::default(),
         fronts: Some(size("fronts")).filter(|fronts| *fronts > 0),
         wal_segment_bytes,
-        starts_over: false,
         unsafe_skip_entry,
         lease_checkpoint_interval,
         name,

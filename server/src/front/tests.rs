@@ -20,6 +20,7 @@ use crate::config::flags::{self, Asked};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
 use crate::freer::Freeing;
 use crate::metrics::Metrics;
+use crate::pages::PageFile;
 use crate::pool::{Pool, PoolThreads, Size};
 use crate::ring::ring;
 use crate::shared::StatusCell;
@@ -108,7 +109,7 @@ impl Rig {
                 alarms: Arc::default(),
                 auth: Arc::default(),
                 downgrade: Arc::default(),
-                file_cuts: 0,
+                page_file: PageFile::default(),
                 freeing: Freeing::default(),
             }),
             status: StatusCell::default(),
@@ -118,7 +119,6 @@ impl Rig {
             handing_over: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            restarting: AtomicBool::new(false),
             fronts_running: AtomicUsize::new(1),
             wakers: std::sync::OnceLock::new(),
             serving: AtomicBool::new(false),
@@ -168,7 +168,7 @@ impl Rig {
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
-            file_cuts: 0,
+            page_file: PageFile::default(),
             freeing: Freeing::default(),
         }));
     }

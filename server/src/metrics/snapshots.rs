@@ -1,7 +1,6 @@
 //! The metrics of snapshots between members, under etcd's names and labels.
 //!
-//! Touched by the replica. A member that has received a snapshot starts over, and these and all
-//! other counters of it start over with it, as after any restart.
+//! Touched by the replica.
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -72,8 +71,8 @@ pub struct Snapshots {
     pub sent: Direction,
     /// `etcd_network_snapshot_receive_*{From}`.
     pub received: Direction,
-    /// `etcd_server_snapshot_apply_in_progress_total`: 1 from when the log has the snapshot to the
-    /// new start from it.
+    /// `etcd_server_snapshot_apply_in_progress_total`: 1 from when raft has taken the snapshot
+    /// until the member has gone over to it.
     pub applying: Level,
 }
 

@@ -50,13 +50,18 @@ fn cost(entry: &LogEntry) -> usize {
 impl Replica {
     /// True if the turn ended before everything was applied that could be.
     pub(super) fn may_apply_more(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| !running.at_page)
-            || self.apply_room == 0 && !self.to_apply.is_empty()
+        // What follows a snapshot waits for its store, whose coming wakes the shard.
+        !self.snapshots.is_installing()
+            && (self.running.as_ref().is_some_and(|running| !running.at_page)
+                || self.apply_room == 0 && !self.to_apply.is_empty())
     }
 
     /// Applies what is committed, as far as the turn has room; true if anything was.
     pub(super) fn apply_committed(&mut self) -> bool {
         let mut any = false;
+        if self.snapshots.is_installing() {
+            return any;
+        }
         if self.has_backlog() && self.applying_since.is_none() {
             self.applying_since = Some(self.shared.clock.elapsed());
         }

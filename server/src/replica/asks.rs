@@ -18,7 +18,7 @@ use super::batches::BATCH_PATH;
 use super::leasing::{Asker, Waiting, written_keys};
 use super::lessor::TimeToLive;
 use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
-use super::snapshots::PART_PATH;
+use super::snapshots::{PART_PATH, PartAsked};
 use crate::api::pieces::Pieces;
 use crate::http::TEXT;
 use crate::{limits, wire};
@@ -53,7 +53,7 @@ pub(super) enum Purpose {
     Leases(u64, Vec<Waiting>),
     Version(u64),
     /// The next part of the snapshot that is being received under this number.
-    SnapshotPart(u64),
+    SnapshotPart(PartAsked),
 }
 
 /// The questions that are out.
@@ -176,7 +176,7 @@ impl Replica {
         let answer = answer.ok();
         match self.asks.out.remove(&token) {
             None => {}
-            Some(Purpose::SnapshotPart(transfer)) => self.part_answered(transfer, answer),
+            Some(Purpose::SnapshotPart(asked)) => self.part_answered(asked, answer),
             Some(Purpose::Version(member)) => {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
                 self.versions.learned(member, body.as_deref());
@@ -277,8 +277,8 @@ impl Replica {
     }
 
     /// Asks for a part of a snapshot.
-    pub(super) fn ask_for_part(&mut self, ask: PeerAsk, transfer: u64) {
-        self.ask(ask, Purpose::SnapshotPart(transfer));
+    pub(super) fn ask_for_part(&mut self, ask: PeerAsk, asked: PartAsked) {
+        self.ask(ask, Purpose::SnapshotPart(asked));
     }
 
     pub(super) fn reply_peer(

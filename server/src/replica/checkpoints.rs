@@ -24,17 +24,17 @@ impl Replica {
         self.shared.metrics.db_size_bytes.set(output.file_bytes);
         self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
         self.store.on_checkpoint(&output);
-        self.file_cuts = output.cuts;
+        self.page_file.cuts = output.cuts;
         self.space.stalled = false;
         self.space.tight = output.tight;
         self.space.spare_bytes = output.spare_bytes;
-        self.pages.forget(output.cuts);
+        self.pages.follow(&self.page_file);
         if output.defragmented {
             self.end_defragment();
         }
         self.unpublished = true;
         self.note_skipped();
-        if self.snapshots.installing.is_none()
+        if !self.snapshots.is_installing()
             && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
         {
             self.fail(format!("write-ahead log: {error}"));
@@ -69,7 +69,7 @@ impl Replica {
         }
         let resting = now_ms < self.checkpoint_rest_until_ms;
         // What would be saved is about to be replaced.
-        if self.snapshots.installing.is_some()
+        if self.snapshots.is_installing()
             || self.checkpoint_started_ms.is_some()
             || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
         {

@@ -183,6 +183,11 @@ pub fn row_key(id: i64) -> [u8; 8] {
 }
 
 impl Lessor {
+    /// What it was made with.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// A lessor, not primary, over the rows of the lease bucket. Attachments to leases that are not
     /// there are dropped.
     ///

@@ -89,7 +89,7 @@ impl Replica {
             alarms: self.alarms.clone(),
             auth: self.auth.clone(),
             downgrade: self.downgrade.clone(),
-            file_cuts: self.file_cuts,
+            page_file: self.page_file.clone(),
             freeing: Freeing::by(self.shared.freer.get()),
         }
     }

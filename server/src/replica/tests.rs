@@ -49,7 +49,9 @@ impl SimulatedPages for Ready {
     fn source(&mut self) -> &mut dyn PageSource {
         &mut self.0
     }
-    fn forget(&mut self, _: u64) {}
+    fn follow(&mut self, file: &PageFile) {
+        self.0.follow(file.file.as_ref());
+    }
     fn fetch_wanted(&mut self) {}
     fn take_finished(&mut self) {}
     fn take_arrived(&mut self) -> bool {
@@ -83,8 +85,6 @@ struct Member {
     holds_writes: bool,
     spare: Arc<Mutex<SpareGate>>,
     finished: Arc<ArrayQueue<Finished>>,
-    /// How often it has, from a snapshot.
-    started_over: u32,
 }
 
 /// Lets no spare segment be made for a while.
@@ -117,7 +117,7 @@ impl Member {
         let mut stored = boot::open_stored(&config, nonce, path, &mut page_disk, &mut log_disk)
             .expect("the files are good");
         let clock = Clock::simulated(Arc::default(), Arc::default());
-        let shared = assemble::shared(*config, clock, &mut stored, 1);
+        let shared = assemble::shared(*config, clock, &mut stored, &page_disk, 1);
         let pins = stored.store.revision_pins().clone();
         let (hasher, _) = Hasher::with(shared.clone(), DiskPages::new(&disk), pins);
         let of_pages = disk.clone();
@@ -180,7 +180,6 @@ impl Member {
             holds_writes: false,
             spare,
             finished,
-            started_over: 0,
         }
     }
 
@@ -234,6 +233,11 @@ impl Member {
         }
     }
 
+    /// How many snapshots it has gone over to in this life.
+    fn went_over(&self) -> u64 {
+        self.shared.view.load().page_file.number
+    }
+
     fn leads(&self) -> bool {
         self.up && self.replica.is_leader()
     }
@@ -248,6 +252,7 @@ impl Member {
         let request =
             pb::RangeRequest { key: key.to_owned().into(), ..pb::RangeRequest::default() };
         let mut pages = DiskPages::new(&self.disk);
+        pages.follow(view.page_file.file.as_ref());
         let mut out = Vec::new();
         crate::api::range::respond_short(
             &*view.store,
@@ -289,6 +294,10 @@ struct Cluster {
     delay_ms: u64,
     /// Pairs, both ways, between which nothing goes.
     cut: BTreeSet<(u64, u64)>,
+    /// Who asks whom in vain: nothing comes back.
+    holds_asks: BTreeSet<(u64, u64)>,
+    /// Pairs, both ways, between which questions find no connection, and messages do.
+    lost_asks: BTreeSet<(u64, u64)>,
     /// Questions passed on to a member: by its number there, who asked and its token.
     asked: BTreeMap<ConnId, (u64, u64)>,
     /// Questions about leases that one member may have on their way to another, as many as it has
@@ -338,6 +347,8 @@ impl Cluster {
             lost: 0,
             delay_ms: 20,
             cut: BTreeSet::new(),
+            holds_asks: BTreeSet::new(),
+            lost_asks: BTreeSet::new(),
             asked: BTreeMap::new(),
             ask_slots: usize::MAX,
             lanes: BTreeMap::new(),
@@ -450,7 +461,11 @@ impl Cluster {
 
     /// A question arrives at the member it is for.
     fn ask(&mut self, from: u64, ask: PeerAsk) {
-        if !self.connected(from, ask.to) {
+        if self.holds_asks.contains(&(from, ask.to)) {
+            return;
+        }
+        let pair = (from.min(ask.to), from.max(ask.to));
+        if !self.connected(from, ask.to) || self.lost_asks.contains(&pair) {
             let answer = Err(AskError::Unreachable);
             let report = PeerReport::Answered { token: ask.token, answer };
             return self.post(from, Parcel::Report(report));
@@ -495,14 +510,6 @@ impl Cluster {
             }
             if let Some(reason) = member.shared.failure.get() {
                 panic!("{} failed: {reason}", member.name);
-            }
-            if member.shared.is_restarting() {
-                // What it said last may still have left.
-                if self.prng.chance(1, 2) {
-                    self.collect(at);
-                }
-                self.start_over(at);
-                continue;
             }
             member.take_answers();
             self.collect(at);
@@ -632,17 +639,6 @@ impl Cluster {
     fn restart(&mut self, at: usize) {
         let disk = self.members[at].disk.crash(self.prng.next_u64());
         self.open_again(at, disk);
-    }
-
-    /// Starts a member again that wishes it, from a snapshot it received. Nothing of its disk is
-    /// lost, but a write that was under way may be.
-    fn start_over(&mut self, at: usize) {
-        if self.prng.chance(1, 2) {
-            self.members[at].finish_write();
-        }
-        let (disk, times) = (self.members[at].disk.clone(), self.members[at].started_over);
-        self.open_again(at, disk);
-        self.members[at].started_over = times + 1;
     }
 
     fn open_again(&mut self, at: usize, disk: MemDisk) {

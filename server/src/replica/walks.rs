@@ -10,7 +10,7 @@ use etcore_engine::types::LogIndex;
 
 use super::Replica;
 use super::leasing::{LeaseDesk, Waiting};
-use super::lessor::{KeysStep, TimeToLive};
+use super::lessor::{KeysStep, Lessor, TimeToLive};
 use super::messages::{LeaseAnswer, LeaseQuestion};
 use crate::api::pieces::Pieces;
 use crate::limits;
@@ -100,6 +100,17 @@ impl LeaseDesk {
         if self.walks.current.is_empty() && self.walks.question.take().is_some() {
             self.lessor.end_walks();
         }
+    }
+
+    /// The leases are those of a snapshot from now on; returns those of before. A walk among them
+    /// begins again.
+    pub(super) fn go_over_to(&mut self, lessor: Lessor) -> Lessor {
+        let walks = &mut self.walks;
+        walks.question = None;
+        for wanted in std::mem::take(&mut walks.current).into_iter().rev() {
+            walks.next.push_front(wanted);
+        }
+        std::mem::replace(&mut self.lessor, lessor)
     }
 
     /// True if a walk is under way, one that was begun included.

@@ -144,7 +144,7 @@ impl Client {
     fn wants_connection(&self, stage: Stage) -> bool {
         match self.role {
             Role::Asks | Role::Keeps(_) => {
-                matches!(stage, Stage::Trouble | Stage::Healing { .. } | Stage::Calm)
+                !matches!(stage, Stage::Silence | Stage::Reading { .. } | Stage::Over)
             }
             Role::Watches(_) => stage != Stage::Over,
             Role::Audits(_) => !self.script.is_empty(),

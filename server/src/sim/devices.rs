@@ -92,8 +92,13 @@ impl World {
                 Effect::Disk { owner, op } => {
                     let id = self.next_op;
                     self.next_op += 1;
+                    let is_copy =
+                        matches!(&owner, Owner::Background(token) if is_of_copies(*token));
+                    let mut at = self.now + self.plan.disk_latency.draw(&mut self.prng);
+                    if is_copy && self.plan.copy_latency.to > 0 {
+                        at += self.plan.copy_latency.draw(&mut self.prng);
+                    }
                     self.pending.insert(id, Pending { member, owner, op });
-                    let at = self.now + self.plan.disk_latency.draw(&mut self.prng);
                     self.schedule(at, Event::DiskOp { member, id });
                 }
             }

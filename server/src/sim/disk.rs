@@ -3,7 +3,7 @@
 //!
 //! Opening and closing a file, and asking for its length, happen at once, as on a running member.
 
-use etcore_engine::file::{Completion, Disk, FileOp, Token, run};
+use etcore_engine::file::{Completion, Disk, FileId, FileOp, SharedFile, Token, run};
 use etcore_engine::testing::mem_disk::MemDisk;
 
 use super::effects::{Effect, Effects, Owner};
@@ -12,12 +12,13 @@ use crate::replica::{DurableWrite, Lane, ReadOp, StartOp, Started};
 
 /// The background's disk. Completions reach the checkpoint by the world's hand, not by `poll`.
 pub(super) struct QueuedDisk {
+    disk: MemDisk,
     effects: Effects,
 }
 
 impl QueuedDisk {
-    pub(super) fn new(effects: Effects) -> Self {
-        Self { effects }
+    pub(super) fn new(disk: &MemDisk, effects: Effects) -> Self {
+        Self { disk: disk.clone(), effects }
     }
 }
 
@@ -30,6 +31,10 @@ impl Disk for QueuedDisk {
     fn poll(&mut self, _: &mut Vec<Completion>) {}
 
     fn wait(&mut self, _: &mut Vec<Completion>) {}
+
+    fn share(&self, file: FileId) -> Option<SharedFile> {
+        self.disk.share(file)
+    }
 }
 
 /// How the replica's log files are worked on.

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use etcore_bench::history::KeyRange;
 use etcore_bench::history::types::{Get, Request};
 
+use super::behind::Behind;
 use super::clients::{Ask, Role};
 use super::world::{Death, Event, World};
 
@@ -26,6 +27,8 @@ pub(super) enum Stage {
     Healing { until: u64 },
     /// Everything worked; clients go on for a little.
     Calm,
+    /// A member is left behind and must catch up.
+    Behind(Behind),
     /// Clients make no new requests.
     Silence,
     /// Members are read and hashed.
@@ -58,6 +61,11 @@ impl World {
                     self.schedule(now + LOOK, Event::Stage);
                 }
             }
+            Stage::Calm if self.plan.far_behind => {
+                let behind = self.leave_behind();
+                self.stage = Stage::Behind(behind);
+            }
+            Stage::Behind(behind) => self.look_behind(behind),
             Stage::Calm => self.enter(Stage::Silence, LOOK),
             Stage::Silence => {
                 if self.is_silent() {

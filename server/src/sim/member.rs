@@ -174,7 +174,8 @@ impl Member {
             boot::open_stored(&self.config, nonce, path, &mut page_disk, &mut log_disk)?;
         let own_clock = OwnClock::start(now, self.rate);
         let clock = Clock::simulated(own_clock.nanos.clone(), self.wall_s.clone());
-        let shared = assemble::shared(self.config.clone(), clock, &mut stored, plan.fronts);
+        let config = self.config.clone();
+        let shared = assemble::shared(config, clock, &mut stored, &page_disk, plan.fronts);
         let front_wakers: Vec<Waker> = (0..plan.fronts).map(|_| Waker::simulated()).collect();
         let replica_waker =
             if plan.shares_thread { front_wakers[0].clone() } else { Waker::simulated() };
@@ -238,7 +239,7 @@ impl Member {
             shared: shared.clone(),
             clock: own_clock,
             background: BackgroundWorker::new(checkpointer),
-            background_disk: QueuedDisk::new(effects.clone()),
+            background_disk: QueuedDisk::new(&self.disk, effects.clone()),
             background_done: Vec::new(),
             background_due: NEVER,
             effects,

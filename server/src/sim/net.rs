@@ -57,6 +57,13 @@ pub(super) struct Connection {
     early_end: Option<Option<io::ErrorKind>>,
 }
 
+impl Connection {
+    /// It is one between two members, and one of them is that one.
+    pub(super) fn is_between_members_and(&self, of: impl Fn(Option<usize>) -> bool) -> bool {
+        self.hosts.iter().all(Option::is_some) && self.hosts.iter().any(|host| of(*host))
+    }
+}
+
 /// What waits until a partition is over.
 #[derive(Debug)]
 pub(super) enum Held {

@@ -14,7 +14,7 @@ use etcore_engine::testing::mem_disk::MemDisk;
 
 use super::effects::{Effect, Effects, Owner};
 use crate::driver::Waker;
-use crate::pages::SimulatedPages;
+use crate::pages::{PageFile, SimulatedPages};
 
 type At = (u64, u32);
 
@@ -60,7 +60,8 @@ pub(super) struct SimPages {
     wanted: Vec<At>,
     under_way: Vec<At>,
     arrived: bool,
-    cuts: u64,
+    /// Number and cuts of the file that is read.
+    of: (u64, u64),
 }
 
 impl SimPages {
@@ -86,7 +87,7 @@ impl SimPages {
             wanted: Vec::new(),
             under_way: Vec::new(),
             arrived: false,
-            cuts: 0,
+            of: (0, 0),
         };
         (pages, arrivals)
     }
@@ -111,9 +112,10 @@ impl SimulatedPages for SimPages {
         self
     }
 
-    fn forget(&mut self, file_cuts: u64) {
-        if self.cuts != file_cuts {
-            self.cuts = file_cuts;
+    fn follow(&mut self, file: &PageFile) {
+        self.disk.follow(file.file.as_ref());
+        if self.of != (file.number, file.cuts) {
+            self.of = (file.number, file.cuts);
             self.kept.clear();
         }
     }

@@ -126,6 +126,8 @@ pub struct Plan {
     pub peer_latency: Span,
     /// An operation of the disk.
     pub disk_latency: Span,
+    /// How much longer an operation on a copy of another member's page file takes.
+    pub copy_latency: Span,
     /// From the moment a shard could run until it does.
     pub wake_latency: Span,
     /// A round of a shard.
@@ -151,6 +153,9 @@ pub struct Plan {
     pub meta_rot_percent: u64,
     /// Of a thousand starts, so many are cut off in the middle.
     pub start_crashes: u64,
+    /// In the end a member is cut off until no log reaches back to it, over links with a round
+    /// trip, and must follow again under load.
+    pub far_behind: bool,
     /// Faults.
     pub rates: Rates,
     /// Bytes a second that a connection between members carries; 0 if that has no bound.
@@ -192,6 +197,8 @@ impl Plan {
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
         let leases = prng.chance(1, 2);
+        // From elsewhere, so that the other seeds are as they were.
+        let far_behind = members >= 3 && Prng::new(seed ^ 0x6265_6869).chance(1, 12);
         let mut plan = Self {
             seed,
             members,
@@ -220,6 +227,7 @@ impl Plan {
             } else {
                 Span::new(50 * US, 2 * MS)
             },
+            copy_latency: Span::new(0, 0),
             wake_latency: [Span::new(US, 20 * US), Span::new(US, 3 * MS)][prng.index(2)],
             round: [Span::new(5 * US, 50 * US), Span::new(5 * US, 2 * MS)][prng.index(2)],
             warm_percent: [0, 50, 100][prng.index(3)],
@@ -232,13 +240,34 @@ impl Plan {
             catchup_entries: [2, 2, 2, 50, 5000][prng.index(5)],
             checkpoint_ms: [20, 100, 500, 500][prng.index(4)],
             start_crashes: [0, 0, 100, 400][prng.index(4)],
+            far_behind,
             rates,
             peer_bytes_per_s: 0,
             hardships: Vec::new(),
         };
-        if Prng::new(seed ^ 0x7469_6d65).chance(1, 6) {
+        if plan.far_behind {
+            plan = plan.with_a_fast_log();
+        } else if Prng::new(seed ^ 0x7469_6d65).chance(1, 6) {
             hardships::harden(&mut plan);
         }
         plan
+    }
+
+    /// Clients write much, the log keeps little of it, and members are far apart.
+    fn with_a_fast_log(self) -> Self {
+        Self {
+            clients: 8,
+            keys: 100,
+            value_bytes: Span::new(2000, 20_000),
+            think: Span::new(0, 2 * MS),
+            client_latency: Span::new(20 * US, 200 * US),
+            peer_latency: Span::new(10 * MS, 11 * MS),
+            disk_latency: Span::new(50 * US, 2 * MS),
+            copy_latency: Span::new(20 * MS, 60 * MS),
+            segment_bytes: 64 << 10,
+            catchup_entries: 2,
+            checkpoint_ms: 100,
+            ..self
+        }
     }
 }

@@ -5,50 +5,97 @@ use std::time::{Duration, Instant};
 
 use etcore_proto::pb::etcdserverpb as pb;
 
-use super::{Client, Member, Setup};
+use super::links::Links;
+use super::{Client, Member, Setup, free_port};
 
 /// How to start each member, and those that run.
 pub struct Cluster {
     pub setups: Vec<Setup>,
     pub members: Vec<Option<Member>>,
+    /// What lies between them, if not only the machine.
+    links: Option<Links>,
 }
 
 impl Cluster {
     /// Names, ports and directories; nothing is started.
     pub fn new(dir: &Path, driver: &'static str, count: usize, extra: &[&str]) -> Self {
+        Self::with(dir, driver, count, extra, None)
+    }
+
+    /// The same, with links between the members that carry everything so much later.
+    pub fn far_apart(
+        dir: &Path,
+        driver: &'static str,
+        count: usize,
+        extra: &[&str],
+        one_way: Duration,
+    ) -> Self {
+        let cluster = Self::with(dir, driver, count, extra, Some(one_way));
+        cluster.started()
+    }
+
+    fn with(
+        dir: &Path,
+        driver: &'static str,
+        count: usize,
+        extra: &[&str],
+        one_way: Option<Duration>,
+    ) -> Self {
+        let links = one_way.map(Links::new);
         let mut setups: Vec<Setup> = (1..=count)
             .map(|number| {
                 let mut setup = Setup::new(dir, driver);
                 setup.name = format!("m{number}");
                 setup.data_dir = dir.join(format!("m{number}.etcd"));
                 setup.extra = extra.iter().map(|flag| (*flag).to_owned()).collect();
+                setup.peer_proxy = links.as_ref().map(|links| {
+                    let port = free_port();
+                    links.carry(port, setup.peer_port);
+                    port
+                });
                 setup
             })
             .collect();
         let pairs: Vec<String> = setups
             .iter()
-            .map(|setup| format!("{}=http://127.0.0.1:{}", setup.name, setup.peer_port))
+            .map(|setup| {
+                format!("{}=http://127.0.0.1:{}", setup.name, setup.advertised_peer_port())
+            })
             .collect();
         for setup in &mut setups {
             setup.initial_cluster = pairs.join(",");
         }
-        Self { setups, members: (0..count).map(|_| None).collect() }
+        Self { setups, members: (0..count).map(|_| None).collect(), links }
     }
 
     /// The same, with all members started and ready.
     pub fn start(dir: &Path, driver: &'static str, count: usize, extra: &[&str]) -> Self {
-        let mut cluster = Self::new(dir, driver, count, extra);
-        for (setup, member) in cluster.setups.iter().zip(&mut cluster.members) {
+        Self::new(dir, driver, count, extra).started()
+    }
+
+    fn started(mut self) -> Self {
+        for (setup, member) in self.setups.iter().zip(&mut self.members) {
             *member = Some(setup.spawn());
         }
-        for member in cluster.members.iter_mut().flatten() {
+        for member in self.members.iter_mut().flatten() {
             member.wait_for_line("ready to serve client requests");
         }
-        cluster
+        self
     }
 
     pub fn restart(&mut self, at: usize) {
         self.members[at] = Some(self.setups[at].start());
+    }
+
+    /// Cuts a member of [`Cluster::far_apart`] off from the others, until [`Cluster::heal`]. Its
+    /// clients stay connected.
+    pub async fn cut_off(&self, at: usize) {
+        let id = self.id(at).await;
+        self.links.as_ref().expect("links").cut(self.setups[at].peer_port, id);
+    }
+
+    pub fn heal(&self) {
+        self.links.as_ref().expect("links").heal();
     }
 
     pub fn kill(&mut self, at: usize) {

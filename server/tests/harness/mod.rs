@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 pub mod cluster;
+pub mod links;
 pub mod raw;
 pub mod watch;
 
@@ -90,6 +91,8 @@ pub struct Setup {
     pub data_dir: PathBuf,
     pub client_port: u16,
     pub peer_port: u16,
+    /// Where the others reach it, if something lies in between.
+    pub peer_proxy: Option<u16>,
     pub driver: &'static str,
     pub extra: Vec<String>,
     pub name: String,
@@ -103,6 +106,7 @@ impl Setup {
             data_dir: dir.join("member.etcd"),
             client_port: free_port(),
             peer_port: free_port(),
+            peer_proxy: None,
             driver,
             extra: Vec::new(),
             name: "default".to_owned(),
@@ -121,6 +125,10 @@ impl Setup {
         self
     }
 
+    pub fn advertised_peer_port(&self) -> u16 {
+        self.peer_proxy.unwrap_or(self.peer_port)
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.client_port)
     }
@@ -128,7 +136,8 @@ impl Setup {
     pub fn command(&self) -> Command {
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let own = format!("{}={peer}", self.name);
+        let advertised = format!("http://127.0.0.1:{}", self.advertised_peer_port());
+        let own = format!("{}={advertised}", self.name);
         let cluster = if self.initial_cluster.is_empty() { &own } else { &self.initial_cluster };
         // Another build of the server can be tested in place of the one made for the tests.
         let binary = std::env::var_os("ETCORE_BIN");
@@ -140,7 +149,7 @@ impl Setup {
             .arg(format!("--listen-client-urls={client}"))
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={advertised}"))
             .arg(format!("--name={}", self.name))
             .arg(format!("--initial-cluster={cluster}"))
             .arg(format!("--io-driver={}", self.driver))

@@ -168,6 +168,15 @@ impl Image {
         Some(self.inodes[self.inode_named(name).ok()?].visible.read(offset, len_bytes))
     }
 
+    /// Which file is open as `file`, whatever its name is now.
+    pub(super) fn open_inode(&self, file: FileId) -> Option<usize> {
+        self.open_files.get(&file).copied()
+    }
+
+    pub(super) fn read_inode(&self, inode: usize, offset: u64, len_bytes: usize) -> Vec<u8> {
+        self.inodes[inode].visible.read(offset, len_bytes)
+    }
+
     pub(super) fn patch(&mut self, name: &str, offset_bytes: u64, bytes: &[u8]) -> bool {
         let change = Change::Bytes { offset_bytes, bytes: bytes.to_vec() };
         self.inode_named(name).map(|inode| self.change(inode, change, Fate::Hard)).is_ok()

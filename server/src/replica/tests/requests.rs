@@ -230,10 +230,10 @@ fn chaos(seed: u64) {
     chaos_with(1000 + seed, &[], 10);
 }
 
-/// With values of so many bytes; returns how often a member has started over from a snapshot.
-pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
+/// With values of so many bytes; returns how many snapshots members have gone over to.
+pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u64 {
     let mut cluster = Cluster::with_flags(3, seed, extra);
-    let mut started_over = 0;
+    let mut went_over = 0;
     cluster.ready();
     let mut acknowledged = Vec::new();
     let mut open: Expected = VecDeque::new();
@@ -252,7 +252,7 @@ pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
             1 => {
                 for at in 0..3 {
                     if !cluster.members[at].up {
-                        started_over += cluster.members[at].started_over;
+                        went_over += cluster.members[at].went_over();
                         cluster.restart(at);
                     }
                 }
@@ -287,7 +287,7 @@ pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
     for at in 0..3 {
         cluster.isolate(at, false);
         if !cluster.members[at].up {
-            started_over += cluster.members[at].started_over;
+            went_over += cluster.members[at].went_over();
             cluster.restart(at);
         }
     }
@@ -299,7 +299,7 @@ pub(super) fn chaos_with(seed: u64, extra: &[&str], bytes: usize) -> u32 {
     for (key, value) in acknowledged {
         assert_eq!(cluster.members[0].get(&key), Some(value), "seed {seed}: {key} was lost");
     }
-    started_over + cluster.members.iter().map(|member| member.started_over).sum::<u32>()
+    went_over + cluster.members.iter().map(Member::went_over).sum::<u64>()
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl HeldView {
 
 fn hash(view: &MemberView, disk: &MemDisk) -> Result<u64, String> {
     let mut pages = DiskPages::new(disk);
+    pages.follow(view.page_file.file.as_ref());
     let hits = view.store.range(b"\0", b"\0", Revision(0), 0).map_err(|error| error.to_string())?;
     let mut hash = Fnv::default();
     for hit in hits.hits() {

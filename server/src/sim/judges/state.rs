@@ -126,6 +126,7 @@ fn changes(
 ) -> Result<(), Violation> {
     let store = &view.store;
     let mut pages = DiskPages::new(disk);
+    pages.follow(view.page_file.file.as_ref());
     let from = from.max(store.compact_revision);
     let Ok(mut events) = store.events(from, store.revision, None) else { return Ok(()) };
     let mut current: Option<(i64, Fnv)> = None;
