@@ -279,7 +279,7 @@ pub const LEASE_BATCHES: usize = 8;
 /// it cannot answer then it is asked again.
 pub const LEASE_BATCH_HOLD_MS: u64 = 50;
 /// How long a leader may take to answer a batch, in milliseconds; then it is asked again.
-pub const LEASE_BATCH_MS: u64 = 2000;
+pub const LEASE_BATCH_MS: u64 = 1000;
 /// How long a leader waits for a member's version, in milliseconds.
 pub const VERSION_MS: u64 = 2000;
 /// How long after its start a member's election clock may be put forward, in milliseconds (etcd:

@@ -83,9 +83,9 @@ pub(super) fn harden(plan: &mut Plan) {
     plan.watchers = plan.watchers.min(1);
     plan.keepers = [0, 6, 40, 300][prng.index(4)];
     plan.intruders = 0;
-    plan.keys = plan.keys.max(24);
+    plan.keys = 100;
     plan.value_bytes = Span::new(8, 400);
-    plan.think = Span::new(0, 150 * MS);
+    plan.think = Span::new(0, 300 * MS);
     plan.drift = 0;
     plan.leases = true;
     plan.more_leases = [0, 300][prng.index(2)];
@@ -130,7 +130,7 @@ pub(super) fn harden(plan: &mut Plan) {
             // More than a leader keeps in memory for its own disk.
             Hardship::DiskHangs if prng.chance(1, 2) => {
                 plan.value_bytes = Span::new(8, 60_000);
-                plan.think = Span::new(0, 60 * MS);
+                plan.think = Span::new(0, 100 * MS);
                 10 * S + prng.below(8 * S)
             }
             Hardship::DiskHangs => 3 * S + prng.below(12 * S),

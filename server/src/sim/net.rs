@@ -52,6 +52,8 @@ pub(super) struct Connection {
     held: [VecDeque<Held>; 2],
     latency: Span,
     broken: bool,
+    /// One end's machine has lost power, and the other end does not know.
+    silent: bool,
     /// What reached end 1 before it was read.
     early: Vec<Vec<u8>>,
     early_end: Option<Option<io::ErrorKind>>,
@@ -96,6 +98,7 @@ impl World {
             held: [VecDeque::new(), VecDeque::new()],
             latency,
             broken: false,
+            silent: false,
             early: Vec::new(),
             early_end: None,
         };
@@ -415,9 +418,28 @@ impl World {
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             connection.ends[from] = End::Nobody;
             connection.broken = true;
+            connection.silent = silently;
             if !silently {
                 self.schedule_end(id, 1 - from, Some(io::ErrorKind::ConnectionReset));
             }
+        }
+    }
+
+    /// A machine has started: its kernel knows nothing of connections from before, and says so when
+    /// their other ends send again.
+    pub(super) fn reset_silent(&mut self, member: usize) {
+        let mut told = Vec::new();
+        for (id, connection) in &mut self.connections {
+            if connection.silent && connection.hosts.contains(&Some(member)) {
+                connection.silent = false;
+                let to = usize::from(connection.ends[0] == End::Nobody);
+                told.push((*id, to));
+            }
+        }
+        for (id, to) in told {
+            let at = self.now + self.prng.below(400_000_000);
+            let error = Some(io::ErrorKind::ConnectionReset);
+            self.schedule(at, Event::Ended { connection: id, to, error });
         }
     }
 

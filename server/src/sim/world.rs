@@ -463,6 +463,9 @@ impl World {
         if let Err(error) = started {
             return self.violate(STARTS, format!("member {member}: {error}"));
         }
+        if !self.plan.hardships.is_empty() {
+            self.reset_silent(member);
+        }
         self.judges.started(member);
         self.look_into_log(member);
         let threads = self.members[member].life.as_ref().map_or(0, |life| life.threads.len());
