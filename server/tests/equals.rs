@@ -3,10 +3,11 @@
 //! a fresh etcore, and heads, codes, texts, messages, events and ends must be the same. They must
 //! be also while hostile clients are busy on the same member.
 //!
-//! `ETCORE_EQUALS_S` says for how many seconds, `ETCORE_EQUALS_SEED` where to begin; a difference
-//! prints its seed and the shortest program that shows it, or with `ETCORE_EQUALS_ALL` as it was
-//! found, and the rest of the program follows. What two right servers may say differently is in the
-//! head of `differential.rs`. In addition, this is not compared here:
+//! A few seeds by default; `ETCORE_EQUALS_S` says for how many seconds it goes on with fresh ones,
+//! `ETCORE_EQUALS_SEED` where to begin; a difference prints its seed and the shortest program that
+//! shows it, or with `ETCORE_EQUALS_ALL` as it was found, and the rest of the program follows. What
+//! two right servers may say differently is in the head of `differential.rs`. In addition, this is
+//! not compared here:
 //!
 //! * heads that RFC 9113 calls malformed: etcd takes some of them, etcore resets their streams,
 //!   which is checked
@@ -71,14 +72,23 @@ const STEPS: usize = 1_200;
 /// How long a failing program is shortened.
 const SHRINK: Duration = Duration::from_secs(90);
 
+/// So many programs by default.
+const SEEDS: u64 = 12;
+
 fn seconds(default: u64) -> Duration {
     let asked = std::env::var("ETCORE_EQUALS_S").ok().map(|text| text.parse().expect("seconds"));
     Duration::from_secs(asked.unwrap_or(default))
 }
 
+/// Asked for a time, it goes on with seeds that nobody has seen; otherwise with the same few.
+fn is_asked() -> bool {
+    std::env::var_os("ETCORE_EQUALS_S").is_some()
+}
+
 fn first_seed() -> u64 {
     let asked = std::env::var("ETCORE_EQUALS_SEED").ok().map(|text| text.parse().expect("a seed"));
-    asked.unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs())
+    let fresh = || SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+    asked.unwrap_or_else(|| if is_asked() { fresh() } else { 1 })
 }
 
 fn told(difference: &Difference) -> String {
@@ -186,7 +196,8 @@ fn compare(time: Duration, kind: impl Fn(u64) -> Kind, hostile: bool) {
     let mut seed = first;
     let goes_on = std::env::var_os("ETCORE_EQUALS_ALL").is_some();
     let mut differences = 0;
-    while start.elapsed() < time {
+    let most = if is_asked() { u64::MAX } else { SEEDS };
+    while start.elapsed() < time && seed - first < most {
         let kinds = [Kind::Etcd(etcd.clone()), kind(seed)];
         let mut steps = program(seed, STEPS);
         let mut pair = Pair::start(&kinds, leases());

@@ -104,7 +104,7 @@ const SEEDS_MOST: u64 = 300;
 
 /// Faults, each with a seed that showed it.
 #[cfg(feature = "mutations")]
-const FAULTS: [(Mutation, u64); 19] = [
+const FAULTS: [(Mutation, u64); 22] = [
     (Mutation::AnswerBeforeSync, 2000),
     (Mutation::VoteForgotten, 2001),
     (Mutation::ApplyAgainAfterRestart, 3),
@@ -124,6 +124,9 @@ const FAULTS: [(Mutation, u64); 19] = [
     (Mutation::PublishBeforeCommit, 4),
     (Mutation::EndingLeaseRenewed, 123),
     (Mutation::SnapshotLogReleased, 18),
+    (Mutation::LostProposalsWaitOn, 6),
+    (Mutation::HungLeaderLeadsOn, 40),
+    (Mutation::RenewalsOneByOne, 9),
 ];
 
 #[cfg(feature = "mutations")]

@@ -299,7 +299,7 @@ impl Front {
     }
 
     /// The ID of a proposal, if one may be made.
-    fn new_proposal(&mut self) -> Result<u64, Refusal> {
+    pub(super) fn new_proposal(&mut self) -> Result<u64, Refusal> {
         if self.draining {
             return Err(EtcdError::Stopped.into());
         }

@@ -17,7 +17,7 @@ use super::Front;
 use super::calls::{Call, Outcome, Refusal, decode};
 use super::tasks::{Kind, To};
 use crate::driver::SocketId;
-use crate::entry::field;
+use crate::entry::{self, field};
 use crate::hasher::{self, Job, ReplyTo};
 use crate::quota;
 use crate::replica::ToReplica;
@@ -62,6 +62,12 @@ impl Front {
     pub(super) fn alarm(&mut self, call: Call, message: Bytes) -> Outcome {
         let request: pb::AlarmRequest = decode(message.clone())?;
         if request.action == AlarmAction::Get as i32 {
+            // etcd proposes it, and refuses what would be too large an entry.
+            let id = self.new_proposal()?;
+            let entry = entry::wrap_request(field::ALARM, &message, id);
+            if entry.len() > self.shared.config.max_request_bytes {
+                return Err(EtcdError::RequestTooLarge.into());
+            }
             return self.take_ticket(call, Kind::AlarmList(request.alarm));
         }
         self.propose_as(call, Kind::Proposal, field::ALARM, &message)
