@@ -67,8 +67,8 @@ impl Node {
         }
     }
 
-    /// A leader that asks for a vote leads no longer: its process has started again, within the time
-    /// for which votes are held back because it was heard of.
+    /// A leader that asks for a vote leads no longer: its process has started again, within the
+    /// time for which votes are held back because it was heard of.
     pub(super) fn doubt_candidate(&mut self, message: &Message) {
         let asks = matches!(
             message.get_msg_type(),

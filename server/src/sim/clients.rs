@@ -241,7 +241,9 @@ impl World {
             _ if client.prng.chance(1, 100) => Ask::Hash,
             _ if self.members.len() > 1
                 && client.prng.chance(1, 150)
-                && self.plan.hardships.is_empty() =>
+                && self.plan.hardships.is_empty()
+                // A new leader may have released what the old one kept for a member that lags.
+                && !matches!(self.stage, Stage::Behind(_)) =>
             {
                 let heir = client.prng.index(self.members.len());
                 let life = self.members[heir].life.as_ref();
