@@ -319,8 +319,8 @@ pub const STEP_CPU_REST: Duration = Duration::from_micros(500);
 /// Elections asked for when the leader's peer port refuses connections; then the usual timeout
 /// decides.
 pub const FAILOVER_TRIES: u64 = 5;
-/// Before the second of them, in milliseconds; twice as long before each further one.
-pub const FAILOVER_REST_MS: u64 = 15;
+/// Before the second of them, in milliseconds; longer before each further one.
+pub const FAILOVER_REST_MS: u64 = 100;
 /// Between the turns of two members, in milliseconds: longer than an election between them takes.
 pub const FAILOVER_STEP_MS: u64 = 40;
 

@@ -249,7 +249,8 @@ impl RangeHits {
         let keys = if limit == 0 { bounds.keys } else { bounds.keys.min(limit) };
         self.fill_slice(index, range, point, SliceBounds { keys, ..bounds });
         let Some(next) = &self.next else { return true };
-        if self.hits.len() != limit {
+        // Nothing found and no limit: all that was looked at has been deleted, and keys may follow.
+        if limit == 0 || self.hits.len() != limit {
             return false;
         }
         let Some(rest) = bounds_of(next, range.end) else { return true };
@@ -424,7 +425,36 @@ mod tests {
             assert!(view.range_within(range, at, limit, bounds, &mut hits).unwrap());
             assert_eq!(hits.hits().len(), keys.len().min(limit));
             assert_eq!(hits.count(), count);
+            let limit = prng.index(3);
+            let bounds = SliceBounds { keys: 1 + prng.index(50), leaves: 1 + prng.index(3) };
+            if view.range_within(range, at, limit, bounds, &mut hits).unwrap() {
+                let most = if limit == 0 { keys.len() } else { keys.len().min(limit) };
+                assert_eq!((hits.hits().len(), hits.count()), (most, count), "limit {limit}");
+            }
         }
+    }
+
+    #[test]
+    fn a_range_whose_first_leaves_hold_only_deleted_keys_is_not_taken_for_empty() {
+        let mut store = Store::in_memory(EngineConfig::default());
+        let mut txn = store.begin(LogIndex(1), Term(1));
+        (0..700).for_each(|number| drop(txn.put(&key(number), b"v", LeaseId(0))));
+        txn.commit();
+        let mut txn = store.begin(LogIndex(2), Term(1));
+        (0..700).for_each(|number| drop(txn.delete(&key(number))));
+        (690..693).for_each(|number| drop(txn.put(&key(number), b"w", LeaseId(0))));
+        txn.commit();
+        let view = store.publish();
+        let range = KeyRange { key: b"key", end: b"l" };
+        let mut hits = RangeHits::default();
+        for leaves in 1..60 {
+            let bounds = SliceBounds { keys: 100, leaves };
+            if view.range_within(range, Revision(0), 0, bounds, &mut hits).unwrap() {
+                assert_eq!((hits.hits().len(), hits.count()), (3, 3), "{leaves} leaves");
+            }
+        }
+        let bounds = SliceBounds { keys: 100, leaves: 1000 };
+        assert!(view.range_within(range, Revision(0), 0, bounds, &mut hits).unwrap());
     }
 
     #[test]

@@ -91,10 +91,17 @@ impl Replica {
             }
             return;
         }
+        if leader == 0 && term != doubt.term {
+            // Another is being elected: to ask now would depose it in its first moment.
+            doubt.term = term;
+            let rest_ms = limits::FAILOVER_REST_MS;
+            doubt.campaign_at_ms = self.now_ms + rest_ms + self.turn_ms(doubt.leader, term);
+            self.failover.doubt = Some(doubt);
+            return;
+        }
         self.log.node.campaign();
         doubt.tries += 1;
-        // The others may have found its port closed just after they were asked.
-        let rest_ms = limits::FAILOVER_REST_MS << (doubt.tries - 1);
+        let rest_ms = limits::FAILOVER_REST_MS * doubt.tries;
         doubt.campaign_at_ms = self.now_ms + rest_ms + self.turn_ms(doubt.leader, doubt.term);
         self.failover.doubt = Some(doubt);
     }
