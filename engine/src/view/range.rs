@@ -438,11 +438,17 @@ mod tests {
     fn a_range_whose_first_leaves_hold_only_deleted_keys_is_not_taken_for_empty() {
         let mut store = Store::in_memory(EngineConfig::default());
         let mut txn = store.begin(LogIndex(1), Term(1));
-        (0..700).for_each(|number| drop(txn.put(&key(number), b"v", LeaseId(0))));
+        for number in 0..700 {
+            txn.put(&key(number), b"v", LeaseId(0));
+        }
         txn.commit();
         let mut txn = store.begin(LogIndex(2), Term(1));
-        (0..700).for_each(|number| drop(txn.delete(&key(number))));
-        (690..693).for_each(|number| drop(txn.put(&key(number), b"w", LeaseId(0))));
+        for number in 0..700 {
+            txn.delete(&key(number));
+        }
+        for number in 690..693 {
+            txn.put(&key(number), b"w", LeaseId(0));
+        }
         txn.commit();
         let view = store.publish();
         let range = KeyRange { key: b"key", end: b"l" };
