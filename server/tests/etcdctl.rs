@@ -30,6 +30,7 @@ fn holds(name: &str) {
         let dir = tempfile::tempdir().unwrap();
         let setup = Setup::new(dir.path(), "uring");
         let _etcd = Etcd::start(&etcd, &setup);
+        wait_for_storage_version(&setup);
         let found = play(&golden, &etcdctl, &setup);
         if std::env::var_os("REWRITE").is_some() {
             std::fs::write(&path, &found).unwrap();
@@ -45,6 +46,21 @@ fn holds(name: &str) {
         let found = play(&golden, &etcdctl, &setup);
         assert_same(&found, &golden, driver);
     }
+}
+
+/// etcd brings its storage up to its own version some time after it has begun to serve.
+fn wait_for_storage_version(setup: &Setup) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    harness::block_on(async {
+        let client = harness::Client::connect(setup).await;
+        while Instant::now() < deadline {
+            let status = client.status(etcore_proto::pb::etcdserverpb::StatusRequest {}).await;
+            if status.is_ok_and(|status| status.storage_version.starts_with("3.7")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
 }
 
 /// Shows the lines from the first command on whose output differs.

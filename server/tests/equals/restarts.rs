@@ -9,7 +9,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use etcore_server::sim::hostile::{Hostile, Manner};
 use prost::Message as _;
 
-use super::answer::{HASH_KV, PUT, STATUS, WATCH};
+use super::answer::{HASH_KV, PUT, RANGE, STATUS, WATCH};
 use super::attacker::carry_out;
 use super::draw::{Dress, Step, WatchAct, class, head, is_malformed, program};
 use super::generate::{REQUEST_BYTES_MAX, TXN_OPS_MAX};
@@ -47,6 +47,26 @@ fn answer<M: prost::Message + Default>(port: u16, path: &str, message: &[u8]) ->
 
 fn hash(port: u16, revision: i64) -> pb::HashKvResponse {
     answer(port, HASH_KV, &pb::HashKvRequest { revision }.encode_to_vec())
+}
+
+/// What the member has once nothing that was asked is under way any more.
+fn settled(port: u16) -> pb::HashKvResponse {
+    let mut last: Option<pb::HashKvResponse> = None;
+    loop {
+        // Linearizable: what was committed before is applied.
+        let request = pb::RangeRequest { key: b"none"[..].into(), ..Default::default() };
+        let _: pb::RangeResponse = answer(port, RANGE, &request.encode_to_vec());
+        let now = hash(port, 0);
+        let same = |last: &pb::HashKvResponse| {
+            let parts = |one: &pb::HashKvResponse| (one.hash, one.compact_revision);
+            (parts(last), last.hash_revision) == (parts(&now), now.hash_revision)
+        };
+        if last.as_ref().is_some_and(same) {
+            return now;
+        }
+        last = Some(now);
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Sends a step; whatever comes of it.
@@ -126,7 +146,7 @@ fn after_each_class_of_odd_requests_a_killed_member_has_what_it_had() {
                 carry_out(socket, Hostile::new(*seed, Manner::REAL));
             }
             let what = format!("seed {seed}: {driver}: {name}");
-            let before = hash(port, 0);
+            let before = settled(port);
             let revision = before.hash_revision;
             member.kill();
             member = setup.start();
