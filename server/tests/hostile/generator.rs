@@ -221,17 +221,18 @@ fn a_member_survives_hostile_clients_and_serves_the_others() {
         let time = attack_time(7);
         let what = format!("{driver}: one member");
         under_hostile_clients(&what, std::slice::from_ref(&setup), &[&member], time);
-        let hash = || {
+        let hash = |revision| {
             block_on(async {
                 let client = Client::connect(&setup).await;
-                client.hash_kv(pb::HashKvRequest { revision: 0 }).await.expect("a hash")
+                client.hash_kv(pb::HashKvRequest { revision }).await.expect("a hash")
             })
         };
-        let before = hash();
+        let before = hash(0);
         member.terminate();
         assert!(member.wait().success(), "{what}: {:?}", member.seen.last());
         let _member = setup.start();
-        let after = hash();
+        // A lease that ends meanwhile makes another revision.
+        let after = hash(before.hash_revision);
         assert_eq!(
             (after.hash_revision, after.hash),
             (before.hash_revision, before.hash),
