@@ -96,6 +96,8 @@ fn run(cluster: &Cluster, at: usize, what: &str) {
         }
     };
     signal(libc::SIGSTOP);
+    // Every thread of them must have stopped.
+    std::thread::sleep(Duration::from_millis(100));
     let range = pb::RangeRequest { key: "before".into(), ..Default::default() }.encode_to_vec();
     let start = Instant::now();
     let calls: Vec<CallId> = (0..CALLS)
