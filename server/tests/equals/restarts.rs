@@ -49,23 +49,26 @@ fn hash(port: u16, revision: i64) -> pb::HashKvResponse {
     answer(port, HASH_KV, &pb::HashKvRequest { revision }.encode_to_vec())
 }
 
-/// What the member has once nothing that was asked is under way any more.
+/// What the member has once nothing that was asked is under way any more: at a revision behind
+/// those that were compacted, whose hashes it remembers.
 fn settled(port: u16) -> pb::HashKvResponse {
     let mut last: Option<pb::HashKvResponse> = None;
     loop {
+        let put = pb::PutRequest { key: b"settled"[..].into(), ..Default::default() };
+        let put: pb::PutResponse = answer(port, PUT, &put.encode_to_vec());
+        let revision = put.header.expect("a header").revision;
+        std::thread::sleep(Duration::from_millis(100));
         // Linearizable: what was committed before is applied.
         let request = pb::RangeRequest { key: b"none"[..].into(), ..Default::default() };
         let _: pb::RangeResponse = answer(port, RANGE, &request.encode_to_vec());
-        let now = hash(port, 0);
-        let same = |last: &pb::HashKvResponse| {
-            let parts = |one: &pb::HashKvResponse| (one.hash, one.compact_revision);
-            (parts(last), last.hash_revision) == (parts(&now), now.hash_revision)
-        };
-        if last.as_ref().is_some_and(same) {
+        let now = hash(port, revision);
+        let newest = hash(port, 0).header.expect("a header").revision;
+        if newest == revision
+            && last.as_ref().is_some_and(|last| last.compact_revision == now.compact_revision)
+        {
             return now;
         }
         last = Some(now);
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -109,7 +112,7 @@ fn send(port: u16, peer: &mut Peer, step: &Step, known: &Known, own_id: u64) {
 
 #[test]
 fn after_each_class_of_odd_requests_a_killed_member_has_what_it_had() {
-    let seed = super::first_seed();
+    let seed = super::first_seed(1_796_096_684);
     let mut classes: BTreeMap<String, Vec<Step>> = BTreeMap::new();
     for step in program(seed, 4_000) {
         let steps = classes.entry(class(&step)).or_default();
@@ -132,6 +135,8 @@ fn after_each_class_of_odd_requests_a_killed_member_has_what_it_had() {
             .with(&format!("--max-txn-ops={TXN_OPS_MAX}"));
         let port = setup.client_port;
         let mut member = setup.start();
+        let first = pb::PutRequest { key: b"first"[..].into(), ..Default::default() };
+        let _: pb::PutResponse = answer(port, PUT, &first.encode_to_vec());
         let (mut known, mut own_id) = (Known::default(), 0);
         let attacks = classes.keys().chain(lives.keys());
         for name in attacks {
