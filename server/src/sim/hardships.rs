@@ -82,9 +82,6 @@ pub(super) fn harden(plan: &mut Plan) {
     plan.clients = 2 * plan.members;
     plan.watchers = plan.watchers.min(1);
     plan.keepers = [0, 6, 40, 300][prng.index(4)];
-    if plan.keepers == 300 {
-        plan.watchers = 0;
-    }
     plan.intruders = 0;
     plan.keys = 100;
     plan.value_bytes = Span::new(8, 400);
@@ -121,16 +118,14 @@ pub(super) fn harden(plan: &mut Plan) {
         Hardship::Starves,
     ];
     plan.trouble = 2 * S;
-    // So many clients are enough work for one trouble.
-    let count = if plan.keepers == 300 { 1 } else { 1 + prng.index(3) };
-    for _ in 0..count {
+    for _ in 0..1 + prng.index(3) {
         let what = kinds[prng.index(kinds.len())];
         let most = [500 * MS, 6 * S][prng.index(2)];
         let lasts = match what {
             Hardship::DiskHangs if prng.chance(1, 8) => {
                 plan.think = Span::new(0, S);
-                plan.keepers = plan.keepers.min(6);
-                60 * S + prng.below(60 * S)
+                plan.keepers = plan.keepers.min(40);
+                60 * S + prng.below(120 * S)
             }
             // More than a leader keeps in memory for its own disk.
             Hardship::DiskHangs if prng.chance(1, 2) => {
