@@ -170,7 +170,7 @@ impl PageMap {
     pub fn on_populated(&mut self, populated: Populated) -> Ticket {
         let Populated { ticket, span, file, cuts, result } = populated;
         if !Arc::ptr_eq(&file, &self.file) {
-            // Of a page file that is read no more.
+            // It belongs to a page file that is read no more.
             return ticket;
         }
         self.pending.remove(&span);

@@ -158,8 +158,8 @@ impl<'a> Part<'a> {
         (sound && placed).then_some(Self { from_unit, first_unit, end_unit, state, data })
     }
 
-    /// Of the range that was asked for, what this part has answered ends here: data, and before it
-    /// what is not in use.
+    /// Where the part of the range ends that this one has answered: its data, and what is not in
+    /// use before that.
     pub fn next_unit(&self) -> u64 {
         self.first_unit + (self.data.len() / UNIT_BYTES) as u64
     }

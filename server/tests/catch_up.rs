@@ -14,7 +14,7 @@ mod harness;
 
 use harness::cluster::Cluster;
 use harness::watch::Watch;
-use harness::{Client, Setup, block_on, http_get, is_available};
+use harness::{Client, Setup, block_on, is_available};
 
 const ONE_WAY: Duration = Duration::from_millis(10);
 
@@ -119,14 +119,6 @@ async fn load(setup: Setup, stop: Arc<AtomicBool>) -> u64 {
     number as u64
 }
 
-fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
-    let (_, text) = http_get(cluster.setups[at].client_port, "/metrics");
-    text.lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
-
 /// Waits until the member has applied, for two seconds on end, what the leader had half a second
 /// before.
 async fn follows(cluster: &Cluster, leader: usize, away: usize) {
@@ -192,8 +184,8 @@ fn test(driver: &'static str) {
         cluster.assert_equal(leader).await;
         begun
     });
-    let received = metric(&cluster, away, "etcd_network_snapshot_receive_success{");
-    let failed = metric(&cluster, away, "etcd_network_snapshot_receive_failures{");
+    let received = cluster.metric(away, "etcd_network_snapshot_receive_success{");
+    let failed = cluster.metric(away, "etcd_network_snapshot_receive_failures{");
     eprintln!("all in {:?}", begun.elapsed());
     for member in cluster.members.iter_mut().flatten() {
         let telling = ["snapshot", "follows the log", "\"level\":\"warn\""];

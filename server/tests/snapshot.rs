@@ -70,14 +70,6 @@ async fn leave_behind(cluster: &Cluster, leader: usize) {
     }
 }
 
-fn metric(cluster: &Cluster, at: usize, name: &str) -> f64 {
-    let (_, text) = http_get(cluster.setups[at].client_port, "/metrics");
-    text.lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum()
-}
-
 #[test]
 fn a_member_that_was_away_too_long_gets_a_snapshot_and_goes_over_to_it_at_once() {
     each_driver(|mut cluster| {
@@ -104,12 +96,12 @@ fn a_member_that_was_away_too_long_gets_a_snapshot_and_goes_over_to_it_at_once()
         assert!(status == 200 && health.contains("\"health\":\"true\""), "{health}");
         let leader = block_on(cluster.leader());
         let deadline = Instant::now() + Duration::from_secs(10);
-        while metric(&cluster, leader, "etcd_network_snapshot_send_success{") < 1.0 {
+        while cluster.metric(leader, "etcd_network_snapshot_send_success{") < 1.0 {
             assert!(Instant::now() < deadline, "the leader does not count it");
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert_eq!(metric(&cluster, leader, "etcd_network_snapshot_send_inflights_total{"), 0.0);
-        assert_eq!(metric(&cluster, away, "etcd_server_has_leader"), 1.0);
+        assert_eq!(cluster.metric(leader, "etcd_network_snapshot_send_inflights_total{"), 0.0);
+        assert_eq!(cluster.metric(away, "etcd_server_has_leader"), 1.0);
     });
 }
 

@@ -34,7 +34,7 @@ pub struct WantedParts {
 }
 
 impl WantedParts {
-    /// Of a copy of which nothing is there: first of all its meta page is wanted.
+    /// Everything of a copy is wanted, and its meta page first.
     pub fn all() -> Self {
         let first = UnitRange { from: 0, until: 1 };
         Self { again: VecDeque::from([first]), next: META_UNITS, end: None, under_way: 0 }

@@ -31,7 +31,7 @@ impl InflateError {
     }
 }
 
-/// What is wrong with a member's head.
+/// Why the head of a member cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HeadError {
     #[error("EOF")]
@@ -42,7 +42,7 @@ pub(super) enum HeadError {
     Invalid,
 }
 
-/// What is wrong behind the first head.
+/// Why what follows the first head cannot be inflated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DataError {
     #[error("unexpected EOF")]
@@ -108,7 +108,7 @@ fn inflate_member<'a>(
     if is_right { Ok(rest) } else { Err(InflateError::Data(DataError::Checksum)) }
 }
 
-/// What is behind a member's head (RFC 1952, section 2.3).
+/// The bytes behind the head of a member (RFC 1952, section 2.3).
 fn member_body(member: &[u8]) -> Result<&[u8], HeadError> {
     const HAS_CHECKSUM: u8 = 2;
     const HAS_EXTRA: u8 = 4;

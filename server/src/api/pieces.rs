@@ -75,6 +75,31 @@ impl Pieces {
     }
 }
 
+/// What tests find in pieces.
+#[cfg(test)]
+pub(crate) mod reading {
+    use etcore_proto::pb::etcdserverpb as pb;
+    use prost::Message as _;
+
+    use super::Pieces;
+
+    /// The IDs in fields of a LeaseLeasesResponse.
+    pub(crate) fn ids_of(pieces: &Pieces) -> Vec<i64> {
+        let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let response = pb::LeaseLeasesResponse::decode(&bytes[..]);
+        let response = response.expect("the replica has encoded its fields");
+        response.leases.into_iter().map(|lease| lease.id).collect()
+    }
+
+    /// The keys in fields of a LeaseTimeToLiveResponse.
+    pub(crate) fn keys_of(pieces: &Pieces) -> Vec<Vec<u8>> {
+        let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let response = pb::LeaseTimeToLiveResponse::decode(&bytes[..]);
+        let response = response.expect("the replica has encoded its fields");
+        response.keys.into_iter().map(|key| key.to_vec()).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

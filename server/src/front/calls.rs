@@ -246,9 +246,7 @@ impl Front {
         // A request that is too large is told so even if there were no space for it either.
         let longest_id = self.shared.ids.longest();
         let entry_bytes = entry::wrapped_len(field::PUT, message.len(), longest_id);
-        if entry_bytes > self.shared.config.max_request_bytes {
-            return Err(EtcdError::RequestTooLarge.into());
-        }
+        self.admit_entry(entry_bytes)?;
         self.view.alarms.admit_growth()?;
         self.propose_message(call, field::PUT, message)
     }
@@ -315,10 +313,16 @@ impl Front {
         Ok(self.ids.next(&self.shared.ids))
     }
 
-    fn send_proposal(&mut self, call: Call, kind: Kind, id: u64, data: Bytes) -> Outcome {
-        if data.len() > self.shared.config.max_request_bytes {
+    /// Refuses what would be too large an entry.
+    pub(super) fn admit_entry(&self, entry_bytes: usize) -> Result<(), Refusal> {
+        if entry_bytes > self.shared.config.max_request_bytes {
             return Err(EtcdError::RequestTooLarge.into());
         }
+        Ok(())
+    }
+
+    fn send_proposal(&mut self, call: Call, kind: Kind, id: u64, data: Bytes) -> Outcome {
+        self.admit_entry(data.len())?;
         let mut task = self.task(call, kind);
         task.bytes = data.len();
         let bytes = task.bytes;

@@ -64,10 +64,7 @@ impl Front {
         if request.action == AlarmAction::Get as i32 {
             // etcd proposes it, and refuses what would be too large an entry.
             let id = self.new_proposal()?;
-            let entry = entry::wrap_request(field::ALARM, &message, id);
-            if entry.len() > self.shared.config.max_request_bytes {
-                return Err(EtcdError::RequestTooLarge.into());
-            }
+            self.admit_entry(entry::wrapped_len(field::ALARM, message.len(), id))?;
             return self.take_ticket(call, Kind::AlarmList(request.alarm));
         }
         self.propose_as(call, Kind::Proposal, field::ALARM, &message)

@@ -106,11 +106,10 @@ impl Replica {
     pub(super) fn expire_proposals(&mut self) {
         let now_ms = self.now_ms;
         while let Some((front, slot)) = self.waiting.expired(now_ms) {
-            self.give_up((front, slot));
+            self.give_up((front, slot), EtcdError::Timeout);
         }
-        for (front, slot) in self.waiting.take_lost(now_ms) {
-            let reply = Reply::Refused(EtcdError::TimeoutDueToLeaderFail.into());
-            self.fronts[front].send(ToFront::Reply { slot, reply });
+        for asker in self.waiting.take_lost(now_ms) {
+            self.give_up(asker, EtcdError::TimeoutDueToLeaderFail);
         }
         self.peering.expire_forwarded(now_ms.saturating_sub(self.request_timeout_ms));
         if self.is_leader() {
@@ -118,14 +117,14 @@ impl Replica {
         }
         while let Some(proposal) = self.proposals.pop_front_if(|p| p.deadline_ms <= now_ms) {
             if let Some(origin) = proposal.from {
-                self.give_up((origin.front, origin.slot));
+                self.give_up((origin.front, origin.slot), EtcdError::Timeout);
             }
         }
     }
 
     /// Ends the wait for a proposal whose outcome will not be known here.
-    pub(super) fn give_up(&mut self, (front, slot): (usize, Slot)) {
-        let reply = Reply::Refused(EtcdError::Timeout.into());
+    pub(super) fn give_up(&mut self, (front, slot): (usize, Slot), error: EtcdError) {
+        let reply = Reply::Refused(error.into());
         self.fronts[front].send(ToFront::Reply { slot, reply });
     }
 

@@ -8,6 +8,12 @@ use std::fmt;
 use etcore_proto::pb::etcdserverpb as pb;
 use pb::compare::TargetUnion;
 use pb::request_op::Request;
+use prost::Message as _;
+
+use super::answer::{
+    ALARM, COMPACT, DELETE, GRANT, HASH_KV, LEASES, MEMBERS, PUT, RANGE, RANGE_STREAM, REVOKE,
+    STATUS, TIME_TO_LIVE, TXN,
+};
 
 /// One step, the same for both servers.
 #[derive(Debug, Clone)]
@@ -144,6 +150,51 @@ impl Known {
                 Some(Request::RequestTxn(request)) => self.txn(request),
                 Some(Request::RequestDeleteRange(_)) | None => {}
             }
+        }
+    }
+}
+
+impl Op {
+    /// The method, of an operation of one request.
+    pub(crate) fn path(&self) -> Option<&'static str> {
+        Some(match self {
+            Op::Range(_) => RANGE,
+            Op::RangeStream(_) => RANGE_STREAM,
+            Op::Put(_) => PUT,
+            Op::Delete(_) => DELETE,
+            Op::Txn(_) => TXN,
+            Op::Compact(_) => COMPACT,
+            Op::Grant(..) => GRANT,
+            Op::Revoke(_) => REVOKE,
+            Op::TimeToLive(_) => TIME_TO_LIVE,
+            Op::Leases => LEASES,
+            Op::Status => STATUS,
+            Op::HashKv(_) => HASH_KV,
+            Op::Alarms => ALARM,
+            Op::Members(_) => MEMBERS,
+            Op::Raw(path, _) => path,
+            _ => return None,
+        })
+    }
+
+    /// Its message; what names no method has none.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            Op::Range(request) | Op::RangeStream(request) => request.encode_to_vec(),
+            Op::Put(request) | Op::Expire(request) => request.encode_to_vec(),
+            Op::Delete(request) => request.encode_to_vec(),
+            Op::Txn(request) => request.encode_to_vec(),
+            Op::Compact(request) => request.encode_to_vec(),
+            Op::Grant(_, request) | Op::GrantShort(request) => request.encode_to_vec(),
+            Op::Revoke(request) => request.encode_to_vec(),
+            Op::TimeToLive(request) => request.encode_to_vec(),
+            Op::KeepAlive(request) => request.encode_to_vec(),
+            Op::HashKv(revision) => pb::HashKvRequest { revision: *revision }.encode_to_vec(),
+            Op::Members(linearizable) => {
+                pb::MemberListRequest { linearizable: *linearizable }.encode_to_vec()
+            }
+            Op::Raw(_, message) => message.clone(),
+            _ => Vec::new(),
         }
     }
 }

@@ -13,10 +13,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use pb::watch_request::RequestUnion;
 use prost::Message as _;
 
-use super::answer::{
-    ALARM, Answer, COMPACT, DELETE, GRANT, HASH_KV, KEEP_ALIVE, LEASES, MEMBERS, Message, PUT,
-    RANGE, RANGE_STREAM, REVOKE, STATUS, TIME_TO_LIVE, TXN, WATCH,
-};
+use super::answer::{ALARM, Answer, GRANT, KEEP_ALIVE, Message, PUT, RANGE, REVOKE, WATCH};
 use super::client::{CallId, Item};
 use super::generate::STREAMS;
 use super::program::{Known, Op, may_write_twice};
@@ -202,8 +199,8 @@ impl Pair {
                 }
             }
         }
-        let Some(path) = path(op) else { return Ok(()) };
-        let raw = self.both(path, |side| encode(&resolved[side]));
+        let Some(path) = op.path() else { return Ok(()) };
+        let raw = self.both(path, |side| resolved[side].encode());
         let is_ok = raw[0].is_ok() && raw[1].is_ok();
         if is_ok {
             self.learn(op, &resolved, &raw);
@@ -274,7 +271,7 @@ impl Pair {
     /// A minimal lease, then its end by order.
     fn grant_short(&mut self, op: &Op) -> Step {
         let resolved = self.resolve(op);
-        let answers = self.both(GRANT, |side| encode(&resolved[side]));
+        let answers = self.both(GRANT, |side| resolved[side].encode());
         let ids: Vec<Option<i64>> = answers
             .iter()
             .map(|answer| match answer.messages.first() {
@@ -306,7 +303,7 @@ impl Pair {
         for (side, op) in self.sides.iter_mut().zip(&resolved) {
             let client = &mut side.server.client;
             let call = *side.keep_alive.get_or_insert_with(|| client.open(KEEP_ALIVE));
-            client.send(call, &encode(op));
+            client.send(call, &op.encode());
         }
         let answers = [0, 1].map(|side| {
             let side = &mut self.sides[side];
@@ -673,46 +670,4 @@ fn brings(response: &pb::WatchResponse, id: i64, revision: i64) -> bool {
         && response.events.iter().any(|event| {
             event.kv.as_ref().is_some_and(|kv| kv.mod_revision == revision && kv.key == BARRIER_KEY)
         })
-}
-
-/// The method of an operation of one request.
-fn path(op: &Op) -> Option<&'static str> {
-    Some(match op {
-        Op::Range(_) => RANGE,
-        Op::RangeStream(_) => RANGE_STREAM,
-        Op::Put(_) => PUT,
-        Op::Delete(_) => DELETE,
-        Op::Txn(_) => TXN,
-        Op::Compact(_) => COMPACT,
-        Op::Grant(..) => GRANT,
-        Op::Revoke(_) => REVOKE,
-        Op::TimeToLive(_) => TIME_TO_LIVE,
-        Op::Leases => LEASES,
-        Op::Status => STATUS,
-        Op::HashKv(_) => HASH_KV,
-        Op::Alarms => ALARM,
-        Op::Members(_) => MEMBERS,
-        Op::Raw(path, _) => path,
-        _ => return None,
-    })
-}
-
-fn encode(op: &Op) -> Vec<u8> {
-    match op {
-        Op::Range(request) | Op::RangeStream(request) => request.encode_to_vec(),
-        Op::Put(request) | Op::Expire(request) => request.encode_to_vec(),
-        Op::Delete(request) => request.encode_to_vec(),
-        Op::Txn(request) => request.encode_to_vec(),
-        Op::Compact(request) => request.encode_to_vec(),
-        Op::Grant(_, request) | Op::GrantShort(request) => request.encode_to_vec(),
-        Op::Revoke(request) => request.encode_to_vec(),
-        Op::TimeToLive(request) => request.encode_to_vec(),
-        Op::KeepAlive(request) => request.encode_to_vec(),
-        Op::HashKv(revision) => pb::HashKvRequest { revision: *revision }.encode_to_vec(),
-        Op::Members(linearizable) => {
-            pb::MemberListRequest { linearizable: *linearizable }.encode_to_vec()
-        }
-        Op::Raw(_, message) => message.clone(),
-        _ => Vec::new(),
-    }
 }

@@ -17,8 +17,8 @@ use prost::Message as _;
 
 use super::alter::{Alter, Kind as AlterKind};
 use super::answer::{
-    ALARM, Answer, COMPACT, DELETE, GRANT, HASH_KV, KEEP_ALIVE, LEASES, MEMBERS, MOVE_LEADER,
-    Message, PUT, RANGE, RANGE_STREAM, REVOKE, STATUS, TIME_TO_LIVE, TXN, WATCH,
+    ALARM, Answer, COMPACT, DELETE, GRANT, HASH_KV, KEEP_ALIVE, MOVE_LEADER, Message, PUT, RANGE,
+    RANGE_STREAM, REVOKE, TIME_TO_LIVE, TXN, WATCH,
 };
 use super::draw::{Asked, Call, Dress, Envelope, Step, WatchAct, Who, head, is_malformed};
 use super::generate::REQUEST_BYTES_MAX;
@@ -627,7 +627,7 @@ pub(crate) fn message_of(
         Who::Another => 77,
     };
     let (path, mut bytes) = match &call.asked {
-        Asked::Op(op) => (path_of(op)?, encode(&known.resolve(op))),
+        Asked::Op(op) => (op.path()?, known.resolve(op).encode()),
         Asked::Alarm { action, alarm, who } => {
             let request = pb::AlarmRequest { action: *action, member_id: id(*who), alarm: *alarm };
             (ALARM, request.encode_to_vec())
@@ -680,7 +680,7 @@ pub(crate) fn keep_alive_body(
     let mut body = Vec::new();
     for (id, alters) in renewals {
         let op = known.resolve(&Op::KeepAlive(pb::LeaseKeepAliveRequest { id: *id }));
-        let mut bytes = encode(&op);
+        let mut bytes = op.encode();
         alters.iter().for_each(|alter| alter.carry_out(&mut bytes));
         body.extend(envelope(dress.envelope, &bytes));
     }
@@ -738,7 +738,7 @@ fn hex(bytes: &[u8]) -> String {
 fn is_at_limit(op: &Op, bytes: usize) -> bool {
     // What a log entry has besides.
     const ENTRY: usize = 4 + 13;
-    let made_bytes = encode(op).len();
+    let made_bytes = op.encode().len();
     bytes + ENTRY + 32 > REQUEST_BYTES_MAX && made_bytes + ENTRY < REQUEST_BYTES_MAX + 8
 }
 
@@ -768,44 +768,4 @@ fn effective(path: &'static str, bytes: &[u8]) -> Op {
 
 fn deep<M: Deep>(bytes: Bytes) -> Result<M, etcore_proto::decode::DecodeError> {
     with_decoded(bytes, 10_000, |result| result)
-}
-
-fn path_of(op: &Op) -> Option<&'static str> {
-    Some(match op {
-        Op::Range(_) => RANGE,
-        Op::RangeStream(_) => RANGE_STREAM,
-        Op::Put(_) => PUT,
-        Op::Delete(_) => DELETE,
-        Op::Txn(_) => TXN,
-        Op::Compact(_) => COMPACT,
-        Op::Grant(..) => GRANT,
-        Op::Revoke(_) => REVOKE,
-        Op::TimeToLive(_) => TIME_TO_LIVE,
-        Op::Leases => LEASES,
-        Op::Status => STATUS,
-        Op::HashKv(_) => HASH_KV,
-        Op::Members(_) => MEMBERS,
-        Op::Raw(path, _) => path,
-        _ => return None,
-    })
-}
-
-fn encode(op: &Op) -> Vec<u8> {
-    match op {
-        Op::Range(request) | Op::RangeStream(request) => request.encode_to_vec(),
-        Op::Put(request) => request.encode_to_vec(),
-        Op::Delete(request) => request.encode_to_vec(),
-        Op::Txn(request) => request.encode_to_vec(),
-        Op::Compact(request) => request.encode_to_vec(),
-        Op::Grant(_, request) => request.encode_to_vec(),
-        Op::Revoke(request) => request.encode_to_vec(),
-        Op::TimeToLive(request) => request.encode_to_vec(),
-        Op::KeepAlive(request) => request.encode_to_vec(),
-        Op::HashKv(revision) => pb::HashKvRequest { revision: *revision }.encode_to_vec(),
-        Op::Members(linearizable) => {
-            pb::MemberListRequest { linearizable: *linearizable }.encode_to_vec()
-        }
-        Op::Raw(_, message) => message.clone(),
-        _ => Vec::new(),
-    }
 }

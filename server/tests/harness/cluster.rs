@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use etcore_proto::pb::etcdserverpb as pb;
 
 use super::links::Links;
-use super::{Client, Member, Setup, free_port};
+use super::{Client, Member, Setup, free_port, http_get};
 
 /// How to start each member, and those that run.
 pub struct Cluster {
@@ -129,6 +129,15 @@ impl Cluster {
             assert!(Instant::now() < deadline, "no leader: {seen:x?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The sum of the samples whose lines begin so in what a member tells of itself.
+    pub fn metric(&self, at: usize, name: &str) -> f64 {
+        let (_, text) = http_get(self.setups[at].client_port, "/metrics");
+        text.lines()
+            .filter(|line| line.starts_with(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     pub fn running(&self) -> Vec<usize> {

@@ -78,7 +78,7 @@ pub(super) struct HeadScratch {
     pub(super) path: Vec<u8>,
     pub(super) method: Vec<u8>,
     pub(super) content_type_text: Vec<u8>,
-    /// What is behind `application/grpc+`, if it is unusual.
+    /// The text behind `application/grpc+`, if it is unusual.
     pub(super) subtype: Vec<u8>,
     pub(super) encoding_text: Vec<u8>,
     pub(super) all: Metadata,
@@ -210,7 +210,7 @@ impl FieldSink for HeadScratch {
                 let subtype = field.value.get(GRPC.len() + 1..).unwrap_or_default();
                 self.subtype.extend_from_slice(shortened(subtype));
             }
-            // Of several one is enough that is right.
+            // If there are several, a right one is enough.
             CONTENT_TYPE_OTHER => {
                 if self.content_type == ContentType::Missing {
                     self.content_type = ContentType::Other;

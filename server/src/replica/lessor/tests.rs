@@ -2,10 +2,9 @@ use std::collections::BTreeMap;
 
 use etcore_engine::testing::prng::Prng;
 use etcore_engine::types::Revision;
-use etcore_proto::pb::etcdserverpb as pb;
 
 use super::*;
-use crate::api::pieces::Pieces;
+use crate::api::pieces::reading::{ids_of, keys_of};
 
 const SETTINGS: Settings = Settings { ttl_s_min: 2, checkpoint_ms: None };
 const CHECKPOINT_MS: u64 = 300_000;
@@ -328,20 +327,6 @@ fn any_history_leaves_what_a_simple_list_would_have() {
         }
         assert!(lessor.is_empty() && lessor.items.is_empty());
     }
-}
-
-/// The IDs in fields of a LeaseLeasesResponse.
-fn ids_of(pieces: &Pieces) -> Vec<i64> {
-    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
-    let response = pb::LeaseLeasesResponse::decode(&bytes[..]).unwrap();
-    response.leases.into_iter().map(|lease| lease.id).collect()
-}
-
-/// The keys in fields of a LeaseTimeToLiveResponse.
-fn keys_of(pieces: &Pieces) -> Vec<Vec<u8>> {
-    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
-    let response = pb::LeaseTimeToLiveResponse::decode(&bytes[..]).unwrap();
-    response.keys.into_iter().map(|key| key.to_vec()).collect()
 }
 
 /// Whatever is granted, revoked, renewed and attached meanwhile: a walk of many steps tells what

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use etcore_engine::file::SharedFile;
 use etcore_engine::types::LogIndex;
+use etcore_proto::error::EtcdError;
 use etcore_raftlog::types::SnapshotMark;
 
 use super::Replica;
@@ -161,7 +162,7 @@ impl Replica {
     fn give_up_covered(&mut self, index: LogIndex) {
         while let Some(proposal) = self.proposals.pop_front_if(|known| known.index <= index) {
             if let Some(origin) = proposal.from {
-                self.give_up((origin.front, origin.slot));
+                self.give_up((origin.front, origin.slot), EtcdError::Timeout);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Leases in a cluster: asked of any member, decided by the leader.
 
 use super::*;
-use crate::api::pieces::Pieces;
+use crate::api::pieces::reading::{ids_of, keys_of};
 
 const RAFT_LEASE_GRANT: u32 = 8;
 
@@ -22,20 +22,6 @@ fn ask(cluster: &mut Cluster, at: usize, question: LeaseQuestion) -> LeaseAnswer
         cluster.members[at].leases.contains_key(&slot)
     });
     cluster.members[at].leases.remove(&slot).unwrap()
-}
-
-/// The IDs in fields of a LeaseLeasesResponse.
-fn ids_of(pieces: &Pieces) -> Vec<i64> {
-    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
-    let response = pb::LeaseLeasesResponse::decode(&bytes[..]).unwrap();
-    response.leases.into_iter().map(|lease| lease.id).collect()
-}
-
-/// The keys in fields of a LeaseTimeToLiveResponse.
-fn keys_of(pieces: &Pieces) -> Vec<Vec<u8>> {
-    let bytes: Vec<u8> = pieces.iter().flatten().copied().collect();
-    let response = pb::LeaseTimeToLiveResponse::decode(&bytes[..]).unwrap();
-    response.keys.into_iter().map(|key| key.to_vec()).collect()
 }
 
 fn exists(cluster: &Cluster, at: usize, id: i64) -> bool {
