@@ -136,12 +136,12 @@ pub(super) fn harden(plan: &mut Plan) {
             Hardship::DiskHangs => 3 * S + prng.below(12 * S),
             _ => 50 * MS + prng.below(most),
         };
-        if plan.value_bytes.to > 1000 {
-            // What clients write must fit through it.
-            plan.peer_bytes_per_s *= 16;
-        }
         plan.hardships.push(Planned { what, lasts, of_leader: prng.chance(3, 4) });
         plan.trouble += lasts + RECOVERY + 3 * S;
+    }
+    if plan.value_bytes.to > 1000 {
+        // What clients write must fit through it.
+        plan.peer_bytes_per_s *= 16;
     }
 }
 
