@@ -152,6 +152,15 @@ impl Shared {
         }
     }
 
+    /// The page file has so many bytes, and so many of them are free.
+    pub fn note_size(&self, file_bytes: u64, free_bytes: u64) {
+        let in_use_bytes = file_bytes - free_bytes;
+        self.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
+        self.status.db_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
+        self.metrics.db_size_bytes.set(file_bytes);
+        self.metrics.db_in_use_bytes.set(in_use_bytes);
+    }
+
     /// True if a leader is known.
     pub fn has_leader(&self) -> bool {
         self.status.leader.load(Ordering::Relaxed) != 0

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
@@ -170,10 +170,7 @@ pub(crate) fn shared(
         config,
     });
     let (file_bytes, free_bytes) = stored.checkpointer.size_bytes();
-    shared.status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
-    shared.status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
-    shared.metrics.db_size_bytes.set(file_bytes);
-    shared.metrics.db_in_use_bytes.set(file_bytes - free_bytes);
+    shared.note_size(file_bytes, free_bytes);
     shared
 }
 

@@ -17,12 +17,7 @@ impl Replica {
     pub(super) fn finish_checkpoint(&mut self, output: CheckpointOutput) {
         self.watchdog.checkpoint_ended();
         self.work.note(Job::CheckpointEnds);
-        let status = &self.shared.status;
-        let in_use_bytes = output.file_bytes - output.free_bytes;
-        status.db_size_bytes.store(output.file_bytes, Ordering::Relaxed);
-        status.db_in_use_bytes.store(in_use_bytes, Ordering::Relaxed);
-        self.shared.metrics.db_size_bytes.set(output.file_bytes);
-        self.shared.metrics.db_in_use_bytes.set(in_use_bytes);
+        self.shared.note_size(output.file_bytes, output.free_bytes);
         self.store.on_checkpoint(&output);
         self.page_file.cuts = output.cuts;
         self.space.stalled = false;

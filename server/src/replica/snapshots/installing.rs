@@ -6,7 +6,6 @@
 //! has taken it, and applied after the last step. In between the member serves the state of before.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use etcore_engine::file::SharedFile;
 use etcore_engine::types::LogIndex;
@@ -117,7 +116,9 @@ impl Replica {
         self.pages.follow(&self.page_file);
         self.alarms = Arc::new(Alarms::load(&self.store));
         self.refresh_cluster();
-        self.note_size(size_bytes);
+        // Until a checkpoint says it.
+        let (file_bytes, free_bytes) = size_bytes;
+        self.shared.note_size(file_bytes, free_bytes);
         self.give_up_covered(mark.index);
         if !self.defragmenters.is_empty() {
             self.store.defragment();
@@ -146,15 +147,6 @@ impl Replica {
             Ok(auth) => self.auth = Arc::new(auth),
             Err(error) => self.fail(format!("page file: {error}")),
         }
-    }
-
-    /// The file's size, until a checkpoint says it.
-    fn note_size(&self, (file_bytes, free_bytes): (u64, u64)) {
-        let (status, metrics) = (&self.shared.status, &self.shared.metrics);
-        status.db_size_bytes.store(file_bytes, Ordering::Relaxed);
-        status.db_in_use_bytes.store(file_bytes - free_bytes, Ordering::Relaxed);
-        metrics.db_size_bytes.set(file_bytes);
-        metrics.db_in_use_bytes.set(file_bytes - free_bytes);
     }
 
     /// Proposals of an earlier leadership whose place the snapshot covers: nobody can say any more
