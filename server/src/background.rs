@@ -25,6 +25,7 @@ use crate::limits;
 
 pub(crate) mod copies;
 mod glommio_disk;
+pub mod hasher;
 mod plain;
 pub mod worker;
 

@@ -23,13 +23,13 @@ use etcore_raftlog::wal::{self, NewLog, SegmentName, WriterConfig};
 use prost::Message;
 
 use crate::clock::Clock;
+use crate::cluster::identity;
+use crate::cluster::member::Member;
 use crate::config::{Config, ListenUrl, cluster};
 use crate::driver::{AnyListener, probe};
-use crate::identity;
+use crate::lease::{self, Attachments, Lessor};
 use crate::limits;
-use crate::member::Member;
 use crate::net::{self, BindOptions};
-use crate::replica::lessor::{self, Attachments, Lessor};
 
 pub(crate) mod assemble;
 mod copies;
@@ -330,7 +330,7 @@ fn recover_leases(
     store: &Store,
     attachments: Attachments,
 ) -> Result<Lessor, BootError> {
-    let settings = lessor::Settings {
+    let settings = lease::Settings {
         ttl_s_min: config.lease_ttl_s_min(),
         checkpoint_ms: config.feature_gates.lease_checkpoint.then(|| {
             u64::try_from(config.lease_checkpoint_interval.as_millis()).unwrap_or(u64::MAX)

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb::AlarmType;
 
+use crate::channel::StalledWork;
+use crate::channel::{MemberView, Shared};
+use crate::cluster::version;
 use crate::metrics::Exposition;
-use crate::replica::watchdog::Work;
-use crate::shared::{MemberView, Shared};
-use crate::version;
 
 mod date;
 mod query;
@@ -242,7 +242,7 @@ pub fn check_page(
 /// What the member waits for and does not go on.
 fn stalled(shared: &Shared) -> Option<String> {
     let bits = shared.status.stalled.load(Ordering::Relaxed);
-    let names: Vec<&str> = Work::of_bits(bits).map(Work::name).collect();
+    let names: Vec<&str> = StalledWork::of_bits(bits).map(StalledWork::name).collect();
     (!names.is_empty()).then(|| names.join(", "))
 }
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use etcore_server::boot;
+use etcore_server::cluster::version;
 use etcore_server::config::Config;
 use etcore_server::config::flags::{self, Asked, Notes};
-use etcore_server::{log, notify, sys, version};
+use etcore_server::{log, notify, sys};
 
 fn main() -> ExitCode {
     // First, so that every thread inherits both.

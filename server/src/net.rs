@@ -4,7 +4,7 @@
 //! SO_REUSEPORT is set only when asked for, because it would let a second member steal connections.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
@@ -17,6 +17,11 @@ pub struct BindOptions {
     pub reuse_port: bool,
     /// `--socket-reuse-address`.
     pub reuse_address: bool,
+}
+
+/// The address of a connected socket's peer; `None` for a unix socket.
+pub fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    TcpStream::from(socket.try_clone().ok()?).peer_addr().ok()
 }
 
 /// Binds one URL. A host name that resolves to several addresses is bound at the first IPv4 one, as

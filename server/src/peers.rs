@@ -15,13 +15,13 @@ use etcore_raftlog::peer::{ConnId, Effect, Local, Settings, Transport};
 
 pub use etcore_raftlog::peer::{AskError, Lane, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
 
+use crate::channel::Shared;
+use crate::cluster::member::Member;
+use crate::cluster::version;
+use crate::disk::pool::Pool;
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::http;
 use crate::limits;
-use crate::member::Member;
-use crate::pool::Pool;
-use crate::shared::Shared;
-use crate::version;
 
 mod prober;
 mod report;

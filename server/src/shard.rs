@@ -11,12 +11,12 @@ use std::time::Duration;
 use etcore_engine::file::AlignedBuf;
 use etcore_proto::raftpb;
 
+use crate::channel::Shared;
 use crate::driver::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken};
 use crate::front::Front;
 use crate::peers::{PeerAsk, PeerReport, Peers};
 use crate::replica::asks::PeerReply;
 use crate::replica::{DurableWrite, Replica};
-use crate::shared::Shared;
 use crate::work::Work;
 
 mod step;

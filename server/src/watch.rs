@@ -1,7 +1,7 @@
 //! The watch hub: a front's watchers, and what each of them has been told.
 //!
 //! A front owns one and gives it the view of its turn; it reads the event log from there and sends
-//! through an [`Outlet`]. No queue of events exists anywhere: a watcher is a position in the log.
+//! through [`Streams`]. No queue of events exists anywhere: a watcher is a position in the log.
 //! Watchers that are up to date share one *live* cursor, which reads what a newly published view
 //! adds once for all of them. One that starts in the past, or whose peer takes nothing for a while,
 //! has a position of its own; catch-up cursors, of which there are a few, collect such watchers and
@@ -22,8 +22,8 @@ use etcore_engine::types::{RevKey, Revision};
 use etcore_engine::view::View;
 use etcore_proto::error::{EtcdError, Status};
 
-use crate::driver::SocketId;
 use crate::limits;
+use crate::replies::{CallId, ConnId, Streams};
 use crate::wire::Header;
 
 mod alone;
@@ -31,7 +31,6 @@ mod batch;
 mod cursors;
 mod deliver;
 mod intervals;
-mod outlet;
 mod reply;
 mod requests;
 mod targets;
@@ -43,7 +42,6 @@ use alone::Alone;
 use batch::Batch;
 use cursors::Cursor;
 use deliver::Pending;
-pub use outlet::{Gone, Outlet, Place};
 use targets::Targets;
 use watchers::{List, State, Watchers};
 
@@ -67,7 +65,7 @@ pub struct Turn<'a> {
     /// Its pages.
     pub pages: &'a mut dyn PageSource,
     /// The way out.
-    pub outlet: &'a mut dyn Outlet,
+    pub out: &'a mut dyn Streams,
     /// The header of responses; the hub sets the revision.
     pub header: Header,
     /// The shard's time.
@@ -89,7 +87,7 @@ pub struct Counts {
 
 /// A stream: its watchers by id, and what keeps it from being served.
 struct Stream {
-    place: Place,
+    call: CallId,
     watchers: BTreeMap<i64, u32>,
     next_id: i64,
     /// Those that wait for room.
@@ -201,9 +199,9 @@ impl Hub {
     }
 
     /// A stream was opened. With `needs_leader` it ends when there has been no leader for long.
-    pub fn open(&mut self, place: Place, needs_leader: bool, now_ms: u64) {
+    pub fn open(&mut self, call: CallId, needs_leader: bool, now_ms: u64) {
         let stream = Stream {
-            place,
+            call,
             watchers: BTreeMap::new(),
             next_id: 0,
             parked: List::default(),
@@ -228,7 +226,7 @@ impl Hub {
                 self.streams.len() as u32 - 1
             }
         };
-        self.by_place.insert(key_of(place), slot);
+        self.by_place.insert(key_of(call), slot);
         self.needing_leader += usize::from(needs_leader);
     }
 
@@ -238,22 +236,22 @@ impl Hub {
     }
 
     /// A stream that had no capacity has some.
-    pub fn writable(&mut self, place: Place) {
-        if let Some(slot) = self.by_place.get(&key_of(place)).copied() {
+    pub fn writable(&mut self, call: CallId) {
+        if let Some(slot) = self.by_place.get(&key_of(call)).copied() {
             self.wake(slot);
         }
     }
 
     /// A stream is over.
-    pub fn closed(&mut self, place: Place) {
-        if let Some(slot) = self.by_place.get(&key_of(place)).copied() {
+    pub fn closed(&mut self, call: CallId) {
+        if let Some(slot) = self.by_place.get(&key_of(call)).copied() {
             self.remove_stream(slot);
         }
     }
 
     /// A connection is gone with its streams.
-    pub fn connection_closed(&mut self, socket: SocketId) {
-        let (slot, generation) = (socket.slot, socket.generation);
+    pub fn connection_closed(&mut self, conn: ConnId) {
+        let (slot, generation) = (conn.slot, conn.generation);
         let range = (slot, generation, 0)..=(slot, generation, u32::MAX);
         let streams: Vec<u32> = self.by_place.range(range).map(|(_, slot)| *slot).collect();
         streams.into_iter().for_each(|slot| self.remove_stream(slot));
@@ -310,16 +308,16 @@ impl Hub {
     }
 
     /// Ends all streams, as when the member stops or its data is damaged.
-    pub fn end_all(&mut self, outlet: &mut dyn Outlet, error: EtcdError) {
-        self.end_where(outlet, &error.into(), |_| true);
+    pub fn end_all(&mut self, out: &mut dyn Streams, error: EtcdError) {
+        self.end_where(out, &error.into(), |_| true);
     }
 
     /// Ends the streams that were opened with `hasleader`.
-    pub fn end_leaderless(&mut self, outlet: &mut dyn Outlet) {
+    pub fn end_leaderless(&mut self, out: &mut dyn Streams) {
         if self.needing_leader == 0 {
             return;
         }
-        self.end_where(outlet, &EtcdError::NoLeader.into(), |stream| stream.needs_leader);
+        self.end_where(out, &EtcdError::NoLeader.into(), |stream| stream.needs_leader);
     }
 
     /// Holds the oldest revision that cursors need against compaction, for a limited time. Called
@@ -381,7 +379,7 @@ impl Hub {
 
     fn end_where(
         &mut self,
-        outlet: &mut dyn Outlet,
+        out: &mut dyn Streams,
         status: &Status,
         ends: impl Fn(&Stream) -> bool,
     ) {
@@ -389,7 +387,7 @@ impl Hub {
             if let Some(stream) = &self.streams[slot]
                 && ends(stream)
             {
-                outlet.end(stream.place, status);
+                out.fail(stream.call, status);
                 self.remove_stream(slot as u32);
             }
         }
@@ -414,7 +412,7 @@ impl Hub {
         if let Some(due_ms) = stream.progress_due_ms {
             self.progress.remove(&(due_ms, slot));
         }
-        self.by_place.remove(&key_of(stream.place));
+        self.by_place.remove(&key_of(stream.call));
         self.free_streams.push(slot);
     }
 
@@ -445,6 +443,6 @@ impl Hub {
     }
 }
 
-fn key_of(place: Place) -> (u32, u32, u32) {
-    (place.socket.slot, place.socket.generation, place.stream.id())
+fn key_of(call: CallId) -> (u32, u32, u32) {
+    (call.conn.slot, call.conn.generation, call.stream.id())
 }

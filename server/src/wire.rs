@@ -182,7 +182,7 @@ mod tests {
         };
         let message = put.encode_to_vec();
         let parsed = PutRef::parse(&message).unwrap();
-        assert_eq!(parsed, crate::api::check::put_ref(&put));
+        assert_eq!(parsed, crate::kv::check::put_ref(&put));
         // Fields 1 to 6 of every wire type, and an unknown one, behind what counts.
         for field in (1..=6).chain([99]) {
             for value in [&[0, 1][..], &[1, 0, 0, 0, 0, 0, 0, 0, 0], &[5, 0, 0, 0, 0], &[3, 4]] {
@@ -200,7 +200,7 @@ mod tests {
                 let decoded: pb::PutRequest =
                     etcore_proto::decode::decode(odd.clone().into()).unwrap();
                 let parsed = PutRef::parse(&odd).unwrap();
-                assert_eq!(parsed, crate::api::check::put_ref(&decoded), "{field} {wire}");
+                assert_eq!(parsed, crate::kv::check::put_ref(&decoded), "{field} {wire}");
             }
         }
     }

@@ -14,7 +14,8 @@ use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
 use etcore_raftlog::types::{EntryKind, HardState, LogEntry};
 use etcore_raftlog::wal::{self, NewLog};
-use etcore_server::{entry, identity};
+use etcore_server::cluster::identity;
+use etcore_server::entry;
 use prost::Message;
 
 #[allow(dead_code, reason = "the differential test needs more of it")]

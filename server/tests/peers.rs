@@ -18,7 +18,7 @@ use etcore_proto::raftpb::{Entry, Message, MessageType};
 use etcore_raftlog::peer::{
     ConnId, Effect, End, Event, Lane, Local, PeerAsk, PeerReport, Settings, StreamKind, Transport,
 };
-use etcore_server::identity;
+use etcore_server::cluster::identity;
 use harness::cluster::Cluster;
 use harness::{Client, Setup, block_on, free_port, oracle};
 use prost::Message as _;

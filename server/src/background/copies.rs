@@ -19,7 +19,7 @@ use etcore_raftlog::types::SnapshotMark;
 use prost::Message;
 
 use super::worker::{Answer, Loaded, Received, Task};
-use crate::replica::lessor::{self, Attachments, Lessor};
+use crate::lease::{self, Attachments, Lessor};
 
 /// Tokens from here on are not the checkpointer's, which counts from 0.
 const TOKENS: u64 = 1 << 62;
@@ -85,7 +85,7 @@ struct Receiving {
 /// What of a store is not the engine's, and what it is made with.
 struct Made {
     engine: EngineConfig,
-    leases: lessor::Settings,
+    leases: lease::Settings,
     attachments: Attachments,
 }
 

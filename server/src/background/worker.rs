@@ -16,7 +16,7 @@ use etcore_engine::types::{Identity, LogIndex, Term};
 use etcore_raftlog::types::SnapshotMark;
 
 use super::copies::Copies;
-use crate::replica::lessor::{self, Lessor};
+use crate::lease::{self, Lessor};
 
 /// Something to do.
 pub enum Task {
@@ -51,7 +51,7 @@ pub enum Task {
         /// Of the store that is made of it.
         engine: EngineConfig,
         /// Of the leases in it.
-        leases: lessor::Settings,
+        leases: lease::Settings,
     },
     /// A part of the copy being received; the first one comes before the others.
     SnapshotPart {

@@ -18,24 +18,25 @@ use etcore_proto::h2::Budget;
 
 use super::threads::{self, Helpers, Plan, Running};
 use super::{DataDir, Listeners, Recovered, Stored};
+use crate::api;
+use crate::background::hasher::Hasher;
 use crate::background::{Background, Setup};
+use crate::channel::ring;
+use crate::channel::{MemberView, Shared, StatusCell};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::disk::pages::{PageFile, Pages};
+use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
 use crate::freer::{Freeing, Freer};
 use crate::front::{self, Door, Front};
-use crate::hasher::Hasher;
 use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::pages::{PageFile, Pages};
 use crate::peers::{self, Peers};
-use crate::pool::{Pool, PoolThreads, Size};
 use crate::replica::{self, FrontLink, LogFiles, LogPools, Replica};
-use crate::ring;
 use crate::shard::Shard;
-use crate::shared::{MemberView, Shared, StatusCell};
 
 /// What every shard is wired with.
 pub(crate) struct Wiring {
@@ -148,6 +149,7 @@ pub(crate) fn shared(
             store: stored.store.publish(),
             members: Arc::default(),
             cluster_version: None,
+            is_learner: false,
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
@@ -189,7 +191,7 @@ impl Wiring {
                 waker: Some(waker.clone()),
             })
             .collect();
-        let routes = Arc::new(front::routes());
+        let routes = Arc::new(api::routes());
         let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
         let mut listeners = Some(listeners);
         let mut fronts = Vec::new();
@@ -197,12 +199,11 @@ impl Wiring {
         for (index, waker) in self.front_wakers.iter().enumerate() {
             let same_thread = self.shares_thread && index == 0;
             let wake = |waker: &Waker| (!same_thread).then(|| waker.clone());
-            let (to_replica, inbox) =
-                ring::ring(limits::RING_TO_REPLICA, wake(&self.replica_waker));
-            let (to_lessor, asks) = ring::ring(limits::RING_LEASES, wake(&self.replica_waker));
-            let (outbox, from_replica) = ring::ring(limits::RING_TO_FRONT, wake(waker));
+            let (to_replica, inbox) = ring(limits::RING_TO_REPLICA, wake(&self.replica_waker));
+            let (to_lessor, asks) = ring(limits::RING_LEASES, wake(&self.replica_waker));
+            let (outbox, from_replica) = ring(limits::RING_TO_FRONT, wake(waker));
             links.push(FrontLink::new(inbox, asks, outbox));
-            let parts = front::Parts {
+            let services = api::Setup {
                 index,
                 shared: self.shared.clone(),
                 to_replica,
@@ -210,12 +211,15 @@ impl Wiring {
                 from_replica,
                 pages: (self.pages)(waker),
                 pins: pins.clone(),
+                hasher: self.hasher.clone(),
+                waker: waker.clone(),
+            };
+            let parts = front::Parts {
+                services,
                 budget: budget.clone(),
                 routes: routes.clone(),
                 doors: doors.clone(),
                 listeners: listeners.take().unwrap_or_default(),
-                hasher: self.hasher.clone(),
-                waker: waker.clone(),
             };
             // Leases and watches number what they make from here.
             fronts.push(Front::new(parts, self.nonce.wrapping_add((index as u64) << 48)));

@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::cluster::member::Member;
 use crate::config::{Config, ListenUrl};
-use crate::member::Member;
 
 /// etcd's BootstrapTimeoutEffective.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -10,14 +10,14 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::background::hasher::HasherThread;
+use crate::channel::Shared;
+use crate::disk::pool::PoolThreads;
 use crate::driver::Waker;
 use crate::driver::probe::DriverKind;
 use crate::front::Front;
-use crate::hasher::HasherThread;
 use crate::peers::Peers;
-use crate::pool::PoolThreads;
 use crate::replica::Replica;
-use crate::shared::Shared;
 
 /// What runs where.
 pub(super) struct Plan {

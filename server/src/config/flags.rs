@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::table::{self, Flag, GROUPS, Status};
 use super::value::{Kind, Value};
 use super::{Config, check, help};
-use crate::version;
+use crate::cluster::version;
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //!
 //! Owned by its front. Cleartext HTTP/2 is told from HTTP/1.1 by its preface.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use etcore_proto::grpc::{Routes, Server, ServerConfig};
@@ -37,6 +38,8 @@ pub(super) struct Settings {
 
 pub(super) struct Conn {
     pub(super) socket: SocketId,
+    /// The peer's address, if it has one.
+    pub(super) remote: Option<SocketAddr>,
     pub(super) protocol: Protocol,
     settings: Arc<Settings>,
     /// A send is with the driver.
@@ -67,10 +70,15 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(socket: SocketId, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(
+        socket: SocketId,
+        remote: Option<SocketAddr>,
+        settings: Arc<Settings>,
+    ) -> Self {
         let lease = settings.budget.lease();
         Self {
             socket,
+            remote,
             protocol: Protocol::Unknown(Vec::new()),
             settings,
             sending: false,

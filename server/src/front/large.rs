@@ -2,20 +2,19 @@
 //!
 //! Each is looked through as a whole, and copied if there is no room around it, which takes as long
 //! as many small requests; many that are complete at the same time would keep all others waiting.
-//! Called by the front's calls and turns; must never let them wait for anything but the front's
+//! Called by the front's events and turns; must never let them wait for anything but the front's
 //! next rounds.
 
 use std::collections::VecDeque;
 
-use super::Front;
-use super::calls::Request;
+use crate::api::Unary;
 use crate::limits;
 
-/// Those of one front that came whole, in their order. Their bytes count as proposals: connections
-/// with too many are not read.
+/// The large requests of one front that came whole, in their order. Their bytes count as
+/// proposals: connections with too many are not read.
 #[derive(Default)]
 pub(super) struct LargeRequests {
-    waiting: VecDeque<Request>,
+    waiting: VecDeque<Unary>,
     bytes: usize,
     /// One was handled in this round.
     taken: bool,
@@ -26,7 +25,7 @@ impl LargeRequests {
         self.waiting.is_empty()
     }
 
-    /// Of those that wait.
+    /// Bytes of the requests that wait.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -34,40 +33,31 @@ impl LargeRequests {
     pub(super) fn begin_round(&mut self) {
         self.taken = false;
     }
-}
 
-impl Front {
-    /// Gives back what may be handled now; a large request that may not waits.
-    pub(super) fn admit_large(&mut self, request: Request) -> Option<Request> {
-        let bytes = request.message.len();
-        if bytes <= limits::LARGE_PROPOSAL_BYTES {
-            return Some(request);
-        }
-        if !std::mem::replace(&mut self.large.taken, true) {
-            return Some(request);
-        }
-        if let Some(conn) = self.conn(request.socket) {
-            conn.proposal_bytes += bytes;
-        }
-        self.large.bytes += bytes;
-        self.large.waiting.push_back(request);
-        None
+    /// True if a request may be handled now; if not, it is to be put in by
+    /// [`LargeRequests::push`].
+    pub(super) fn admits(&mut self, request: &Unary) -> bool {
+        request.message.len() <= limits::LARGE_PROPOSAL_BYTES
+            || !std::mem::replace(&mut self.taken, true)
     }
 
-    /// Handles the first that waits, if none was handled in this round.
-    pub(super) fn take_large(&mut self) {
-        while !self.large.taken
-            && let Some(request) = self.large.waiting.pop_front()
-        {
-            let bytes = request.message.len();
-            self.large.bytes -= bytes;
-            // Those of connections that are gone take no time.
-            let Some(conn) = self.conn(request.socket) else { continue };
-            conn.proposal_bytes -= bytes;
-            self.large.taken = true;
-            let socket = request.socket;
-            self.handle_unary(request);
-            self.mark_dirty(socket);
+    pub(super) fn push(&mut self, request: Unary) {
+        self.bytes += request.message.len();
+        self.waiting.push_back(request);
+    }
+
+    /// The first that waits, if none was handled in this round; to be told by
+    /// [`LargeRequests::took`] if it was, since those of connections that are gone take no time.
+    pub(super) fn pop(&mut self) -> Option<Unary> {
+        if self.taken {
+            return None;
         }
+        let request = self.waiting.pop_front()?;
+        self.bytes -= request.message.len();
+        Some(request)
+    }
+
+    pub(super) fn took(&mut self) {
+        self.taken = true;
     }
 }

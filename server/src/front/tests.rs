@@ -15,15 +15,17 @@ use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
 use super::*;
+use crate::background::hasher::Hasher;
+use crate::channel::{
+    Consumer, LeaseAsk, MemberView, Producer, Reply, StatusCell, ToFront, ToReplica, ring,
+};
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
+use crate::disk::pages::{PageFile, Pages};
+use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
 use crate::freer::Freeing;
 use crate::metrics::Metrics;
-use crate::pages::PageFile;
-use crate::pool::{Pool, PoolThreads, Size};
-use crate::ring::ring;
-use crate::shared::StatusCell;
 
 mod crowding;
 mod leases;
@@ -106,6 +108,7 @@ impl Rig {
                 store: store.publish(),
                 members: Arc::default(),
                 cluster_version: None,
+                is_learner: false,
                 alarms: Arc::default(),
                 auth: Arc::default(),
                 downgrade: Arc::default(),
@@ -136,7 +139,7 @@ impl Rig {
         let (to_lessor, lessor) = ring(limits::RING_LEASES, None);
         let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
         let (listener, _) = UnixStream::pair().unwrap();
-        let parts = Parts {
+        let services = api::Setup {
             index: 0,
             shared,
             to_replica,
@@ -144,15 +147,18 @@ impl Rig {
             from_replica,
             pages: Pages::new(map, pool, waker.clone()),
             pins: store.revision_pins().clone(),
+            hasher,
+            waker: waker.clone(),
+        };
+        let parts = Parts {
+            services,
             budget: Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES),
-            routes: Arc::new(routes()),
+            routes: Arc::new(api::routes()),
             doors: vec![Door {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
-                waker: Some(waker.clone()),
+                waker: Some(waker),
             }],
             listeners: vec![Arc::new(OwnedFd::from(listener)).into()],
-            hasher,
-            waker,
         };
         let front = Front::new(parts, 1);
         let driver = Remembering::default();
@@ -165,6 +171,7 @@ impl Rig {
             store: store.publish(),
             members: Arc::default(),
             cluster_version: None,
+            is_learner: false,
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
@@ -292,14 +299,14 @@ fn a_connection_beyond_the_bound_is_closed_at_once() {
     let mut rig = Rig::new();
     let first = rig.accept();
     rig.turn();
-    assert_eq!((rig.front.open, rig.connections()), (1, 1));
+    assert_eq!((rig.front.wire.open(), rig.connections()), (1, 1));
     // As if all others had come as well.
-    rig.front.open = limits::CONNECTIONS;
+    rig.front.wire.set_open(limits::CONNECTIONS);
     let refused = rig.accept();
     rig.turn();
     assert!(is_closed(&refused) && !is_closed(&first));
     assert_eq!((rig.driver.sockets.len(), rig.connections()), (1, 1));
-    rig.front.open = limits::CONNECTIONS - 1;
+    rig.front.wire.set_open(limits::CONNECTIONS - 1);
     let last = rig.accept();
     rig.turn();
     assert!(!is_closed(&last));
@@ -336,8 +343,7 @@ fn a_full_ring_stops_reading_and_keeps_the_order_and_every_message() {
     }
     caller.exchange(&mut rig);
     assert!(rig.driver.paused[0], "the ring is full");
-    let seen = rig.front.overflow.len();
-    assert!(seen > 0);
+    assert!(rig.front.services.is_backlogged());
     // A connection that comes meanwhile is not read either, but is once there is room.
     let _late = rig.accept();
     rig.turn();
@@ -358,14 +364,14 @@ fn a_full_ring_stops_reading_and_keeps_the_order_and_every_message() {
     let ascending: Vec<u64> = (0..total as u64).collect();
     assert_eq!(slots, ascending, "fresh slots count up");
     for slot in slots {
-        let reply = || crate::replica::Reply::Header { revision: 7 };
+        let reply = || Reply::Header { revision: 7 };
         while rig.to_front.push(ToFront::Reply { slot, reply: reply() }).is_err() {
             caller.exchange(&mut rig);
         }
     }
     caller.exchange(&mut rig);
     assert_eq!(caller.answers.len(), total);
-    assert!(rig.front.tasks.is_empty());
+    assert!(rig.front.services.is_idle());
 }
 
 #[test]
@@ -378,7 +384,7 @@ fn proposals_without_a_leader_time_out_and_neither_pile_up_nor_stop_other_reques
     }
     caller.exchange(&mut rig);
     assert!(rig.driver.paused[0], "so many bytes are outstanding");
-    let held = rig.front.tasks.proposal_bytes();
+    let held = rig.front.services.proposal_bytes().1;
     assert!(held > limits::PENDING_PROPOSAL_BYTES && held < limits::PENDING_PROPOSAL_BYTES * 2);
     rig.now_ms += 60_000;
     caller.exchange(&mut rig);
@@ -391,18 +397,18 @@ fn proposals_without_a_leader_time_out_and_neither_pile_up_nor_stop_other_reques
     caller.exchange(&mut rig);
     let (_, text) = caller.answers.iter().find(|(user, _)| *user == 1000).unwrap();
     assert_eq!(text, "etcdserver: too many requests");
-    assert!(rig.front.tasks.is_clogged() && rig.front.tasks.is_empty());
+    assert!(rig.front.services.is_clogged() && rig.front.services.is_idle());
     // A leader comes and refuses or serves them: late replies find nobody, and all is well again.
     while let Some(message) = rig.replica.pop() {
         if let ToReplica::Propose { slot, .. } = message {
-            let reply = crate::replica::Reply::Header { revision: 9 };
+            let reply = Reply::Header { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
         }
     }
     let answered = caller.answers.len();
     caller.exchange(&mut rig);
     assert_eq!(caller.answers.len(), answered);
-    assert!(!rig.front.tasks.is_clogged());
+    assert!(!rig.front.services.is_clogged());
 }
 
 #[test]
@@ -437,7 +443,7 @@ fn a_connection_that_failed_waits_for_a_stalled_peer_only_briefly() {
         rig.turn();
     }
     assert_eq!(rig.driver.closed, [caller.socket]);
-    assert_eq!((rig.front.open, rig.connections()), (0, 0));
+    assert_eq!((rig.front.wire.open(), rig.connections()), (0, 0));
 }
 
 #[test]
@@ -474,7 +480,7 @@ fn a_client_with_small_requests_is_read_while_one_with_large_requests_must_wait(
     while let Some(message) = rig.replica.pop() {
         if let ToReplica::Propose { slot, data, .. } = message {
             sizes.push(data.len());
-            let reply = crate::replica::Reply::Header { revision: 9 };
+            let reply = Reply::Header { revision: 9 };
             assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
         }
     }
@@ -542,7 +548,7 @@ fn who_is_told_that_there_is_no_space_finds_the_alarm_on() {
     assert_eq!((slots.len(), caller.answers.len()), (3, 0), "all wait for the alarm");
     let no_space = EtcdError::NoSpace.text();
     for (answered, slot) in (1..).zip(slots) {
-        let reply = crate::replica::Reply::Message(Vec::new());
+        let reply = Reply::Message(Vec::new());
         assert!(rig.to_front.push(ToFront::Reply { slot, reply }).is_ok());
         caller.exchange(&mut rig);
         assert_eq!(caller.answers.len(), answered);
@@ -562,7 +568,7 @@ fn a_front_without_connections_keeps_no_view_while_it_sleeps() {
     rig.publish(&mut store);
     let seen = Arc::downgrade(&rig.front.shared.view.load_full());
     rig.turn();
-    assert!(Arc::ptr_eq(&rig.front.view, &seen.upgrade().unwrap()));
+    assert!(Arc::ptr_eq(&rig.front.services.view(), &seen.upgrade().unwrap()));
     rig.front.rest();
     rig.publish(&mut store);
     assert!(seen.upgrade().is_none(), "nobody holds it");
@@ -570,5 +576,8 @@ fn a_front_without_connections_keeps_no_view_while_it_sleeps() {
     rig.turn();
     rig.turn();
     rig.front.rest();
-    assert!(Arc::ptr_eq(&rig.front.view, &rig.front.shared.view.load_full()), "it serves");
+    assert!(
+        Arc::ptr_eq(&rig.front.services.view(), &rig.front.shared.view.load_full()),
+        "it serves"
+    );
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use etcore_proto::raftpb::MessageType;
 use etcore_raftlog::peer::{Counters, End, Event, Refusal, Transport};
 
-use crate::shared::Shared;
+use crate::channel::Shared;
 
 /// See the module text.
 #[derive(Default)]

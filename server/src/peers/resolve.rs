@@ -11,9 +11,9 @@ use crossbeam_queue::ArrayQueue;
 use etcore_raftlog::peer::ConnId;
 
 use crate::config::ListenUrl;
+use crate::disk::pool::Pool;
 use crate::driver::{PeerAddress, Waker};
 use crate::limits;
-use crate::pool::Pool;
 
 /// An address for a connection, or why there is none.
 pub(super) type Found = (ConnId, Result<PeerAddress, String>);
@@ -98,7 +98,7 @@ fn look_up(host: &str, port: u16, turn: usize) -> Result<PeerAddress, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{PoolThreads, Size};
+    use crate::disk::pool::{PoolThreads, Size};
 
     const CONN: ConnId = ConnId { slot: 3, generation: 1 };
 

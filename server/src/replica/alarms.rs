@@ -16,8 +16,8 @@ use pb::alarm_request::AlarmAction;
 use prost::Message;
 
 use super::Replica;
-use super::messages::Reply;
-use crate::alarm::{self, Alarms};
+use crate::channel::Reply;
+use crate::cluster::alarm::{self, Alarms};
 use crate::quota;
 
 impl Replica {

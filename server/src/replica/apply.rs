@@ -12,13 +12,13 @@ use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 
 use super::executing::Ending;
-use super::messages::{Reply, ToFront};
 use super::skip::SkipEntry;
-use super::{Proposal, Replica, Slot};
-use crate::api::execute::Execution;
-use crate::api::plan::{Leases, Op};
-use crate::api::reader::Stop;
+use super::{Proposal, Replica};
+use crate::channel::{Reply, Slot, ToFront};
 use crate::entry::{self, Request, Unapplicable};
+use crate::kv::execute::Execution;
+use crate::kv::plan::{Leases, Op};
+use crate::kv::reader::Stop;
 use crate::limits;
 use crate::wire::PutRef;
 use crate::work::Job;
@@ -219,7 +219,7 @@ impl Replica {
             return Ok(Some(Reply::Refused(error.into())));
         }
         match request {
-            Request::Put(put) => self.apply_put(entry, &crate::api::check::put_ref(put)).map(Some),
+            Request::Put(put) => self.apply_put(entry, &crate::kv::check::put_ref(put)).map(Some),
             Request::DeleteRange(_) => {
                 let delete = whole.delete_range.unwrap_or_default();
                 let execution = Execution::of(Op::Delete(delete));

@@ -16,11 +16,11 @@ use prost::Message;
 use super::Replica;
 use super::batches::BATCH_PATH;
 use super::leasing::{Asker, Waiting, written_keys};
-use super::lessor::TimeToLive;
-use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion};
 use super::snapshots::{PART_PATH, PartAsked};
-use crate::api::pieces::Pieces;
+use crate::channel::{LeaseAnswer, LeaseAsk, LeaseQuestion};
 use crate::http::TEXT;
+use crate::kv::pieces::Pieces;
+use crate::lease::TimeToLive;
 use crate::{limits, wire};
 
 const LEASES: &str = "/leases";

@@ -13,9 +13,9 @@ use etcore_raftlog::types::LogEntry;
 use pb::request_op::Request as Op;
 
 use super::Replica;
-use super::lessor::Lessor;
 use crate::auth::{Access, Auth, Author, Row};
 use crate::entry::Request;
+use crate::lease::Lessor;
 
 impl Replica {
     /// Takes over what an auth request changes; a refusal changes nothing.

@@ -17,10 +17,10 @@ use etcore_raftlog::peer::{ConnId, Lane, PeerAnswer, PeerAsk};
 use super::Replica;
 use super::asks::{NOT_PRIMARY, Purpose, RETRY_MS};
 use super::leasing::Waiting;
-use super::lessor::TimeToLive;
-use super::messages::{LeaseAnswer, LeaseQuestion};
-use crate::api::pieces::Pieces;
+use crate::channel::{LeaseAnswer, LeaseQuestion};
 use crate::http::TEXT;
+use crate::kv::pieces::Pieces;
+use crate::lease::TimeToLive;
 use crate::limits;
 
 /// Where batches are asked.
@@ -303,8 +303,8 @@ fn read_answers(body: &[u8], count: usize) -> Option<(LogIndex, Vec<Said>)> {
 #[cfg(test)]
 mod tests {
     use super::super::leasing::Asker;
-    use super::super::messages::LeaseAsk;
     use super::*;
+    use crate::channel::LeaseAsk;
 
     #[test]
     fn questions_and_answers_are_read_as_they_were_written_and_nothing_else_is() {

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use etcore_engine::checkpoint::CheckpointOutput;
 use etcore_raftlog::types::SnapshotMark;
 
-use super::{Replica, Slot, ToFront};
+use super::Replica;
 use crate::background::Task;
+use crate::channel::{Slot, ToFront};
 use crate::limits;
 use crate::work::Job;
 

@@ -12,10 +12,10 @@ use etcore_raftlog::types::LogEntry;
 
 use super::Replica;
 use super::apply::Halt;
-use super::lessor;
-use super::messages::Reply;
-use crate::api::execute::{Context, Execution};
-use crate::api::reader::Stop;
+use crate::channel::Reply;
+use crate::kv::execute::{Context, Execution};
+use crate::kv::reader::Stop;
+use crate::lease;
 use crate::limits;
 use crate::work::Job;
 
@@ -121,7 +121,7 @@ impl Replica {
         }
         counts.add_to(&self.shared.metrics);
         if let Ending::Revoke { lease, .. } = ending {
-            txn.bucket_delete(Bucket::Lease, &lessor::row_key(lease));
+            txn.bucket_delete(Bucket::Lease, &lease::row_key(lease));
         }
         let revision = txn.commit();
         if let Ending::Revoke { lease, had_expired } = ending {

@@ -8,8 +8,8 @@ use etcore_engine::types::Revision;
 use etcore_proto::error::EtcdError;
 
 use super::Replica;
-use super::messages::{Reply, ToFront};
-use crate::hasher::{Hasher, Job, ReplyTo};
+use crate::background::hasher::{Hasher, Job};
+use crate::channel::{HashRequester, Reply, ToFront};
 
 /// See the module text.
 pub(super) struct Hashes {
@@ -37,7 +37,7 @@ impl Replica {
         Some(KvHasher::new(HashKind::ByCompaction, to, compacted, pin))
     }
 
-    pub(super) fn begin_hash(&mut self, front: usize, reply: ReplyTo) {
+    pub(super) fn begin_hash(&mut self, front: usize, reply: HashRequester) {
         match self.store.hasher_of_everything() {
             Ok(hasher) => {
                 let job = Job::Everything { hasher: Box::new(hasher), reply };
@@ -59,7 +59,7 @@ impl Replica {
         }
     }
 
-    fn refuse_hash(&mut self, front: usize, reply: &ReplyTo) {
+    fn refuse_hash(&mut self, front: usize, reply: &HashRequester) {
         let refused = Reply::Refused(EtcdError::TooManyRequests.into());
         self.fronts[front].send(ToFront::Reply { slot: reply.slot, reply: refused });
     }

@@ -25,13 +25,13 @@ use prost::Message;
 use super::Replica;
 use super::apply::Halt;
 use super::batches::Batch;
-use super::lessor::pace::Pace;
-use super::lessor::{self, Lessor, Renewal};
-use super::messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
 use super::propose::Origin;
 use super::walks::Walks;
-use crate::api::counts::Counts;
-use crate::api::pieces::Pieces;
+use crate::channel::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
+use crate::kv::counts::Counts;
+use crate::kv::pieces::Pieces;
+use crate::lease::pace::Pace;
+use crate::lease::{self, Lessor, Renewal};
 use crate::work::Job;
 use crate::{entry, limits, wire};
 
@@ -574,7 +574,7 @@ impl Replica {
         lessor.grant(request.id, ttl_s, self.now_ms);
         let mut txn = self.store.begin(entry.index, entry.term);
         if let Some(row) = lessor.row(request.id) {
-            txn.bucket_put(Bucket::Lease, &lessor::row_key(request.id), &row);
+            txn.bucket_put(Bucket::Lease, &lease::row_key(request.id), &row);
         }
         let revision = txn.commit();
         self.shared.metrics.lease_granted.inc();
@@ -604,7 +604,7 @@ impl Replica {
         for key in revoked.keys() {
             txn.delete(key);
         }
-        txn.bucket_delete(Bucket::Lease, &lessor::row_key(id));
+        txn.bucket_delete(Bucket::Lease, &lease::row_key(id));
         // etcd deletes the keys one by one.
         let counts = Counts { deletes: txn.changes() as u64, ..Counts::default() };
         counts.add_to(&self.shared.metrics);
@@ -625,7 +625,7 @@ impl Replica {
             if self.desk.lessor.checkpoint(id, left_s, self.now_ms)
                 && let Some(row) = self.desk.lessor.row(id)
             {
-                txn.bucket_put(Bucket::Lease, &lessor::row_key(id), &row);
+                txn.bucket_put(Bucket::Lease, &lease::row_key(id), &row);
             }
             self.desk.unpark(id);
         }

@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::messages::{LeaseAsk, ToFront, ToReplica};
 use super::propose::Origin;
+use crate::channel::{Consumer, Producer};
+use crate::channel::{LeaseAsk, ToFront, ToReplica};
 use crate::limits;
-use crate::ring::{Consumer, Producer};
 
 /// The rings to one front.
 pub struct FrontLink {

@@ -14,9 +14,9 @@ use etcore_engine::file::{AlignedBuf, FileOp, FileOutput, StdDisk, run, zero_fil
 use etcore_raftlog::types::LogEntry;
 use etcore_raftlog::wal::ReadPlan;
 
+use crate::disk::pool::Pool;
 use crate::driver::{LogFile, Waker};
 use crate::limits;
-use crate::pool::Pool;
 
 /// Which of the writer's two lanes an operation belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,7 +224,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::pool::{PoolThreads, Size};
+    use crate::disk::pool::{PoolThreads, Size};
 
     #[test]
     fn what_a_batch_waits_for_waits_for_nothing_else() {

@@ -4,24 +4,21 @@
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
-use etcore_engine::store::Store;
 use etcore_proto::pb::membershippb;
 use etcore_proto::raftpb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 use prost::Message;
-use serde::{Deserialize, Serialize};
 
 use super::apply::Halt;
 use super::authing::put_rows;
 use super::{Replica, versions};
 use crate::auth::Auth;
-use crate::member::Member;
-use crate::version;
+use crate::cluster::downgrade::{self, Downgrade};
+use crate::cluster::member::Member;
+use crate::cluster::version;
 
 /// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
 pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
-/// Key of the downgrade beside it (etcd `schema.ClusterDowngradeKeyName`).
-const DOWNGRADE_KEY: &[u8] = b"downgrade";
 
 impl Replica {
     pub(super) fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {
@@ -131,44 +128,9 @@ impl Replica {
         let target_version = if request.enabled { request.ver.clone() } else { String::new() };
         let info = Downgrade { target_version, enabled: request.enabled };
         let mut txn = self.store.begin(entry.index, entry.term);
-        txn.bucket_put(Bucket::Cluster, DOWNGRADE_KEY, &info.to_json());
+        txn.bucket_put(Bucket::Cluster, downgrade::KEY, &info.to_json());
         txn.commit();
         self.refresh_cluster();
         tracing::warn!(enabled = info.enabled, target = %info.target_version, "cluster downgrade");
-    }
-}
-
-/// A downgrade of the cluster, in etcd's JSON.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Downgrade {
-    /// Empty if there is none.
-    #[serde(rename = "target-version")]
-    pub target_version: String,
-    /// It is under way.
-    pub enabled: bool,
-}
-
-impl Downgrade {
-    fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a string and a flag always serialize")
-    }
-
-    /// The store's; none is under way if it has none.
-    pub(super) fn load(store: &Store) -> Self {
-        let json = store.bucket_get(Bucket::Cluster, DOWNGRADE_KEY).unwrap_or_default();
-        serde_json::from_slice(json).unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_downgrade_is_stored_as_etcd_stores_it() {
-        let on = Downgrade { target_version: "3.6.0".into(), enabled: true };
-        assert_eq!(on.to_json(), br#"{"target-version":"3.6.0","enabled":true}"#);
-        let off = br#"{"target-version":"","enabled":false}"#;
-        assert_eq!(Downgrade::default().to_json(), off);
     }
 }

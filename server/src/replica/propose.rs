@@ -8,10 +8,11 @@ use etcore_raftlog::node::{Destination, ProposeError, Proposed};
 use etcore_raftlog::wal::Admission;
 use prost::Message;
 
-use super::messages::{Reply, Slot, ToFront, ToReplica};
 use super::{Proposal, Replica};
+use crate::channel::{Reply, Slot, ToFront, ToReplica};
+use crate::cluster::version;
 use crate::work::Job;
-use crate::{entry, limits, version};
+use crate::{entry, limits};
 
 const ENTRY_OVERHEAD: usize = etcore_raftlog::limits::ENTRY_OVERHEAD_BYTES as usize;
 

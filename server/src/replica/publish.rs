@@ -7,12 +7,12 @@ use etcore_engine::bucket::Bucket;
 use etcore_engine::store::Store;
 
 use super::Replica;
-use super::membership::Downgrade;
-use super::messages::ToFront;
+use crate::channel::MemberView;
+use crate::channel::ToFront;
+use crate::cluster::downgrade::Downgrade;
+use crate::cluster::member::Member;
 use crate::freer::Freeing;
 use crate::limits;
-use crate::member::Member;
-use crate::shared::MemberView;
 use crate::work::Job;
 
 impl Replica {
@@ -82,8 +82,10 @@ impl Replica {
     }
 
     fn member_view(&mut self) -> MemberView {
+        let own_id = self.shared.member_id;
         MemberView {
             store: self.store.publish(),
+            is_learner: self.members.iter().any(|member| member.id == own_id && member.is_learner),
             members: self.members.clone(),
             cluster_version: self.cluster_version.clone(),
             alarms: self.alarms.clone(),

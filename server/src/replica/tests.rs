@@ -22,13 +22,15 @@ use prost::Message as _;
 use super::*;
 use crate::background::{Desk, worker};
 use crate::boot::{self, assemble};
+use crate::channel::{
+    Consumer, LeaseAnswer, LeaseAsk, LeaseQuestion, Producer, Reply, ToReplica, ring,
+};
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
+use crate::disk::pages::SimulatedPages;
 use crate::driver::{LogFile, Waker};
 use crate::entry;
 use crate::ids::IdBlock;
-use crate::pages::SimulatedPages;
-use crate::ring::{Consumer, Producer, ring};
 
 mod compaction;
 mod elections;
@@ -254,10 +256,10 @@ impl Member {
         let mut pages = DiskPages::new(&self.disk);
         pages.follow(view.page_file.file.as_ref());
         let mut out = Vec::new();
-        crate::api::range::respond_short(
+        crate::kv::range::respond_short(
             &*view.store,
             &request,
-            crate::api::range::SHORT,
+            crate::kv::range::SHORT,
             (&mut pages, &mut Scratch::default()),
             |revision| self.shared.header(revision.0),
             &mut out,

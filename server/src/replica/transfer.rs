@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use etcore_proto::error::EtcdError;
 
-use super::messages::{Reply, ToFront};
-use super::{Replica, Slot};
+use super::Replica;
+use crate::channel::{Reply, Slot, ToFront};
 
 /// A MoveLeader that waits for the new leader.
 struct Wish {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use etcore_proto::pb::{etcdserverpb as pb, membershippb};
 
 use super::Replica;
-use crate::version;
+use crate::cluster::version;
 
 /// How often the leader looks (etcd: monitorVersionInterval).
 const LOOK_MS: u64 = 4000;

@@ -12,8 +12,9 @@ use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::Term;
 use etcore_proto::error::EtcdError;
 
+use super::Replica;
 use super::propose::Origin;
-use super::{Replica, Reply, Slot, ToFront};
+use crate::channel::{Reply, Slot, ToFront};
 use crate::{entry, limits};
 
 /// See the module text.

@@ -10,9 +10,9 @@ use etcore_engine::types::LogIndex;
 
 use super::Replica;
 use super::leasing::{LeaseDesk, Waiting};
-use super::lessor::{KeysStep, Lessor, TimeToLive};
-use super::messages::{LeaseAnswer, LeaseQuestion};
-use crate::api::pieces::Pieces;
+use crate::channel::{LeaseAnswer, LeaseQuestion};
+use crate::kv::pieces::Pieces;
+use crate::lease::{KeysStep, Lessor, TimeToLive};
 use crate::limits;
 use crate::work::Job;
 

@@ -1,4 +1,4 @@
-//! Work that a member waits for and that does not go on: noticed, told, and not led with.
+//! StalledWork that a member waits for and that does not go on: noticed, told, and not led with.
 //!
 //! Part of the replica, looked at with every tick. A disk that hangs, or a thread that is not
 //! woken, shows itself only by what does not come: so each thing that the replica waits for has a
@@ -12,38 +12,9 @@ use std::sync::atomic::Ordering;
 use etcore_engine::mutation::{Mutation, is_on};
 
 use super::Replica;
+use crate::channel::StalledWork;
 use crate::clock::millis;
 use crate::limits;
-
-/// What the replica waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// A durable write of the log.
-    LogWrite = 0,
-    /// Another operation of the log: the rename of a segment, the sync of a directory.
-    LogFile = 1,
-    /// A checkpoint.
-    Checkpoint = 2,
-}
-
-impl Work {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::LogWrite, Self::LogFile, Self::Checkpoint];
-
-    /// As logs, metrics and health checks say it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LogWrite => "log write",
-            Self::LogFile => "log file operation",
-            Self::Checkpoint => "checkpoint",
-        }
-    }
-
-    /// What in this list of bits stands still.
-    pub fn of_bits(bits: u8) -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(move |work| bits & (1 << *work as u8) != 0)
-    }
-}
 
 /// The clock of one of them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,7 +28,7 @@ struct Clock {
 /// See the module text.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
-    clocks: [Clock; Work::ALL.len()],
+    clocks: [Clock; StalledWork::ALL.len()],
     /// Durable writes, and other operations of the log's main lane, that were started and ended.
     writes: (u64, u64),
     file_ops: (u64, u64),
@@ -88,15 +59,15 @@ impl Watchdog {
 
     /// How long the log has not gone on, in milliseconds.
     pub(super) fn log_waited_ms(&self) -> u64 {
-        let waited = |work: Work| self.clocks[work as usize].waited_ms;
-        waited(Work::LogWrite).max(waited(Work::LogFile))
+        let waited = |work: StalledWork| self.clocks[work as usize].waited_ms;
+        waited(StalledWork::LogWrite).max(waited(StalledWork::LogFile))
     }
 
-    fn step_of(&self, work: Work, checkpoint_is_out: bool) -> Option<u64> {
+    fn step_of(&self, work: StalledWork, checkpoint_is_out: bool) -> Option<u64> {
         match work {
-            Work::LogWrite => (self.writes.0 > self.writes.1).then_some(self.writes.1),
-            Work::LogFile => (self.file_ops.0 > self.file_ops.1).then_some(self.file_ops.1),
-            Work::Checkpoint => checkpoint_is_out.then_some(self.checkpoints),
+            StalledWork::LogWrite => (self.writes.0 > self.writes.1).then_some(self.writes.1),
+            StalledWork::LogFile => (self.file_ops.0 > self.file_ops.1).then_some(self.file_ops.1),
+            StalledWork::Checkpoint => checkpoint_is_out.then_some(self.checkpoints),
         }
     }
 }
@@ -113,7 +84,7 @@ impl Replica {
             self.background.nudge();
         }
         let mut stalled = 0;
-        for work in Work::ALL {
+        for work in StalledWork::ALL {
             let step = self.watchdog.step_of(work, checkpoint_is_out);
             let clock = &mut self.watchdog.clocks[work as usize];
             if clock.step != step || step.is_none() {
@@ -185,7 +156,7 @@ mod tests {
 
     #[test]
     fn bits_name_what_stands_still() {
-        let of = |bits| Work::of_bits(bits).map(Work::name).collect::<Vec<_>>();
+        let of = |bits| StalledWork::of_bits(bits).map(StalledWork::name).collect::<Vec<_>>();
         assert_eq!(of(0), Vec::<&str>::new());
         assert_eq!(of(0b101), ["log write", "checkpoint"]);
     }

@@ -687,7 +687,7 @@ mod tests {
     /// What the member serves and the generator does not know would never be attacked.
     #[test]
     fn every_call_of_a_member_is_made() {
-        let routes: &Routes = &crate::front::routes();
+        let routes: &Routes = &crate::api::routes();
         let text = format!("{routes:?}");
         let served = CALLS.iter().filter(|(_, path)| {
             !path.is_empty() && text.contains(&format!("{:?}", path.as_bytes()))

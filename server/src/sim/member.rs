@@ -21,19 +21,19 @@ use super::driver::{SharedPort, SimDriver};
 use super::effects::Effects;
 use super::pages::{Arrivals, SimPages};
 use super::plan::Plan;
+use crate::background::hasher::{self, Hasher};
 use crate::background::worker::Worker as BackgroundWorker;
 use crate::background::{Background, Desk};
 use crate::boot::{self, BootError, assemble};
+use crate::channel::Shared;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::flags::{self, Asked};
+use crate::disk::pages::Pages;
 use crate::driver::{AnyListener, Waker};
-use crate::hasher::{self, Hasher};
-use crate::pages::Pages;
 use crate::peers::{self, Peers};
 use crate::replica::{Finished, LogFiles};
 use crate::shard::Shard;
-use crate::shared::Shared;
 
 /// Time that never comes.
 pub(super) const NEVER: u64 = u64::MAX;

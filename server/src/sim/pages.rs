@@ -13,8 +13,8 @@ use etcore_engine::testing::disk_pages::{DiskPages, Rot};
 use etcore_engine::testing::mem_disk::MemDisk;
 
 use super::effects::{Effect, Effects, Owner};
+use crate::disk::pages::{PageFile, SimulatedPages};
 use crate::driver::Waker;
-use crate::pages::{PageFile, SimulatedPages};
 
 type At = (u64, u32);
 

@@ -28,8 +28,8 @@ use super::plan::Plan;
 use super::trace::Trace;
 use crate::background::copies::is_of_copies;
 use crate::boot::DB_FILE;
+use crate::channel::MemberView;
 use crate::driver::SocketId;
-use crate::shared::MemberView;
 
 /// A property that does not hold, and what shows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -17,8 +17,9 @@ use super::batch::Trouble;
 use super::reply::{Head, Shape};
 use super::targets::{Bound, holds};
 use super::watchers::{NONE, State, Wants};
-use super::{Hub, Place, Turn};
+use super::{Hub, Turn};
 use crate::limits;
+use crate::replies::CallId;
 
 /// What a gRPC message may be at most (etcd: math.MaxInt32).
 const MESSAGE_BYTES_MAX: u64 = i32::MAX as u64;
@@ -132,11 +133,11 @@ impl Hub {
         for _ in 0..self.alone.len().min(limits::WATCH_PIECES) {
             let Some(slot) = self.alone.pop_front() else { return };
             let Some(stream) = self.stream(slot) else { continue };
-            let place = stream.place;
+            let call = stream.call;
             let Some(mut alone) = stream.alone.take() else { continue };
             let is_over = alone.watcher == NONE && !alone.has_begun();
             let step =
-                if is_over { Ok(Step::Finished) } else { self.piece(turn, place, &mut alone) };
+                if is_over { Ok(Step::Finished) } else { self.piece(turn, call, &mut alone) };
             match step {
                 Ok(Step::Again) => self.alone.push_back(slot),
                 Ok(Step::Window) => {}
@@ -185,12 +186,12 @@ impl Hub {
     fn piece(
         &mut self,
         turn: &mut Turn<'_>,
-        place: Place,
+        call: CallId,
         alone: &mut Alone,
     ) -> Result<Step, Trouble> {
         match alone.phase {
-            Phase::Measure { .. } => self.measure(turn, place, alone),
-            Phase::Write { .. } => self.write(turn, place, alone),
+            Phase::Measure { .. } => self.measure(turn, call, alone),
+            Phase::Write { .. } => self.write(turn, call, alone),
         }
     }
 
@@ -198,7 +199,7 @@ impl Hub {
     fn measure(
         &mut self,
         turn: &mut Turn<'_>,
-        place: Place,
+        call: CallId,
         alone: &mut Alone,
     ) -> Result<Step, Trouble> {
         let Phase::Measure { from, mut at, mut events, mut bytes } = alone.phase else {
@@ -235,13 +236,11 @@ impl Hub {
         if total > MESSAGE_BYTES_MAX {
             let text =
                 format!("trying to send message larger than max ({total} vs. {MESSAGE_BYTES_MAX})");
-            turn.outlet.end(place, &Status::new(Code::ResourceExhausted, text));
+            turn.out.fail(call, &Status::new(Code::ResourceExhausted, text));
             return Ok(Step::Gone);
         }
         let length = usize::try_from(total).unwrap_or(usize::MAX);
-        if turn.outlet.start(place, length).is_err()
-            || turn.outlet.write(place, &self.head).is_err()
-        {
+        if turn.out.start(call, length).is_err() || turn.out.write(call, &self.head).is_err() {
             return Ok(Step::Gone);
         }
         self.events += events;
@@ -253,13 +252,13 @@ impl Hub {
     fn write(
         &mut self,
         turn: &mut Turn<'_>,
-        place: Place,
+        call: CallId,
         alone: &mut Alone,
     ) -> Result<Step, Trouble> {
         let Phase::Write { mut at, mut skip, until, mut left } = alone.phase else {
             return Ok(Step::Again);
         };
-        let capacity = turn.outlet.capacity(place);
+        let capacity = turn.out.capacity(call).unwrap_or(0);
         if capacity == 0 {
             return Ok(Step::Window);
         }
@@ -306,7 +305,7 @@ impl Hub {
             // A previous value that was measured has been compacted since.
             return Err(Trouble::Compacted(turn.view.compact_revision));
         }
-        let sent = if piece.is_empty() { Ok(()) } else { turn.outlet.write(place, &piece) };
+        let sent = if piece.is_empty() { Ok(()) } else { turn.out.write(call, &piece) };
         self.piece = piece;
         if sent.is_err() {
             return Ok(Step::Gone);

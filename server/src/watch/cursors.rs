@@ -185,12 +185,12 @@ impl Hub {
             if !std::mem::take(&mut stream.unparking) || stream.alone.is_some() {
                 continue;
             }
-            let place = stream.place;
-            if turn.outlet.capacity(place) == 0 {
+            let call = stream.call;
+            if turn.out.capacity(call).unwrap_or(0) == 0 {
                 continue;
             }
             if std::mem::take(&mut stream.is_shut) {
-                turn.outlet.hold(place, false);
+                turn.out.hold(call, false);
             }
             for _ in 0..limits::WATCH_UNPARK {
                 let Some(stream) = self.stream(slot) else { break };

@@ -70,8 +70,9 @@ impl Hub {
         let stream_slot = self.watchers.get(slot).stream;
         while hit != NONE {
             let Some(stream) = self.streams[stream_slot as usize].as_ref() else { return };
-            let place = stream.place;
-            let capacity = if stream.alone.is_some() { 0 } else { turn.outlet.capacity(place) };
+            let call = stream.call;
+            let capacity =
+                if stream.alone.is_some() { 0 } else { turn.out.capacity(call).unwrap_or(0) };
             if capacity == 0 {
                 return self.park(slot, batch.revision(hit));
             }
@@ -93,7 +94,7 @@ impl Hub {
             self.head.clear();
             Head::new(header, watcher.id).write(&mut self.head);
             let head = &self.head;
-            let sent = turn.outlet.send(place, head.len() + portion.len_bytes, &mut |out| {
+            let sent = turn.out.send(call, head.len() + portion.len_bytes, &mut |out| {
                 out.extend_from_slice(head);
                 let mut at = hit;
                 while at != portion.end {
@@ -129,7 +130,7 @@ impl Hub {
     /// Ends a stream whose data cannot be read.
     pub(super) fn lose_stream(&mut self, turn: &mut Turn<'_>, slot: u32) {
         if let Some(stream) = self.streams[slot as usize].as_ref() {
-            turn.outlet.end(stream.place, &EtcdError::Corrupt.into());
+            turn.out.fail(stream.call, &EtcdError::Corrupt.into());
             self.failed.push(slot);
         }
     }
@@ -148,20 +149,20 @@ impl Hub {
                 self.shut(turn, slot);
             }
         } else {
-            turn.outlet.end(stream.place, &EtcdError::TooManyRequests.into());
+            turn.out.fail(stream.call, &EtcdError::TooManyRequests.into());
             self.failed.push(slot);
         }
     }
 
     pub(super) fn send_answer(&mut self, turn: &mut Turn<'_>, slot: u32, message: &[u8]) {
         let Some(stream) = self.streams[slot as usize].as_ref() else { return };
-        let place = stream.place;
-        let sent = turn.outlet.send(place, message.len(), &mut |out| {
+        let call = stream.call;
+        let sent = turn.out.send(call, message.len(), &mut |out| {
             out.extend_from_slice(message);
         });
         if sent.is_err() {
             self.failed.push(slot);
-        } else if turn.outlet.capacity(place) == 0 {
+        } else if turn.out.capacity(call).unwrap_or(0) == 0 {
             self.shut(turn, slot);
         }
     }
@@ -172,7 +173,7 @@ impl Hub {
             && !stream.is_shut
         {
             stream.is_shut = true;
-            turn.outlet.hold(stream.place, true);
+            turn.out.hold(stream.call, true);
         }
     }
 }

@@ -11,8 +11,9 @@ use pb::watch_request::RequestUnion;
 use super::reply::Head;
 use super::targets::Bound;
 use super::watchers::{NONE, State, Wants, Watcher};
-use super::{Hub, Place, Turn, key_of};
+use super::{Hub, Turn, key_of};
 use crate::limits;
+use crate::replies::CallId;
 
 /// The id of responses that concern no watcher, or all.
 const NO_ID: i64 = -1;
@@ -21,8 +22,8 @@ const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream
 
 impl Hub {
     /// A request came on a stream.
-    pub fn message(&mut self, turn: &mut Turn<'_>, place: Place, request: pb::WatchRequest) {
-        let Some(slot) = self.by_place.get(&key_of(place)).copied() else { return };
+    pub fn message(&mut self, turn: &mut Turn<'_>, call: CallId, request: pb::WatchRequest) {
+        let Some(slot) = self.by_place.get(&key_of(call)).copied() else { return };
         self.observe(turn.view);
         match request.request_union {
             Some(RequestUnion::CreateRequest(request)) => self.create(turn, slot, &request),
@@ -226,7 +227,7 @@ impl Hub {
     /// What tells nothing new is not worth a buffer: it is left out if the stream has no room.
     fn send_progress(&mut self, turn: &mut Turn<'_>, slot: u32, id: i64, revision: i64) {
         let Some(stream) = self.streams[slot as usize].as_ref() else { return };
-        if stream.alone.is_some() || turn.outlet.capacity(stream.place) == 0 {
+        if stream.alone.is_some() || turn.out.capacity(stream.call).unwrap_or(0) == 0 {
             return;
         }
         let mut header = turn.header;

@@ -20,12 +20,13 @@ use pb::watch_request::RequestUnion;
 use prost::Message;
 
 use super::*;
+use crate::replies::Gone;
 
 /// Streams that take as much as the test lets them.
 #[derive(Default)]
 struct Peers {
     peers: BTreeMap<u32, Peer>,
-    writable: Vec<Place>,
+    writable: Vec<CallId>,
 }
 
 #[derive(Default)]
@@ -41,17 +42,17 @@ struct Peer {
 }
 
 impl Peers {
-    fn peer(&mut self, place: Place) -> &mut Peer {
-        self.peers.entry(place.stream.id()).or_default()
+    fn peer(&mut self, call: CallId) -> &mut Peer {
+        self.peers.entry(call.stream.id()).or_default()
     }
 
-    fn open_window(&mut self, place: Place, bytes: usize) {
-        let peer = self.peer(place);
+    fn open_window(&mut self, call: CallId, bytes: usize) {
+        let peer = self.peer(call);
         let flushed = peer.buffered.min(bytes);
         peer.buffered -= flushed;
         peer.window += bytes - flushed;
         if peer.window > 0 && std::mem::take(&mut peer.blocked) {
-            self.writable.push(place);
+            self.writable.push(call);
         }
     }
 }
@@ -64,21 +65,21 @@ impl Peer {
     }
 }
 
-impl Outlet for Peers {
-    fn capacity(&mut self, place: Place) -> usize {
-        let peer = self.peer(place);
+impl Streams for Peers {
+    fn capacity(&mut self, call: CallId) -> Result<usize, Gone> {
+        let peer = self.peer(call);
         let capacity = if peer.ended.is_some() { 0 } else { peer.window.min(64 << 10) };
         peer.blocked |= capacity == 0;
-        capacity
+        Ok(capacity)
     }
 
     fn send(
         &mut self,
-        place: Place,
+        call: CallId,
         length_bytes: usize,
         write: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Result<(), Gone> {
-        let peer = self.peer(place);
+        let peer = self.peer(call);
         if peer.ended.is_some() {
             return Err(Gone);
         }
@@ -92,15 +93,15 @@ impl Outlet for Peers {
         Ok(())
     }
 
-    fn start(&mut self, place: Place, length_bytes: usize) -> Result<(), Gone> {
-        let peer = self.peer(place);
+    fn start(&mut self, call: CallId, length_bytes: usize) -> Result<(), Gone> {
+        let peer = self.peer(call);
         assert!(peer.open_message.is_none(), "into the middle of a message");
         peer.open_message = Some((length_bytes, Vec::new()));
         Ok(())
     }
 
-    fn write(&mut self, place: Place, piece: &[u8]) -> Result<(), Gone> {
-        let peer = self.peer(place);
+    fn write(&mut self, call: CallId, piece: &[u8]) -> Result<(), Gone> {
+        let peer = self.peer(call);
         peer.spend(piece.len());
         let (length, mut message) = peer.open_message.take().expect("a message was begun");
         message.extend_from_slice(piece);
@@ -113,12 +114,12 @@ impl Outlet for Peers {
         Ok(())
     }
 
-    fn hold(&mut self, place: Place, held: bool) {
-        self.peer(place).held = held;
+    fn hold(&mut self, call: CallId, held: bool) {
+        self.peer(call).held = held;
     }
 
-    fn end(&mut self, place: Place, status: &Status) {
-        self.peer(place).ended = Some(status.clone());
+    fn fail(&mut self, call: CallId, status: &Status) {
+        self.peer(call).ended = Some(status.clone());
     }
 }
 
@@ -162,7 +163,7 @@ struct Rig {
     peers: Peers,
     view: Arc<View>,
     now_ms: u64,
-    places: Vec<Place>,
+    calls: Vec<CallId>,
     /// Everything that ever happened, with previous values.
     log: Vec<mvccpb::Event>,
     /// Of each stream, by id.
@@ -214,7 +215,7 @@ impl Rig {
             view,
             store,
             now_ms: 1_000,
-            places: Vec::new(),
+            calls: Vec::new(),
             log: Vec::new(),
             expected: BTreeMap::new(),
             told_revision: BTreeMap::new(),
@@ -223,10 +224,10 @@ impl Rig {
             resets: 0,
         };
         for stream in place_ids(streams) {
-            let place = Place { socket: SocketId { slot: 3, generation: 1 }, stream };
-            rig.places.push(place);
-            rig.hub.open(place, false, rig.now_ms);
-            rig.peers.peer(place);
+            let call = CallId { conn: ConnId { slot: 3, generation: 1 }, stream };
+            rig.calls.push(call);
+            rig.hub.open(call, false, rig.now_ms);
+            rig.peers.peer(call);
         }
         rig
     }
@@ -237,7 +238,7 @@ impl Rig {
         let mut turn = Turn {
             view: &view,
             pages: &mut self.pages,
-            outlet: &mut self.peers,
+            out: &mut self.peers,
             header,
             now_ms: self.now_ms,
         };
@@ -290,8 +291,8 @@ impl Rig {
     /// One turn of the front.
     fn turn(&mut self) {
         self.view = self.store.publish();
-        for place in std::mem::take(&mut self.peers.writable) {
-            self.hub.writable(place);
+        for call in std::mem::take(&mut self.peers.writable) {
+            self.hub.writable(call);
         }
         self.hub.pages_arrived();
         self.with_hub(Hub::run);
@@ -323,14 +324,14 @@ impl Rig {
     }
 
     fn ask(&mut self, stream: usize, union: RequestUnion) {
-        let place = self.places[stream];
+        let call = self.calls[stream];
         let request = pb::WatchRequest { request_union: Some(union) };
         self.view = self.store.publish();
-        self.with_hub(|hub, turn| hub.message(turn, place, request));
+        self.with_hub(|hub, turn| hub.message(turn, call, request));
     }
 
     fn create(&mut self, stream: usize, request: pb::WatchCreateRequest) -> pb::WatchResponse {
-        let place = self.places[stream];
+        let call = self.calls[stream];
         self.check();
         let start = match request.start_revision {
             0 => self.store.revision().0 + 1,
@@ -350,15 +351,15 @@ impl Rig {
             cancelled: false,
         };
         self.ask(stream, RequestUnion::CreateRequest(request));
-        let peer = self.peers.peer(place);
+        let peer = self.peers.peer(call);
         if peer.messages.is_empty() {
             // It waits for the end of a large message.
-            let held = &self.hub.streams[self.hub.by_place[&key_of(place)] as usize];
+            let held = &self.hub.streams[self.hub.by_place[&key_of(call)] as usize];
             let held = &held.as_ref().unwrap().held;
             let mut answers = held.iter().map(|held| pb::WatchResponse::decode(&held[..]).unwrap());
             let created = answers.rfind(|answer| answer.created).unwrap();
             expected.cancelled |= compacted;
-            self.expected.insert((place.stream.id(), created.watch_id), expected);
+            self.expected.insert((call.stream.id(), created.watch_id), expected);
             return created;
         }
         let created = peer.messages.pop_front().expect("an answer");
@@ -372,7 +373,7 @@ impl Rig {
             assert_eq!(cancelled.watch_id, created.watch_id);
             expected.cancelled = true;
         }
-        self.expected.insert((place.stream.id(), created.watch_id), expected);
+        self.expected.insert((call.stream.id(), created.watch_id), expected);
         created
     }
 
@@ -399,10 +400,10 @@ impl Rig {
         assert!(open && self.now_ms > limits::WATCH_PIN_MS, "{ended:?} {open} {}", self.now_ms);
         self.resets += 1;
         self.expected.retain(|(owner, _), _| *owner != stream);
-        let place = self.places.iter().copied().find(|place| place.stream.id() == stream).unwrap();
-        assert!(!self.hub.by_place.contains_key(&key_of(place)));
-        self.hub.open(place, false, self.now_ms);
-        self.peers.peer(place);
+        let call = self.calls.iter().copied().find(|call| call.stream.id() == stream).unwrap();
+        assert!(!self.hub.by_place.contains_key(&key_of(call)));
+        self.hub.open(call, false, self.now_ms);
+        self.peers.peer(call);
     }
 
     fn check_response(&mut self, stream: u32, response: &pb::WatchResponse) {
@@ -509,8 +510,8 @@ fn random_key(prng: &mut Prng) -> Vec<u8> {
 
 impl Rig {
     fn random_step(&mut self, prng: &mut Prng) {
-        let stream = prng.index(self.places.len());
-        let place = self.places[stream];
+        let stream = prng.index(self.calls.len());
+        let call = self.calls[stream];
         match prng.below(100) {
             0..40 => {
                 let count = if prng.chance(1, 4) { 1 + prng.index(6) } else { 1 };
@@ -536,7 +537,7 @@ impl Rig {
                     let (owner, watch_id) = names[prng.index(names.len())];
                     self.check();
                     let stream =
-                        self.places.iter().position(|place| place.stream.id() == owner).unwrap();
+                        self.calls.iter().position(|call| call.stream.id() == owner).unwrap();
                     let request = pb::WatchCancelRequest { watch_id };
                     self.ask(stream, RequestUnion::CancelRequest(request));
                 }
@@ -544,7 +545,7 @@ impl Rig {
             72..76 => self.ask(stream, RequestUnion::ProgressRequest(Default::default())),
             76..90 => {
                 let size = if prng.chance(1, 3) { 2 << 20 } else { prng.index(3_000) };
-                self.peers.open_window(place, size);
+                self.peers.open_window(call, size);
             }
             90..93 => {
                 let newest = self.store.revision().0;
@@ -589,7 +590,7 @@ impl Rig {
         );
         assert_eq!(response.canceled, empty, "{response:?}");
         // Whether it keeps up depends on a window that is opened at random.
-        let name = (self.places[stream].stream.id(), response.watch_id);
+        let name = (self.calls[stream].stream.id(), response.watch_id);
         if let Some(watcher) = self.expected.get_mut(&name) {
             watcher.keeps_up = false;
         }
@@ -606,8 +607,8 @@ fn every_watcher_gets_exactly_its_events_in_order_whatever_happens() {
         for _ in 0..900 {
             rig.random_step(&mut prng);
         }
-        for place in rig.places.clone() {
-            rig.peers.open_window(place, 1 << 40);
+        for call in rig.calls.clone() {
+            rig.peers.open_window(call, 1 << 40);
         }
         rig.settle();
         rig.assert_complete();
@@ -617,8 +618,8 @@ fn every_watcher_gets_exactly_its_events_in_order_whatever_happens() {
         assert_eq!(rig.hub.counts().slow, 0);
         assert_eq!(rig.hub.counts().watchers, live + rig.hub.dead);
         // All slots and targets come back.
-        for place in rig.places.clone() {
-            rig.hub.closed(place);
+        for call in rig.calls.clone() {
+            rig.hub.closed(call);
         }
         assert_eq!(rig.hub.counts().watchers, 0);
         assert_eq!(rig.hub.targets.bytes(), 0);
@@ -634,8 +635,8 @@ fn every_watcher_gets_exactly_its_events_in_order_whatever_happens() {
 fn watchers_that_keep_up_lose_neither_events_nor_previous_values_to_compaction() {
     let mut prng = Prng::new(3);
     let mut rig = Rig::new(3, 3);
-    for place in rig.places.clone() {
-        rig.peers.open_window(place, 1 << 40);
+    for call in rig.calls.clone() {
+        rig.peers.open_window(call, 1 << 40);
     }
     rig.turn();
     for stream in 0..3 {
@@ -664,7 +665,7 @@ fn watchers_that_keep_up_lose_neither_events_nor_previous_values_to_compaction()
 #[test]
 fn a_stream_that_takes_nothing_holds_nothing_and_goes_on_where_it_stopped() {
     let mut rig = Rig::new(2, 1);
-    rig.peers.open_window(rig.places[1], 1 << 40);
+    rig.peers.open_window(rig.calls[1], 1 << 40);
     rig.turn();
     rig.create(0, create("k", "l"));
     rig.create(1, create("k", "l"));
@@ -675,10 +676,10 @@ fn a_stream_that_takes_nothing_holds_nothing_and_goes_on_where_it_stopped() {
         }
     }
     rig.settle();
-    assert!(rig.peers.peer(rig.places[0]).buffered < 1000, "the answer to its request at most");
+    assert!(rig.peers.peer(rig.calls[0]).buffered < 1000, "the answer to its request at most");
     assert_eq!((rig.events_checked, rig.hub.counts().slow), (20_000, 1));
     for _ in 0..2_000 {
-        rig.peers.open_window(rig.places[0], 1_000);
+        rig.peers.open_window(rig.calls[0], 1_000);
         rig.settle();
     }
     rig.assert_complete();
@@ -688,12 +689,12 @@ fn a_stream_that_takes_nothing_holds_nothing_and_goes_on_where_it_stopped() {
 #[test]
 fn headers_tell_the_newest_revision_with_the_past_and_then_that_of_the_events() {
     let mut rig = Rig::new(1, 1);
-    let place = rig.places[0];
+    let call = rig.calls[0];
     // The peer takes something now and nothing afterwards.
     let told = |rig: &mut Rig| {
-        rig.peers.open_window(place, 1 << 20);
+        rig.peers.open_window(call, 1 << 20);
         rig.settle();
-        rig.peers.peer(place).window = 0;
+        rig.peers.peer(call).window = 0;
         std::mem::take(&mut rig.headers)
     };
     rig.put("k", "2");
@@ -704,7 +705,7 @@ fn headers_tell_the_newest_revision_with_the_past_and_then_that_of_the_events() 
     rig.put("other", "4");
     assert_eq!(told(&mut rig), [4]);
     // It is up to date: each revision has a response, however many came in one turn.
-    rig.peers.open_window(place, 1 << 20);
+    rig.peers.open_window(call, 1 << 20);
     rig.put("k", "5");
     rig.put("k", "6");
     rig.put("other", "7");
@@ -722,7 +723,7 @@ fn headers_tell_the_newest_revision_with_the_past_and_then_that_of_the_events() 
 #[test]
 fn a_thousand_watchers_that_are_behind_read_the_log_together() {
     let mut rig = Rig::new(1, 1);
-    rig.peers.open_window(rig.places[0], 1 << 40);
+    rig.peers.open_window(rig.calls[0], 1 << 40);
     for number in 0..10_000 {
         rig.put(&format!("k{number}"), "value");
     }
@@ -763,11 +764,11 @@ fn what_was_compacted_is_kept_for_those_behind_for_a_while_only() {
     while rig.store.maintain() {}
     rig.checkpoint();
     rig.turn();
-    assert!(!rig.expected[&(rig.places[0].stream.id(), 0)].cancelled);
-    rig.peers.open_window(rig.places[0], 1 << 20);
-    rig.expected.get_mut(&(rig.places[0].stream.id(), 0)).unwrap().keeps_up = false;
+    assert!(!rig.expected[&(rig.calls[0].stream.id(), 0)].cancelled);
+    rig.peers.open_window(rig.calls[0], 1 << 20);
+    rig.expected.get_mut(&(rig.calls[0].stream.id(), 0)).unwrap().keeps_up = false;
     rig.settle();
-    assert!(rig.expected[&(rig.places[0].stream.id(), 0)].cancelled);
+    assert!(rig.expected[&(rig.calls[0].stream.id(), 0)].cancelled);
     // Its id stays taken until it is let go.
     let again = pb::WatchCreateRequest { watch_id: 1, ..create("k", "") };
     assert!(!rig.create(0, again.clone()).canceled);
@@ -776,7 +777,7 @@ fn what_was_compacted_is_kept_for_those_behind_for_a_while_only() {
         "mvcc: duplicate watch ID provided on the WatchStream"
     );
     rig.ask(0, RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: 0 }));
-    let answer = rig.peers.peer(rig.places[0]).messages.pop_back().unwrap();
+    let answer = rig.peers.peer(rig.calls[0]).messages.pop_back().unwrap();
     assert!(answer.canceled && answer.watch_id == 0 && answer.compact_revision == 0);
 }
 
@@ -796,11 +797,11 @@ fn a_revision_larger_than_a_window_reaches_a_slow_reader_piece_by_piece() {
         rig.put("k", "small");
         let mut responses = 0;
         for _ in 0..2_000 {
-            rig.peers.open_window(rig.places[0], 10_000);
+            rig.peers.open_window(rig.calls[0], 10_000);
             for _ in 0..6 {
                 rig.turn();
             }
-            assert!(rig.peers.peer(rig.places[0]).buffered <= limits::WATCH_BUFFERED_BYTES);
+            assert!(rig.peers.peer(rig.calls[0]).buffered <= limits::WATCH_BUFFERED_BYTES);
             responses += 1;
         }
         rig.settle();
@@ -812,7 +813,7 @@ fn a_revision_larger_than_a_window_reaches_a_slow_reader_piece_by_piece() {
 #[test]
 fn watchers_beyond_the_bound_of_a_stream_are_refused() {
     let mut rig = Rig::new(1, 1);
-    rig.peers.open_window(rig.places[0], 1 << 20);
+    rig.peers.open_window(rig.calls[0], 1 << 20);
     // As if the client had created them all.
     let taken = 1..limits::STREAM_WATCHERS as i64;
     let ids = |rig: &mut Rig| std::mem::take(&mut rig.hub.stream(0).unwrap().watchers);
@@ -833,8 +834,8 @@ fn watchers_beyond_the_bound_of_a_stream_are_refused() {
 fn requests_during_a_large_message_are_all_answered_and_more_wait_with_their_client() {
     let mut rig = Rig::new(1, 1);
     rig.turn();
-    let place = rig.places[0];
-    rig.peers.open_window(place, 1_000);
+    let call = rig.calls[0];
+    rig.peers.open_window(call, 1_000);
     rig.create(0, create("k", ""));
     rig.write(&[(b"k".to_vec(), Some(vec![7; 300_000]))]);
     rig.turn();
@@ -843,39 +844,39 @@ fn requests_during_a_large_message_are_all_answered_and_more_wait_with_their_cli
     for number in 0..5_000 {
         rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
         let is_held = number + 1 >= limits::WATCH_HELD_ANSWERS;
-        assert_eq!(rig.peers.peer(place).held, is_held, "after {number}");
+        assert_eq!(rig.peers.peer(call).held, is_held, "after {number}");
     }
-    assert!(rig.peers.peer(place).ended.is_none());
-    while rig.peers.peer(place).held {
-        rig.peers.open_window(place, 64 << 10);
+    assert!(rig.peers.peer(call).ended.is_none());
+    while rig.peers.peer(call).held {
+        rig.peers.open_window(call, 64 << 10);
         rig.turn();
     }
     let stream = rig.hub.streams[0].as_ref().unwrap();
     assert_eq!((stream.watchers.len(), stream.held.len()), (5_001, 0));
-    assert!(rig.peers.peer(place).ended.is_none());
+    assert!(rig.peers.peer(call).ended.is_none());
 }
 
 #[test]
 fn who_does_not_read_the_answers_to_its_requests_is_not_read_either() {
     let mut rig = Rig::new(1, 1);
     rig.turn();
-    let place = rig.places[0];
-    rig.peers.open_window(place, 100);
+    let call = rig.calls[0];
+    rig.peers.open_window(call, 100);
     let mut asked = 0;
-    while !rig.peers.peer(place).held {
+    while !rig.peers.peer(call).held {
         rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
         asked += 1;
     }
     assert!(asked < 10, "{asked}");
-    rig.peers.open_window(place, 1 << 20);
+    rig.peers.open_window(call, 1 << 20);
     rig.turn();
-    assert!(!rig.peers.peer(place).held);
+    assert!(!rig.peers.peer(call).held);
 }
 
 #[test]
 fn notifications_of_progress_come_when_nothing_else_did() {
     let mut rig = Rig::new(1, 1);
-    rig.peers.open_window(rig.places[0], 1 << 20);
+    rig.peers.open_window(rig.calls[0], 1 << 20);
     rig.turn();
     let request = pb::WatchCreateRequest { progress_notify: true, ..create("k", "") };
     rig.create(0, request.clone());
@@ -891,7 +892,7 @@ fn notifications_of_progress_come_when_nothing_else_did() {
         rig.view = rig.store.publish();
         rig.with_hub(Hub::run);
         rig.with_hub(Hub::tick);
-        for response in rig.peers.peer(rig.places[0]).messages.drain(..) {
+        for response in rig.peers.peer(rig.calls[0]).messages.drain(..) {
             told.push((second, response.watch_id, response.events.len()));
         }
     }
@@ -902,14 +903,14 @@ fn notifications_of_progress_come_when_nothing_else_did() {
 #[test]
 fn progress_is_told_only_when_every_watcher_of_the_stream_has_everything() {
     let mut rig = Rig::new(2, 1);
-    rig.peers.open_window(rig.places[0], 1 << 20);
-    rig.peers.open_window(rig.places[1], 1 << 20);
+    rig.peers.open_window(rig.calls[0], 1 << 20);
+    rig.peers.open_window(rig.calls[1], 1 << 20);
     rig.put("k", "1");
     rig.turn();
     let progress = RequestUnion::ProgressRequest(Default::default());
     let answers = |rig: &mut Rig, stream: usize| {
         rig.ask(stream, progress.clone());
-        let messages: Vec<_> = rig.peers.peer(rig.places[stream]).messages.drain(..).collect();
+        let messages: Vec<_> = rig.peers.peer(rig.calls[stream]).messages.drain(..).collect();
         messages.iter().map(|m| (m.watch_id, m.header.unwrap().revision)).collect::<Vec<_>>()
     };
     assert_eq!(answers(&mut rig, 0), [], "no watcher");
@@ -923,7 +924,7 @@ fn progress_is_told_only_when_every_watcher_of_the_stream_has_everything() {
     assert_eq!(answers(&mut rig, 0), [], "one begins in the future");
     let future = RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: 1 });
     rig.ask(0, future);
-    rig.peers.peer(rig.places[0]).messages.clear();
+    rig.peers.peer(rig.calls[0]).messages.clear();
     assert_eq!(answers(&mut rig, 0), [(-1, 3)], "it does not any more");
     rig.create(1, pb::WatchCreateRequest { start_revision: 1, ..create("k", "") });
     assert_eq!(answers(&mut rig, 1), [], "it is behind");
@@ -936,7 +937,7 @@ fn an_event_for_many_watchers_reaches_them_over_several_turns_and_progress_waits
     let mut rig = Rig::new(2, 40);
     let watchers = 2 * limits::WATCH_TURN_DELIVERIES + 5;
     for at in 0..2 {
-        rig.peers.open_window(rig.places[at], 16 << 20);
+        rig.peers.open_window(rig.calls[at], 16 << 20);
     }
     rig.create(1, create("k", ""));
     for _ in 1..watchers {
@@ -957,7 +958,7 @@ fn an_event_for_many_watchers_reaches_them_over_several_turns_and_progress_waits
             // Its first watcher has the event, its second has not.
             rig.ask(1, RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
             rig.check();
-            let stream = rig.places[1].stream.id();
+            let stream = rig.calls[1].stream.id();
             assert!(!rig.told_revision.contains_key(&stream), "not everybody has everything");
             // Those that go, or come, in between change nothing for the others.
             let created = rig.create(1, create("k", ""));
@@ -967,6 +968,6 @@ fn an_event_for_many_watchers_reaches_them_over_several_turns_and_progress_waits
     }
     assert_eq!(turns, 3);
     rig.settle();
-    let stream = rig.places[1].stream.id();
+    let stream = rig.calls[1].stream.id();
     assert_eq!(rig.told_revision[&stream], rig.store.revision().0);
 }

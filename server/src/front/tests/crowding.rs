@@ -21,10 +21,10 @@ fn a_small_request_is_read_however_many_large_ones_of_others_wait() {
     let mut small = rig.client();
     let mut crowded: Vec<Caller> = Vec::new();
     // Each connection is read until it has something outstanding.
-    while rig.front.tasks.proposal_bytes() < 4 * limits::PENDING_PROPOSAL_BYTES {
-        let before = rig.front.tasks.proposal_bytes();
+    while rig.front.services.proposal_bytes().1 < 4 * limits::PENDING_PROPOSAL_BYTES {
+        let before = rig.front.services.proposal_bytes().1;
         crowded.push(crowd(&mut rig));
-        assert!(rig.front.tasks.proposal_bytes() > before, "{} crowds", crowded.len());
+        assert!(rig.front.services.proposal_bytes().1 > before, "{} crowds", crowded.len());
     }
     rig.turn();
     assert!(crowded.iter().all(|one| rig.driver.paused[one.socket.slot as usize]));
@@ -48,9 +48,9 @@ fn proposals_that_wait_leave_less_room_for_further_large_ones() {
     for _ in 0..most >> 20 {
         crowded.push(crowd(&mut rig));
     }
-    let held = rig.front.tasks.held_bytes();
+    let held = rig.front.services.held_bytes();
     assert!(held > most / 4 && held <= most, "{held} bytes");
-    assert!(rig.front.settings.budget.used() <= most + (most >> 3));
+    assert!(rig.front.wire.settings().budget.used() <= most + (most >> 3));
 }
 
 /// Keys `a` to `d` with values of these many bytes.
@@ -112,7 +112,7 @@ fn a_list_of_large_values_needs_nothing_of_a_budget_that_others_have_used_up() {
     let mut rig = Rig::new();
     filled(&mut rig, [1_400_000; 4]);
     let mut caller = rig.client();
-    let mut others = rig.front.settings.budget.account();
+    let mut others = rig.front.wire.settings().budget.account();
     others.set(limits::PROCESS_RECEIVE_BYTES * 7 / 8);
     list(&mut caller, false);
     caller.exchange(&mut rig);

@@ -4,7 +4,7 @@ use etcore_proto::error::EtcdError;
 use etcore_proto::grpc::StreamId;
 
 use super::*;
-use crate::replica::{LeaseAnswer, LeaseQuestion, Slot};
+use crate::channel::{LeaseAnswer, LeaseQuestion, Slot};
 
 impl Caller {
     fn keep_alive(&mut self, user: u64, metadata: &[(&str, &[u8])]) -> StreamId {
@@ -59,7 +59,7 @@ fn renewals_of_a_stream_are_answered_in_their_order() {
     caller.exchange(&mut rig);
     assert_eq!(caller.renewed(), [(1, 10), (2, 0), (3, 30)]);
     assert_eq!(caller.answers, [(1, String::new())], "the stream ended well");
-    assert!(rig.front.tasks.is_empty());
+    assert!(rig.front.services.is_idle());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_client_that_asks_and_asks_finds_its_window_shut() {
     }
     let expected: Vec<(i64, i64)> = (1..=total).map(|id| (id, id)).collect();
     assert!(caller.renewed() == expected, "{} answers", caller.renewed().len());
-    assert!(rig.front.tasks.is_empty());
+    assert!(rig.front.services.is_idle());
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_cancelled_stream_and_a_closed_connection_leave_nothing_behind() {
     assert!(caller.renewed().is_empty(), "a late answer finds nobody");
     rig.front.disconnected(caller.socket, None);
     rig.turn();
-    assert!(rig.front.tasks.is_empty());
+    assert!(rig.front.services.is_idle());
     rig.answer(asked[1].0, 10);
     rig.turn();
 }
@@ -155,7 +155,7 @@ fn without_a_leader_renewals_wait_and_then_say_why_nothing_came() {
     rig.now_ms += 5000;
     caller.exchange(&mut rig);
     assert_eq!(caller.answers.last(), Some(&(2, EtcdError::NoLeader.text().to_owned())));
-    assert!(rig.front.tasks.is_empty());
+    assert!(rig.front.services.is_idle());
 }
 
 #[test]

@@ -171,12 +171,12 @@ fn requests_sent_without_waiting_are_answered_one_in_a_round() {
             answers += 1;
             page_bytes = bytes.len();
             assert!(bytes.starts_with(b"HTTP/1.1 200"), "one whole answer");
-            assert!(rig.front.settings.budget.used() < 256 << 10);
+            assert!(rig.front.wire.settings().budget.used() < 256 << 10);
             rig.front.sent(socket, Vec::new(), Ok(()));
         }
     }
     assert!(page_bytes > 1_000);
-    assert_eq!(rig.front.rendered.renders(), u64::from(limits::PAGE_RENDERS), "within one tick");
+    assert_eq!(rig.front.services.renders(), u64::from(limits::PAGE_RENDERS), "within one tick");
     rig.turn();
     assert!(!rig.driver.paused[0]);
 }
@@ -186,7 +186,7 @@ fn plain_requests_wait_while_the_budgets_have_no_room_for_their_answers() {
     let mut rig = Rig::new();
     let _peer = rig.accept();
     rig.turn();
-    let mut others = rig.front.settings.budget.account();
+    let mut others = rig.front.wire.settings().budget.account();
     others.set(limits::PROCESS_RECEIVE_BYTES);
     rig.feed(0, b"GET /version HTTP/1.1\r\nHost: h\r\n\r\n");
     rig.wait_ms(3000);
@@ -206,12 +206,12 @@ fn a_watch_and_a_call_without_a_message_end_at_their_deadlines() {
         caller.client.start_stream(method, &options).unwrap();
     }
     caller.exchange(&mut rig);
-    assert!(!rig.front.watching.hub.is_empty());
+    assert!(!rig.front.services.watches_nothing());
     rig.now_ms += 1_900;
     caller.exchange(&mut rig);
-    assert!(!rig.front.watching.hub.is_empty() && caller.answers.is_empty());
+    assert!(!rig.front.services.watches_nothing() && caller.answers.is_empty());
     rig.now_ms += 200;
     caller.exchange(&mut rig);
-    assert!(rig.front.watching.hub.is_empty());
+    assert!(rig.front.services.watches_nothing());
     assert_eq!(caller.answers.len(), 2, "{:?}", caller.answers);
 }

@@ -13,13 +13,13 @@ use etcore_proto::error::EtcdError;
 use etcore_raftlog::types::SnapshotMark;
 
 use super::Replica;
-use crate::alarm::Alarms;
 use crate::auth::Auth;
 use crate::background::{Leftovers, Loaded, Task};
-use crate::pages::PageFile;
+use crate::cluster::alarm::Alarms;
+use crate::cluster::version;
+use crate::disk::pages::PageFile;
 use crate::replica::compaction::HeldBack;
 use crate::replica::versions;
-use crate::version;
 
 /// How far it is.
 ///

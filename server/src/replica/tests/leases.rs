@@ -1,7 +1,7 @@
 //! Leases in a cluster: asked of any member, decided by the leader.
 
 use super::*;
-use crate::api::pieces::reading::{ids_of, keys_of};
+use crate::kv::pieces::reading::{ids_of, keys_of};
 
 const RAFT_LEASE_GRANT: u32 = 8;
 

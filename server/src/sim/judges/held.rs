@@ -13,7 +13,7 @@ use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::types::Revision;
 
 use super::state::Fnv;
-use crate::shared::MemberView;
+use crate::channel::MemberView;
 use crate::sim::Violation;
 
 /// The property.

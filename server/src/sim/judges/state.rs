@@ -13,7 +13,7 @@ use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::types::{LogIndex, Revision};
 
-use crate::shared::MemberView;
+use crate::channel::MemberView;
 use crate::sim::Violation;
 
 /// The property of published states.

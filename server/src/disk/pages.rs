@@ -12,9 +12,9 @@ use etcore_engine::file::SharedFile;
 use etcore_engine::map::{PageMap, PopulateRequest, Populated};
 use etcore_engine::page::PageSource;
 
+use crate::disk::pool::Pool;
 use crate::driver::Waker;
 use crate::limits;
-use crate::pool::Pool;
 
 /// Where the pages of a view are.
 #[derive(Debug, Clone, Default)]
@@ -213,7 +213,7 @@ mod tests {
     use etcore_engine::page::{Fetch, PagePtr};
 
     use super::*;
-    use crate::pool::{PoolThreads, Size};
+    use crate::disk::pool::{PoolThreads, Size};
 
     /// A page in a window of its own, so that each is a fetch of its own.
     fn page(at: u64) -> PagePtr {

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
-use super::lessor::TimeToLive;
-use crate::api::answer::Answer;
-use crate::api::pieces::Pieces;
-use crate::hasher::ReplyTo;
+use super::HashRequester;
+use crate::kv::answer::Answer;
+use crate::kv::pieces::Pieces;
+use crate::lease::TimeToLive;
 
 /// Names the waiting request in its front.
 pub type Slot = u64;
@@ -41,7 +41,7 @@ pub enum ToReplica {
     /// [`ToFront::Reply`].
     Hash {
         /// Who waits.
-        reply: ReplyTo,
+        reply: HashRequester,
     },
     /// Rewrites the page file densely; answered by [`ToFront::Defragmented`].
     Defragment {

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use super::sharded::{SHARDS, Shard};
 use super::{Key, Keys, Lease, Lessor, Reign};
-use crate::api::pieces::Pieces;
+use crate::kv::pieces::Pieces;
 use crate::limits;
 use crate::wire::{int_len, write_int64, write_len};
 

@@ -11,17 +11,17 @@ use arc_swap::ArcSwap;
 use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::view::View;
 
-use crate::alarm::Alarms;
 use crate::auth::Auth;
 use crate::clock::Clock;
+use crate::cluster::alarm::Alarms;
+use crate::cluster::downgrade::Downgrade;
+use crate::cluster::member::Member;
 use crate::config::Config;
+use crate::disk::pages::PageFile;
 use crate::driver::Waker;
 use crate::freer::{Freeing, Freer};
 use crate::ids::RequestIds;
-use crate::member::Member;
 use crate::metrics::Metrics;
-use crate::pages::PageFile;
-use crate::replica::Downgrade;
 use crate::wire::Header;
 
 /// See the module text.
@@ -74,6 +74,8 @@ pub struct MemberView {
     pub members: Arc<Vec<Member>>,
     /// `None` until the leader has set it.
     pub cluster_version: Option<Arc<str>>,
+    /// This member is a learner.
+    pub is_learner: bool,
     /// What is wrong with the cluster.
     pub alarms: Arc<Alarms>,
     /// Who may do what.
@@ -104,6 +106,7 @@ impl MemberView {
             store: Store::in_memory(EngineConfig::default()).publish(),
             members: Arc::default(),
             cluster_version: None,
+            is_learner: false,
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
@@ -135,7 +138,7 @@ pub struct StatusCell {
     pub db_size_bytes: AtomicU64,
     /// Of these, bytes in use.
     pub db_in_use_bytes: AtomicU64,
-    /// What the replica waits for and does not go on: see `replica::watchdog::Work`.
+    /// What the replica waits for and does not go on: a bit for each [`StalledWork`](super::StalledWork).
     pub stalled: AtomicU8,
     /// What the quota is compared with: bytes in use, and of rows not in the page file yet.
     pub live_bytes: AtomicU64,

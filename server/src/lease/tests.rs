@@ -4,7 +4,7 @@ use etcore_engine::testing::prng::Prng;
 use etcore_engine::types::Revision;
 
 use super::*;
-use crate::api::pieces::reading::{ids_of, keys_of};
+use crate::kv::pieces::reading::{ids_of, keys_of};
 
 const SETTINGS: Settings = Settings { ttl_s_min: 2, checkpoint_ms: None };
 const CHECKPOINT_MS: u64 = 300_000;

@@ -1,9 +1,9 @@
 //! Requests that wait: for the replica, for a linearizable point, for a page, for the peer's
 //! window.
 //!
-//! Owned by the front. A slot names a request together with the use of its place, so a reply that
-//! comes after a time-out finds nobody. The number of requests is bounded; nothing here decides
-//! what an answer is.
+//! Owned by [`Services`](super::Services). A slot names a request together with the
+//! use of its place, so a reply that comes after a time-out finds nobody. The number of requests is
+//! bounded; nothing here decides what an answer is.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -11,29 +11,37 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_proto::deadlines::Deadlines;
-use etcore_proto::grpc::StreamId;
 use etcore_proto::pb::etcdserverpb as pb;
 
+use super::call::Call;
 use super::long::Long;
-use crate::driver::SocketId;
+use crate::channel::Slot;
 use crate::http::HealthCheck;
 use crate::limits;
-use crate::replica::Slot;
+use crate::replies::{CallId, ConnId};
 
 /// Where an answer goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum To {
     /// A gRPC call.
-    Call(StreamId),
-    /// The HTTP/1.1 request that the connection is at.
-    Plain,
+    Call(Call),
+    /// The HTTP/1.1 request that this connection is at.
+    Http(ConnId),
 }
 
-/// A request that waits.
-pub(super) struct Task {
-    pub(super) socket: SocketId,
+impl To {
+    pub(super) fn conn(&self) -> ConnId {
+        match self {
+            Self::Call(call) => call.id.conn,
+            Self::Http(conn) => *conn,
+        }
+    }
+}
+
+/// A call that waits.
+pub(super) struct PendingCall {
     pub(super) to: To,
-    pub(super) kind: Kind,
+    pub(super) kind: CallKind,
     pub(super) deadline_ms: u64,
     /// The client's own deadline made it shorter: another error then.
     pub(super) client_deadline: bool,
@@ -41,11 +49,11 @@ pub(super) struct Task {
     pub(super) bytes: usize,
 }
 
-impl Task {
+impl PendingCall {
     /// The call that a listing answers.
-    fn listed(&self) -> Option<(SocketId, StreamId)> {
-        match (&self.kind, self.to) {
-            (Kind::Long(_), To::Call(stream)) => Some((self.socket, stream)),
+    fn listed(&self) -> Option<CallId> {
+        match (&self.kind, &self.to) {
+            (CallKind::Long(_), To::Call(call)) => Some(call.id),
             _ => None,
         }
     }
@@ -56,7 +64,7 @@ impl Task {
 }
 
 /// What it is.
-pub(super) enum Kind {
+pub(super) enum CallKind {
     /// A proposal; the replica's reply is the answer.
     Proposal,
     /// An alarm that this front raises for a request which found the quota used up; the request is
@@ -102,7 +110,7 @@ pub(super) enum LeaseCall {
     KeepAlive { number: u64 },
 }
 
-impl Kind {
+impl CallKind {
     /// True if the replica will reply to it.
     fn is_proposal(&self) -> bool {
         matches!(self, Self::Proposal | Self::QuotaAlarm)
@@ -115,12 +123,12 @@ const ENDED_KEPT: usize = 64;
 #[derive(Default)]
 struct Place {
     generation: u32,
-    task: Option<Task>,
+    call: Option<PendingCall>,
 }
 
 /// See the module text.
 #[derive(Default)]
-pub(super) struct Tasks {
+pub(super) struct Pending {
     places: Vec<Place>,
     free: Vec<u32>,
     count: usize,
@@ -140,20 +148,20 @@ pub(super) struct Tasks {
     /// Listings that can go on: they take turns.
     long: VecDeque<Slot>,
     /// Listings, to find them by stream.
-    listings: BTreeMap<(SocketId, StreamId), Slot>,
+    listings: BTreeMap<CallId, Slot>,
     /// Of those that have one.
     deadlines: Deadlines<Slot>,
 }
 
-/// What a task without a deadline has.
+/// What a call without a deadline has.
 const NEVER: u64 = u64::MAX;
 
-fn task_at(places: &[Place], slot: Slot) -> Option<&Task> {
+fn call_at(places: &[Place], slot: Slot) -> Option<&PendingCall> {
     let place = places.get(slot as u32 as usize)?;
-    if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_ref() }
+    if u64::from(place.generation) != slot >> 32 { None } else { place.call.as_ref() }
 }
 
-impl Tasks {
+impl Pending {
     /// True if nobody waits for an answer.
     pub(super) fn is_empty(&self) -> bool {
         self.count == self.abandoned
@@ -187,17 +195,23 @@ impl Tasks {
 
     /// A proposal's time is up: what is returned is to be answered now, and what is left in its
     /// place stays until its reply comes.
-    pub(super) fn abandon(&mut self, slot: Slot) -> Option<Task> {
-        let place = self.get_mut(slot).filter(|task| task.kind.is_proposal())?;
-        let left = Task { kind: Kind::Abandoned, deadline_ms: NEVER, ..*place };
-        let task = std::mem::replace(place, left);
-        if task.deadline_ms != NEVER {
+    pub(super) fn abandon(&mut self, slot: Slot) -> Option<PendingCall> {
+        let place = self.get_mut(slot).filter(|call| call.kind.is_proposal())?;
+        let left = PendingCall {
+            to: To::Http(place.to.conn()),
+            kind: CallKind::Abandoned,
+            deadline_ms: NEVER,
+            client_deadline: false,
+            bytes: place.bytes,
+        };
+        let call = std::mem::replace(place, left);
+        if call.deadline_ms != NEVER {
             self.deadlines.ended();
         }
         self.abandoned += 1;
-        self.abandoned_bytes += task.bytes;
-        self.small_bytes -= task.small_bytes();
-        Some(task)
+        self.abandoned_bytes += call.bytes;
+        self.small_bytes -= call.small_bytes();
+        Some(call)
     }
 
     /// True if the request has not ended.
@@ -206,7 +220,7 @@ impl Tasks {
     }
 
     pub(super) fn is_abandoned(&self, slot: Slot) -> bool {
-        self.get(slot).is_some_and(|task| matches!(task.kind, Kind::Abandoned))
+        self.get(slot).is_some_and(|call| matches!(call.kind, CallKind::Abandoned))
     }
 
     /// Forgets who waited for a ticket, an index or a page and has ended otherwise, once they are
@@ -228,58 +242,58 @@ impl Tasks {
     }
 
     /// Puts a request in; gives it back if too many wait.
-    pub(super) fn insert(&mut self, task: Task) -> Result<Slot, Task> {
+    pub(super) fn insert(&mut self, call: PendingCall) -> Result<Slot, PendingCall> {
         if self.count >= limits::PENDING_REQUESTS {
-            return Err(task);
+            return Err(call);
         }
         self.count += 1;
-        self.proposal_bytes += task.bytes;
-        self.small_bytes += task.small_bytes();
+        self.proposal_bytes += call.bytes;
+        self.small_bytes += call.small_bytes();
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             self.places.len() as u32 - 1
         });
         let place = &mut self.places[index as usize];
         let slot = u64::from(place.generation) << 32 | u64::from(index);
-        if let Some(call) = task.listed() {
+        if let Some(call) = call.listed() {
             self.listings.insert(call, slot);
         }
-        let deadline_ms = task.deadline_ms;
-        place.task = Some(task);
+        let deadline_ms = call.deadline_ms;
+        place.call = Some(call);
         if deadline_ms != NEVER {
             let places = &self.places;
             self.deadlines.insert(deadline_ms, slot, |slot| {
-                task_at(places, slot).is_some_and(|task| task.deadline_ms != NEVER)
+                call_at(places, slot).is_some_and(|call| call.deadline_ms != NEVER)
             });
         }
         Ok(slot)
     }
 
     /// Takes a request out for good.
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<Task> {
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<PendingCall> {
         let index = slot as u32;
         let place = self.places.get_mut(index as usize)?;
         if u64::from(place.generation) != slot >> 32 {
             return None;
         }
-        let task = place.task.take()?;
+        let call = place.call.take()?;
         place.generation = place.generation.wrapping_add(1);
         self.free.push(index);
         self.count -= 1;
-        self.proposal_bytes -= task.bytes;
-        if task.deadline_ms != NEVER {
+        self.proposal_bytes -= call.bytes;
+        if call.deadline_ms != NEVER {
             self.deadlines.ended();
         }
-        if matches!(task.kind, Kind::Abandoned) {
+        if matches!(call.kind, CallKind::Abandoned) {
             self.abandoned -= 1;
-            self.abandoned_bytes -= task.bytes;
+            self.abandoned_bytes -= call.bytes;
         } else {
-            self.small_bytes -= task.small_bytes();
+            self.small_bytes -= call.small_bytes();
         }
-        if let Some(call) = task.listed() {
+        if let Some(call) = call.listed() {
             self.listings.remove(&call);
         }
-        Some(task)
+        Some(call)
     }
 
     /// Waits for the replica's word on `ticket`; tickets come in ascending order.
@@ -332,7 +346,7 @@ impl Tasks {
     /// Runs in this turn or the next; a listing, when it is its turn.
     pub(super) fn run_soon(&mut self, slot: Slot) {
         match self.get(slot) {
-            Some(task) if task.listed().is_some() => self.long.push_back(slot),
+            Some(call) if call.listed().is_some() => self.long.push_back(slot),
             Some(_) => self.runnable.push_back(slot),
             None => {}
         }
@@ -355,23 +369,23 @@ impl Tasks {
     }
 
     /// The listing that answers a call.
-    pub(super) fn listing_of(&self, socket: SocketId, stream: StreamId) -> Option<Slot> {
-        self.listings.get(&(socket, stream)).copied()
+    pub(super) fn listing_of(&self, call: CallId) -> Option<Slot> {
+        self.listings.get(&call).copied()
     }
 
-    fn get(&self, slot: Slot) -> Option<&Task> {
-        task_at(&self.places, slot)
+    fn get(&self, slot: Slot) -> Option<&PendingCall> {
+        call_at(&self.places, slot)
     }
 
-    fn get_mut(&mut self, slot: Slot) -> Option<&mut Task> {
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut PendingCall> {
         let place = self.places.get_mut(slot as u32 as usize)?;
-        if u64::from(place.generation) != slot >> 32 { None } else { place.task.as_mut() }
+        if u64::from(place.generation) != slot >> 32 { None } else { place.call.as_mut() }
     }
 
     /// Ends the listings of a connection: they hold pins. Other requests end with their reply.
-    pub(super) fn connection_closed(&mut self, socket: SocketId) {
-        let of_it = (socket, StreamId::MIN)..=(socket, StreamId::MAX);
-        let ended: Vec<Slot> = self.listings.range(of_it).map(|(_, slot)| *slot).collect();
+    pub(super) fn connection_closed(&mut self, conn: ConnId) {
+        let ended: Vec<Slot> =
+            self.listings.range(CallId::all_of(conn)).map(|(_, slot)| *slot).collect();
         for slot in ended {
             self.remove(slot);
         }
@@ -381,7 +395,7 @@ impl Tasks {
     pub(super) fn overdue(&mut self, now_ms: u64) -> Vec<Slot> {
         let mut overdue = Vec::new();
         while let Some(slot) = self.deadlines.pop_due(now_ms) {
-            if self.get(slot).is_some_and(|task| task.deadline_ms != NEVER) {
+            if self.get(slot).is_some_and(|call| call.deadline_ms != NEVER) {
                 overdue.push(slot);
             }
         }
@@ -393,11 +407,10 @@ impl Tasks {
 mod tests {
     use super::*;
 
-    fn task(bytes: usize) -> Task {
-        Task {
-            socket: SocketId { slot: 1, generation: 2 },
-            to: To::Plain,
-            kind: Kind::Proposal,
+    fn call_of(bytes: usize) -> PendingCall {
+        PendingCall {
+            to: To::Http(ConnId { slot: 1, generation: 2 }),
+            kind: CallKind::Proposal,
             deadline_ms: 10,
             client_deadline: false,
             bytes,
@@ -406,103 +419,107 @@ mod tests {
 
     #[test]
     fn a_late_reply_finds_nobody() {
-        let mut tasks = Tasks::default();
-        let Ok(first) = tasks.insert(task(5)) else { panic!("room") };
-        assert_eq!(tasks.proposal_bytes(), 5);
-        assert!(tasks.remove(first).is_some());
-        let Ok(second) = tasks.insert(task(0)) else { panic!("room") };
+        let mut pending = Pending::default();
+        let Ok(first) = pending.insert(call_of(5)) else { panic!("room") };
+        assert_eq!(pending.proposal_bytes(), 5);
+        assert!(pending.remove(first).is_some());
+        let Ok(second) = pending.insert(call_of(0)) else { panic!("room") };
         assert_eq!(first as u32, second as u32, "the place is used again");
-        assert!(tasks.remove(first).is_none());
-        assert!(tasks.overdue(9).is_empty());
-        assert_eq!(tasks.overdue(10), vec![second]);
+        assert!(pending.remove(first).is_none());
+        assert!(pending.overdue(9).is_empty());
+        assert_eq!(pending.overdue(10), vec![second]);
     }
 
     #[test]
     fn reads_run_once_their_ticket_and_their_index_are_reached() {
-        let mut tasks = Tasks::default();
-        let Ok(slot) = tasks.insert(task(0)) else { panic!("room") };
-        tasks.wait_for_ticket(slot, 7);
-        tasks.tickets_ready(6, LogIndex(3), LogIndex(3));
-        assert!(!tasks.has_runnable());
-        tasks.tickets_ready(7, LogIndex(4), LogIndex(3));
-        assert!(!tasks.has_runnable());
-        tasks.view_advanced(LogIndex(4));
-        assert_eq!(tasks.next_runnable(), Some(slot));
+        let mut pending = Pending::default();
+        let Ok(slot) = pending.insert(call_of(0)) else { panic!("room") };
+        pending.wait_for_ticket(slot, 7);
+        pending.tickets_ready(6, LogIndex(3), LogIndex(3));
+        assert!(!pending.has_runnable());
+        pending.tickets_ready(7, LogIndex(4), LogIndex(3));
+        assert!(!pending.has_runnable());
+        pending.view_advanced(LogIndex(4));
+        assert_eq!(pending.next_runnable(), Some(slot));
     }
 
     #[test]
     fn a_proposal_that_timed_out_is_charged_until_its_reply_comes() {
-        let mut tasks = Tasks::default();
-        let Ok(slot) = tasks.insert(task(limits::PENDING_PROPOSAL_BYTES)) else { panic!("room") };
-        assert!(!tasks.is_clogged());
-        assert!(tasks.abandon(slot).is_some());
-        assert!(tasks.abandon(slot).is_none(), "answered once");
-        assert_eq!(tasks.held_bytes(), limits::PENDING_PROPOSAL_BYTES, "it is still in the ring");
-        assert!(tasks.is_empty(), "nobody waits");
-        assert_eq!(tasks.proposal_bytes(), 0, "reading goes on");
-        assert!(tasks.is_clogged() && tasks.is_abandoned(slot));
-        assert!(tasks.overdue(u64::MAX - 1).is_empty());
-        assert!(tasks.remove(slot).is_some());
-        assert!(!tasks.is_clogged() && tasks.is_empty());
+        let mut pending = Pending::default();
+        let Ok(slot) = pending.insert(call_of(limits::PENDING_PROPOSAL_BYTES)) else {
+            panic!("room")
+        };
+        assert!(!pending.is_clogged());
+        assert!(pending.abandon(slot).is_some());
+        assert!(pending.abandon(slot).is_none(), "answered once");
+        assert_eq!(pending.held_bytes(), limits::PENDING_PROPOSAL_BYTES, "it is still in the ring");
+        assert!(pending.is_empty(), "nobody waits");
+        assert_eq!(pending.proposal_bytes(), 0, "reading goes on");
+        assert!(pending.is_clogged() && pending.is_abandoned(slot));
+        assert!(pending.overdue(u64::MAX - 1).is_empty());
+        assert!(pending.remove(slot).is_some());
+        assert!(!pending.is_clogged() && pending.is_empty());
     }
 
     #[test]
     fn many_abandoned_proposals_refuse_more() {
-        let mut tasks = Tasks::default();
+        let mut pending = Pending::default();
         for _ in 0..limits::ABANDONED_PROPOSALS {
-            assert!(!tasks.is_clogged());
-            let Ok(slot) = tasks.insert(task(1)) else { panic!("room") };
-            tasks.abandon(slot);
+            assert!(!pending.is_clogged());
+            let Ok(slot) = pending.insert(call_of(1)) else { panic!("room") };
+            pending.abandon(slot);
         }
-        assert!(tasks.is_clogged());
+        assert!(pending.is_clogged());
     }
 
     #[test]
     fn reads_that_timed_out_without_a_leader_leave_nothing_behind() {
-        let mut tasks = Tasks::default();
+        let mut pending = Pending::default();
         for ticket in 1..=1000 {
-            let Ok(slot) = tasks.insert(task(0)) else { panic!("room") };
+            let Ok(slot) = pending.insert(call_of(0)) else { panic!("room") };
             match ticket % 3 {
-                0 => tasks.wait_for_ticket(slot, ticket),
-                1 => tasks.wait_for_index(slot, LogIndex(9)),
-                _ => tasks.wait_for_page(slot),
+                0 => pending.wait_for_ticket(slot, ticket),
+                1 => pending.wait_for_index(slot, LogIndex(9)),
+                _ => pending.wait_for_page(slot),
             }
         }
-        let Ok(alive) = tasks.insert(Task { deadline_ms: 100, ..task(0) }) else { panic!("room") };
-        tasks.wait_for_ticket(alive, 1001);
-        for slot in tasks.overdue(10) {
-            tasks.remove(slot);
+        let Ok(alive) = pending.insert(PendingCall { deadline_ms: 100, ..call_of(0) }) else {
+            panic!("room")
+        };
+        pending.wait_for_ticket(alive, 1001);
+        for slot in pending.overdue(10) {
+            pending.remove(slot);
         }
-        tasks.forget_ended();
-        assert_eq!(tasks.tickets.len() + tasks.at_index.len() + tasks.at_page.len(), 1);
-        tasks.tickets_ready(1001, LogIndex(1), LogIndex(1));
-        assert_eq!(tasks.next_runnable(), Some(alive));
+        pending.forget_ended();
+        assert_eq!(pending.tickets.len() + pending.at_index.len() + pending.at_page.len(), 1);
+        pending.tickets_ready(1001, LogIndex(1), LogIndex(1));
+        assert_eq!(pending.next_runnable(), Some(alive));
     }
 
     #[test]
     fn deadlines_of_what_ended_early_are_not_kept() {
-        let mut tasks = Tasks::default();
+        let mut pending = Pending::default();
         for number in 0..10_000 {
-            let timed = Task { deadline_ms: 10_000 + number, ..task(1) };
-            let Ok(slot) = tasks.insert(timed) else { panic!("room") };
+            let timed = PendingCall { deadline_ms: 10_000 + number, ..call_of(1) };
+            let Ok(slot) = pending.insert(timed) else { panic!("room") };
             match number % 3 {
-                0 => assert!(tasks.remove(slot).is_some()),
-                1 => assert!(tasks.abandon(slot).is_some() && tasks.remove(slot).is_some()),
+                0 => assert!(pending.remove(slot).is_some()),
+                1 => assert!(pending.abandon(slot).is_some() && pending.remove(slot).is_some()),
                 _ => {
-                    assert_eq!(tasks.overdue(10_000 + number), vec![slot]);
-                    assert!(tasks.remove(slot).is_some());
+                    assert_eq!(pending.overdue(10_000 + number), vec![slot]);
+                    assert!(pending.remove(slot).is_some());
                 }
             }
-            assert!(tasks.deadlines.held() <= 70);
+            assert!(pending.deadlines.held() <= 70);
         }
     }
 
     #[test]
     fn requests_beyond_the_bound_are_given_back() {
-        let mut tasks = Tasks::default();
+        let mut pending = Pending::default();
         for _ in 0..limits::PENDING_REQUESTS {
-            assert!(tasks.insert(task(0)).is_ok());
+            assert!(pending.insert(call_of(0)).is_ok());
         }
-        assert!(tasks.insert(task(0)).is_err());
+        assert!(pending.insert(call_of(0)).is_err());
     }
 }

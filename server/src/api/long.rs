@@ -12,18 +12,19 @@ use etcore_proto::error::{Code, EtcdError, Status};
 use etcore_proto::h2::BudgetLease;
 use etcore_proto::pb::etcdserverpb as pb;
 
-use super::Front;
-use super::calls::{Call, Refusal};
-use super::conn::Conn;
-use super::tasks::{Kind, Task, To};
-use crate::api::answer::{Answer, Draft};
-use crate::api::counts::Counts;
-use crate::api::execute::draft_reads;
-use crate::api::keys::{Keys, Look};
-use crate::api::plan::{NoLeases, Plan};
-use crate::api::range;
-use crate::api::reader::{Pinned, Stop};
+use super::Cx;
+use super::call::{Call, Refusal};
+use super::pending::{CallKind, PendingCall, To};
+use super::reads::refusal;
+use crate::kv::answer::{Answer, Draft};
+use crate::kv::counts::Counts;
+use crate::kv::execute::draft_reads;
+use crate::kv::keys::{Keys, Look};
+use crate::kv::plan::{NoLeases, Plan};
+use crate::kv::range;
+use crate::kv::reader::{Pinned, Stop};
 use crate::limits;
+use crate::replies::{CallId, Gone};
 use crate::wire::Header;
 use crate::work::Job;
 
@@ -114,28 +115,17 @@ enum Next {
     Gone,
 }
 
-impl Front {
-    /// Pins `revision`, or an older one that is read as well. The pin came in time if a view
-    /// loaded afterwards has not been compacted past it.
-    fn pin(&mut self, revision: Revision) -> Result<RevisionPin, Refusal> {
-        let pin = self.pins.pin(revision).map_err(|_| EtcdError::TooManyRequests)?;
-        let newest = self.shared.view.load_full();
-        if revision < newest.store.compact_revision {
-            return Err(EtcdError::Compacted.into());
-        }
-        Ok(pin)
-    }
-
+impl Cx<'_> {
     /// The state that a Range reads.
     fn point_of(&self, request: &pb::RangeRequest) -> ReadPoint {
         ReadPoint::at(match request.revision {
-            ..=0 => self.view.store.revision,
+            ..=0 => self.api.reads.store().revision,
             revision => Revision(revision),
         })
     }
 
     fn long(&self, work: Work) -> Box<Long> {
-        Box::new(Long { work, sorting: self.sorting.lease(), sorting_bytes: 0 })
+        Box::new(Long { work, sorting: self.api.reads.sorting_lease(), sorting_bytes: 0 })
     }
 
     /// Begins a long unary Range.
@@ -145,7 +135,7 @@ impl Front {
         request: &pb::RangeRequest,
     ) -> Result<(), Refusal> {
         let point = self.point_of(request);
-        let pin = self.pin(point.revision())?;
+        let pin = self.api.reads.pin(&self.api.shared, point.revision())?;
         let mut draft = Draft::default();
         draft.keys(Keys::of_range(request, point));
         self.start_answer(call, draft.pinned_by(&self.header_bytes(), pin));
@@ -154,7 +144,7 @@ impl Front {
 
     fn header_bytes(&self) -> Vec<u8> {
         let mut head = Vec::new();
-        self.shared.header(self.view.store.revision.0).write(&mut head);
+        self.api.shared.header(self.api.reads.store().revision.0).write(&mut head);
         head
     }
 
@@ -172,44 +162,42 @@ impl Front {
     ) -> Result<(), Refusal> {
         let oldest = self.oldest_read(&request);
         let mut plan = Plan::new(request);
-        let view = self.view.store.clone();
+        let view = self.api.reads.store().clone();
         let mut rows = limits::RANGE_CHUNK_KEYS;
-        let hits = self.scratch.hits_mut();
-        let planned = match plan.step(&*view, self.pages.source(), hits, &mut rows) {
+        let (pages, hits) = self.api.reads.source();
+        let planned = match plan.step(&*view, pages, hits, &mut rows) {
             Err(Stop::NeedsPage(_)) => false,
-            planned => planned.map_err(|stop| self.refusal(stop))?,
+            planned => planned.map_err(refusal)?,
         };
         if !planned {
-            let pin = self.pin(oldest)?;
+            let pin = self.api.reads.pin(&self.api.shared, oldest)?;
             let (revision, compact_revision) = (view.revision, view.compact_revision);
             let pinned = PinnedState { pin, revision, compact_revision };
             let long = self.long(Work::Plan { plan, pinned });
             self.continue_long(call, long);
             return Ok(());
         }
-        plan.check(&*view, &NoLeases).map_err(|stop| self.refusal(stop))?;
-        Counts::of(&plan).add_to(&self.shared.metrics);
+        plan.check(&*view, &NoLeases).map_err(refusal)?;
+        Counts::of(&plan).add_to(&self.api.shared.metrics);
         let point = ReadPoint::at(view.revision);
-        let draft = draft_reads(&plan, &*view, point, &mut self.scratch)
-            .map_err(|stop| self.refusal(stop))?;
+        let draft = draft_reads(&plan, &*view, point, self.api.reads.scratch()).map_err(refusal)?;
         let head = self.header_bytes();
         if !draft.is_short() {
-            let pin = self.pin(oldest)?;
+            let pin = self.api.reads.pin(&self.api.shared, oldest)?;
             self.start_answer(call, draft.pinned_by(&head, pin));
             return Ok(());
         }
-        let mut answer = std::mem::take(&mut self.answer);
-        answer.clear();
+        let mut answer = self.api.reads.take_buffer();
         draft.write_short(&head, &mut answer);
-        self.reply_message(call.socket, To::Call(call.stream), &answer);
-        self.answer = answer;
+        self.out.reply(call.id, &answer);
+        self.api.reads.keep_buffer(answer);
         Ok(())
     }
 
     /// The oldest revision that a transaction may read, of those that can be read.
     fn oldest_read(&self, request: &pb::TxnRequest) -> Revision {
         use pb::request_op::Request;
-        let view = &self.view.store;
+        let view = self.api.reads.store();
         let revisions = request.success.iter().chain(&request.failure).filter_map(|op| {
             let Some(Request::RequestRange(range)) = &op.request else { return None };
             let revision = Revision(range.revision);
@@ -228,15 +216,16 @@ impl Front {
             return self.stream_sorted(call, &request);
         }
         let point = self.point_of(&request);
-        self.view
-            .store
+        self.api
+            .reads
+            .store()
             .count_within(range::key_range(&request), point.revision(), 1)
-            .map_err(|error| self.refusal(error.into()))?;
-        let pin = self.pin(point.revision())?;
+            .map_err(|error| refusal(error.into()))?;
+        let pin = self.api.reads.pin(&self.api.shared, point.revision())?;
         let counted = pb::RangeRequest { count_only: true, ..(*request).clone() };
         let keys = Keys::of_range(&counted, point);
         let stream = Stream {
-            header: self.shared.header(self.view.store.revision.0),
+            header: self.api.shared.header(self.api.reads.store().revision.0),
             point,
             stage: StreamStage::Count { keys, pin },
             next: request.key.to_vec(),
@@ -257,7 +246,7 @@ impl Front {
     /// there are more (the next chunk starts behind the last key sent); those go in key order
     /// here.
     fn sorts_chunk(&self, request: &pb::RangeRequest) -> bool {
-        if request.count_only || !crate::api::check::sorts_after_limit(request) {
+        if request.count_only || !crate::kv::check::sorts_after_limit(request) {
             return false;
         }
         if request.limit < 0 {
@@ -265,7 +254,7 @@ impl Front {
             return true;
         }
         let at = Revision(request.revision.max(0));
-        let view = &self.view.store;
+        let view = self.api.reads.store();
         match view.count_within(range::key_range(request), at, limits::RANGE_CHUNK_LEAVES) {
             Ok(Some(count)) => {
                 let wanted = match range::limit_of(request) {
@@ -281,7 +270,7 @@ impl Front {
     /// A RangeStream whose only message is a sorted Range answer.
     fn stream_sorted(&mut self, call: Call, request: &pb::RangeRequest) -> Result<(), Refusal> {
         let point = self.point_of(request);
-        let pin = self.pin(point.revision())?;
+        let pin = self.api.reads.pin(&self.api.shared, point.revision())?;
         let mut draft = Draft::default();
         draft.open(1);
         let head = self.header_bytes();
@@ -294,73 +283,61 @@ impl Front {
 
     /// One step; what is left waits for the next turn, a page, or the window.
     pub(super) fn continue_long(&mut self, call: Call, mut long: Box<Long>) {
-        self.work.note(Job::LongAnswers);
-        let view = self.view.store.clone();
-        self.listed_bytes += limits::LIST_STEP_COST;
-        let stepped = self.long_step(call, &mut long, &view);
-        self.mark_dirty(call.socket);
+        self.api.work.note(Job::LongAnswers);
+        let view = self.api.reads.store().clone();
+        self.api.listed_bytes += limits::LIST_STEP_COST;
+        let id = call.id;
+        let stepped = self.long_step(id, &mut long, &view);
         let (run, page) = match stepped {
             Ok(Next::Finished | Next::Gone) => return,
             Ok(Next::Again) => (true, false),
             Ok(Next::Window) => (false, false),
             Err(Stop::NeedsPage(_)) => (false, true),
             Err(stop) => {
-                if let Refusal::Status(status) = self.refusal(stop) {
-                    self.break_off(call, &status);
+                if let Refusal::Status(status) = refusal(stop) {
+                    self.out.fail(id, &status);
                 }
                 return;
             }
         };
-        let task = Task {
-            socket: call.socket,
-            to: To::Call(call.stream),
-            kind: Kind::Long(long),
+        let pending = PendingCall {
+            to: To::Call(call),
+            kind: CallKind::Long(long),
             // A slow reader may take its time; the connection's keepalive finds a dead one.
             deadline_ms: u64::MAX,
             client_deadline: false,
             bytes: 0,
         };
-        match self.tasks.insert(task) {
-            Ok(slot) if run => self.tasks.run_soon(slot),
+        match self.api.pending.insert(pending) {
+            Ok(slot) if run => self.api.pending.run_soon(slot),
             Ok(slot) => {
                 if page {
-                    self.tasks.wait_for_page(slot);
-                    self.pages.fetch_wanted();
+                    self.api.pending.wait_for_page(slot);
+                    self.api.reads.fetch_wanted();
                 }
             }
-            Err(_) => self.break_off(call, &EtcdError::TooManyRequests.into()),
+            Err(_) => self.out.fail(id, &EtcdError::TooManyRequests.into()),
         }
     }
 
-    /// An error midway: a status if nothing of the message was sent, else the stream is reset.
-    fn break_off(&mut self, call: Call, status: &Status) {
-        let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else { return };
-        if server.message_is_open(call.stream) {
-            server.abort(call.stream);
-        } else {
-            let _ = server.reply_error(call.stream, status.code, &status.message);
-        }
-        self.mark_dirty(call.socket);
-    }
-
-    fn long_step(&mut self, call: Call, long: &mut Long, view: &View) -> Result<Next, Stop> {
+    fn long_step(&mut self, call: CallId, long: &mut Long, view: &View) -> Result<Next, Stop> {
         match &mut long.work {
             Work::Plan { plan, pinned } => {
                 let PinnedState { pin, revision, compact_revision } = &*pinned;
                 let (revision, compact_revision) = (*revision, *compact_revision);
                 let reader = Pinned { view, revision, compact_revision, pin };
                 let mut rows = limits::RANGE_CHUNK_KEYS;
-                self.listed_bytes += rows * limits::LIST_KEY_COST;
-                let hits = self.scratch.hits_mut();
-                if !plan.step(&reader, self.pages.source(), hits, &mut rows)? {
+                self.api.listed_bytes += rows * limits::LIST_KEY_COST;
+                let (pages, hits) = self.api.reads.source();
+                if !plan.step(&reader, pages, hits, &mut rows)? {
                     return Ok(Next::Again);
                 }
                 plan.check(&reader, &NoLeases)?;
-                Counts::of(plan).add_to(&self.shared.metrics);
+                Counts::of(plan).add_to(&self.api.shared.metrics);
                 let point = ReadPoint::at(revision);
-                let draft = draft_reads(plan, &reader, point, &mut self.scratch)?;
+                let draft = draft_reads(plan, &reader, point, self.api.reads.scratch())?;
                 let mut head = Vec::new();
-                self.shared.header(revision.0).write(&mut head);
+                self.api.shared.header(revision.0).write(&mut head);
                 let work = std::mem::replace(&mut long.work, Work::Moved);
                 let Work::Plan { pinned, .. } = work else { return Ok(Next::Gone) };
                 let answer = draft.pinned_by(&head, pinned.pin);
@@ -373,10 +350,8 @@ impl Front {
                 if !long.charge(bytes) {
                     return Err(EtcdError::TooManyRequests.into());
                 }
-                if matches!(next, Next::Finished)
-                    && let Some(server) = self.conn(call.socket).and_then(Conn::grpc)
-                {
-                    let _ = server.finish(call.stream, Code::Ok, "");
+                if matches!(next, Next::Finished) {
+                    self.out.finish(call);
                 }
                 Ok(next)
             }
@@ -388,95 +363,82 @@ impl Front {
     /// Measures a slice, or writes a piece: what may be sent at once and no more, since what waits
     /// for the peer would be charged to the connection's budget. The message begins with its first
     /// piece, so that what keeps that from being read can be told in a status.
-    fn send_some(&mut self, call: Call, sending: &mut Sending, view: &View) -> Result<Next, Stop> {
-        let hits = self.scratch.hits_mut();
+    fn send_some(
+        &mut self,
+        call: CallId,
+        sending: &mut Sending,
+        view: &View,
+    ) -> Result<Next, Stop> {
+        let (pages, hits) = self.api.reads.source();
         let Some(length) = sending.length else {
-            self.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
-            if let Some(total) = sending.answer.measure(view, self.pages.source(), hits)? {
+            let measured = sending.answer.measure(view, pages, hits)?;
+            self.api.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
+            if let Some(total) = measured {
                 sending.length = Some(message_length(total)?);
             }
             return Ok(Next::Again);
         };
-        let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
-            return Ok(Next::Gone);
-        };
-        let room = server.capacity(call.stream).min(limits::RANGE_CHUNK_BYTES);
+        let Ok(room) = self.out.capacity(call) else { return Ok(Next::Gone) };
+        let room = room.min(limits::RANGE_CHUNK_BYTES);
         // An empty message needs no room.
         if room == 0 && length > 0 {
             return Ok(Next::Window);
         }
-        let mut piece = std::mem::take(&mut self.answer);
-        piece.clear();
-        let hits = self.scratch.hits_mut();
-        let written = sending.answer.write(view, self.pages.source(), hits, room, &mut piece);
+        let mut piece = self.api.reads.take_buffer();
+        let (pages, hits) = self.api.reads.source();
+        let written = sending.answer.write(view, pages, hits, room, &mut piece);
         let next = written.map(|finished| {
-            self.listed_bytes += piece.len();
-            let Some(server) = self.conn(call.socket).and_then(Conn::grpc) else {
-                return Next::Gone;
-            };
+            self.api.listed_bytes += piece.len();
             let begins = !std::mem::replace(&mut sending.begun, true);
-            if begins && server.start_message(call.stream, length).is_err() {
+            if begins && self.out.start(call, length).is_err() {
                 return Next::Gone;
             }
-            match server.write(call.stream, &piece) {
-                Err(_) => Next::Gone,
+            match self.out.write(call, &piece) {
+                Err(Gone) => Next::Gone,
                 Ok(()) if finished => Next::Finished,
                 Ok(()) => Next::Again,
             }
         });
-        self.answer = piece;
+        self.api.reads.keep_buffer(piece);
         next
     }
 
-    fn stream_step(&mut self, call: Call, stream: &mut Stream, view: &View) -> Result<Next, Stop> {
+    fn stream_step(
+        &mut self,
+        call: CallId,
+        stream: &mut Stream,
+        view: &View,
+    ) -> Result<Next, Stop> {
         match &mut stream.stage {
             StreamStage::Count { keys, pin } => {
-                self.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
-                let hits = self.scratch.hits_mut();
-                let mut look = Look { view, pin, pages: self.pages.source(), hits };
+                self.api.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
+                let (pages, hits) = self.api.reads.source();
+                let mut look = Look { view, pin, pages, hits };
                 if keys.measure(&mut look)? {
                     stream.begin();
                 }
                 Ok(Next::Again)
             }
             StreamStage::Chunk { sending, bytes, .. } => {
-                if !sending.begun
-                    && let Some(server) = self.conn(call.socket).and_then(Conn::grpc)
-                    && server.capacity(call.stream) == 0
-                {
+                if !sending.begun && self.out.capacity(call) == Ok(0) {
                     return Ok(Next::Window);
                 }
-                let before = self.listed_bytes;
+                let before = self.api.listed_bytes;
                 let measured = sending.length.is_some();
                 let next = self.send_some(call, sending, view)?;
                 if measured {
-                    *bytes += (self.listed_bytes - before) as u64;
+                    *bytes += (self.api.listed_bytes - before) as u64;
                 }
                 if !matches!(next, Next::Finished) {
                     return Ok(next);
                 }
-                if stream.go_on(self.shared.config.max_request_bytes as u64) {
+                if stream.go_on(self.api.shared.config.max_request_bytes as u64) {
                     return Ok(Next::Again);
                 }
-                if let Some(server) = self.conn(call.socket).and_then(Conn::grpc) {
-                    let _ = server.finish(call.stream, Code::Ok, "");
-                }
+                self.out.finish(call);
                 Ok(Next::Finished)
             }
             StreamStage::Moved => Ok(Next::Gone),
-        }
-    }
-
-    /// What a client is told of an evaluation that cannot go on.
-    fn refusal(&self, stop: Stop) -> Refusal {
-        match stop {
-            Stop::Refused(status) => Refusal::Status(status),
-            Stop::NeedsPage(_) => EtcdError::TooManyRequests.into(),
-            Stop::Broken(error) => {
-                // Never served, and loud: the page is damaged on this member's disk.
-                tracing::error!(error = %error, "a read met damaged data");
-                EtcdError::Corrupt.into()
-            }
         }
     }
 }

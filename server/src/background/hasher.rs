@@ -5,14 +5,12 @@
 //! wait for it, and leaves the outcome in the asking front's queue. The simulator takes the same
 //! steps without a thread. It must never keep a view between two steps.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use crossbeam_queue::ArrayQueue;
 use etcore_engine::file::SharedFile;
 use etcore_engine::hash::{HashKind, KvHash, KvHasher};
 use etcore_engine::page::{Fetch, PageSource};
@@ -22,33 +20,9 @@ use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::types::Revision;
 use etcore_proto::error::{EtcdError, Status};
 
-use crate::driver::Waker;
+use crate::channel::{HashOutcome, HashRequester, Shared};
+use crate::disk::pages::PageFile;
 use crate::limits;
-use crate::pages::PageFile;
-use crate::replica::Slot;
-use crate::shared::Shared;
-
-/// A hash and the revision that was current when it was asked for.
-pub type Outcome = Result<(KvHash, i64), Status>;
-
-/// Where a front finds what it asked for.
-pub type Answers = Arc<ArrayQueue<(Slot, Outcome)>>;
-
-/// Who waits for a hash.
-pub struct ReplyTo {
-    /// In the front.
-    pub slot: Slot,
-    /// The front's queue.
-    pub answers: Answers,
-    /// The front's.
-    pub waker: Waker,
-}
-
-impl fmt::Debug for ReplyTo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplyTo").field("slot", &self.slot).finish_non_exhaustive()
-    }
-}
 
 /// Something to hash.
 pub enum Job {
@@ -57,14 +31,14 @@ pub enum Job {
         /// As asked: 0 is the newest.
         revision: i64,
         /// Who waits.
-        reply: ReplyTo,
+        reply: HashRequester,
     },
     /// Hash. Begun by the replica, which alone has the small buckets.
     Everything {
         /// All of it.
         hasher: Box<KvHasher>,
         /// Who waits.
-        reply: ReplyTo,
+        reply: HashRequester,
     },
     /// The hash that HashKV answers for a compaction's revision from now on.
     Compaction(Box<KvHasher>),
@@ -145,8 +119,8 @@ struct Started {
 /// Who wants a hash.
 enum Asker {
     Compaction,
-    ByRevision { asked: i64, newest: i64, reply: ReplyTo },
-    Everything { newest: i64, reply: ReplyTo },
+    ByRevision { asked: i64, newest: i64, reply: HashRequester },
+    Everything { newest: i64, reply: HashRequester },
 }
 
 /// Pages that are read with blocking calls, of whichever file a view has them in.
@@ -230,7 +204,7 @@ impl<P: FollowingPages> Worker<P> {
         }
     }
 
-    fn begin_by_revision(&mut self, asked: i64, reply: ReplyTo) {
+    fn begin_by_revision(&mut self, asked: i64, reply: HashRequester) {
         if let Some(hash) = self.compactions.iter().find(|hash| hash.revision.0 == asked) {
             let outcome = Ok((*hash, self.shared.view.load().store.revision.0));
             return answer(reply, outcome);
@@ -308,7 +282,7 @@ impl<P: FollowingPages> Worker<P> {
     }
 }
 
-fn answer(reply: ReplyTo, outcome: Outcome) {
+fn answer(reply: HashRequester, outcome: HashOutcome) {
     // Full only if a front asks for more than may be queued, which it cannot.
     let _ = reply.answers.push((reply.slot, outcome));
     reply.waker.wake();

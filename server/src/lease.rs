@@ -21,7 +21,7 @@ use etcore_proto::error::EtcdError;
 use etcore_proto::pb::leasepb;
 use prost::Message;
 
-use crate::api::plan::Leases;
+use crate::kv::plan::Leases;
 use crate::limits;
 
 mod crowd;

@@ -73,7 +73,7 @@ mod tests {
     use pb::request_op::Request;
 
     use super::*;
-    use crate::api::reader::MemoryOnly;
+    use crate::kv::reader::MemoryOnly;
 
     #[test]
     fn the_chosen_path_is_counted_with_its_compares_and_previous_values() {

@@ -1,0 +1,77 @@
+//! A call as the services see it: what names it, who asks, and until when; and why it is not
+//! answered at once.
+//!
+//! Made by the front for every request, kept with whatever of it waits.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use etcore_proto::decode::{DecodeError, Flat};
+use etcore_proto::error::{Code, EtcdError, Status};
+use etcore_proto::grpc::RequestMeta;
+
+use crate::entry;
+use crate::replies::CallId;
+
+/// Who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The peer's address; `None` for a connection within the process.
+    pub remote: Option<SocketAddr>,
+    /// The token that came with the call.
+    pub token: Option<Bytes>,
+}
+
+/// A call that is to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Answer here.
+    pub id: CallId,
+    /// When the client stops waiting, on our clock; `None` if it does not.
+    pub deadline_ms: Option<u64>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+impl Call {
+    /// The call that these metadata came with.
+    #[must_use]
+    pub fn new(id: CallId, meta: &RequestMeta, remote: Option<SocketAddr>) -> Self {
+        let caller = Caller { remote, token: meta.token.clone() };
+        Self { id, deadline_ms: meta.deadline_ms, caller }
+    }
+}
+
+/// Why a call is not answered right away.
+pub(super) enum Refusal {
+    /// Answer with this.
+    Status(Status),
+    /// It waits; nothing to answer yet.
+    Waiting,
+}
+
+impl From<EtcdError> for Refusal {
+    fn from(error: EtcdError) -> Self {
+        Self::Status(error.into())
+    }
+}
+
+/// What came of a call so far; `Ok` if it was answered.
+pub(super) type Outcome = Result<(), Refusal>;
+
+/// grpc-go's words for the request of a unary call that is no protobuf.
+pub(super) fn malformed(error: DecodeError) -> Refusal {
+    let text = format!("grpc: error unmarshalling request: {error}");
+    Refusal::Status(Status::new(Code::Internal, text))
+}
+
+/// grpc-go's words for such a message of a stream.
+pub(super) fn malformed_message(error: DecodeError) -> Status {
+    let text = format!("grpc: failed to unmarshal the received message: {error}");
+    Status::new(Code::Internal, text)
+}
+
+/// Decodes a request as apply would.
+pub(super) fn decode<M: Flat>(message: Bytes) -> Result<M, Refusal> {
+    entry::request(message).map_err(malformed)
+}

@@ -1,0 +1,9 @@
+//! What a cluster is, as data and rules: members and their IDs, versions, alarms, downgrades.
+//!
+//! Used by every room above; knows the store's buckets and nothing of raft, sockets or threads.
+
+pub mod alarm;
+pub mod downgrade;
+pub mod identity;
+pub mod member;
+pub mod version;

@@ -1,0 +1,66 @@
+//! From a connection's events to the services.
+
+use etcore_proto::grpc::ServerEvent;
+
+use super::Front;
+use super::wire::conn_id;
+use crate::api::{Call, Unary};
+use crate::driver::SocketId;
+use crate::replies::{CallId, Replies};
+
+impl Front {
+    /// Handles everything a connection has to say.
+    pub(super) fn handle_events(&mut self, socket: SocketId) {
+        let id = |stream| CallId { conn: conn_id(socket), stream };
+        loop {
+            let Some(conn) = self.wire.conn(socket) else { return };
+            if conn.gone {
+                return;
+            }
+            let remote = conn.remote;
+            let Some(server) = conn.grpc() else { break };
+            let Some(event) = server.next_event() else { return };
+            let (services, wire) = (&mut self.services, &mut self.wire);
+            match event {
+                ServerEvent::Unary { stream, method, meta, message } => {
+                    let call = Call::new(id(stream), &meta, remote);
+                    self.take_unary(Unary { call, method, meta, message });
+                }
+                ServerEvent::StreamOpened { stream, method, meta } => {
+                    services.stream_opened(wire, id(stream), method, &meta);
+                }
+                ServerEvent::StreamMessage { stream, method, message } => {
+                    services.stream_message(wire, id(stream), method, message);
+                }
+                ServerEvent::Writable { stream } => services.writable(wire, id(stream)),
+                ServerEvent::Cancelled { stream } => services.cancelled(id(stream)),
+                ServerEvent::StreamHalfClosed { stream } => services.half_closed(wire, id(stream)),
+                ServerEvent::HttpOpened { .. } | ServerEvent::HttpData { .. } => {}
+            }
+            self.wire.mark_dirty(socket);
+        }
+        self.handle_plain(socket);
+    }
+
+    /// A large request that may not be handled now waits.
+    fn take_unary(&mut self, request: Unary) {
+        if self.large.admits(&request) {
+            return self.services.unary(&mut self.wire, request);
+        }
+        self.wire.proposal_begun(request.call.id.conn, request.message.len());
+        self.large.push(request);
+    }
+
+    /// Handles the first large request that waits, if none was handled in this round.
+    pub(super) fn take_large(&mut self) {
+        while let Some(request) = self.large.pop() {
+            let (conn, bytes) = (request.call.id.conn, request.message.len());
+            if !self.wire.is_open(conn) {
+                continue;
+            }
+            self.wire.proposal_ended(conn, bytes);
+            self.large.took();
+            self.services.unary(&mut self.wire, request);
+        }
+    }
+}
