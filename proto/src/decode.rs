@@ -11,7 +11,7 @@
 //! Called by the server for requests and log entries. It never panics on any input, and its time
 //! and memory are linear in the message.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::limits;
 
@@ -85,9 +85,37 @@ mod shapes {
 /// # Errors
 /// [`DecodeError`] where Go fails as well.
 pub fn decode<M: Flat>(bytes: Bytes) -> Result<M, DecodeError> {
-    match M::decode(bytes.clone()) {
+    match M::decode(Borrowed { whole: &bytes, at: 0 }) {
         Ok(message) => Ok(message),
         Err(_) => plain::decode(&bytes),
+    }
+}
+
+/// A message that is read without being consumed: what it holds is shared, and the message itself
+/// is not counted once more to be read again should this fail.
+struct Borrowed<'a> {
+    whole: &'a Bytes,
+    at: usize,
+}
+
+impl Buf for Borrowed<'_> {
+    fn remaining(&self) -> usize {
+        self.whole.len() - self.at
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.whole[self.at..]
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining(), "no further than its end");
+        self.at += count;
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let begin = self.at;
+        self.advance(len);
+        self.whole.slice(begin..self.at)
     }
 }
 

@@ -68,7 +68,8 @@ impl RequestMeta {
     /// Bytes held for the call. Values that the header table shares among calls count for each.
     #[inline]
     fn kept_bytes(&self) -> usize {
-        [&self.token, &self.client_api_version].into_iter().flatten().map(Bytes::len).sum()
+        let len = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        len(&self.token) + len(&self.client_api_version)
     }
 }
 

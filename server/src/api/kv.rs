@@ -50,7 +50,7 @@ impl Cx<'_> {
         check::range(&request)?;
         self.api.shared.metrics.ranges.inc();
         if request.serializable {
-            return self.answer_range(call, Box::new(request), None);
+            return self.answer_range(call, request, None);
         }
         self.take_ticket(call, CallKind::Range(Box::new(request)))
     }
@@ -109,11 +109,11 @@ impl Cx<'_> {
     pub(super) fn answer_range(
         &mut self,
         call: Call,
-        request: Box<pb::RangeRequest>,
+        request: pb::RangeRequest,
         resume: Option<(u64, bool)>,
     ) -> Outcome {
         let mut answer = self.api.reads.take_buffer();
-        let shared = self.api.shared.clone();
+        let shared = &self.api.shared;
         let (view, pages, scratch) = self.api.reads.evaluation();
         let answered = range::respond_short(
             &*view.store,
@@ -131,7 +131,7 @@ impl Cx<'_> {
             Ok(true) => Ok(()),
             Ok(false) => self.start_range(call, &request),
             Err(Stop::NeedsPage(_)) => {
-                let mut pending = self.api.pending_call(call, CallKind::Range(request));
+                let mut pending = self.api.pending_call(call, CallKind::Range(Box::new(request)));
                 if let Some((deadline_ms, client_deadline)) = resume {
                     (pending.deadline_ms, pending.client_deadline) = (deadline_ms, client_deadline);
                 }

@@ -119,7 +119,7 @@ impl Cx<'_> {
             return self.out.fail(id, &auth::not_served());
         }
         let outcome = match kind {
-            CallKind::Range(request) => self.answer_range(call, request, resume),
+            CallKind::Range(request) => self.answer_range(call, *request, resume),
             CallKind::ReadTxn(request) => self.start_read_txn(call, *request),
             CallKind::Stream(request) => self.start_stream(call, request),
             CallKind::Long(long) => {
