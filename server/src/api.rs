@@ -23,6 +23,7 @@ use crate::quota::Quota;
 use crate::replies::{CallId, ConnId, Replies};
 use crate::work::{Job, Work};
 
+mod auth;
 mod call;
 mod cluster;
 mod endpoints;

@@ -14,18 +14,17 @@ impl Cx<'_> {
     pub(super) fn member_list(&mut self, call: Call, message: Message) -> Outcome {
         let request: pb::MemberListRequest = decode(message.into_bytes())?;
         if request.linearizable {
-            return self.take_ticket(call, CallKind::MemberList);
+            return self.take_ticket(call, CallKind::AtPoint(answer_member_list));
         }
-        self.answer_member_list(call.id);
+        answer_member_list(self, call.id);
         Ok(())
     }
+}
 
-    pub(super) fn answer_member_list(&mut self, call: CallId) {
-        let header = self.api.shared.header(0);
-        let response = pb::MemberListResponse {
-            header: Some(header.to_pb()),
-            members: self.api.reads.view().members.iter().map(Member::to_pb).collect(),
-        };
-        self.out.reply(call, &response.encode_to_vec());
-    }
+fn answer_member_list(cx: &mut Cx<'_>, call: CallId) {
+    let response = pb::MemberListResponse {
+        header: Some(cx.api.shared.header(0).to_pb()),
+        members: cx.api.reads.view().members.iter().map(Member::to_pb).collect(),
+    };
+    cx.out.reply(call, &response.encode_to_vec());
 }

@@ -13,6 +13,7 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::deadlines::Deadlines;
 use etcore_proto::pb::etcdserverpb as pb;
 
+use super::Cx;
 use super::call::Call;
 use super::long::Long;
 use crate::channel::Slot;
@@ -77,8 +78,8 @@ pub(super) enum CallKind {
     Range(Box<pb::RangeRequest>),
     /// A transaction that only reads.
     ReadTxn(Box<pb::TxnRequest>),
-    /// MemberList.
-    MemberList,
+    /// It is answered by this function once its linearizable point is reached.
+    AtPoint(fn(&mut Cx<'_>, CallId)),
     /// The list of alarms of this kind.
     AlarmList(i32),
     /// A hash that is being computed.

@@ -111,7 +111,7 @@ impl Cx<'_> {
             CallKind::Range(_)
                 | CallKind::ReadTxn(_)
                 | CallKind::Stream(_)
-                | CallKind::MemberList
+                | CallKind::AtPoint(_)
                 | CallKind::AlarmList(_)
         );
         let id = call.id;
@@ -126,8 +126,8 @@ impl Cx<'_> {
                 self.continue_long(call, long);
                 Ok(())
             }
-            CallKind::MemberList => {
-                self.answer_member_list(id);
+            CallKind::AtPoint(answer) => {
+                answer(self, id);
                 Ok(())
             }
             CallKind::AlarmList(kind) => {

@@ -163,6 +163,7 @@ const METHODS: &[Method] = &[
     unary!("/etcdserverpb.Lease/LeaseLeases", is_empty, lease_leases),
     stream!("/etcdserverpb.Lease/LeaseKeepAlive", open_lease_stream, lease_stream_message),
     stream!("/etcdserverpb.Watch/Watch", open_watch, watch_message),
+    unary!("/etcdserverpb.Auth/AuthStatus", is_empty, auth_status),
     unary!("/etcdserverpb.Cluster/MemberList", is::<pb::MemberListRequest>, member_list),
     unary!("/etcdserverpb.Maintenance/Status", is_empty, status)
         .to_everybody()
