@@ -40,7 +40,8 @@ mod routes;
 mod watch;
 
 pub use call::{Call, Caller};
-use endpoints::RenderedPages;
+pub use endpoints::HttpRequest;
+use endpoints::{RenderedPages, Uploads};
 use lease::LeaseStreams;
 use maintenance::Hashes;
 use outbox::Outbox;
@@ -83,6 +84,7 @@ pub struct Services {
     watch: WatchStreams,
     hashes: Hashes,
     rendered: RenderedPages,
+    uploads: Uploads,
     quota: Quota,
     /// Of [`limits::LIST_ROUND_BYTES`], what this round has written.
     listed_bytes: usize,
@@ -124,6 +126,7 @@ impl Services {
             watch: WatchStreams::new(&shared.config, seed),
             hashes: Hashes::new(hasher, waker),
             rendered: RenderedPages::default(),
+            uploads: Uploads::default(),
             quota: Quota::new(shared.config.quota_backend_bytes),
             listed_bytes: 0,
             work: Work::default(),
@@ -266,6 +269,7 @@ impl Services {
     pub fn connection_closed(&mut self, conn: ConnId) {
         self.pending.connection_closed(conn);
         self.lease_streams_closed(conn);
+        self.uploads.connection_closed(conn);
         self.watch.connection_closed(conn);
     }
 
@@ -300,6 +304,11 @@ impl Services {
 
     pub(crate) fn view(&self) -> &Arc<crate::channel::MemberView> {
         self.reads.view()
+    }
+
+    /// Requests whose bodies are still to come.
+    pub(crate) fn uploads(&self) -> usize {
+        self.uploads.len()
     }
 
     pub(crate) fn renders(&self) -> u64 {

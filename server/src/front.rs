@@ -24,7 +24,7 @@ use crate::work::Work;
 
 mod conn;
 mod events;
-mod http1;
+mod http;
 mod large;
 #[cfg(test)]
 mod tests;

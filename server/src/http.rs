@@ -1,8 +1,8 @@
 //! The plain HTTP endpoints: health, version and metrics on the client port; version and members on
 //! the peer port.
 //!
-//! Called by the fronts with parsed requests. A check that needs raft returns [`Answer::Health`]
-//! and the front finishes it. Nothing here does I/O.
+//! Called by the services' endpoints and by the peer port with parsed requests. A check that must
+//! read is a [`HealthCheck`], finished by whoever reads. Nothing here does I/O.
 
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ mod date;
 mod query;
 
 pub use date::http_date;
-use query::Query;
+pub use query::{Query, split};
 
 /// The content type of texts.
 pub const TEXT: &str = "text/plain; charset=utf-8";
@@ -36,18 +36,12 @@ pub struct Page {
     pub body: Vec<u8>,
 }
 
-/// What to do with a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// Send this.
-    Page(Page),
-    /// Send [`metrics_page`] in this form.
-    Metrics(Exposition),
-    /// It is no request that Go's server hands on: refuse it and end the connection.
-    Malformed,
-    /// Make a read, linearizable unless `serializable`, and answer by [`health_page`] or
-    /// [`check_page`].
-    Health(HealthCheck),
+impl Page {
+    /// A page that says nothing but its status.
+    #[must_use]
+    pub fn empty(status: u16) -> Self {
+        Self { status, content_type: "", headers: Vec::new(), body: Vec::new() }
+    }
 }
 
 /// A health check that waits for a read.
@@ -81,35 +75,39 @@ const LIVEZ: &[&str] = &["serializable_read"];
 const READYZ: &[&str] =
     &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
 
-/// Answers a request on a client URL. `target` is the request target with its query, `accept` the
-/// header of this name.
-pub fn client(view: &MemberView, method: &str, target: &str, accept: &str) -> Answer {
-    let Some((path, query)) = query::split(target) else {
-        return Answer::Malformed;
-    };
-    let names = checks_of(&path);
-    match path.as_str() {
-        "/health" if method != "GET" => {
-            tracing::warn!(status_code = 405, "/health error");
-            Answer::Page(not_allowed("GET"))
-        }
-        "/health" => Answer::Health(HealthCheck {
-            serializable: query.first("serializable") == Some("true"),
-            excluded: query.all("exclude").map(str::to_owned).collect(),
-            kind: HealthKind::Health,
-        }),
-        _ if names.is_some() && method != "GET" => {
-            tracing::warn!(path = %path, status_code = 405, "Health request error");
-            Answer::Page(not_allowed("GET"))
-        }
-        "/version" if method != "GET" => Answer::Page(not_allowed("GET")),
-        "/version" => Answer::Page(version_page(view)),
-        "/metrics" => Answer::Metrics(Exposition::accepted(accept)),
-        _ => match names {
-            Some(names) => Answer::Health(checks(&path, names, &query)),
-            None => Answer::Page(not_found()),
-        },
+/// The check that `/health` makes, or the page that says why it makes none.
+///
+/// # Errors
+/// The page.
+pub fn health_check(method: &str, query: &Query) -> Result<HealthCheck, Page> {
+    if method != "GET" {
+        tracing::warn!(status_code = 405, "/health error");
+        return Err(not_allowed("GET"));
     }
+    Ok(HealthCheck {
+        serializable: query.first("serializable") == Some("true"),
+        excluded: query.all("exclude").map(str::to_owned).collect(),
+        kind: HealthKind::Health,
+    })
+}
+
+/// The checks that a path at or below `/livez` and `/readyz` makes, or the page that says why it
+/// makes none.
+///
+/// # Errors
+/// The page.
+pub fn named_checks(method: &str, path: &str, query: &Query) -> Result<HealthCheck, Page> {
+    let names = checks_of(path).ok_or_else(not_found)?;
+    if method != "GET" {
+        tracing::warn!(path = %path, status_code = 405, "Health request error");
+        return Err(not_allowed("GET"));
+    }
+    Ok(checks(path, names, query))
+}
+
+/// The page of `/version` on a client URL.
+pub fn client_version_page(method: &str, view: &MemberView) -> Page {
+    if method == "GET" { version_page(view) } else { not_allowed("GET") }
 }
 
 /// The page of `/metrics`. Costs as much as thousands of calls: to be rendered for many at once.
@@ -288,7 +286,8 @@ fn members_json(view: &MemberView) -> Vec<u8> {
     body
 }
 
-fn not_found() -> Page {
+/// What Go says of a path that nobody serves.
+pub fn not_found() -> Page {
     text_page(404, "404 page not found\n")
 }
 

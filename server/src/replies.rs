@@ -37,6 +37,24 @@ impl CallId {
     }
 }
 
+/// A request that is not gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HttpId {
+    /// The connection.
+    pub conn: ConnId,
+    /// Which of its requests.
+    pub exchange: Exchange,
+}
+
+/// One request and its response on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Exchange {
+    /// The request of this number, from 1, of an HTTP/1.1 connection.
+    Http1(u64),
+    /// A stream of an HTTP/2 connection.
+    H2(StreamId),
+}
+
 /// The call is over; whatever was to be sent is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
@@ -81,7 +99,7 @@ pub trait Streams {
 }
 
 /// The way out of everything that a service answers.
-pub trait Replies: Streams {
+pub trait Replies: Streams + HttpReplies {
     /// Answers a unary call with this message. What exceeds the client's window is buffered.
     fn reply(&mut self, call: CallId, message: &[u8]);
 
@@ -102,10 +120,45 @@ pub trait Replies: Streams {
 
     /// A proposal is answered.
     fn proposal_ended(&mut self, conn: ConnId, bytes: usize);
+}
 
-    /// Answers the HTTP/1.1 request that a connection is at.
-    fn respond(&mut self, conn: ConnId, page: &Page);
+/// The way out for requests that are not gRPC. A response is whole, or begun, written in pieces and
+/// ended. Responses to requests that are over go nowhere; what returns [`Gone`] says so.
+pub trait HttpReplies {
+    /// Sends a whole response.
+    fn respond(&mut self, request: HttpId, page: &Page);
 
-    /// Refuses that request as malformed, and ends the connection.
-    fn refuse_request(&mut self, conn: ConnId);
+    /// Begins a response whose body comes in pieces, of so many bytes in all if that is known. The
+    /// page's own body is not sent.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    fn begin_body(
+        &mut self,
+        request: HttpId,
+        page: &Page,
+        length_bytes: Option<u64>,
+    ) -> Result<(), Gone>;
+
+    /// Bytes of the body that can be sent at once; after 0 the request is told to be writable when
+    /// there is room.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    fn body_capacity(&mut self, request: HttpId) -> Result<usize, Gone>;
+
+    /// The next piece of the body.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    fn write_body(&mut self, request: HttpId, piece: &[u8]) -> Result<(), Gone>;
+
+    /// The body is complete.
+    fn end_body(&mut self, request: HttpId);
+
+    /// So many bytes of the request's body are no longer held: its client may send more.
+    fn consumed(&mut self, request: HttpId, bytes: usize);
+
+    /// Refuses the request as malformed, and ends the connection or stream.
+    fn refuse_request(&mut self, request: HttpId);
 }

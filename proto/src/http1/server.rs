@@ -219,6 +219,18 @@ impl Server {
         put_fields(fields, &mut self.out);
     }
 
+    /// The number of the request that was announced last, from 1.
+    #[must_use]
+    pub fn request_number(&self) -> u64 {
+        self.requests
+    }
+
+    /// Whether an answer's head was sent, and its body is due.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        matches!(self.answer, Answer::Known(_) | Answer::Chunked | Answer::UntilClose)
+    }
+
     /// Whether a request waits for the head of its answer.
     #[must_use]
     pub fn is_answer_due(&self) -> bool {

@@ -19,22 +19,25 @@ use super::long::Long;
 use crate::channel::Slot;
 use crate::http::HealthCheck;
 use crate::limits;
-use crate::replies::{CallId, ConnId};
+use crate::replies::{CallId, ConnId, HttpId};
 
 /// Where an answer goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum To {
     /// A gRPC call.
     Call(Call),
-    /// The HTTP/1.1 request that this connection is at.
-    Http(ConnId),
+    /// A request that is not gRPC.
+    Http(HttpId),
+    /// Nobody any more; its connection is still charged.
+    Nobody(ConnId),
 }
 
 impl To {
     pub(super) fn conn(&self) -> ConnId {
         match self {
             Self::Call(call) => call.id.conn,
-            Self::Http(conn) => *conn,
+            Self::Http(request) => request.conn,
+            Self::Nobody(conn) => *conn,
         }
     }
 }
@@ -199,7 +202,7 @@ impl Pending {
     pub(super) fn abandon(&mut self, slot: Slot) -> Option<PendingCall> {
         let place = self.get_mut(slot).filter(|call| call.kind.is_proposal())?;
         let left = PendingCall {
-            to: To::Http(place.to.conn()),
+            to: To::Nobody(place.to.conn()),
             kind: CallKind::Abandoned,
             deadline_ms: NEVER,
             client_deadline: false,
@@ -410,7 +413,7 @@ mod tests {
 
     fn call_of(bytes: usize) -> PendingCall {
         PendingCall {
-            to: To::Http(ConnId { slot: 1, generation: 2 }),
+            to: To::Nobody(ConnId { slot: 1, generation: 2 }),
             kind: CallKind::Proposal,
             deadline_ms: 10,
             client_deadline: false,

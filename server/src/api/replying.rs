@@ -97,12 +97,13 @@ impl Cx<'_> {
         let resume = Some((deadline_ms, client_deadline));
         let mut call = match to {
             To::Call(call) => call,
-            To::Http(conn) => {
+            To::Http(id) => {
                 if let CallKind::Health(check) = kind {
-                    self.finish_health(conn, &check, Ok(()));
+                    self.finish_health(id, &check, Ok(()));
                 }
                 return;
             }
+            To::Nobody(_) => return,
         };
         call.deadline_ms = Some(deadline_ms);
         // Whoever began when nobody had to say who he is must do so now.
@@ -160,7 +161,8 @@ impl Cx<'_> {
     fn fail_to(&mut self, to: &To, status: &Status) {
         match to {
             To::Call(call) => self.out.fail(call.id, status),
-            To::Http(conn) => self.out.respond(*conn, &unavailable(status)),
+            To::Http(id) => self.out.respond(*id, &unavailable(status)),
+            To::Nobody(_) => {}
         }
     }
 
@@ -183,7 +185,9 @@ impl Cx<'_> {
             let Some(left) = self.api.pending.remove(slot) else { continue };
             let error = timed_out(left.client_deadline);
             match (left.kind, &left.to) {
-                (CallKind::Health(check), to) => self.finish_health(to.conn(), &check, Err(error)),
+                (CallKind::Health(check), To::Http(id)) => {
+                    self.finish_health(*id, &check, Err(error));
+                }
                 (CallKind::Lease(question), To::Call(call)) => {
                     self.time_out_lease(call.id, question, error);
                 }

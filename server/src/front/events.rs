@@ -2,8 +2,8 @@
 
 use etcore_proto::grpc::ServerEvent;
 
-use super::Front;
 use super::wire::conn_id;
+use super::{Front, http};
 use crate::api::{Call, Unary};
 use crate::driver::SocketId;
 use crate::replies::{CallId, Replies};
@@ -33,13 +33,23 @@ impl Front {
                     services.stream_message(wire, id(stream), method, message);
                 }
                 ServerEvent::Writable { stream } => services.writable(wire, id(stream)),
-                ServerEvent::Cancelled { stream } => services.cancelled(id(stream)),
+                ServerEvent::Cancelled { stream } => {
+                    services.cancelled(id(stream));
+                    services.http_cancelled(http::h2_id(socket, stream));
+                }
                 ServerEvent::StreamHalfClosed { stream } => services.half_closed(wire, id(stream)),
-                ServerEvent::HttpOpened { .. } | ServerEvent::HttpData { .. } => {}
+                ServerEvent::HttpOpened { stream, head, end_stream } => {
+                    let request = http::request_of_h2(socket, stream, *head);
+                    services.http_opened(wire, request, end_stream);
+                }
+                ServerEvent::HttpData { stream, data, end_stream } => {
+                    let id = http::h2_id(socket, stream);
+                    services.http_body(wire, id, &data, end_stream);
+                }
             }
             self.wire.mark_dirty(socket);
         }
-        self.handle_plain(socket);
+        self.handle_http1(socket);
     }
 
     /// A large request that may not be handled now waits.

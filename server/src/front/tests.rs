@@ -28,6 +28,7 @@ use crate::freer::Freeing;
 use crate::metrics::Metrics;
 
 mod crowding;
+mod http;
 mod leases;
 mod silence;
 mod watching;

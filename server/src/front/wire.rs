@@ -5,18 +5,19 @@
 //! connections can. Each connection sends once a turn; budgets and buffers are shared by all.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use etcore_proto::error::{Code, Status};
 use etcore_proto::grpc::Server;
+use etcore_proto::http1::BodyLength;
 
 use super::conn::{Conn, Settings};
-use super::http1;
 use crate::clock::Clock;
 use crate::driver::{AnySocket, Driver, SocketId};
 use crate::http::Page;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::replies::{CallId, ConnId, Gone, Replies, Streams};
+use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams};
 
 /// What is not read because too much waits for the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,16 @@ impl Wire {
     #[cfg(test)]
     pub(super) fn set_open(&mut self, open: usize) {
         self.open = open;
+    }
+
+    /// Connections from now on take requests over HTTP/2 that are not gRPC.
+    #[cfg(test)]
+    pub(super) fn allow_plain_http(&mut self) {
+        let settings = &self.settings;
+        let mut grpc = settings.grpc.clone();
+        grpc.plain_http = true;
+        let (routes, budget) = (settings.routes.clone(), settings.budget.clone());
+        self.settings = Arc::new(Settings { grpc, routes, budget });
     }
 
     #[cfg(test)]
@@ -416,22 +427,64 @@ impl Replies for Wire {
             conn.proposal_bytes = conn.proposal_bytes.saturating_sub(bytes);
         }
     }
+}
 
-    fn respond(&mut self, conn: ConnId, page: &Page) {
-        let unix = self.clock.unix();
-        let Some(conn) = self.conn_of(conn) else { return };
-        let socket = conn.socket;
-        if http1::respond(conn, page, unix) {
-            self.mark_dirty(socket);
+impl HttpReplies for Wire {
+    fn respond(&mut self, request: HttpId, page: &Page) {
+        // An error means that the request is over.
+        let _ = self.answer(request, |conn, now| conn.respond(request.exchange, page, None, now));
+    }
+
+    fn begin_body(
+        &mut self,
+        request: HttpId,
+        page: &Page,
+        length_bytes: Option<u64>,
+    ) -> Result<(), Gone> {
+        let length = length_bytes.map_or(BodyLength::Unknown, BodyLength::Known);
+        self.answer(request, |conn, now| conn.respond(request.exchange, page, Some(length), now))
+    }
+
+    fn body_capacity(&mut self, request: HttpId) -> Result<usize, Gone> {
+        self.conn_of(request.conn).ok_or(Gone)?.body_capacity(request.exchange)
+    }
+
+    fn write_body(&mut self, request: HttpId, piece: &[u8]) -> Result<(), Gone> {
+        self.answer(request, |conn, _| conn.write_body(request.exchange, piece, false))
+    }
+
+    fn end_body(&mut self, request: HttpId) {
+        let _ = self.answer(request, |conn, _| conn.write_body(request.exchange, b"", true));
+    }
+
+    fn consumed(&mut self, request: HttpId, bytes: usize) {
+        if let Exchange::H2(stream) = request.exchange
+            && let Some(server) = self.server(CallId { conn: request.conn, stream })
+        {
+            server.http_consumed(stream, bytes);
         }
     }
 
-    fn refuse_request(&mut self, conn: ConnId) {
-        let Some(conn) = self.conn_of(conn) else { return };
+    fn refuse_request(&mut self, request: HttpId) {
+        let _ = self.answer(request, |conn, _| {
+            conn.refuse_request(request.exchange);
+            Ok(())
+        });
+    }
+}
+
+impl Wire {
+    /// Does something with the connection of a request, which will have something to send then.
+    fn answer(
+        &mut self,
+        request: HttpId,
+        act: impl FnOnce(&mut Conn, SystemTime) -> Result<(), Gone>,
+    ) -> Result<(), Gone> {
+        let now = self.clock.unix();
+        let conn = self.conn_of(request.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
         let socket = conn.socket;
-        if let Some(server) = conn.http1() {
-            server.refuse_request();
-            self.mark_dirty(socket);
-        }
+        act(conn, now)?;
+        self.mark_dirty(socket);
+        Ok(())
     }
 }

@@ -1,14 +1,14 @@
 //! Paths and queries of request targets, percent-decoded as Go's `net/url` does.
 
 /// The decoded path of a target and its query; `None` for a path that Go refuses.
-pub(super) fn split(target: &str) -> Option<(String, Query)> {
+pub fn split(target: &str) -> Option<(String, Query)> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     Some((decode(path, false)?, Query::parse(query)))
 }
 
 /// The parameters of a query, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Query(Vec<(String, String)>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// A pair that is malformed is left out, as in Go; so is one with a semicolon.
@@ -22,17 +22,17 @@ impl Query {
     }
 
     /// True if the parameter is there.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.first(name).is_some()
     }
 
     /// Its first value.
-    pub(super) fn first(&self, name: &str) -> Option<&str> {
+    pub fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// All its values.
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 }

@@ -1,0 +1,185 @@
+//! Requests that are not gRPC on a front's connections, over HTTP/1.1 and HTTP/2: from the
+//! protocols' events to one form of request, and from one form of response to the protocols.
+//!
+//! An HTTP/1.1 connection is answered one request a round, and only while the budgets have room for
+//! the answer.
+
+use std::time::SystemTime;
+
+use etcore_proto::grpc::{Metadata, StreamId};
+use etcore_proto::http1::{BodyLength, ServerEvent};
+
+use super::Front;
+use super::conn::{Conn, Protocol};
+use super::wire::conn_id;
+use crate::api::HttpRequest;
+use crate::driver::SocketId;
+use crate::http::{self, Page};
+use crate::replies::{Exchange, Gone, HttpId};
+
+/// What etcd's handlers say to browsers of any origin.
+const CORS: [(&str, &str); 3] = [
+    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
+    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
+    ("Access-Control-Allow-Origin", "*"),
+];
+
+impl Front {
+    /// Handles what an HTTP/1.1 connection has to say: one request, since the next comes after its
+    /// answer has left.
+    pub(super) fn handle_http1(&mut self, socket: SocketId) {
+        loop {
+            let Some(conn) = self.wire.conn(socket) else { return };
+            conn.charge_plain();
+            if !conn.may_answer() {
+                // Looked at again when something was sent, and at each tick.
+                return;
+            }
+            let Some(server) = conn.http1() else { return };
+            let Some(event) = server.next_event() else { return };
+            let id = HttpId {
+                conn: conn_id(socket),
+                exchange: Exchange::Http1(server.request_number()),
+            };
+            let (services, wire) = (&mut self.services, &mut self.wire);
+            match event {
+                ServerEvent::Request { head, has_body } => {
+                    let request = HttpRequest {
+                        id,
+                        method: head.method,
+                        target: head.target,
+                        fields: head.fields,
+                    };
+                    services.http_opened(wire, request, !has_body);
+                }
+                ServerEvent::Body(piece) => services.http_body(wire, id, &piece, false),
+                ServerEvent::End => services.http_body(wire, id, &bytes::Bytes::new(), true),
+                ServerEvent::Failed(_) => services.http_cancelled(id),
+            }
+            self.wire.mark_dirty(socket);
+        }
+    }
+}
+
+/// The name of a request on an HTTP/2 stream.
+pub(super) fn h2_id(socket: SocketId, stream: StreamId) -> HttpId {
+    HttpId { conn: conn_id(socket), exchange: Exchange::H2(stream) }
+}
+
+/// The request that an HTTP/2 head asks for.
+pub(super) fn request_of_h2(socket: SocketId, stream: StreamId, head: Metadata) -> HttpRequest {
+    let text = |name: &[u8]| {
+        let value = head.get(name).unwrap_or_default();
+        String::from_utf8_lossy(value).into_owned()
+    };
+    let (method, target) = (text(b":method"), text(b":path"));
+    HttpRequest { id: h2_id(socket, stream), method, target, fields: head }
+}
+
+impl Conn {
+    /// Sends the head of a response, and its body if that is not to come in pieces.
+    pub(super) fn respond(
+        &mut self,
+        exchange: Exchange,
+        page: &Page,
+        length: Option<BodyLength>,
+        now: SystemTime,
+    ) -> Result<(), Gone> {
+        let date = http::http_date(now);
+        let mut fields: Vec<(&str, &str)> = CORS.to_vec();
+        fields.push(("Date", &date));
+        if !page.content_type.is_empty() {
+            fields.push(("Content-Type", page.content_type));
+        }
+        fields.extend(page.headers.iter().map(|(name, value)| (*name, value.as_str())));
+        match (&mut self.protocol, exchange) {
+            (Protocol::Http1(server), Exchange::Http1(number)) => {
+                if server.request_number() != number || !server.is_answer_due() {
+                    return Err(Gone);
+                }
+                match length {
+                    Some(length) => server.respond(page.status, &fields, length),
+                    None => server.respond_with(page.status, &fields, &page.body),
+                }
+            }
+            (Protocol::Grpc(server), Exchange::H2(stream)) => {
+                let length_bytes = match length {
+                    None => Some(page.body.len() as u64),
+                    Some(BodyLength::Known(length_bytes)) => Some(length_bytes),
+                    Some(BodyLength::Unknown) => None,
+                };
+                let length_text = length_bytes.map(|length| length.to_string());
+                let names: Vec<String> =
+                    fields.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+                let values = fields.iter().map(|(_, value)| value.as_bytes());
+                let mut items: Vec<(&[u8], &[u8])> =
+                    names.iter().map(String::as_bytes).zip(values).collect();
+                if let Some(text) = &length_text {
+                    items.push((b"content-length", text.as_bytes()));
+                }
+                let ends = length.is_none() && page.body.is_empty();
+                server.http_response(stream, page.status, &items, ends).map_err(|_| Gone)?;
+                if length.is_none() && !ends {
+                    server.http_body(stream, &page.body, true).map_err(|_| Gone)?;
+                }
+            }
+            _ => return Err(Gone),
+        }
+        self.charge_plain();
+        Ok(())
+    }
+
+    /// Bytes of a response's body that can be sent at once.
+    pub(super) fn body_capacity(&mut self, exchange: Exchange) -> Result<usize, Gone> {
+        match (&mut self.protocol, exchange) {
+            (Protocol::Http1(server), Exchange::Http1(number))
+                if server.request_number() == number =>
+            {
+                Ok(server.capacity())
+            }
+            (Protocol::Grpc(server), Exchange::H2(stream)) => Ok(server.capacity(stream)),
+            _ => Err(Gone),
+        }
+    }
+
+    /// The next piece of a response's body; the last one may be empty.
+    pub(super) fn write_body(
+        &mut self,
+        exchange: Exchange,
+        piece: &[u8],
+        ends: bool,
+    ) -> Result<(), Gone> {
+        match (&mut self.protocol, exchange) {
+            (Protocol::Http1(server), Exchange::Http1(number))
+                if server.request_number() == number && server.is_answering() =>
+            {
+                server.write(piece);
+                if ends {
+                    server.finish();
+                }
+            }
+            (Protocol::Grpc(server), Exchange::H2(stream)) => {
+                server.http_body(stream, piece, ends).map_err(|_| Gone)?;
+            }
+            _ => return Err(Gone),
+        }
+        self.charge_plain();
+        Ok(())
+    }
+
+    /// Refuses a request as malformed.
+    pub(super) fn refuse_request(&mut self, exchange: Exchange) {
+        match (&mut self.protocol, exchange) {
+            (Protocol::Http1(server), Exchange::Http1(number)) => {
+                if server.request_number() == number && server.is_answer_due() {
+                    server.refuse_request();
+                }
+            }
+            (Protocol::Grpc(server), Exchange::H2(stream)) => {
+                // An error means that the client is gone; the transport has noticed.
+                let _ = server.http_response(stream, 400, &[], true);
+            }
+            _ => {}
+        }
+    }
+}
