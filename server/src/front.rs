@@ -28,17 +28,20 @@ mod http;
 mod large;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod wire;
 
 use conn::Settings;
 use large::LargeRequests;
-use wire::{Flushed, Paused, Wire, conn_id};
+use transport::socket_conn;
+pub use wire::Accepted;
+use wire::{Flushed, Paused, Wire};
 
 /// The way to hand sockets to a front.
 #[derive(Clone)]
 pub struct Door {
     /// Sockets not taken yet.
-    pub queue: Arc<ArrayQueue<AnySocket>>,
+    pub queue: Arc<ArrayQueue<Accepted>>,
     /// `None` for the accepting front itself.
     pub waker: Option<Waker>,
 }
@@ -53,15 +56,15 @@ pub struct Parts {
     pub routes: Arc<Routes>,
     /// Every front's door; one's own among them.
     pub doors: Vec<Door>,
-    /// Sockets to accept from; only front 0 has any.
-    pub listeners: Vec<AnyListener>,
+    /// Sockets to accept from, with their URLs; only front 0 has any.
+    pub listeners: Vec<(AnyListener, Arc<str>)>,
 }
 
 /// Sockets on their way in.
 struct Acceptor {
     index: usize,
     doors: Vec<Door>,
-    listeners: Vec<AnyListener>,
+    listeners: Vec<(AnyListener, Arc<str>)>,
     listening: bool,
     /// Process-wide limit, shared by all fronts.
     connections_max: usize,
@@ -91,7 +94,7 @@ pub struct Front {
     now_ms: u64,
     next_tick_ms: u64,
     /// Room for a list of connections, used again.
-    ticked: Vec<SocketId>,
+    ticked: Vec<ConnId>,
 }
 
 /// Connections are given time at least this often.
@@ -154,19 +157,20 @@ impl Front {
         // The shard may have slept since the turn began.
         self.services.catch_up();
         self.services.note(crate::work::Job::Requests);
-        self.wire.received(socket, bytes);
-        self.handle_events(socket);
+        let id = socket_conn(socket);
+        self.wire.received(id, bytes);
+        self.handle_events(id);
     }
 
     /// The peer is gone: its calls end, their late replies find nobody. One that has only ended
     /// its side may still wait for an answer.
     pub fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
-        self.wire.disconnected(socket, error.is_some());
+        self.wire.disconnected(socket_conn(socket), error.is_some());
     }
 
     /// A send ended.
     pub fn sent(&mut self, socket: SocketId, buf: Vec<u8>, result: io::Result<()>) {
-        self.wire.sent(socket, buf, result.is_err());
+        self.wire.sent(socket_conn(socket), buf, result.is_err());
     }
 
     /// Sets the time and takes the newest view for this turn. Called before completions are
@@ -228,12 +232,12 @@ impl Front {
     /// Sends what is ready, within the round's bounds.
     pub fn send_ready(&mut self, driver: &mut dyn Driver) {
         let mut dirty = self.wire.take_dirty();
-        for socket in dirty.drain(..) {
-            match self.wire.flush(driver, &self.shared.metrics, socket) {
+        for id in dirty.drain(..) {
+            match self.wire.flush(driver, &self.shared.metrics, id) {
                 Flushed::Unknown => {}
                 // Sending freed room: streams that waited for it may go on.
-                Flushed::Open => self.handle_events(socket),
-                Flushed::Closed => self.closed(conn_id(socket)),
+                Flushed::Open => self.handle_events(id),
+                Flushed::Closed => self.closed(id),
             }
         }
         // Connections with more to send than one turn takes were marked again meanwhile.
@@ -241,11 +245,13 @@ impl Front {
     }
 
     fn closed(&mut self, conn: ConnId) {
-        self.shared.connections[self.acceptor.index].fetch_sub(1, Ordering::Relaxed);
+        if transport::loopback_slot(conn).is_none() {
+            self.shared.connections[self.acceptor.index].fetch_sub(1, Ordering::Relaxed);
+        }
         self.services.connection_closed(conn);
     }
 
-    fn attach(&mut self, driver: &mut dyn Driver, socket: AnySocket) {
+    fn attach(&mut self, driver: &mut dyn Driver, socket: Accepted) {
         let refused = self.drain != Drain::No || self.wire.open() >= limits::CONNECTIONS;
         let attached =
             if refused { Ok(false) } else { self.wire.attach(driver, socket).map(|()| true) };
@@ -263,8 +269,8 @@ impl Front {
     fn tick_conns(&mut self) {
         let mut ticked = std::mem::take(&mut self.ticked);
         self.wire.tick_some(&mut ticked);
-        for socket in ticked.drain(..) {
-            self.handle_events(socket);
+        for id in ticked.drain(..) {
+            self.handle_events(id);
         }
         self.ticked = ticked;
     }
@@ -315,15 +321,13 @@ impl Acceptor {
         !self.doors[self.index].queue.is_empty()
     }
 
-    fn next_socket(&self) -> Option<AnySocket> {
+    fn next_socket(&self) -> Option<Accepted> {
         self.doors[self.index].queue.pop()
     }
 
     /// Dropping a socket closes it.
     fn accepted(&self, shared: &Shared, listener: u32, socket: AnySocket) {
-        if listener as usize >= self.listeners.len() {
-            return;
-        }
+        let Some((_, url)) = self.listeners.get(listener as usize) else { return };
         let load = |front: usize| shared.connections[front].load(Ordering::Relaxed);
         let open: usize = (0..shared.connections.len()).map(load).sum();
         if open >= self.connections_max {
@@ -335,7 +339,7 @@ impl Acceptor {
         // Counted here already, so that a burst spreads evenly.
         shared.connections[least].fetch_add(1, Ordering::Relaxed);
         let door = &self.doors[least];
-        if door.queue.push(socket).is_err() {
+        if door.queue.push(Accepted { socket, url: url.clone() }).is_err() {
             // That front has thousands waiting already.
             shared.connections[least].fetch_sub(1, Ordering::Relaxed);
             return;
@@ -348,7 +352,7 @@ impl Acceptor {
     fn listen(&mut self, driver: &mut dyn Driver, serves: bool, drains: bool) -> io::Result<()> {
         if serves && !self.listening && !drains {
             self.listening = true;
-            for (number, listener) in (0..).zip(&self.listeners) {
+            for (number, (listener, _)) in (0..).zip(&self.listeners) {
                 driver.listen(number, listener.clone())?;
             }
         }

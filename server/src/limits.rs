@@ -72,6 +72,8 @@ pub const HTTP1_ANSWER_BYTES: usize = 64 << 10;
 pub const PAGE_RENDERS_PER_TICK: u32 = 1;
 /// Renders that may be saved up, so that who asks once and again sees what has changed.
 pub const PAGE_RENDERS: u32 = 4;
+/// What waits for a client within the process before no more is sent to it, in bytes.
+pub const LOOPBACK_BYTES: usize = 256 << 10;
 /// Bytes of emptied send buffers that a front keeps for the next ones.
 pub const SPARE_SEND_BYTES: usize = 4 << 20;
 /// Range answers above this many bytes are streamed as the peer's windows open, in chunks of about

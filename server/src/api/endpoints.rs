@@ -248,20 +248,18 @@ impl Cx<'_> {
         if check.serializable {
             return self.finish_health(id, &check, Ok(()));
         }
+        if self.api.pending.is_full() {
+            return self.finish_health(id, &check, Err(EtcdError::TooManyRequests));
+        }
         let pending = PendingCall {
             to: To::Http(id),
-            kind: CallKind::Health(check),
+            kind: CallKind::Health(Box::new(check)),
             deadline_ms: self.api.now_ms + self.api.shared.config.request_timeout_ms(),
             client_deadline: false,
             bytes: 0,
         };
-        match self.api.pending.insert(pending) {
-            Ok(slot) => self.api.wait_for_ticket(slot),
-            Err(refused) => {
-                if let CallKind::Health(check) = refused.kind {
-                    self.finish_health(id, &check, Err(EtcdError::TooManyRequests));
-                }
-            }
+        if let Ok(slot) = self.api.pending.insert(pending) {
+            self.api.wait_for_ticket(slot);
         }
     }
 

@@ -94,7 +94,7 @@ pub(super) enum CallKind {
     /// A change of the leader.
     MoveLeader,
     /// A health check.
-    Health(HealthCheck),
+    Health(Box<HealthCheck>),
     /// A RangeStream that waits for its linearizable point.
     Stream(Box<pb::RangeRequest>),
     /// A long answer, evaluated in slices and sent in pieces.
@@ -156,6 +156,10 @@ pub(super) struct Pending {
     /// Of those that have one.
     deadlines: Deadlines<Slot>,
 }
+
+/// Too many calls wait already.
+#[derive(Debug)]
+pub(super) struct Full;
 
 /// What a call without a deadline has.
 const NEVER: u64 = u64::MAX;
@@ -245,10 +249,15 @@ impl Pending {
         self.at_page = at_page;
     }
 
-    /// Puts a request in; gives it back if too many wait.
-    pub(super) fn insert(&mut self, call: PendingCall) -> Result<Slot, PendingCall> {
-        if self.count >= limits::PENDING_REQUESTS {
-            return Err(call);
+    /// True if no more may wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.count >= limits::PENDING_REQUESTS
+    }
+
+    /// Puts a request in, unless too many wait.
+    pub(super) fn insert(&mut self, call: PendingCall) -> Result<Slot, Full> {
+        if self.is_full() {
+            return Err(Full);
         }
         self.count += 1;
         self.proposal_bytes += call.bytes;

@@ -71,7 +71,7 @@ impl Method {
         Self { path, serve, permission, on_learner }
     }
 
-    const fn to_everybody(self) -> Self {
+    const fn for_everybody(self) -> Self {
         Self { permission: Permission::None, ..self }
     }
 
@@ -166,16 +166,16 @@ const METHODS: &[Method] = &[
     unary!("/etcdserverpb.Auth/AuthStatus", is_empty, auth_status),
     unary!("/etcdserverpb.Cluster/MemberList", is::<pb::MemberListRequest>, member_list),
     unary!("/etcdserverpb.Maintenance/Status", is_empty, status)
-        .to_everybody()
+        .for_everybody()
         .on_learner(OnLearner::Yes),
     unary!("/etcdserverpb.Maintenance/Alarm", is::<pb::AlarmRequest>, alarm),
     unary!("/etcdserverpb.Maintenance/Hash", is_empty, hash),
     unary!("/etcdserverpb.Maintenance/HashKV", is::<pb::HashKvRequest>, hash_kv),
     unary!("/etcdserverpb.Maintenance/Defragment", is_empty, defragment),
     unary!("/etcdserverpb.Maintenance/MoveLeader", is::<pb::MoveLeaderRequest>, move_leader),
-    unary!("/grpc.health.v1.Health/Check", health::is_check, health_check).to_everybody(),
+    unary!("/grpc.health.v1.Health/Check", health::is_check, health_check).for_everybody(),
     stream!("/grpc.health.v1.Health/Watch", open_health_watch, health_watch),
-    unary!("/grpc.health.v1.Health/List", is_empty, health_list).to_everybody(),
+    unary!("/grpc.health.v1.Health/List", is_empty, health_list).for_everybody(),
 ];
 
 fn method(id: MethodId) -> &'static Method {

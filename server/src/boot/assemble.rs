@@ -193,7 +193,10 @@ impl Wiring {
             .collect();
         let routes = Arc::new(api::routes());
         let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
-        let mut listeners = Some(listeners);
+        // Bound in the order of their URLs.
+        let urls = self.shared.config.listen_client_urls.iter();
+        let urls = urls.map(|url| Arc::from(url.to_string()));
+        let mut listeners = Some(listeners.into_iter().zip(urls).collect());
         let mut fronts = Vec::new();
         let mut links = Vec::new();
         for (index, waker) in self.front_wakers.iter().enumerate() {

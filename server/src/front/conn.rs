@@ -1,6 +1,6 @@
 //! One connection: which protocol it turned out to speak, and what is on its way.
 //!
-//! Owned by its front. Cleartext HTTP/2 is told from HTTP/1.1 by its preface.
+//! Owned by the wire. Cleartext HTTP/2 is told from HTTP/1.1 by its preface.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use etcore_proto::grpc::{Routes, Server, ServerConfig};
 use etcore_proto::h2::{Budget, BudgetLease};
 use etcore_proto::http1;
 
-use crate::driver::SocketId;
+use super::transport::Transport;
 use crate::limits;
+use crate::replies::ConnId;
 
 /// The HTTP/2 client preface.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,10 +37,18 @@ pub(super) struct Settings {
     pub(super) budget: Budget,
 }
 
-pub(super) struct Conn {
-    pub(super) socket: SocketId,
-    /// The peer's address, if it has one.
+/// Where a connection came from.
+pub(super) struct Origin {
+    /// The listener's URL.
+    pub(super) url: Arc<str>,
+    /// The peer's address; `None` for a unix socket and within the process.
     pub(super) remote: Option<SocketAddr>,
+}
+
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    pub(super) transport: Transport,
+    pub(super) origin: Origin,
     pub(super) protocol: Protocol,
     settings: Arc<Settings>,
     /// A send is with the driver.
@@ -71,14 +80,16 @@ pub(super) struct Conn {
 
 impl Conn {
     pub(super) fn new(
-        socket: SocketId,
-        remote: Option<SocketAddr>,
+        id: ConnId,
+        transport: Transport,
+        origin: Origin,
         settings: Arc<Settings>,
     ) -> Self {
         let lease = settings.budget.lease();
         Self {
-            socket,
-            remote,
+            id,
+            transport,
+            origin,
             protocol: Protocol::Unknown(Vec::new()),
             settings,
             sending: false,

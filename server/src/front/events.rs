@@ -2,22 +2,20 @@
 
 use etcore_proto::grpc::ServerEvent;
 
-use super::wire::conn_id;
 use super::{Front, http};
 use crate::api::{Call, Unary};
-use crate::driver::SocketId;
-use crate::replies::{CallId, Replies};
+use crate::replies::{CallId, ConnId, Replies};
 
 impl Front {
     /// Handles everything a connection has to say.
-    pub(super) fn handle_events(&mut self, socket: SocketId) {
-        let id = |stream| CallId { conn: conn_id(socket), stream };
+    pub(super) fn handle_events(&mut self, conn_id: ConnId) {
+        let id = |stream| CallId { conn: conn_id, stream };
         loop {
-            let Some(conn) = self.wire.conn(socket) else { return };
+            let Some(conn) = self.wire.conn(conn_id) else { return };
             if conn.gone {
                 return;
             }
-            let remote = conn.remote;
+            let remote = conn.origin.remote;
             let Some(server) = conn.grpc() else { break };
             let Some(event) = server.next_event() else { return };
             let (services, wire) = (&mut self.services, &mut self.wire);
@@ -35,21 +33,21 @@ impl Front {
                 ServerEvent::Writable { stream } => services.writable(wire, id(stream)),
                 ServerEvent::Cancelled { stream } => {
                     services.cancelled(id(stream));
-                    services.http_cancelled(http::h2_id(socket, stream));
+                    services.http_cancelled(http::h2_id(conn_id, stream));
                 }
                 ServerEvent::StreamHalfClosed { stream } => services.half_closed(wire, id(stream)),
                 ServerEvent::HttpOpened { stream, head, end_stream } => {
-                    let request = http::request_of_h2(socket, stream, *head);
+                    let request = http::request_of_h2(conn_id, stream, *head);
                     services.http_opened(wire, request, end_stream);
                 }
                 ServerEvent::HttpData { stream, data, end_stream } => {
-                    let id = http::h2_id(socket, stream);
+                    let id = http::h2_id(conn_id, stream);
                     services.http_body(wire, id, &data, end_stream);
                 }
             }
-            self.wire.mark_dirty(socket);
+            self.wire.mark_dirty(conn_id);
         }
-        self.handle_http1(socket);
+        self.handle_http1(conn_id);
     }
 
     /// A large request that may not be handled now waits.

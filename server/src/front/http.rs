@@ -11,11 +11,9 @@ use etcore_proto::http1::{BodyLength, ServerEvent};
 
 use super::Front;
 use super::conn::{Conn, Protocol};
-use super::wire::conn_id;
 use crate::api::HttpRequest;
-use crate::driver::SocketId;
 use crate::http::{self, Page};
-use crate::replies::{Exchange, Gone, HttpId};
+use crate::replies::{ConnId, Exchange, Gone, HttpId};
 
 /// What etcd's handlers say to browsers of any origin.
 const CORS: [(&str, &str); 3] = [
@@ -27,20 +25,17 @@ const CORS: [(&str, &str); 3] = [
 impl Front {
     /// Handles what an HTTP/1.1 connection has to say: one request, since the next comes after its
     /// answer has left.
-    pub(super) fn handle_http1(&mut self, socket: SocketId) {
+    pub(super) fn handle_http1(&mut self, conn: ConnId) {
         loop {
-            let Some(conn) = self.wire.conn(socket) else { return };
-            conn.charge_plain();
-            if !conn.may_answer() {
+            let Some(open) = self.wire.conn(conn) else { return };
+            open.charge_plain();
+            if !open.may_answer() {
                 // Looked at again when something was sent, and at each tick.
                 return;
             }
-            let Some(server) = conn.http1() else { return };
+            let Some(server) = open.http1() else { return };
             let Some(event) = server.next_event() else { return };
-            let id = HttpId {
-                conn: conn_id(socket),
-                exchange: Exchange::Http1(server.request_number()),
-            };
+            let id = HttpId { conn, exchange: Exchange::Http1(server.request_number()) };
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Request { head, has_body } => {
@@ -56,24 +51,24 @@ impl Front {
                 ServerEvent::End => services.http_body(wire, id, &bytes::Bytes::new(), true),
                 ServerEvent::Failed(_) => services.http_cancelled(id),
             }
-            self.wire.mark_dirty(socket);
+            self.wire.mark_dirty(conn);
         }
     }
 }
 
 /// The name of a request on an HTTP/2 stream.
-pub(super) fn h2_id(socket: SocketId, stream: StreamId) -> HttpId {
-    HttpId { conn: conn_id(socket), exchange: Exchange::H2(stream) }
+pub(super) fn h2_id(conn: ConnId, stream: StreamId) -> HttpId {
+    HttpId { conn, exchange: Exchange::H2(stream) }
 }
 
 /// The request that an HTTP/2 head asks for.
-pub(super) fn request_of_h2(socket: SocketId, stream: StreamId, head: Metadata) -> HttpRequest {
+pub(super) fn request_of_h2(conn: ConnId, stream: StreamId, head: Metadata) -> HttpRequest {
     let text = |name: &[u8]| {
         let value = head.get(name).unwrap_or_default();
         String::from_utf8_lossy(value).into_owned()
     };
     let (method, target) = (text(b":method"), text(b":path"));
-    HttpRequest { id: h2_id(socket, stream), method, target, fields: head }
+    HttpRequest { id: h2_id(conn, stream), method, target, fields: head }
 }
 
 impl Conn {
@@ -170,10 +165,10 @@ impl Conn {
     /// Refuses a request as malformed.
     pub(super) fn refuse_request(&mut self, exchange: Exchange) {
         match (&mut self.protocol, exchange) {
-            (Protocol::Http1(server), Exchange::Http1(number)) => {
-                if server.request_number() == number && server.is_answer_due() {
-                    server.refuse_request();
-                }
+            (Protocol::Http1(server), Exchange::Http1(number))
+                if server.request_number() == number && server.is_answer_due() =>
+            {
+                server.refuse_request();
             }
             (Protocol::Grpc(server), Exchange::H2(stream)) => {
                 // An error means that the client is gone; the transport has noticed.

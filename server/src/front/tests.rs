@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 mod crowding;
 mod http;
 mod leases;
+mod loopback;
 mod silence;
 mod watching;
 
@@ -159,7 +160,7 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker),
             }],
-            listeners: vec![Arc::new(OwnedFd::from(listener)).into()],
+            listeners: vec![(Arc::new(OwnedFd::from(listener)).into(), "http://client".into())],
         };
         let front = Front::new(parts, 1);
         let driver = Remembering::default();
@@ -569,7 +570,7 @@ fn a_front_without_connections_keeps_no_view_while_it_sleeps() {
     rig.publish(&mut store);
     let seen = Arc::downgrade(&rig.front.shared.view.load_full());
     rig.turn();
-    assert!(Arc::ptr_eq(&rig.front.services.view(), &seen.upgrade().unwrap()));
+    assert!(Arc::ptr_eq(rig.front.services.view(), &seen.upgrade().unwrap()));
     rig.front.rest();
     rig.publish(&mut store);
     assert!(seen.upgrade().is_none(), "nobody holds it");
@@ -578,7 +579,7 @@ fn a_front_without_connections_keeps_no_view_while_it_sleeps() {
     rig.turn();
     rig.front.rest();
     assert!(
-        Arc::ptr_eq(&rig.front.services.view(), &rig.front.shared.view.load_full()),
+        Arc::ptr_eq(rig.front.services.view(), &rig.front.shared.view.load_full()),
         "it serves"
     );
 }

@@ -11,13 +11,22 @@ use etcore_proto::error::{Code, Status};
 use etcore_proto::grpc::Server;
 use etcore_proto::http1::BodyLength;
 
-use super::conn::{Conn, Settings};
+use super::conn::{Conn, Origin, Settings};
+use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
 use crate::clock::Clock;
-use crate::driver::{AnySocket, Driver, SocketId};
+use crate::driver::{AnySocket, Driver};
 use crate::http::Page;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams};
+
+/// A socket on its way in.
+pub struct Accepted {
+    /// The socket.
+    pub socket: AnySocket,
+    /// The URL of the listener that it came to.
+    pub url: Arc<str>,
+}
 
 /// What is not read because too much waits for the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +67,11 @@ pub(super) struct Wire {
     settings: Arc<Settings>,
     clock: Clock,
     conns: Vec<Option<Conn>>,
+    /// Connections without a socket.
+    loopbacks: Vec<Option<Conn>>,
+    loopback_generation: u32,
     open: usize,
-    dirty: Vec<SocketId>,
+    dirty: Vec<ConnId>,
     spare_bufs: Vec<Vec<u8>>,
     spare_bytes: usize,
     paused: Paused,
@@ -74,6 +86,8 @@ impl Wire {
             settings: Arc::new(settings),
             clock,
             conns: Vec::new(),
+            loopbacks: Vec::new(),
+            loopback_generation: 0,
             open: 0,
             dirty: Vec::new(),
             spare_bufs: Vec::new(),
@@ -120,7 +134,7 @@ impl Wire {
 
     /// Nothing is on its way on any connection.
     pub(super) fn is_idle(&self) -> bool {
-        self.conns.iter().flatten().all(Conn::is_idle)
+        self.all().all(Conn::is_idle)
     }
 
     /// Serves an accepted socket from now on.
@@ -130,7 +144,7 @@ impl Wire {
     pub(super) fn attach(
         &mut self,
         driver: &mut dyn Driver,
-        socket: AnySocket,
+        Accepted { socket, url }: Accepted,
     ) -> std::io::Result<()> {
         let mut remote = None;
         if let AnySocket::Kernel(fd) = &socket {
@@ -138,89 +152,120 @@ impl Wire {
             crate::net::end_promptly(fd);
             remote = crate::net::peer_address(fd);
         }
+        let origin = Origin { url, remote };
         let socket = driver.attach(socket)?;
         let slot = socket.slot as usize;
         if self.conns.len() <= slot {
             self.conns.resize_with(slot + 1, || None);
         }
-        self.conns[slot] = Some(Conn::new(socket, remote, self.settings.clone()));
-        self.open += 1;
-        if self.paused == Paused::All
-            && let Some(conn) = self.conn(socket)
-        {
+        let id = socket_conn(socket);
+        let mut conn = Conn::new(id, Transport::Socket(socket), origin, self.settings.clone());
+        if self.paused == Paused::All {
             conn.reading = false;
-            driver.pause(socket);
+            conn.transport.set_reading(driver, false);
         }
+        self.conns[slot] = Some(conn);
+        self.open += 1;
         Ok(())
     }
 
-    pub(super) fn conn(&mut self, socket: SocketId) -> Option<&mut Conn> {
-        self.conns.get_mut(socket.slot as usize)?.as_mut().filter(|conn| conn.socket == socket)
+    /// A connection whose client is in this process: it gives its bytes to [`Wire::received`] and
+    /// takes what is for it by [`Wire::take_unread`]. Served like any other.
+    #[cfg_attr(not(test), expect(dead_code, reason = "Lock and Election are to come"))]
+    pub(super) fn connect(&mut self, url: &Arc<str>) -> ConnId {
+        let slot = self.loopbacks.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.loopbacks.push(None);
+            self.loopbacks.len() - 1
+        });
+        self.loopback_generation += 1;
+        let id = loopback_conn(slot, self.loopback_generation);
+        let origin = Origin { url: url.clone(), remote: None };
+        let transport = Transport::Loopback(Vec::new());
+        self.loopbacks[slot] = Some(Conn::new(id, transport, origin, self.settings.clone()));
+        id
+    }
+
+    /// Takes what a client in this process has not read yet.
+    #[cfg_attr(not(test), expect(dead_code, reason = "Lock and Election are to come"))]
+    pub(super) fn take_unread(&mut self, id: ConnId) -> Vec<u8> {
+        let Some(conn) = self.conn(id) else { return Vec::new() };
+        let unread = conn.transport.take_unread();
+        self.mark_dirty(id);
+        unread
+    }
+
+    pub(super) fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let place = match loopback_slot(id) {
+            None => self.conns.get_mut(id.slot as usize)?,
+            Some(slot) => self.loopbacks.get_mut(slot)?,
+        };
+        place.as_mut().filter(|conn| conn.id == id)
     }
 
     /// True if the connection has not been closed.
-    pub(super) fn is_open(&mut self, conn: ConnId) -> bool {
-        self.conn_of(conn).is_some()
+    pub(super) fn is_open(&mut self, id: ConnId) -> bool {
+        self.conn(id).is_some()
     }
 
-    fn conn_of(&mut self, conn: ConnId) -> Option<&mut Conn> {
-        self.conn(socket_of(conn))
+    fn all(&self) -> impl Iterator<Item = &Conn> {
+        self.conns.iter().chain(&self.loopbacks).flatten()
     }
 
-    pub(super) fn mark_dirty(&mut self, socket: SocketId) {
-        if let Some(conn) = self.conn(socket)
+    pub(super) fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(conn) = self.conn(id)
             && !conn.dirty
         {
             conn.dirty = true;
-            self.dirty.push(socket);
+            self.dirty.push(id);
         }
     }
 
     /// The connections to be looked at; what is marked from now on is in the next list.
-    pub(super) fn take_dirty(&mut self) -> Vec<SocketId> {
+    pub(super) fn take_dirty(&mut self) -> Vec<ConnId> {
         std::mem::take(&mut self.dirty)
     }
 
     /// Gives the list back, empty, so that its memory is used again.
-    pub(super) fn keep_dirty(&mut self, mut list: Vec<SocketId>) {
+    pub(super) fn keep_dirty(&mut self, mut list: Vec<ConnId>) {
         std::mem::swap(&mut list, &mut self.dirty);
         self.dirty.append(&mut list);
     }
 
     /// Bytes arrived. What the peer must be told of an error, such as GOAWAY, still goes out.
-    pub(super) fn received(&mut self, socket: SocketId, bytes: &[u8]) {
+    pub(super) fn received(&mut self, id: ConnId, bytes: &[u8]) {
         let now_ms = self.now_ms;
-        let Some(conn) = self.conn(socket) else { return };
+        let Some(conn) = self.conn(id) else { return };
         if conn.failed {
             return;
         }
         if let Err(reason) = conn.receive(bytes, now_ms) {
-            tracing::debug!(reason = %reason, "connection ended by an error");
+            let Origin { url, remote } = &conn.origin;
+            tracing::debug!(reason = %reason, ?remote, %url, "connection ended by an error");
             conn.failed = true;
         }
-        self.mark_dirty(socket);
+        self.mark_dirty(id);
     }
 
     /// The peer has ended its side, or is gone.
-    pub(super) fn disconnected(&mut self, socket: SocketId, is_lost: bool) {
+    pub(super) fn disconnected(&mut self, id: ConnId, is_lost: bool) {
         let now_ms = self.now_ms;
-        let Some(conn) = self.conn(socket) else { return };
+        let Some(conn) = self.conn(id) else { return };
         if is_lost {
             conn.gone = true;
         } else {
             conn.peer_ended(now_ms);
         }
-        self.mark_dirty(socket);
+        self.mark_dirty(id);
     }
 
     /// A send ended.
-    pub(super) fn sent(&mut self, socket: SocketId, buf: Vec<u8>, is_lost: bool) {
+    pub(super) fn sent(&mut self, id: ConnId, buf: Vec<u8>, is_lost: bool) {
         self.keep_buf(buf);
         let now_ms = self.now_ms;
-        let Some(conn) = self.conn(socket) else { return };
+        let Some(conn) = self.conn(id) else { return };
         conn.end_send(now_ms);
         conn.gone |= is_lost;
-        self.mark_dirty(socket);
+        self.mark_dirty(id);
     }
 
     /// Keeps an emptied buffer for the next send.
@@ -237,23 +282,23 @@ impl Wire {
         &mut self,
         driver: &mut dyn Driver,
         metrics: &Metrics,
-        socket: SocketId,
+        id: ConnId,
     ) -> Flushed {
         let mut buf = self.spare_bufs.pop().unwrap_or_default();
         self.spare_bytes -= buf.capacity();
         let (paused, now_ms) = (self.paused, self.now_ms);
-        let Some(conn) = self.conn(socket) else {
+        let Some(conn) = self.conn(id) else {
             self.keep_buf(buf);
             return Flushed::Unknown;
         };
         conn.dirty = false;
         let mut more = false;
         let mut sent_bytes = 0;
-        if !conn.sending && !conn.gone {
+        if !conn.sending && !conn.gone && conn.transport.is_ready() {
             more = conn.transmit(&mut buf);
             sent_bytes = buf.len() as u64;
             if !buf.is_empty() {
-                match driver.send(socket, std::mem::take(&mut buf)) {
+                match conn.transport.send(driver, std::mem::take(&mut buf)) {
                     Some((emptied, result)) => {
                         buf = emptied;
                         conn.gone = result.is_err();
@@ -265,23 +310,33 @@ impl Wire {
         let goes_on = more && sent_bytes > 0 && !conn.sending;
         let over = conn.gone || (!conn.sending && !more && conn.is_over());
         let wants_read = paused.lets_read(conn);
-        let toggle = wants_read != conn.reading;
+        if wants_read != conn.reading && !over {
+            conn.transport.set_reading(driver, wants_read);
+        }
         conn.reading = wants_read;
         metrics.client_sent_bytes.inc_by(sent_bytes);
+        if over {
+            conn.transport.close(driver);
+            self.forget(id);
+        }
         self.keep_buf(buf);
         if over {
-            driver.close(socket);
-            self.conns[socket.slot as usize] = None;
-            self.open -= 1;
             return Flushed::Closed;
         }
-        if toggle {
-            if wants_read { driver.resume(socket) } else { driver.pause(socket) }
-        }
         if goes_on {
-            self.mark_dirty(socket);
+            self.mark_dirty(id);
         }
         Flushed::Open
+    }
+
+    fn forget(&mut self, id: ConnId) {
+        match loopback_slot(id) {
+            None => {
+                self.conns[id.slot as usize] = None;
+                self.open -= 1;
+            }
+            Some(slot) => self.loopbacks[slot] = None,
+        }
     }
 
     /// It is time for all connections again; those that still wait for the last time get this one.
@@ -293,18 +348,20 @@ impl Wire {
 
     /// Gives time to some connections, and says which: to all of thousands at once would keep
     /// their calls waiting.
-    pub(super) fn tick_some(&mut self, ticked: &mut Vec<SocketId>) {
+    pub(super) fn tick_some(&mut self, ticked: &mut Vec<ConnId>) {
         let now_ms = self.now_ms;
-        let end = self.conns.len().min(self.untimed + limits::TICKS_PER_ROUND);
-        for slot in std::mem::replace(&mut self.untimed, end)..end {
-            let Some(conn) = &mut self.conns[slot] else { continue };
-            let socket = conn.socket;
+        let begin = self.untimed;
+        let end = self.conns.len().min(begin + limits::TICKS_PER_ROUND);
+        self.untimed = end;
+        let loopbacks = if begin == 0 { self.loopbacks.len() } else { 0 };
+        let some = self.conns[begin.min(end)..end].iter_mut();
+        for conn in some.chain(&mut self.loopbacks[..loopbacks]).flatten() {
             if conn.tick(now_ms).is_err() {
                 conn.failed = true;
             }
-            self.mark_dirty(socket);
-            ticked.push(socket);
+            ticked.push(conn.id);
         }
+        ticked.iter().for_each(|id| self.mark_dirty(*id));
     }
 
     /// Reads from connections as `paused` lets it, from their next flush on.
@@ -313,44 +370,28 @@ impl Wire {
             return;
         }
         self.paused = paused;
-        let conns = self.conns.iter().flatten();
-        let sockets: Vec<SocketId> = conns
-            .filter(|conn| paused.lets_read(conn) != conn.reading)
-            .map(|conn| conn.socket)
-            .collect();
-        sockets.into_iter().for_each(|socket| self.mark_dirty(socket));
+        let changed = self.all().filter(|conn| paused.lets_read(conn) != conn.reading);
+        let changed: Vec<ConnId> = changed.map(|conn| conn.id).collect();
+        changed.into_iter().for_each(|id| self.mark_dirty(id));
     }
 
     /// Begins a graceful end of every connection.
     pub(super) fn drain(&mut self) {
-        for slot in 0..self.conns.len() {
-            let Some(conn) = &mut self.conns[slot] else { continue };
-            conn.drain();
-            let socket = conn.socket;
-            self.mark_dirty(socket);
-        }
+        self.conns.iter_mut().chain(&mut self.loopbacks).flatten().for_each(Conn::drain);
+        let all: Vec<ConnId> = self.all().map(|conn| conn.id).collect();
+        all.into_iter().for_each(|id| self.mark_dirty(id));
     }
 
     /// The transport of a call's connection, which will have something to send.
     fn server(&mut self, call: CallId) -> Option<&mut Server> {
-        let socket = socket_of(call.conn);
-        self.mark_dirty(socket);
-        self.conn(socket).filter(|conn| !conn.gone).and_then(Conn::grpc)
+        self.mark_dirty(call.conn);
+        self.conn(call.conn).filter(|conn| !conn.gone).and_then(Conn::grpc)
     }
-}
-
-/// A connection's name outside of the front.
-pub(super) fn conn_id(socket: SocketId) -> ConnId {
-    ConnId { slot: socket.slot, generation: socket.generation }
-}
-
-fn socket_of(conn: ConnId) -> SocketId {
-    SocketId { slot: conn.slot, generation: conn.generation }
 }
 
 impl Streams for Wire {
     fn capacity(&mut self, call: CallId) -> Result<usize, Gone> {
-        let conn = self.conn_of(call.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
+        let conn = self.conn(call.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
         Ok(conn.grpc().ok_or(Gone)?.capacity(call.stream))
     }
 
@@ -417,13 +458,13 @@ impl Replies for Wire {
     }
 
     fn proposal_begun(&mut self, conn: ConnId, bytes: usize) {
-        if let Some(conn) = self.conn_of(conn) {
+        if let Some(conn) = self.conn(conn) {
             conn.proposal_bytes += bytes;
         }
     }
 
     fn proposal_ended(&mut self, conn: ConnId, bytes: usize) {
-        if let Some(conn) = self.conn_of(conn) {
+        if let Some(conn) = self.conn(conn) {
             conn.proposal_bytes = conn.proposal_bytes.saturating_sub(bytes);
         }
     }
@@ -446,7 +487,7 @@ impl HttpReplies for Wire {
     }
 
     fn body_capacity(&mut self, request: HttpId) -> Result<usize, Gone> {
-        self.conn_of(request.conn).ok_or(Gone)?.body_capacity(request.exchange)
+        self.conn(request.conn).ok_or(Gone)?.body_capacity(request.exchange)
     }
 
     fn write_body(&mut self, request: HttpId, piece: &[u8]) -> Result<(), Gone> {
@@ -481,10 +522,9 @@ impl Wire {
         act: impl FnOnce(&mut Conn, SystemTime) -> Result<(), Gone>,
     ) -> Result<(), Gone> {
         let now = self.clock.unix();
-        let conn = self.conn_of(request.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
-        let socket = conn.socket;
+        let conn = self.conn(request.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
         act(conn, now)?;
-        self.mark_dirty(socket);
+        self.mark_dirty(request.conn);
         Ok(())
     }
 }
