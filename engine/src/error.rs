@@ -78,7 +78,7 @@ pub enum Corruption {
     Checksum {
         /// From the pointer.
         expected: u32,
-        /// Of the bytes.
+        /// The checksum that the bytes have.
         found: u32,
     },
     /// The file ends inside of the structure.

@@ -26,7 +26,7 @@ pub struct KvHash {
     pub revision: Revision,
 }
 
-/// What is hashed of the key bucket. The small ones are hashed, too, with
+/// The part of the key bucket that is hashed. The small buckets are hashed, too, with
 /// [`Store::hasher_of_everything`](crate::store::Store::hasher_of_everything).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HashKind {
@@ -58,7 +58,7 @@ pub struct KvHasher {
     started: bool,
     keep: Keep,
     pin: RevisionPin,
-    /// Of a hash of everything, as Hash takes it: the small buckets as they were.
+    /// For a hash of everything (the Hash call): the small buckets as they were.
     buckets: Option<Arc<Buckets>>,
 }
 

@@ -22,8 +22,8 @@ pub const SEGMENT_BYTES: usize = 256 << 10;
 
 /// Segments kept for reuse; more are freed.
 pub const SEGMENTS_SPARE_MAX: usize = 8;
-/// The same for those that were made for a single large row: fresh memory of megabytes takes longer
-/// to touch than the row takes to copy, so a checkpoint's worth of large rows is kept.
+/// Spare segments kept that were made for a single large row each: fresh memory of megabytes takes
+/// longer to touch than the row takes to copy, so a checkpoint's worth of large rows is kept.
 pub const LARGE_SEGMENTS_SPARE_MAX: usize = 24;
 /// One of these that nobody took during so many checkpoints is freed, and then the next.
 pub const LARGE_SEGMENTS_IDLE_CHECKPOINTS: u32 = 10;

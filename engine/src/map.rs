@@ -308,7 +308,7 @@ impl PageMap {
         }
     }
 
-    /// Of a window that reaches as far.
+    /// The position of a window that covers the span up to `end`.
     fn position_of(&self, span: Span, end: usize) -> Option<usize> {
         self.position(span).filter(|at| end <= self.windows[*at].1.map.len())
     }

@@ -115,6 +115,7 @@ impl Tables {
             writer.publish();
         }
         self.published = self.writers.len();
+        debug_assert!(self.writers.is_sorted_by(|a, b| a.first() < b.first()));
     }
 
     pub(crate) fn view(&self) -> &TablesView {
@@ -219,6 +220,10 @@ impl Tables {
         }
         self.large_idle = self.large_idle.min(self.large_spare());
         let segment = spare.unwrap_or_else(|| Arc::new(Segment::new(len_bytes)));
+        assert!(
+            self.writers.last().is_none_or(|last| last.first() < first),
+            "segments ascend by their first row"
+        );
         self.writers.push(Writer::new(segment, first));
         self.sealed = false;
         self.share();

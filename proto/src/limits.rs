@@ -32,7 +32,7 @@ pub const STREAM_STATE_BYTES: usize = 512;
 /// Bytes one connection may hold in partial messages, stream state and unsent data. Streams past it
 /// are refused (REFUSED_STREAM before a message was delivered, which clients retry).
 pub const CONNECTION_HELD_BYTES_MAX: usize = 64 << 20;
-/// The same for the whole process.
+/// Bytes that all connections of the process may hold together.
 pub const PROCESS_HELD_BYTES_MAX: usize = 1 << 30;
 /// A connection takes its share of the process budget in steps of so many bytes, larger ones the
 /// more it holds.
@@ -44,7 +44,7 @@ pub const MODEST_SHARE: usize = 4;
 /// Wire bytes ready to be sent, or with the socket, beyond which data waits in its stream and
 /// writers get no capacity.
 pub const TRANSMIT_HIGH_WATER_BYTES: usize = 256 << 10;
-/// Of these, what a connection always has; more is charged to the budgets.
+/// Bytes ready to be sent that a connection always has; more is charged to the budgets.
 pub const TRANSMIT_FREE_BYTES: usize = 16 << 10;
 /// Wire bytes ready to be sent beyond which the owner should stop reading from the socket.
 pub const TRANSMIT_STOP_READING_BYTES: usize = 1 << 20;
@@ -106,7 +106,7 @@ pub const DRAIN_PING_MS_MAX: u64 = 5_000;
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// What padding adds to a frame at most, its own length included, in bytes.
 pub const FRAME_PADDING_BYTES_MAX: u32 = 256;
-/// Of an unusual header value, so much is kept for the text of its error, in bytes.
+/// Bytes of an unusual header value that are kept for the text of its error.
 pub const ERROR_VALUE_BYTES_MAX: usize = 4 << 10;
 /// Chunk into which small messages are copied, in bytes; one allocation serves many messages.
 pub const MESSAGE_CHUNK_BYTES: usize = 16 << 10;

@@ -18,7 +18,7 @@ pub struct Entry {
     /// Position in the log, from 1.
     #[prost(uint64, optional, tag = "3")]
     pub index: Option<u64>,
-    /// What is proposed.
+    /// The entry's data as proposed.
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub data: Option<Bytes>,
 }

@@ -59,6 +59,7 @@ impl TermRuns {
             }
         }
         self.last_index = index;
+        self.check();
     }
 
     /// Forgets the entries from `index` on; the base stays.
@@ -68,6 +69,7 @@ impl TermRuns {
             self.runs.pop_back();
         }
         self.last_index = self.last_index.min(index - 1);
+        self.check();
     }
 
     /// Moves the base up to `index`, if it is below.
@@ -77,6 +79,13 @@ impl TermRuns {
         while self.runs.get(1).is_some_and(|(start, _)| *start <= self.base_index) {
             self.runs.pop_front();
         }
+        self.check();
+    }
+
+    /// Asserts the invariant that is cheap to see: the first run covers the base.
+    fn check(&self) {
+        let first = self.runs.front().map(|(start, _)| *start);
+        assert!(first.is_some_and(|start| start <= self.base_index), "the base has a term");
     }
 }
 

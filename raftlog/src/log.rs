@@ -40,7 +40,7 @@ pub enum OpenError {
 /// What recovery found, for the boot log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Which member of which cluster wrote the log.
+    /// The member and the cluster that wrote the log.
     pub metadata: raftpb::Metadata,
     /// The position before the first entry.
     pub base: (LogIndex, Term),

@@ -39,9 +39,9 @@ use storage::{LogStorage, Wanted};
 
 /// A raft node.
 ///
-/// Invariants: `persisted <= last_write <= max_number`; a message is in `held` only while the
-/// number beside it is not persisted; raft-rs' randomized election timeout is the one computed
-/// from seed, id and term whenever control leaves this type.
+/// Invariants: `persisted` and `last_write` are at most `max_number`; a message is in `held` only
+/// while the number beside it is not persisted; raft-rs' randomized election timeout is the one
+/// computed from seed, id and term whenever control leaves this type.
 pub struct Node {
     raw: RawNode<LogStorage>,
     config: NodeConfig,
@@ -59,7 +59,7 @@ pub struct Node {
     held: VecDeque<(u64, raftpb::Message)>,
     outbox: Vec<raftpb::Message>,
     messages_dropped: u64,
-    /// Of a fault: see [`Node::hand_out_early`].
+    /// Used by a deliberate fault: see [`Node::hand_out_early`].
     handed_out_early: u64,
     fetches: VecDeque<(u64, Wanted)>,
     next_fetch: u64,
@@ -494,6 +494,13 @@ impl Node {
         if self.persisted >= self.last_write {
             self.raw.on_persist_ready(self.max_number);
         }
+        assert!(
+            self.persisted.max(self.last_write) <= self.max_number,
+            "{} persisted, {} the last write, {} the last number",
+            self.persisted,
+            self.last_write,
+            self.max_number
+        );
         let writes = write.must_sync || write.hard_state.is_some();
         out.log = writes.then_some(write);
     }

@@ -95,7 +95,7 @@ impl Lane {
 pub struct ConnId {
     /// Place in the table.
     pub slot: u32,
-    /// Which use of the place.
+    /// Counts the uses of the slot.
     pub generation: u32,
 }
 
@@ -165,7 +165,7 @@ pub struct PeerAsk {
     pub method: &'static str,
     /// Path and query.
     pub target: String,
-    /// Of the body.
+    /// The content type of the body.
     pub content_type: &'static str,
     /// The body; empty for `GET`.
     pub body: Bytes,
@@ -202,7 +202,7 @@ pub enum Effect {
     Close(ConnId),
 }
 
-/// Which end of a stream.
+/// An end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// This member receives on it.

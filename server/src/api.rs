@@ -1,8 +1,9 @@
 //! etcd's services: what happens when a call arrives, and how it is answered. One file a service.
 //!
 //! Used by a front, which brings calls and time and carries answers away ([`Replies`]). Reads are
-//! answered here from the view of the turn; writes are checked, proposed to the replica and answered
-//! when its reply comes. Nothing here knows a socket, HTTP's framing, or raft, and nothing blocks.
+//! answered here from the view of the turn; writes are checked, proposed to the replica and
+//! answered when its reply comes. Nothing here knows a socket, HTTP's framing, or raft, and nothing
+//! blocks.
 //!
 //! [`Services`] is made of parts with state of their own: what calls wait for ([`pending`]), what
 //! goes to the replica ([`outbox`]), what reads need ([`reads`]), and what a service with streams
@@ -52,7 +53,7 @@ use watch::WatchStreams;
 
 /// What services are made of.
 pub struct Setup {
-    /// Which front's they are.
+    /// The number of their front.
     pub index: usize,
     /// What all shards see.
     pub shared: Arc<Shared>,
@@ -86,7 +87,7 @@ pub struct Services {
     rendered: RenderedPages,
     uploads: Uploads,
     quota: Quota,
-    /// Of [`limits::LIST_ROUND_BYTES`], what this round has written.
+    /// The part of [`limits::LIST_ROUND_BYTES`] that this round has written.
     listed_bytes: usize,
     /// What was done since the last wait.
     work: Work,

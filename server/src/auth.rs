@@ -54,7 +54,7 @@ impl<'a> Author<'a> {
     }
 }
 
-/// What is asked of a range of keys.
+/// A kind of access to a range of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading it.

@@ -107,7 +107,7 @@ pub struct Setup {
     pub checkpointer: Checkpointer,
     /// That disk.
     pub disk: etcore_engine::file::StdDisk,
-    /// Which driver the member uses.
+    /// The driver that the member uses.
     pub driver: DriverKind,
     /// Wakes the replica's shard.
     pub replica: Waker,

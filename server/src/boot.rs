@@ -106,7 +106,7 @@ pub struct Stored {
     pub member_id: u64,
     /// Its cluster.
     pub cluster_id: u64,
-    /// Of this start: nanoseconds since 1970, or as many of a simulated clock.
+    /// Tells this start from others: nanoseconds since 1970, or of a simulated clock.
     pub nonce: u64,
 }
 

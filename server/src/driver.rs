@@ -29,7 +29,7 @@ pub use wake::Waker;
 pub struct SocketId {
     /// Slot in the driver's table.
     pub slot: u32,
-    /// Which use of the slot.
+    /// Counts the uses of the slot.
     pub generation: u32,
 }
 

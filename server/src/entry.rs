@@ -58,7 +58,7 @@ pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
     out
 }
 
-/// The same for a message that came from a client: a large one stays where it is.
+/// Wraps a message that came from a client; a large one stays where it is.
 pub fn wrap_message(field: u32, message: Message, id: u64) -> Bytes {
     if !message.has_room() {
         return wrap_request(field, &message, id).into();
@@ -92,7 +92,7 @@ pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {
     wrapped(field::PUT, entry)
 }
 
-/// The same of the end of a lease: its ID.
+/// Returns the lease that an entry ends, if it is a wrapped LeaseRevoke.
 pub fn wrapped_revoke(entry: &[u8]) -> Option<i64> {
     let revoke = wrapped(field::LEASE_REVOKE, entry)?;
     let mut fields = Fields::new(revoke);
@@ -148,7 +148,8 @@ pub fn request<M: Flat>(message: Bytes) -> Result<M, DecodeError> {
     decode(message)
 }
 
-/// The same for a transaction; see [`with_decoded`] for why it is handed to `then`.
+/// Decodes a transaction that will be proposed as it came; see [`with_decoded`] for why it is
+/// handed to `then`.
 pub fn with_txn<T>(
     message: Bytes,
     then: impl FnOnce(Result<pb::TxnRequest, DecodeError>) -> T,

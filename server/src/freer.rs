@@ -18,7 +18,7 @@ use crate::limits;
 #[derive(Debug, Clone)]
 pub struct Freer {
     views: Sender<Arc<View>>,
-    /// Of no data.
+    /// A view of no data.
     nothing: Arc<View>,
 }
 

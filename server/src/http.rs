@@ -51,7 +51,7 @@ pub struct HealthCheck {
     pub serializable: bool,
     /// Alarms that do not make `/health` unhealthy.
     pub excluded: Vec<String>,
-    /// Which endpoint asked.
+    /// The endpoint that asked.
     pub kind: HealthKind,
 }
 

@@ -54,7 +54,7 @@ pub struct Settings {
 /// A key; attachments share one copy.
 pub type Key = Arc<[u8]>;
 
-/// Which keys hang on which lease, gathered from stored rows.
+/// Attachments of keys to leases, gathered from stored rows.
 #[derive(Debug, Default)]
 pub struct Attachments {
     by_key: Sharded<Key, i64>,
@@ -160,10 +160,10 @@ pub struct Lessor {
     looked_ms: u64,
     /// How many of those that were there at the reign's beginning end when; only if there are many.
     crowd: Option<Crowd>,
-    /// Those that became overdue, oldest first; some may be gone meanwhile.
+    /// Leases that became overdue, oldest first; some may be gone meanwhile.
     overdue: VecDeque<i64>,
     in_flight: usize,
-    /// Those that are to be checkpointed; some may be gone meanwhile.
+    /// Leases that are to be checkpointed; some may be gone meanwhile.
     checkpoints: VecDeque<i64>,
     /// Leases that were ever granted, or found at the start.
     births: u64,
@@ -585,7 +585,7 @@ impl Lease {
         if self.checkpointed_s > 0 { self.checkpointed_s } else { self.ttl_s }
     }
 
-    /// The same in milliseconds.
+    /// Milliseconds left.
     fn left_ms(&self) -> u64 {
         let left_s = u64::try_from(self.left_s()).unwrap_or(0);
         left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 }

@@ -56,7 +56,7 @@ pub const CONNECTIONS: usize = 64 << 10;
 pub const RESERVED_DESCRIPTORS: usize = 150;
 /// Bytes handed to a socket in one send; the rest waits in the connection.
 pub const SEND_BYTES: usize = 256 << 10;
-/// The same for a socket whose last send took longer than [`SLOW_SEND_MS`].
+/// Largest send on a socket whose last send took longer than [`SLOW_SEND_MS`], in bytes.
 pub const SLOW_SEND_BYTES: usize = 16 << 10;
 /// See [`SLOW_SEND_BYTES`], in milliseconds.
 pub const SLOW_SEND_MS: u64 = 1000;
@@ -119,7 +119,7 @@ pub const HALF_CLOSED_MS: u64 = 15_000;
 /// Bytes received and not yet handled, of all connections together, proposals that are not answered
 /// included; large requests wait for room, and are refused after some seconds.
 pub const PROCESS_RECEIVE_BYTES: usize = 256 << 20;
-/// The same for one connection.
+/// Bytes received on one connection and not handled yet.
 pub const CONNECTION_RECEIVE_BYTES: usize = 32 << 20;
 /// Sockets waiting to be taken over by a front; more are closed.
 pub const HANDOFFS: usize = 4096;
@@ -135,12 +135,12 @@ pub const PROPOSE_ENTRIES: usize = 1024;
 pub const PROPOSE_BYTES: usize = 2 << 20;
 
 /// A proposal of more bytes than this is large: it waits in a queue of its own, behind small ones.
-/// Of requests of this size a front takes one a round; more wait for the next ones.
+/// A request above this many bytes is large: a front takes one a round, and more wait.
 pub const LARGE_PROPOSAL_BYTES: usize = 32 << 10;
 /// Bytes of the log's next write from which on no large proposal joins it, so that small ones wait
 /// for a short write only.
 pub const LARGE_BATCH_BYTES: u64 = 1 << 20;
-/// Of the page file's spare bytes, those that large proposals leave to small ones.
+/// Spare bytes of the page file that large proposals leave to small ones.
 pub const SMALL_PROPOSALS_SPARE_BYTES: u64 = 8 << 20;
 
 /// Messages in the ring that carries one front's questions about leases; a full ring leaves them
@@ -149,7 +149,7 @@ pub const RING_LEASES: usize = 8 << 10;
 /// Renewals that one front has taken and not answered, those that a slow reader keeps it from
 /// sending included; one more ends its stream with `too many requests`.
 pub const KEEP_ALIVES: usize = 64 << 10;
-/// The same for one stream; above it the stream's receive window stays shut.
+/// Renewals outstanding on one stream; above it the stream's receive window stays shut.
 pub const KEEP_ALIVES_PER_STREAM: usize = 1024;
 /// Leases found to have expired in one turn; more wait for the next.
 pub const LEASE_EXPIRIES_PER_TURN: usize = 128;
@@ -220,7 +220,7 @@ const _: () = assert!(RING_TO_FRONT > RING_TO_REPLICA + RING_LEASES);
 const _: () = assert!(KEEP_ALIVES <= PENDING_REQUESTS);
 const _: () = assert!(PROPOSE_ENTRIES <= RING_TO_REPLICA);
 
-/// Of the page file's spare bytes, those kept for what a checkpoint writes besides rows: nodes
+/// Spare bytes of the page file kept for what a checkpoint writes besides rows: nodes
 /// above them, pages being moved, the list of free extents. Proposals wait before they are touched.
 pub const CHECKPOINT_SLACK_BYTES: u64 = 6 << 20;
 
@@ -235,8 +235,8 @@ pub const APPLY_BACKLOG_BYTES: usize = 64 << 20;
 /// What a turn applies at most, in puts of a few hundred bytes; the rest waits until the fronts
 /// have had their turn, so that no answer waits for all that was committed with it.
 pub const APPLY_TURN_COST: usize = 1024;
-/// The same of a turn that begins with more entries than [`APPLY_TURN_ENTRIES`]: throughput counts
-/// then, but heartbeats and reads come in between all the same.
+/// Cost bound of a turn that begins with more entries than [`APPLY_TURN_ENTRIES`]: throughput
+/// counts then, but heartbeats and reads come in between all the same.
 pub const APPLY_LONG_TURN_COST: usize = 2048;
 /// Nor does a turn apply for longer than this, whatever the entries are.
 pub const APPLY_TURN_TIME: Duration = Duration::from_micros(750);
@@ -354,7 +354,7 @@ pub const PIN_WAITED_FOR_MS: u64 = 2000;
 /// How long readers of compacted revisions may keep what compaction would remove, in milliseconds;
 /// past it they are told that their revision is compacted.
 pub const PIN_HELD_MS: u64 = 600_000;
-/// The same in bytes by which the page file grows meanwhile ...
+/// A pin is also held no longer than the page file grows by so many bytes meanwhile ...
 pub const PIN_HELD_BYTES: u64 = 256 << 20;
 /// ... and no more than one in so many of the quota, so that no reader uses it up.
 pub const PIN_QUOTA: u64 = 8;
@@ -431,7 +431,7 @@ pub const SNAPSHOT_BYTES_PER_SECOND: u64 = 128 << 20;
 /// Parts of half a megabyte that a receiver has asked for at once; fewer while answers do not come
 /// in time. Over a round trip of 20 ms that is 200 MB/s.
 pub const SNAPSHOT_PARTS_ASKED: usize = etcore_raftlog::limits::PEER_SNAPSHOT_CONNECTIONS;
-/// The same with those that wait to be written; no more are asked for meanwhile.
+/// Parts asked for or waiting to be written; no more are asked for meanwhile.
 pub const SNAPSHOT_PARTS_HELD: usize = 2 * SNAPSHOT_PARTS_ASKED;
 /// How long a part may take before it is asked for again, in milliseconds.
 pub const SNAPSHOT_PART_MS: u64 = 10_000;
@@ -451,8 +451,8 @@ pub const SNAPSHOT_FOLLOW_MS: u64 = 1000;
 /// Bytes of the log that are kept for members that receive a snapshot, until they follow; past that
 /// a later snapshot takes its place. Five minutes of 12 MB/s.
 pub const SNAPSHOT_LOG_BYTES: u64 = 4 << 30;
-/// The same while the disk is full: two segments of the usual length, so that a member can receive
-/// from one that takes no writes.
+/// Log bytes kept while the disk is full: two segments of the usual length, so that a member can
+/// receive from one that takes no writes.
 pub const SNAPSHOT_LOG_BYTES_SCARCE: u64 = 128 << 20;
 /// How long a snapshot that nobody needs is held for the next one who does, in milliseconds.
 pub const SNAPSHOT_HOLD_MS: u64 = 10_000;

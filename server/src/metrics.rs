@@ -114,7 +114,7 @@ pub struct Metrics {
     pub lease_expired: Counter,
     /// The links to peers.
     pub network: Network,
-    /// Of snapshots between members.
+    /// Metrics of snapshots between members.
     pub snapshots: Snapshots,
     process: Process,
 }

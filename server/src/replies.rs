@@ -1,8 +1,8 @@
 //! What names a call, and how it is answered.
 //!
-//! The watch hub answers through [`Streams`], the services through [`Replies`]; whoever keeps the connections
-//! implements it: a front over its sockets, tests over plain memory. It must never call back into
-//! the one that answers.
+//! The watch hub answers through [`Streams`], the services through [`Replies`]; whoever keeps the
+//! connections implements it: a front over its sockets, tests over plain memory. It must never call
+//! back into the one that answers.
 
 use etcore_proto::error::Status;
 use etcore_proto::grpc::StreamId;
@@ -15,7 +15,7 @@ use crate::http::Page;
 pub struct ConnId {
     /// Slot in the keeper's table.
     pub slot: u32,
-    /// Which use of the slot.
+    /// Counts the uses of the slot.
     pub generation: u32,
 }
 
@@ -42,7 +42,7 @@ impl CallId {
 pub struct HttpId {
     /// The connection.
     pub conn: ConnId,
-    /// Which of its requests.
+    /// The request among the connection's.
     pub exchange: Exchange,
 }
 
@@ -59,8 +59,8 @@ pub enum Exchange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
-/// The way out of streaming calls. What returns [`Gone`] says that the call is over; whatever else is
-/// sent to such a call goes nowhere.
+/// The way out of streaming calls. What returns [`Gone`] says that the call is over; whatever else
+/// is sent to such a call goes nowhere.
 pub trait Streams {
     /// Bytes that can be sent at once. After 0 a `Writable` event follows when there is room.
     ///

@@ -54,7 +54,7 @@ pub struct HubConfig {
     pub fragment_bytes: usize,
     /// Watchers that are told of events in one turn ([`limits::WATCH_TURN_DELIVERIES`]).
     pub turn_deliveries: usize,
-    /// Of the jitter and of the search tree's shape.
+    /// Seeds the jitter and the search tree's shape.
     pub seed: u64,
 }
 
@@ -90,7 +90,7 @@ struct Stream {
     call: CallId,
     watchers: BTreeMap<i64, u32>,
     next_id: i64,
-    /// Those that wait for room.
+    /// Watchers that wait for room.
     parked: List,
     /// Room came; in the hub's queue.
     unparking: bool,
@@ -144,7 +144,7 @@ pub struct Hub {
     failed: Vec<u32>,
     progress: BTreeSet<(u64, u32)>,
     batch: Batch,
-    /// What is left to be delivered of it.
+    /// The part of the batch that is still to be delivered.
     pending: Option<Pending>,
     /// Watchers that may still be delivered to in this turn.
     deliveries: usize,

@@ -72,6 +72,12 @@ const STEPS: usize = 1_200;
 /// How long a failing program is shortened.
 const SHRINK: Duration = Duration::from_secs(90);
 
+/// Leases of attackers: those they name, and those that a server has named for them, at random in
+/// 63 bits. Programs name theirs by small numbers.
+fn hidden_leases() -> std::ops::Range<i64> {
+    leases().start..i64::MAX
+}
+
 /// So many programs by default.
 const SEEDS: u64 = 2;
 
@@ -200,7 +206,7 @@ fn compare(time: Duration, kind: impl Fn(u64) -> Kind, hostile: bool) {
     while start.elapsed() < time && seed - first < most {
         let kinds = [Kind::Etcd(etcd.clone()), kind(seed)];
         let mut steps = program(seed, STEPS);
-        let mut pair = Pair::start(&kinds, leases());
+        let mut pair = Pair::start(&kinds, hidden_leases());
         loop {
             let outcome = if hostile {
                 under_attack(pair.port(), seed, || pair.run(&steps))
@@ -215,21 +221,21 @@ fn compare(time: Duration, kind: impl Fn(u64) -> Kind, hostile: bool) {
                     // What follows is asked of fresh ones.
                     steps.drain(..=at);
                     calls += pair.calls;
-                    pair = Pair::start(&kinds, leases());
+                    pair = Pair::start(&kinds, hidden_leases());
                 }
                 Outcome::Different(difference) if goes_on => {
                     differences += 1;
                     eprintln!("seed {seed}: {}\n", told(&difference));
                     steps.drain(..=difference.at);
                     calls += pair.calls;
-                    pair = Pair::start(&kinds, leases());
+                    pair = Pair::start(&kinds, hidden_leases());
                 }
                 Outcome::Different(difference) => {
                     drop(pair);
                     eprintln!("seed {seed}: shortening {}", told(&difference));
                     let (steps, difference) = shrink(steps, difference, |steps| {
                         // Nobody attacks here: what is wrong all the same is easier to find.
-                        match Pair::start(&kinds, leases()).run(steps) {
+                        match Pair::start(&kinds, hidden_leases()).run(steps) {
                             Outcome::Different(difference) => Some(difference),
                             Outcome::Equal | Outcome::EtcdDied(_) => None,
                         }

@@ -81,7 +81,7 @@ pub struct Measured {
     pub method: Method,
     /// The distribution of writes one after the other, if it worked.
     pub latency: Option<Distribution>,
-    /// The same of writes before each of which the thread slept for [`PAUSE`], so that core and
+    /// Writes before each of which the thread slept for [`PAUSE`], so that core and
     /// device had gone to rest: what one client's puts meet, one at a time.
     pub after_pause: Option<Distribution>,
     /// Why not, if it did not.

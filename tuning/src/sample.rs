@@ -27,7 +27,7 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// Of `samples`, in any order; `None` if there are none.
+    /// The distribution of `samples`, in any order; `None` if there are none.
     pub fn of(mut samples: Vec<Duration>) -> Option<Self> {
         samples.sort_unstable();
         let last = samples.len().checked_sub(1)?;

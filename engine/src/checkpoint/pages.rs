@@ -41,6 +41,7 @@ impl Pages {
     /// The page's bytes, if they are here.
     pub(super) fn get(&self, ptr: PagePtr) -> Option<Arc<[u8]>> {
         let (cached, bytes) = self.cache.get(&ptr.first_unit)?;
+        debug_assert!(cached.verify(bytes).is_ok(), "a cached page is what its pointer says");
         (*cached == ptr).then(|| bytes.clone())
     }
 

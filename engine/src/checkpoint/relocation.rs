@@ -28,7 +28,7 @@ pub(super) struct Touched {
 /// Where the next slice goes on: a bucket and a row key in it.
 type Cursor = (usize, Vec<u8>);
 
-/// What is under way, from checkpoint to checkpoint.
+/// A relocation under way, from checkpoint to checkpoint.
 #[derive(Debug)]
 pub(super) struct Relocation {
     phase: Phase,

@@ -37,6 +37,16 @@ impl Inner {
         }
         self.ends.insert(at - 1, to_u32(start) + grown);
         self.edges.insert(at, split.right);
+        self.check_around(at - 1);
+    }
+
+    /// Asserts the invariants as far as a separator's neighbours show them.
+    fn check_around(&self, separator: usize) {
+        assert_eq!(self.ends.len() + 1, self.edges.len(), "one separator less than children");
+        let known = |at: usize| (at < self.ends.len()).then(|| self.separator(at));
+        let around =
+            [separator.checked_sub(1).and_then(known), known(separator), known(separator + 1)];
+        debug_assert!(around.iter().flatten().is_sorted_by(|a, b| a < b), "separators ascend");
     }
 
     /// Removes child `at`, of several, and a separator next to it.
@@ -49,6 +59,7 @@ impl Inner {
             *later -= to_u32(end - start);
         }
         self.edges.remove(at);
+        self.check_around(separator);
     }
 
     /// The child under which `key` belongs.

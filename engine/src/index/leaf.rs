@@ -119,6 +119,15 @@ impl Leaf {
         }
         let key_end = u32::try_from(at).expect("leaf keys are bounded") + grown;
         self.heads.insert(slot, Head { newest: state, key_end, recent: 0 });
+        debug_assert_eq!(
+            self.heads.last().map(|head| head.key_end as usize),
+            Some(self.keys.len())
+        );
+        debug_assert!(slot == 0 || self.rest(slot - 1) < self.rest(slot), "keys ascend");
+        debug_assert!(
+            slot + 1 == self.heads.len() || self.rest(slot) < self.rest(slot + 1),
+            "keys ascend"
+        );
         if self.past.as_ref().is_some_and(|past| !past.runs.is_empty()) {
             self.shift_runs(slot, |at| at + 1);
         }

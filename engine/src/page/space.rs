@@ -168,16 +168,32 @@ impl Space {
     fn add_ready(&mut self, first: u64, units: u64) {
         self.ready_units += units;
         let (mut first, mut units) = (first, units);
-        if let Some((before, have)) = self.ready.range(..first).next_back()
-            && before + have == first
-        {
-            first = *before;
-            units += have;
+        if let Some((before, have)) = self.ready.range(..first).next_back() {
+            assert!(before + have <= first, "unit {first} is free already");
+            if before + have == first {
+                first = *before;
+                units += have;
+            }
         }
         if let Some(have) = self.ready.remove(&(first + units)) {
             units += have;
         }
+        let next = self.ready.range(first + 1..).next();
+        assert!(
+            next.is_none_or(|(next, _)| first + units < *next),
+            "units from {first} on are free already"
+        );
+        assert!(first + units <= self.end_unit, "units from {first} on lie behind the end");
         self.ready.insert(first, units);
+    }
+
+    /// Asserts that no unit is in two extents, kept ones included. Looks at all of them.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let unused = self.unused();
+        for pair in unused.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:?} overlap");
+        }
     }
 }
 
@@ -195,6 +211,7 @@ mod tests {
         space.free(extent(4, 2, 3, 6));
         for (versions, reusable) in [(&[2, 5][..], false), (&[3], false), (&[2, 6], true)] {
             space.release(versions);
+            space.check();
             assert_eq!(space.ready.contains_key(&4), reusable, "{versions:?}");
         }
         assert_eq!((space.allocate(2), space.allocate(1)), (4, 10));

@@ -31,7 +31,7 @@ pub enum SinkError {
     /// The disk refused.
     #[error("{DB_FILE}: copy: {what}: {error}")]
     Io {
-        /// Which operation.
+        /// The operation that failed.
         what: &'static str,
         /// What the system said.
         error: io::Error,
@@ -77,7 +77,7 @@ pub struct SnapshotSink {
     name: Option<String>,
     /// With this member's identity.
     meta: Option<Meta>,
-    /// Of the state that the parts belong to.
+    /// Checksum of the state that the parts belong to.
     state: u32,
     /// Bytes written since the last sync.
     unsynced_bytes: usize,
@@ -251,6 +251,10 @@ impl SnapshotSink {
     fn end(&mut self, file: FileId) {
         let Some(meta) = &self.meta else { return };
         let (offset_bytes, page) = (meta.offset_bytes(), meta.encode());
+        assert!(
+            matches!(self.stage, Stage::Checking(_)),
+            "the meta page is written after everything else was checked"
+        );
         self.stage = Stage::Ending;
         self.ops.push_back(("sync", FileOp::Sync { file }));
         self.write("write the meta page", file, offset_bytes, &page);

@@ -57,14 +57,14 @@ impl WantedParts {
 
     /// A range that was taken has no answer: it is asked for again.
     pub fn give_back(&mut self, range: UnitRange) {
-        self.under_way -= 1;
+        self.end_one(range);
         self.again.push_front(range);
     }
 
     /// A range that was taken has been answered up to `next_unit`, in a copy that ends at
     /// `end_unit`. An answer that says nothing about the range asks for it again.
     pub fn answered(&mut self, range: UnitRange, next_unit: u64, end_unit: u64) {
-        self.under_way -= 1;
+        self.end_one(range);
         if range.from == 0 {
             self.end = Some(end_unit);
             return;
@@ -76,6 +76,13 @@ impl WantedParts {
             // Nothing behind it is in use either, as far as that.
             self.next = next_unit.min(self.end.unwrap_or(0)).max(self.next);
         }
+    }
+
+    fn end_one(&mut self, range: UnitRange) {
+        assert!(self.under_way > 0, "{range:?} was taken");
+        let is_begun = range.from == 0 || range.until <= self.next;
+        assert!(is_begun, "{range:?} was taken, of the units before {}", self.next);
+        self.under_way -= 1;
     }
 
     /// True if [`WantedParts::take`] would give something.

@@ -305,6 +305,7 @@ impl<'s> Txn<'s> {
     pub fn commit(mut self) -> Revision {
         self.committed = true;
         let store = &mut *self.store;
+        assert!(self.main > store.revision, "a transaction makes the next revision");
         if !store.undo.previous.is_empty() {
             store.revision = self.main;
             store.checkpoint.rows += store.undo.previous.len() as u64;

@@ -12,7 +12,7 @@ use crate::file::SharedFile;
 use crate::page::node::DB_FILE;
 use crate::page::{Fetch, PagePtr, PageSource, Ticket};
 
-/// What is wrong with a device, of every eighth page: which ones is drawn by the number.
+/// A device's faults, on every eighth page: the number draws which pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rot {
     /// A bit comes up changed.

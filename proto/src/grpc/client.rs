@@ -230,8 +230,8 @@ impl Client {
         self.start_unary_with(method, options, message.len(), |out| out.extend_from_slice(message))
     }
 
-    /// The same for a message of `length_bytes` that `write` appends straight to the transmit
-    /// buffer.
+    /// Begins a unary call with a message of `length_bytes` that `write` appends straight to the
+    /// transmit buffer.
     ///
     /// # Errors
     /// A [`StartError`].

@@ -60,7 +60,7 @@ pub trait Handler: FieldSink {
 /// What [`Handler::headers`] is told besides the fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
-    /// Which block it is.
+    /// The kind of the block.
     pub kind: BlockKind,
     /// No body or trailers follow.
     pub end_stream: bool,

@@ -61,7 +61,7 @@ impl ErrorCode {
     }
 }
 
-/// Which defence a peer ran into; the bounds are in [`crate::limits`].
+/// The defence that a peer ran into; the bounds are in [`crate::limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flood {
     /// Streams opened and reset.

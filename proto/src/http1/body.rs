@@ -34,7 +34,7 @@ pub(super) enum Body {
     Length(u64),
     /// Chunks.
     Chunked(Chunk),
-    /// Until the connection ends.
+    /// A body that lasts until the connection ends.
     UntilClose,
 }
 

@@ -41,7 +41,7 @@ pub enum BodyLength {
     Unknown,
 }
 
-/// What is expected of the owner.
+/// The part of an answer that the owner must give next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
     /// No request is open.

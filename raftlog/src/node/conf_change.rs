@@ -20,7 +20,7 @@ pub(super) fn v1(
     Ok(Some(out))
 }
 
-/// The same for several changes at once. A change without steps ends a joint configuration.
+/// Decodes a change of several members at once. A change without steps ends a joint configuration.
 pub(super) fn v2(
     change: &raftpb::ConfChangeV2,
 ) -> Result<Option<eraftpb::ConfChangeV2>, &'static str> {

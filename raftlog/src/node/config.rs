@@ -11,7 +11,7 @@ use crate::types::LogIndex;
 pub struct NodeConfig {
     /// This member; not 0.
     pub id: u64,
-    /// Of election timeouts. Members may share it.
+    /// Seeds the choice of election timeouts. Members may share it.
     pub seed: u64,
     /// Different at every start: keeps answers to an earlier life's reads apart.
     pub boot_nonce: u64,

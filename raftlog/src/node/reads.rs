@@ -63,6 +63,7 @@ impl Reads {
         }
         self.waiting.push(ticket);
         self.len += 1;
+        self.check();
         true
     }
 
@@ -95,6 +96,7 @@ impl Reads {
             let index = LogIndex(index);
             out.extend(tickets.into_iter().map(|ticket| ReadReady { ticket, index }));
         }
+        self.check();
     }
 
     /// A tick passed: rounds that took too long are asked again.
@@ -113,6 +115,15 @@ impl Reads {
         for round in self.rounds.drain(..) {
             self.waiting.extend(round.tickets);
         }
+        self.check();
+    }
+
+    /// Asserts the invariants, where debug assertions are on.
+    fn check(&self) {
+        let asked: usize = self.rounds.iter().map(|round| round.tickets.len()).sum();
+        debug_assert_eq!(self.len, self.waiting.len() + asked, "each ticket is in one place");
+        let counters = || self.rounds.iter().map(|round| round.counter);
+        debug_assert!(counters().is_sorted_by(|a, b| a < b), "counters of rounds increase");
     }
 
     fn own_counter(&self, context: &[u8]) -> Option<u64> {

@@ -79,6 +79,8 @@ impl LogStorage {
         for entry in entries {
             self.terms.push(entry.index, entry.term);
             self.used_bytes += memory_bytes(&entry);
+            let before = self.entries.back().map(|last| last.index);
+            assert!(before.is_none_or(|last| last + 1 == entry.index), "the window is gapless");
             self.entries.push_back(entry);
         }
     }
@@ -104,6 +106,8 @@ impl LogStorage {
             }
             self.used_bytes -= self.entries.pop_front().as_ref().map_or(0, memory_bytes);
         }
+        let first = self.entries.front().map_or(self.terms.last_index() + 1, |front| front.index);
+        debug_assert!(first <= applied + 1, "entries above the applied index are in memory");
     }
 
     /// Entries at and below `base` are gone from the files: nobody is given them any more.

@@ -92,7 +92,7 @@ pub(super) struct Exchange {
     pub(super) body: Vec<u8>,
     /// Exchanges that ended well on this connection.
     pub(super) done: u32,
-    /// Of the job: when it must be answered.
+    /// When the job must be answered.
     pub(super) deadline_ms: u64,
     /// The job's bytes have left.
     pub(super) is_sent: bool,

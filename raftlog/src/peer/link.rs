@@ -42,13 +42,13 @@ pub(super) struct Link {
 /// The requests of one kind.
 #[derive(Debug, Default)]
 pub(super) struct LaneEnd {
-    /// Those that have no connection yet.
+    /// Jobs that have no connection yet.
     pub(super) jobs: VecDeque<Queued>,
     /// Connections for them, dialled ones included.
     pub(super) conns: Vec<ConnId>,
     /// How many of these are not there yet.
     pub(super) dialling: usize,
-    /// Those that have nothing to do, and perhaps some that have been closed since.
+    /// Connections that have nothing to do, and perhaps some that have been closed since.
     pub(super) idle: Vec<ConnId>,
 }
 

@@ -32,7 +32,7 @@ const PROBE_MS: u64 = SILENCE_MS - 1000;
 /// A connection without a request is closed after this: later than the next probe, earlier than
 /// etcd closes it.
 const IDLE_MS: u64 = 4500;
-/// The same for connections of others; also the time a request may take to come in.
+/// Idle time allowed to connections that peers opened; also the time a request may take to come in.
 const SERVER_IDLE_MS: u64 = 60_000;
 /// A peer that has ended its side is given so long for what it is still owed: who waits for an
 /// answer does not end before it, as a rule, and nothing tells that it is gone.
@@ -492,7 +492,9 @@ impl Transport {
     fn insert(&mut self, peer: u64, urls: Vec<String>, is_remote: bool) {
         if let Err(at) = self.links.binary_search_by_key(&peer, |link| link.id) {
             let first_probe_ms = self.now_ms + PROBE_MS;
+            assert_ne!(peer, self.local.member_id, "a member has no link to itself");
             self.links.insert(at, Link::new(peer, urls, is_remote, first_probe_ms));
+            debug_assert!(self.links.is_sorted_by(|a, b| a.id < b.id), "links ascend by id");
         }
     }
 

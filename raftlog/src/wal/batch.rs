@@ -46,6 +46,7 @@ impl Batch {
         buf.clear();
         buf.extend_from_slice(block);
         let start_bytes = offset_bytes - block.len() as u64;
+        assert!(start_bytes.is_multiple_of(BLOCK_BYTES as u64), "a batch begins with a block");
         Self {
             segment,
             begins_segment: false,

@@ -17,7 +17,7 @@ use crate::types::{HardState, LogEntry};
 /// What a new log begins with.
 #[derive(Debug, Clone, Copy)]
 pub struct NewLog<'a> {
-    /// Which member of which cluster.
+    /// The member and the cluster that the log belongs to.
     pub metadata: raftpb::Metadata,
     /// The first entries; see [`crate::bootstrap`].
     pub entries: &'a [LogEntry],

@@ -76,7 +76,7 @@ pub enum WalError {
     /// An operation completed with something other than what it returns.
     #[error("the driver completed {what} with the wrong kind of result")]
     Driver {
-        /// Which operation.
+        /// The operation that failed.
         what: &'static str,
     },
 }

@@ -35,7 +35,7 @@ pub enum Finding {
         offset_bytes: u64,
         /// Why; anything but [`Stop::Clean`] is damage.
         stop: Stop,
-        /// The same in words.
+        /// The finding in words.
         what: &'static str,
     },
 }

@@ -47,7 +47,7 @@ pub struct Cut {
 /// A log, read. Goes on as a writer and a node.
 #[derive(Debug)]
 pub struct Recovered {
-    /// Which member of which cluster wrote it.
+    /// The member and the cluster that wrote the log.
     pub metadata: raftpb::Metadata,
     /// The newest hard state; its commit may lag behind `applied`.
     pub hard_state: HardState,

@@ -245,6 +245,8 @@ impl Replay {
     }
 
     fn keep(&mut self, entry: eraftpb::Entry) {
+        let before = self.entries.back().map(|last| last.index);
+        assert!(before.is_none_or(|last| last + 1 == entry.index), "the window is gapless");
         self.window_used_bytes += memory_bytes(&entry);
         self.entries.push_back(entry);
         while self.window_used_bytes > self.window_bytes

@@ -63,6 +63,7 @@ impl<'a> Scan<'a> {
 
     /// The next record. After a stop every further call stops again.
     pub(crate) fn step(&mut self) -> Step {
+        assert!(self.offset.is_multiple_of(FRAME_BYTES), "a frame begins at a multiple of eight");
         let rest = &self.bytes[self.offset..];
         let Some((word, rest)) = rest.split_first_chunk::<FRAME_BYTES>() else {
             return match is_zero(rest) {

@@ -143,6 +143,7 @@ impl Spare {
     }
 
     pub(super) fn op_done(&mut self, result: std::io::Result<FileOutput>) {
+        debug_assert!(self.busy.is_some(), "an operation of this lane is outstanding");
         match (self.busy.take(), result) {
             (Some(Busy::Open), Ok(FileOutput::Opened(file))) => self.state = State::Opened(file),
             (Some(Busy::Fill), Ok(_)) => {

@@ -86,7 +86,7 @@ pub struct Writer {
     metadata: Bytes,
     /// Oldest first; the last one is where batches are being staged.
     segments: VecDeque<SegmentName>,
-    /// Of the last segment.
+    /// Capacity of the last segment.
     capacity_bytes: u64,
     /// The file batches go to; changes when a batch that begins a segment is written.
     file: FileId,
@@ -102,9 +102,9 @@ pub struct Writer {
     staged_bytes: u64,
     pool: Vec<AlignedBuf>,
     places: Places,
-    /// Those on disk, oldest first: index and the segment they are in.
+    /// Snapshot marks on disk, oldest first: their index and the segment that holds them.
     marks: VecDeque<(LogIndex, u64)>,
-    /// Those staged. Nothing is released on their behalf.
+    /// Snapshot marks staged and not written yet. Nothing is released on their behalf.
     staged_marks: VecDeque<(LogIndex, u64)>,
     spare: Spare,
     /// The file system is full.
@@ -317,6 +317,7 @@ impl Writer {
             false => None,
         };
         let file = begins.as_ref().map_or(self.file, |(_, file, _)| *file);
+        assert_eq!(batch.begins_segment, begins.is_some(), "a new segment takes the spare");
         let (stage, number, marks) = (Stage::Write, batch.number, batch.marks);
         let bytes = batch.buf.len() as u64;
         self.in_flight = Some(InFlight { stage, number, bytes, marks, begins });

@@ -1,8 +1,8 @@
 //! Requests that are not gRPC: health checks, metrics and versions, as a table of endpoints.
 //!
-//! They come over HTTP/1.1 and HTTP/2 alike. A new endpoint is one line of the table and a function.
-//! A check that must read waits for its linearizable point as a call does; pages that cost much are
-//! rendered for all who ask at about the same time.
+//! They come over HTTP/1.1 and HTTP/2 alike. A new endpoint is one line of the table and a
+//! function. A check that must read waits for its linearizable point as a call does; pages that
+//! cost much are rendered for all who ask at about the same time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ struct HttpCall {
     body: Vec<u8>,
 }
 
-/// Which paths an endpoint has.
+/// The paths of an endpoint.
 #[derive(Debug, Clone, Copy)]
 enum Paths {
     Exactly(&'static str),

@@ -1,6 +1,7 @@
 //! The gRPC health service (`grpc.health.v1`): the whole server is serving, as long as it answers.
 //!
-//! Its names and answers are those of etcd's, which registers the whole server under the empty name.
+//! Its names and answers are those of etcd, which registers the whole server under the empty
+//! name.
 
 use bytes::Bytes;
 use etcore_proto::decode::{DecodeError, Fields, Value};

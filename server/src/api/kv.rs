@@ -146,7 +146,7 @@ impl Cx<'_> {
         self.propose_as(call, CallKind::Proposal, field, message)
     }
 
-    /// The same for a proposal whose reply means something else to the client.
+    /// Proposes a request whose reply means something else to the client.
     pub(super) fn propose_as(
         &mut self,
         call: Call,
@@ -158,7 +158,7 @@ impl Cx<'_> {
         self.send_proposal(call, kind, id, entry::wrap_request(field, message, id).into())
     }
 
-    /// The same for the message of a client, which may be large.
+    /// Proposes a client's message as it came; it may be large.
     fn propose_message(&mut self, call: Call, field: u32, message: Message) -> Outcome {
         let id = self.new_proposal()?;
         self.send_proposal(call, CallKind::Proposal, id, entry::wrap_message(field, message, id))

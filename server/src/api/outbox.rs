@@ -1,8 +1,8 @@
 //! What goes to the replica: proposals, requests for linearizable points, and questions about
 //! leases.
 //!
-//! Owned by [`Services`](super::Services). The rings are bounded: what finds one full waits here, in
-//! order, and the front reads no sockets meanwhile.
+//! Owned by [`Services`](super::Services). The rings are bounded: what finds one full waits here,
+//! in order, and the front reads no sockets meanwhile.
 
 use std::collections::VecDeque;
 

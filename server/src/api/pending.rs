@@ -87,7 +87,7 @@ pub(super) enum CallKind {
     AlarmList(i32),
     /// A hash that is being computed.
     Hash,
-    /// The same for HashKV.
+    /// A HashKV that is being computed.
     HashKv,
     /// A pass of the page file's defragmentation.
     Defragment,
@@ -121,7 +121,7 @@ impl CallKind {
     }
 }
 
-/// Of those that wait in lists, so many may have ended.
+/// So many entries of the waiting lists may belong to calls that have ended.
 const ENDED_KEPT: usize = 64;
 
 #[derive(Default)]
@@ -139,7 +139,7 @@ pub(super) struct Pending {
     abandoned: usize,
     proposal_bytes: usize,
     abandoned_bytes: usize,
-    /// Of small proposals whose clients still wait.
+    /// Bytes of small proposals whose clients still wait.
     small_bytes: usize,
     /// Waiting for the replica's word on their ticket, ascending.
     tickets: VecDeque<(u64, Slot)>,
@@ -153,7 +153,7 @@ pub(super) struct Pending {
     long: VecDeque<Slot>,
     /// Listings, to find them by stream.
     listings: BTreeMap<CallId, Slot>,
-    /// Of those that have one.
+    /// Deadlines of the calls that have one.
     deadlines: Deadlines<Slot>,
 }
 
@@ -184,7 +184,7 @@ impl Pending {
         self.proposal_bytes - self.abandoned_bytes
     }
 
-    /// Of these, bytes of proposals that are not large.
+    /// Bytes of proposals whose clients still wait and that are not large.
     pub(super) fn small_bytes(&self) -> usize {
         self.small_bytes
     }

@@ -1,8 +1,8 @@
 //! What reads need: the view of the turn, pages, pins of revisions, and memory to evaluate in.
 //!
 //! Owned by [`Services`](super::Services). The view is taken once a turn, so that whatever is
-//! answered in it is consistent; it is let go while nobody is served, since it keeps pages, rows and
-//! index nodes alive.
+//! answered in it is consistent; it is let go while nobody is served, since it keeps pages, rows
+//! and index nodes alive.
 
 use std::sync::Arc;
 

@@ -43,9 +43,9 @@ enum Serve {
         is_request: fn(Message) -> Outcome,
         call: fn(&mut Cx<'_>, Call, Message) -> Outcome,
     },
-    /// The same, and the request becomes an entry of the log as it is.
+    /// One request, one answer; the request becomes an entry of the log as it is.
     Proposal {
-        /// Of InternalRaftRequest.
+        /// The request's field of InternalRaftRequest.
         field: u32,
         is_request: fn(Message) -> Outcome,
         /// Decodes it as apply will, and refuses what apply should not see.
@@ -304,7 +304,7 @@ impl Services {
     }
 }
 
-/// What is no request of its method is told so, whatever else it is refused for.
+/// A message that is no request of its method is told so, whatever else it is refused for.
 fn is_request_of(method: &Method, message: Message) -> Outcome {
     match &method.serve {
         Serve::Unary { is_request, .. } | Serve::Proposal { is_request, .. } => is_request(message),

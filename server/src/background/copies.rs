@@ -74,7 +74,7 @@ struct Receiving {
     owes: bool,
     /// There are no further parts.
     ended: bool,
-    /// What is made of it; none for one that only removes.
+    /// The files that were made of it; `None` for a transfer that only removes.
     made: Option<Made>,
     /// It is complete, and this is to write it.
     checkpointer: Option<Checkpointer>,

@@ -20,10 +20,11 @@ use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle}
 use super::Mailbox;
 use super::worker::{Answer, Worker};
 
-/// Of 1000 shares that the background's queues divide among themselves.
+/// The checkpoints' part of the 1000 shares that the background's queues divide.
 const CHECKPOINT_SHARES: usize = 800;
 
-/// Until the worker is told to stop. If glommio cannot start after all, the plain loop takes over.
+/// Runs until the worker is told to stop. If glommio cannot start after all, the plain loop takes
+/// over.
 pub(super) fn run(worker: Worker, disk: StdDisk, inbox: &Mailbox, mut answer: impl FnMut(Answer)) {
     let executor = match LocalExecutorBuilder::new(Placement::Unbound)
         .name("etcore-background")

@@ -104,7 +104,7 @@ pub struct Worker<P> {
     shared: Arc<Shared>,
     pins: RevisionPins,
     pages: P,
-    /// Of the last compactions, ascending by revision (etcd: hashStorage).
+    /// Hashes of the last compactions, ascending by revision (etcd: hashStorage).
     compactions: Vec<KvHash>,
     inbox: Receiver<Job>,
     job: Option<Started>,

@@ -5,7 +5,7 @@ use etcore_engine::file::{Disk, StdDisk};
 use super::Mailbox;
 use super::worker::{Answer, Worker};
 
-/// Until the worker is told to stop.
+/// Runs until the worker is told to stop.
 pub(super) fn run(
     mut worker: Worker,
     mut disk: StdDisk,

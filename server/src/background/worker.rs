@@ -30,7 +30,7 @@ pub enum Task {
     ReadSnapshot {
         /// Returned with the answer.
         ticket: u64,
-        /// What is held must still end there.
+        /// The index at which the held state must still end.
         index: LogIndex,
         /// What the part is to answer.
         range: UnitRange,
@@ -48,21 +48,21 @@ pub enum Task {
         term: Term,
         /// Whose page file it is to become.
         identity: Identity,
-        /// Of the store that is made of it.
+        /// Configures the store that is made of it.
         engine: EngineConfig,
-        /// Of the leases in it.
+        /// Configures the leases in it.
         leases: lease::Settings,
     },
     /// A part of the copy being received; the first one comes before the others.
     SnapshotPart {
-        /// Of which copy.
+        /// The transfer that it belongs to.
         transfer: u64,
         /// The part.
         part: Bytes,
     },
     /// All parts of the copy being received were handed over.
     SnapshotEnd {
-        /// Of which copy.
+        /// The transfer that it belongs to.
         transfer: u64,
     },
     /// The log goes on from the copy that is complete: put it in the page file's place. No
@@ -93,7 +93,7 @@ pub enum Answer {
     },
     /// How the copy that is being received stands.
     SnapshotReceived {
-        /// Which one.
+        /// The transfer that it belongs to.
         transfer: u64,
         /// How it stands.
         received: Received,

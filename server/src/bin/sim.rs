@@ -35,7 +35,7 @@ struct Options {
     /// Leave out the seeds without them.
     hardships: bool,
     history: Option<String>,
-    /// Which deliberate fault is on; `all` tries each.
+    /// The deliberate fault that is on; `all` tries each.
     mutation: Option<String>,
 }
 

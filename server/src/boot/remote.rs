@@ -13,7 +13,7 @@ use crate::config::{Config, ListenUrl};
 
 /// etcd's BootstrapTimeoutEffective.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Of the answer; a member's record is a few hundred bytes.
+/// Largest answer taken; a member's record is a few hundred bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// True if a peer of the initial cluster says that this member has published itself before.

@@ -100,12 +100,12 @@ pub struct LeaseAsk {
 pub enum LeaseQuestion {
     /// A renewal.
     Renew {
-        /// Of this lease.
+        /// The lease.
         id: i64,
     },
     /// A lease's times.
     TimeToLive {
-        /// Of this lease.
+        /// The lease.
         id: i64,
         /// The attached keys too.
         keys: bool,
@@ -129,7 +129,7 @@ pub enum LeaseAnswer {
         /// In order, if asked for: fields of a LeaseTimeToLiveResponse.
         keys: Pieces,
     },
-    /// Those that expire first in front: fields of a LeaseLeasesResponse.
+    /// All leases, those that expire first in front: fields of a LeaseLeasesResponse.
     Leases(Pieces),
     /// Refused.
     Refused(Status),

@@ -76,7 +76,7 @@ pub struct MemberView {
     pub cluster_version: Option<Arc<str>>,
     /// This member is a learner.
     pub is_learner: bool,
-    /// What is wrong with the cluster.
+    /// Alarms that are on.
     pub alarms: Arc<Alarms>,
     /// Who may do what.
     pub auth: Arc<Auth>,
@@ -100,7 +100,7 @@ impl MemberView {
         self.freeing.elsewhere();
     }
 
-    /// Of no data, for a front that has nobody to serve: it holds nothing in memory.
+    /// A view of no data, for a front that has nobody to serve: it holds nothing in memory.
     pub fn nothing() -> Self {
         Self {
             store: Store::in_memory(EngineConfig::default()).publish(),
@@ -136,9 +136,10 @@ pub struct StatusCell {
     pub applied: AtomicU64,
     /// Bytes of the page file.
     pub db_size_bytes: AtomicU64,
-    /// Of these, bytes in use.
+    /// Bytes of the page file in use.
     pub db_in_use_bytes: AtomicU64,
-    /// What the replica waits for and does not go on: a bit for each [`StalledWork`](super::StalledWork).
+    /// Work that the replica waits for and that stands still: a bit for each
+    /// [`StalledWork`](super::StalledWork).
     pub stalled: AtomicU8,
     /// What the quota is compared with: bytes in use, and of rows not in the page file yet.
     pub live_bytes: AtomicU64,

@@ -32,7 +32,7 @@ impl Alarms {
         Self { list }
     }
 
-    /// Those of one kind; all for [`AlarmType::None`].
+    /// Returns the alarms of one kind; all for [`AlarmType::None`].
     pub fn of_kind(&self, kind: i32) -> Vec<pb::AlarmMember> {
         let all = kind == AlarmType::None as i32;
         self.list.iter().filter(|alarm| all || alarm.alarm == kind).copied().collect()

@@ -22,7 +22,7 @@ pub enum Asked {
     Print(String),
 }
 
-/// What is to be logged about the settings.
+/// Notes about the settings, to be logged.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     /// Variables of the environment that nobody knows.

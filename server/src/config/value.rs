@@ -31,17 +31,17 @@ pub enum Kind {
 /// A setting's value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd)]
 pub enum Value {
-    /// Of a [`Kind::Bool`].
+    /// The value of a [`Kind::Bool`].
     Bool(bool),
-    /// Of a [`Kind::Uint`].
+    /// The value of a [`Kind::Uint`].
     Uint(u64),
-    /// Of a [`Kind::Int`].
+    /// The value of a [`Kind::Int`].
     Int(i64),
-    /// Of a [`Kind::Duration`], in nanoseconds.
+    /// The value of a [`Kind::Duration`], in nanoseconds.
     Duration(i64),
-    /// Of all other kinds but URLs, as it was written.
+    /// The value of any other kind but URLs, as it was written.
     Text(String),
-    /// Of [`Kind::Urls`].
+    /// The value of [`Kind::Urls`].
     Urls(Vec<String>),
 }
 

@@ -9,7 +9,7 @@ use super::uring::Uring;
 use super::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken, portable::Portable};
 use etcore_engine::file::AlignedBuf;
 
-/// Which driver the shards use.
+/// The driver that the shards use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DriverKind {
     /// io_uring.

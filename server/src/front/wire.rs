@@ -28,7 +28,7 @@ pub struct Accepted {
     pub url: Arc<str>,
 }
 
-/// What is not read because too much waits for the replica.
+/// The connections that are not read because too much waits for the replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Paused {
     None,

@@ -126,7 +126,7 @@ impl Draft {
         Ok(Answer::new(self, head.to_vec(), Some(pin)))
     }
 
-    /// The same under a pin that was taken before.
+    /// Makes the answer under a pin that was taken before.
     pub fn pinned_by(mut self, head: &[u8], pin: RevisionPin) -> Answer {
         self.seal();
         Answer::new(self, head.to_vec(), Some(pin))

@@ -42,7 +42,7 @@ const IN_APPLY: ShortBounds = ShortBounds {
     one_of_any_size: false,
 };
 
-/// What is needed besides the transaction itself.
+/// What an execution needs besides the transaction itself.
 pub struct Context<'a> {
     /// Where values that are not in memory come from.
     pub pages: &'a mut dyn PageSource,
@@ -89,17 +89,17 @@ struct Delete {
 }
 
 impl Execution {
-    /// Of a whole transaction.
+    /// Executes a whole transaction.
     pub fn txn(request: pb::TxnRequest) -> Self {
         Self::new(Plan::new(request))
     }
 
-    /// Of a Put or a DeleteRange.
+    /// Executes a Put or a DeleteRange.
     pub fn of(op: Op) -> Self {
         Self::new(Plan::of(op))
     }
 
-    /// Of the removal of keys that are given one by one, without an answer.
+    /// Removes keys that are given one by one, without an answer.
     pub fn remove(keys: Box<dyn Iterator<Item = Arc<[u8]>> + Send>) -> Self {
         Self::of(Op::Remove(RemovedKeys(keys)))
     }

@@ -16,7 +16,7 @@ use super::select::{self, Row, Selection};
 use crate::limits;
 use crate::wire::{field_len, int_len, write_int64, write_len};
 
-/// What is told of each key.
+/// The form in which each key is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Values,
@@ -45,7 +45,7 @@ enum Stage {
     Write,
 }
 
-/// What is needed to look at the keys.
+/// What looking at the keys needs: the state, its pages, and memory.
 pub struct Look<'a> {
     /// The newest view.
     pub view: &'a View,
@@ -62,7 +62,7 @@ pub struct Keys {
     key: Bytes,
     end: Bytes,
     point: ReadPoint,
-    /// Of the message that they are in.
+    /// The field of the message that they are in.
     field: u32,
     /// Keys looked at in key order, 0 for all.
     limit: usize,

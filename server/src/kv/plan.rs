@@ -23,7 +23,7 @@ use super::reader::{Reader, Stop};
 use crate::limits;
 use crate::wire::PutRef;
 
-/// Which leases exist: a put may only name one of them.
+/// Tells which leases exist: a put may only name one of them.
 pub trait Leases {
     /// True if the lease exists.
     fn exists(&self, lease: LeaseId) -> bool;
@@ -178,7 +178,7 @@ impl Plan {
         &self.ops
     }
 
-    /// The same, to be used up.
+    /// Returns the operations, to be used up.
     pub fn ops_mut(&mut self) -> &mut [Op] {
         &mut self.ops
     }

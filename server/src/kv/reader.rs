@@ -218,7 +218,7 @@ impl Reader for Txn<'_> {
 pub struct Pinned<'a> {
     /// The newest view.
     pub view: &'a View,
-    /// What is read.
+    /// The revision that is read.
     pub revision: Revision,
     /// What could not be read any more when the pin was taken.
     pub compact_revision: Revision,
@@ -253,7 +253,7 @@ impl Reader for Pinned<'_> {
         Ok(false)
     }
 
-    /// The same.
+    /// Counts keys, as `View::count_within` does.
     fn count_within(
         &self,
         _: KeyRange<'_>,

@@ -57,7 +57,7 @@ impl Keys {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
-    /// Those behind `last`, in order.
+    /// Returns the keys behind `last`, in order.
     pub(super) fn after<'a>(
         &'a self,
         last: Option<&Key>,
@@ -88,7 +88,7 @@ impl Revoked {
         self.keys.iter()
     }
 
-    /// The same, given away one by one.
+    /// Gives the keys away one by one.
     pub fn into_keys(self) -> Box<dyn Iterator<Item = Key> + Send> {
         match self.keys {
             Keys::None => Box::new(std::iter::empty()),

@@ -121,7 +121,7 @@ impl<K: Hash + Eq + Shard, V> Sharded<K, V> {
         self.len = self.shards.iter().map(HashMap::len).sum();
     }
 
-    /// What is in one of the [`SHARDS`].
+    /// Iterates over the pairs of one of the [`SHARDS`].
     pub(super) fn iter_shard(&self, shard: usize) -> impl Iterator<Item = (&K, &V)> {
         self.shards[shard].iter()
     }

@@ -27,7 +27,7 @@ pub(super) struct Resolver {
     failures: BTreeMap<String, usize>,
 }
 
-/// What is known at once.
+/// What a name resolves to without waiting.
 pub(super) enum Resolved {
     Now(PeerAddress),
     Later,

@@ -18,7 +18,7 @@ use super::targets::Targets;
 use super::watchers::{NONE, Watchers};
 use crate::limits;
 
-/// What is read.
+/// The revisions that a batch reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scan {
     pub(super) cursor: usize,
@@ -358,7 +358,7 @@ impl Batch {
     }
 }
 
-/// Which forms of an event somebody wants.
+/// The forms of an event that somebody wants.
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
     plain: bool,

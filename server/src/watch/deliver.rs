@@ -14,7 +14,7 @@ use super::watchers::{NONE, State};
 use super::{Hub, Turn};
 use crate::limits;
 
-/// What is left to be delivered of the hub's batch.
+/// The part of the hub's batch that is still to be delivered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pending {
     /// The first revision in it that was not looked at before.

@@ -373,6 +373,14 @@ impl Pair {
         let code = field("grpc-status").and_then(|code| code.parse().ok()).unwrap_or(-1);
         // Go chooses between two kinds of spaces when it is built.
         let mut text = field("grpc-message").unwrap_or_default().replace("%C2%A0", " ");
+        // A request that names the member which is asked is as long as its ID.
+        const TOO_LARGE: &str = "grpc: received message larger than max (";
+        if let Some((length, rest)) =
+            text.strip_prefix(TOO_LARGE).and_then(|told| told.split_once(" vs. "))
+            && let Ok(length) = length.parse::<u64>()
+        {
+            text = format!("{TOO_LARGE}about {} vs. {rest}", length / 16);
+        }
         // What it notices first, and where.
         if let Some(at) = text.find(": failed to read decompressed data: ") {
             text.truncate(at);

@@ -16,7 +16,7 @@ pub struct Mount {
     pub point: String,
     /// `ext4`, `xfs` …
     pub kind: String,
-    /// What is mounted.
+    /// The mounted device or directory.
     pub source: String,
     /// Options of the mount and of the file system.
     pub options: String,

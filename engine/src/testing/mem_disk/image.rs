@@ -168,7 +168,7 @@ impl Image {
         Some(self.inodes[self.inode_named(name).ok()?].visible.read(offset, len_bytes))
     }
 
-    /// Which file is open as `file`, whatever its name is now.
+    /// The file that is open as `file`, whatever its name is now.
     pub(super) fn open_inode(&self, file: FileId) -> Option<usize> {
         self.open_files.get(&file).copied()
     }
@@ -455,7 +455,7 @@ enum Mood {
     Tear,
     /// Each change by itself, whole.
     Pick,
-    /// Those before this one are lost, it and those after it are kept.
+    /// Writes before this one are lost; it and all after it are kept.
     KeepFrom(usize),
 }
 

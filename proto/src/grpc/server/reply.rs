@@ -62,8 +62,8 @@ impl Server {
         self.reply_unary_with(stream, message.len(), |out| out.extend_from_slice(message))
     }
 
-    /// The same for a message of `length_bytes` that `write` appends straight to the transmit
-    /// buffer.
+    /// Answers a unary call with a message of `length_bytes` that `write` appends straight to the
+    /// transmit buffer.
     ///
     /// # Errors
     /// As [`Server::reply_unary`].
@@ -111,7 +111,7 @@ impl Server {
         self.send_message_with(stream, message.len(), |out| out.extend_from_slice(message))
     }
 
-    /// The same for a message of `length_bytes` that `write` appends.
+    /// Sends a message of `length_bytes` that `write` appends, as [`Server::send_message`] does.
     ///
     /// # Errors
     /// As [`Server::reply_unary`].

@@ -175,8 +175,8 @@ impl Conn {
         }
     }
 
-    /// The same for padding, which nobody waits for: a window that was opened for just the rest of
-    /// a message would otherwise end before it.
+    /// Gives back the window that padding took, which nobody waits for: a window that was opened
+    /// for just the rest of a message would otherwise end before it.
     pub(super) fn release_padding(&mut self, name: StreamId, bytes: u32) {
         let threshold = i64::from(self.own_stream_window / 2);
         let Some(stream) = self.streams.get_mut(name) else { return };

@@ -11,7 +11,7 @@ use crate::peer::conn::{Purpose, Reader, ReaderState, Writer};
 use crate::peer::queue::weight;
 use crate::peer::{ConnId, DIAL_REFUSED, End, Event, PeerReport, Refusal, StreamKind};
 
-/// What is read of a refusal's body.
+/// Bytes read of a refusal's body.
 const REFUSAL_BYTES: usize = 4 << 10;
 /// A chunk's length, to be filled in: etcd's parser takes leading zeros.
 const CHUNK_HEAD: &[u8] = b"00000000\r\n";

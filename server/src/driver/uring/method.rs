@@ -23,7 +23,7 @@ pub(super) enum Method {
     OneWrite,
 }
 
-/// Of so many small writes one goes the way that seems slower.
+/// One small write in this many probes the method that seems slower.
 const TRY_EVERY: u32 = 128;
 /// Among the first writes already, and not the very first.
 const TRY_AT: u32 = 16;
@@ -31,7 +31,7 @@ const TRY_AT: u32 = 16;
 const BETTER_BY: u32 = 16;
 /// What a write moves the mean of its way by: one of this many parts.
 const MEMORY: u32 = 8;
-/// The same for a way that is only tried now and then.
+/// EWMA weight for a method that is only probed: a sample moves the mean by one of this many parts.
 const MEMORY_OF_TRIED: u32 = 4;
 /// A write counts as so many times its way's mean at most: it takes several late ones to leave it.
 const OUTLIER: u64 = 2;
