@@ -59,7 +59,7 @@ pub(super) enum Ask {
     TimeToLive(i64),
 }
 
-/// What is under way.
+/// An operation under way.
 pub(super) struct Op {
     ask: Ask,
     stream: StreamId,
@@ -77,7 +77,7 @@ pub(super) struct Client {
     pub(super) role: Role,
     /// Whom it asks.
     pub(super) member: usize,
-    /// Which run of it.
+    /// The number of the client's run.
     pub(super) run: u64,
     pub(super) wire: Option<Wire>,
     /// When the connection is given up if nobody has accepted it.
@@ -90,7 +90,7 @@ pub(super) struct Client {
     due: u64,
     /// It got an answer since this was cleared.
     pub(super) served: bool,
-    /// What is left for an auditor.
+    /// Requests that an auditor has still to make.
     pub(super) script: VecDeque<Ask>,
 }
 

@@ -252,7 +252,7 @@ impl Driver for SimDriver {
     }
 }
 
-/// The same buffer without its bytes.
+/// Returns the buffer without its bytes.
 pub(super) fn emptied(mut buf: Vec<u8>) -> Vec<u8> {
     buf.clear();
     buf

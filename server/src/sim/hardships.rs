@@ -31,7 +31,7 @@ const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
 /// A member whose trouble is over may take so long to be as good as the others.
 const RECOVERY: u64 = 6 * S;
-/// Of the simulated members, which keep the default.
+/// The election timeout of the simulated members, which keep the default.
 const ELECTION: u64 = S;
 /// How often it is looked whether the next trouble may begin.
 const LOOK: u64 = 500 * MS;
@@ -145,7 +145,7 @@ pub(super) fn harden(plan: &mut Plan) {
     }
 }
 
-/// What is the matter at the moment, and what has been.
+/// The troubles of the moment, and those that have been.
 #[derive(Debug, Default)]
 pub(super) struct Hardships {
     next: usize,
@@ -170,7 +170,7 @@ impl Hardships {
         !self.unwell.iter().any(overlaps)
     }
 
-    /// Until when a member is not started again.
+    /// Returns until when a member is not started again.
     pub(super) fn down_until(&self, member: usize, now: u64) -> Option<u64> {
         let (planned, who, until) = self.current?;
         let down = matches!(planned.what, Hardship::LosesPower | Hardship::Dies);

@@ -22,7 +22,7 @@ use messages::{CALLS, Call, Frame, Style, message, mutate, noise, prefixed};
 
 pub use messages::{PREFIX, leases};
 
-/// What is to be done with the connection.
+/// The next thing to do with the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// Sends these bytes.

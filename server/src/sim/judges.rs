@@ -9,9 +9,9 @@ pub mod state;
 /// What the judges remember of a run.
 #[derive(Debug, Default)]
 pub struct Judges {
-    /// Of [`log`].
+    /// The state of the judge in [`log`].
     pub(super) log: log::Known,
-    /// Of [`state`].
+    /// The state of the judge in [`state`].
     pub(super) state: state::Known,
 }
 

@@ -54,7 +54,7 @@ impl Keeping {
         }
     }
 
-    /// Until the next request, in nanoseconds: less than the time that any lease has.
+    /// Draws the time until the next request, in nanoseconds: less than any lease has.
     pub(super) fn pause(prng: &mut Prng) -> u64 {
         prng.below(900 * MS)
     }

@@ -41,7 +41,7 @@ impl End {
 pub(super) struct Connection {
     pub(super) ends: [End; 2],
     address: u64,
-    /// Which members the ends are on; `None` for a client.
+    /// The members that the ends are on; `None` for a client.
     hosts: [Option<usize>; 2],
     /// When the last bytes towards each end arrive.
     arrives: [u64; 2],
@@ -107,14 +107,14 @@ impl World {
         id
     }
 
-    /// Until when nothing gets to that end.
+    /// Returns until when nothing gets to that end.
     pub(super) fn is_blocked_to(&self, id: u64, to: usize) -> Option<u64> {
         let [caller, callee] = self.connections.get(&id)?.hosts;
         let (from, to) = if to == 1 { (caller?, callee?) } else { (callee?, caller?) };
         self.blocked.get(&(from, to)).copied().filter(|until| *until > self.now)
     }
 
-    /// Until when the ends cannot agree on a connection.
+    /// Returns until when the ends cannot agree on a connection.
     pub(super) fn is_blocked(&self, id: u64) -> Option<u64> {
         self.is_blocked_to(id, 0).max(self.is_blocked_to(id, 1))
     }

@@ -116,7 +116,7 @@ pub struct Plan {
     pub heal: u64,
     /// Leases are used.
     pub leases: bool,
-    /// Of a thousand requests, so many more are about leases.
+    /// So many more of a thousand requests are about leases.
     pub more_leases: u64,
     /// Members' clocks run faster or slower by up to this, in millionths.
     pub drift: u64,
@@ -132,7 +132,7 @@ pub struct Plan {
     pub wake_latency: Span,
     /// A round of a shard.
     pub round: Span,
-    /// Of a hundred fronts and replicas, so many have all pages in memory.
+    /// So many of a hundred fronts and replicas have all pages in memory.
     pub warm_percent: u64,
     /// Pages that a replica keeps in memory.
     pub replica_pages: usize,
@@ -144,14 +144,14 @@ pub struct Plan {
     pub checkpoint_ms: u64,
     /// For how long a member is down.
     pub down: Span,
-    /// Of a hundred power cuts, so many come while the log or a checkpoint is being written, and
+    /// So many of a hundred power cuts come while the log or a checkpoint is being written, and
     /// the log's again soon after the start.
     pub torn_percent: u64,
-    /// Of a thousand operations on copies of other members' page files, so many are cut off.
+    /// So many of a thousand operations on copies of other members' page files are cut off.
     pub copy_cuts: u64,
-    /// Of a hundred power cuts, so many damage the newest meta page.
+    /// So many of a hundred power cuts damage the newest meta page.
     pub meta_rot_percent: u64,
-    /// Of a thousand starts, so many are cut off in the middle.
+    /// So many of a thousand starts are cut off in the middle.
     pub start_crashes: u64,
     /// In the end a member is cut off until no log reaches back to it, over links with a round
     /// trip, and must follow again under load.

@@ -20,7 +20,7 @@ pub(super) struct Watching {
     next: i64,
     prev_kv: bool,
     fragment: bool,
-    /// Which watch of the history.
+    /// The watch's number in the history.
     record: Option<usize>,
 }
 

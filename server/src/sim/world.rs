@@ -57,7 +57,7 @@ const DRIVES: &str = "a shard's rounds go on";
 pub struct Report {
     /// The seed.
     pub seed: u64,
-    /// Of all events.
+    /// A hash of all events.
     pub trace_hash: u64,
     /// How many.
     pub events: u64,
@@ -73,7 +73,7 @@ pub struct Report {
     pub starts: u64,
     /// The history left too many choices to be judged for linearizability.
     pub undecided: bool,
-    /// What is wrong.
+    /// The first violation, if any.
     pub violation: Option<Violation>,
     /// What clients were told.
     pub history: History,
@@ -226,7 +226,7 @@ pub(super) struct World {
     pub(super) next_op: u64,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) next_connection: u64,
-    /// Until when nothing gets from one member to another.
+    /// Until when nothing gets through, by sender and receiver.
     pub(super) blocked: BTreeMap<(usize, usize), u64>,
     pub(super) clients: Vec<Option<Box<Client>>>,
     pub(super) history: History,
