@@ -23,10 +23,10 @@ use crate::driver::Waker;
 use crate::driver::probe::{self, DriverKind};
 use crate::limits;
 
-pub(crate) mod copies;
 mod glommio_disk;
 pub mod hasher;
 mod plain;
+pub(crate) mod snapshots;
 pub mod worker;
 
 pub use worker::{Answer, Leftovers, Loaded, Received, Task};
@@ -47,12 +47,12 @@ pub struct Mailbox {
 }
 
 /// The other end of a handle without a thread.
-pub struct Desk {
+pub struct SimulatedBackground {
     tasks: Arc<Mailbox>,
     answers: Arc<ArrayQueue<Answer>>,
 }
 
-impl Desk {
+impl SimulatedBackground {
     /// True if no task waits.
     pub fn is_empty(&self) -> bool {
         self.tasks.tasks.is_empty()
@@ -152,10 +152,10 @@ impl Background {
     }
 
     /// A handle whose tasks the simulator takes from the returned desk.
-    pub fn simulated() -> (Self, Desk) {
+    pub fn simulated() -> (Self, SimulatedBackground) {
         let tasks = Arc::new(Mailbox::new());
         let answers = Arc::new(ArrayQueue::new(limits::BACKGROUND_TASKS));
-        let desk = Desk { tasks: tasks.clone(), answers: answers.clone() };
+        let desk = SimulatedBackground { tasks: tasks.clone(), answers: answers.clone() };
         (Self { tasks, answers, thread: None }, desk)
     }
 

@@ -32,7 +32,7 @@ use crate::limits;
 use crate::net::{self, BindOptions};
 
 pub(crate) mod assemble;
-mod copies;
+mod received;
 mod remote;
 mod threads;
 
@@ -212,7 +212,7 @@ pub fn open_stored(
     log_disk: &mut dyn Disk,
 ) -> Result<Stored, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
-    copies::settle(member_dir, page_disk, log_disk)?;
+    received::settle(member_dir, page_disk, log_disk)?;
     let segments = segments(log_disk)?;
     refuse_lost_page_file(page_disk, &segments)?;
     let mut attachments = Attachments::default();

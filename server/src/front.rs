@@ -37,9 +37,9 @@ use transport::socket_conn;
 pub use wire::Accepted;
 use wire::{Flushed, Paused, Wire};
 
-/// The way to hand sockets to a front.
+/// Sockets on their way to a front.
 #[derive(Clone)]
-pub struct Door {
+pub struct SocketQueue {
     /// Sockets not taken yet.
     pub queue: Arc<ArrayQueue<Accepted>>,
     /// `None` for the accepting front itself.
@@ -54,8 +54,8 @@ pub struct Parts {
     pub budget: Budget,
     /// The methods served.
     pub routes: Arc<Routes>,
-    /// Every front's door; one's own among them.
-    pub doors: Vec<Door>,
+    /// The socket queues of all fronts, its own among them.
+    pub socket_queues: Vec<SocketQueue>,
     /// Sockets to accept from, with their URLs; only front 0 has any.
     pub listeners: Vec<(AnyListener, Arc<str>)>,
 }
@@ -63,7 +63,7 @@ pub struct Parts {
 /// Sockets on their way in.
 struct Acceptor {
     index: usize,
-    doors: Vec<Door>,
+    socket_queues: Vec<SocketQueue>,
     listeners: Vec<(AnyListener, Arc<str>)>,
     listening: bool,
     /// Process-wide limit, shared by all fronts.
@@ -103,7 +103,7 @@ const TICK_MS: u64 = 100;
 impl Front {
     /// A front without connections. `boot_id` must differ between starts and fronts.
     pub fn new(parts: Parts, boot_id: u64) -> Self {
-        let Parts { services, budget, routes, doors, listeners } = parts;
+        let Parts { services, budget, routes, socket_queues, listeners } = parts;
         let (shared, index) = (services.shared.clone(), services.index);
         let held = budget.account();
         let settings = Settings { grpc: grpc_config(&shared.config), routes, budget };
@@ -112,7 +112,13 @@ impl Front {
         Self {
             services: Services::new(services, boot_id),
             wire: Wire::new(settings, shared.clock.clone()),
-            acceptor: Acceptor { index, doors, listeners, listening: false, connections_max },
+            acceptor: Acceptor {
+                index,
+                socket_queues,
+                listeners,
+                listening: false,
+                connections_max,
+            },
             large: LargeRequests::default(),
             held,
             drain: Drain::No,
@@ -318,11 +324,11 @@ impl Front {
 
 impl Acceptor {
     fn has_sockets(&self) -> bool {
-        !self.doors[self.index].queue.is_empty()
+        !self.socket_queues[self.index].queue.is_empty()
     }
 
     fn next_socket(&self) -> Option<Accepted> {
-        self.doors[self.index].queue.pop()
+        self.socket_queues[self.index].queue.pop()
     }
 
     /// Dropping a socket closes it.
@@ -335,16 +341,17 @@ impl Acceptor {
             tracing::debug!(open, "a connection was refused: descriptors run short");
             return;
         }
-        let least = (0..self.doors.len()).min_by_key(|front| load(*front)).unwrap_or(self.index);
+        let least =
+            (0..self.socket_queues.len()).min_by_key(|front| load(*front)).unwrap_or(self.index);
         // Counted here already, so that a burst spreads evenly.
         shared.connections[least].fetch_add(1, Ordering::Relaxed);
-        let door = &self.doors[least];
-        if door.queue.push(Accepted { socket, url: url.clone() }).is_err() {
+        let sockets = &self.socket_queues[least];
+        if sockets.queue.push(Accepted { socket, url: url.clone() }).is_err() {
             // That front has thousands waiting already.
             shared.connections[least].fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        if let Some(waker) = &door.waker {
+        if let Some(waker) = &sockets.waker {
             waker.wake();
         }
     }

@@ -9,10 +9,10 @@
 //!
 //! A slow reader therefore costs a few bytes here and a window in the transport, and nobody waits
 //! for it. The events of a revision stay together in one response, unless the client asked for
-//! fragments; one too large to hold is read again for each watcher, piece by piece (`alone`).
+//! fragments; one too large to hold is read again for each watcher, piece by piece (`large`).
 //!
 //! No I/O, no clock, no randomness but a seed: the same calls give the same bytes. Reading order:
-//! `watchers`, `targets`, `batch`, `cursors`, `deliver`, `alone`, `requests`.
+//! `watchers`, `targets`, `batch`, `cursors`, `deliver`, `large`, `requests`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -26,11 +26,11 @@ use crate::limits;
 use crate::replies::{CallId, ConnId, Streams};
 use crate::wire::Header;
 
-mod alone;
 mod batch;
 mod cursors;
 mod deliver;
 mod intervals;
+mod large;
 mod reply;
 mod requests;
 mod targets;
@@ -38,10 +38,10 @@ mod targets;
 mod tests;
 mod watchers;
 
-use alone::Alone;
 use batch::Batch;
 use cursors::Cursor;
 use deliver::Pending;
+use large::LargeRevision;
 use targets::Targets;
 use watchers::{List, State, Watchers};
 
@@ -95,7 +95,7 @@ struct Stream {
     /// Room came; in the hub's queue.
     unparking: bool,
     /// A large revision on its way.
-    alone: Option<Box<Alone>>,
+    large: Option<Box<LargeRevision>>,
     /// Answers to requests that wait for its end.
     held: VecDeque<Vec<u8>>,
     /// Its client may send no more requests until answers have left.
@@ -136,7 +136,7 @@ pub struct Hub {
     large: BTreeSet<(i64, u32)>,
     unparking: VecDeque<u32>,
     /// Streams in the middle of a large revision that can go on, and those that wait for a page.
-    alone: VecDeque<u32>,
+    sending_large: VecDeque<u32>,
     at_page: Vec<u32>,
     /// Streams that were opened with `hasleader`.
     needing_leader: usize,
@@ -177,7 +177,7 @@ impl Hub {
             parked: BTreeSet::new(),
             large: BTreeSet::new(),
             unparking: VecDeque::new(),
-            alone: VecDeque::new(),
+            sending_large: VecDeque::new(),
             at_page: Vec::new(),
             needing_leader: 0,
             failed: Vec::new(),
@@ -206,7 +206,7 @@ impl Hub {
             next_id: 0,
             parked: List::default(),
             unparking: false,
-            alone: None,
+            large: None,
             held: VecDeque::new(),
             is_shut: false,
             behind: 0,
@@ -263,10 +263,10 @@ impl Hub {
             cursor.at_page = false;
         }
         for slot in std::mem::take(&mut self.at_page) {
-            if let Some(alone) = self.stream(slot).and_then(|stream| stream.alone.as_mut())
-                && std::mem::take(&mut alone.at_page)
+            if let Some(large) = self.stream(slot).and_then(|stream| stream.large.as_mut())
+                && std::mem::take(&mut large.at_page)
             {
-                self.alone.push_back(slot);
+                self.sending_large.push_back(slot);
             }
         }
     }
@@ -303,7 +303,7 @@ impl Hub {
         self.pending.is_some()
             || (live.count > 0 && !live.at_page && live.next.main <= revision)
             || !self.unparking.is_empty()
-            || !self.alone.is_empty()
+            || !self.sending_large.is_empty()
             || self.can_catch_up()
     }
 
@@ -406,8 +406,8 @@ impl Hub {
         let Some(stream) = self.streams[slot as usize].take() else { return };
         self.needing_leader -= usize::from(stream.needs_leader);
         self.asked_progress.retain(|asked| *asked != slot);
-        if let Some(alone) = &stream.alone {
-            self.large.remove(&(alone.revision, slot));
+        if let Some(large) = &stream.large {
+            self.large.remove(&(large.revision, slot));
         }
         if let Some(due_ms) = stream.progress_due_ms {
             self.progress.remove(&(due_ms, slot));

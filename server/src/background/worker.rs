@@ -15,7 +15,7 @@ use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::types::{Identity, LogIndex, Term};
 use etcore_raftlog::types::SnapshotMark;
 
-use super::copies::Copies;
+use super::snapshots::Snapshots;
 use crate::lease::{self, Lessor};
 
 /// Something to do.
@@ -145,7 +145,7 @@ pub struct Worker {
     /// The replica was told that the checkpoint waits for room.
     stalled: bool,
     stopping: bool,
-    copies: Copies,
+    snapshots: Snapshots,
 }
 
 impl Worker {
@@ -157,7 +157,7 @@ impl Worker {
             busy: false,
             stalled: false,
             stopping: false,
-            copies: Copies::default(),
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -171,7 +171,7 @@ impl Worker {
             }
             Task::Checkpoint(input) => self.inputs.push_back(input),
             Task::Forget(leftovers) => drop(leftovers),
-            other => self.copies.add(other),
+            other => self.snapshots.add(other),
         }
     }
 
@@ -189,10 +189,10 @@ impl Worker {
         completions: &mut Vec<Completion>,
         answer: &mut dyn FnMut(Answer),
     ) {
-        self.copies.turn(disk, completions, answer);
+        self.snapshots.turn(disk, completions, answer);
         self.turn_checkpoint(disk, completions, answer);
-        if !self.busy && self.copies.wants_state {
-            self.copies.hold(self.checkpointer.snapshot(), answer);
+        if !self.busy && self.snapshots.wants_state {
+            self.snapshots.hold(self.checkpointer.snapshot(), answer);
             // What waited for it goes on.
             self.turn_checkpoint(disk, completions, answer);
         }
@@ -202,15 +202,15 @@ impl Worker {
     /// Puts a copy into use once no checkpoint is under way. One that waits for room on the disk
     /// would save what counts no more.
     fn adopt(&mut self, disk: &mut dyn Disk, answer: &mut dyn FnMut(Answer)) {
-        if self.copies.wants_adoption() && (!self.busy || self.stalled) {
-            self.copies.begin_adoption(disk, answer);
+        if self.snapshots.wants_adoption() && (!self.busy || self.stalled) {
+            self.snapshots.begin_adoption(disk, answer);
         }
-        let Some(checkpointer) = self.copies.take_adopted() else { return };
+        let Some(checkpointer) = self.snapshots.take_adopted() else { return };
         let file = checkpointer.file();
         let before = std::mem::replace(&mut self.checkpointer, checkpointer);
         (self.busy, self.stalled) = (false, false);
         self.inputs.clear();
-        self.copies.close(before.file(), disk);
+        self.snapshots.close(before.file(), disk);
         match disk.share(file) {
             Some(file) => answer(Answer::SnapshotAdopted { file }),
             None => answer(Answer::Failed("a snapshot in place is not open".to_owned())),
@@ -224,7 +224,7 @@ impl Worker {
         answer: &mut dyn FnMut(Answer),
     ) {
         loop {
-            if !self.busy && self.copies.wants_state {
+            if !self.busy && self.snapshots.wants_state {
                 return;
             }
             if !self.busy {

@@ -30,7 +30,7 @@ use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
 use crate::freer::{Freeing, Freer};
-use crate::front::{self, Door, Front};
+use crate::front::{self, Front, SocketQueue};
 use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -183,10 +183,10 @@ impl Wiring {
         pins: &RevisionPins,
         listeners: Vec<AnyListener>,
     ) -> (Vec<Front>, Vec<FrontLink>) {
-        let doors: Vec<Door> = self
+        let socket_queues: Vec<SocketQueue> = self
             .front_wakers
             .iter()
-            .map(|waker| Door {
+            .map(|waker| SocketQueue {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker.clone()),
             })
@@ -221,7 +221,7 @@ impl Wiring {
                 services,
                 budget: budget.clone(),
                 routes: routes.clone(),
-                doors: doors.clone(),
+                socket_queues: socket_queues.clone(),
                 listeners: listeners.take().unwrap_or_default(),
             };
             // Leases and watches number what they make from here.

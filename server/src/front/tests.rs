@@ -156,7 +156,7 @@ impl Rig {
             services,
             budget: Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES),
             routes: Arc::new(api::routes()),
-            doors: vec![Door {
+            socket_queues: vec![SocketQueue {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker),
             }],

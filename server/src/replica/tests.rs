@@ -20,7 +20,7 @@ use etcore_raftlog::peer::{
 use prost::Message as _;
 
 use super::*;
-use crate::background::{Desk, worker};
+use crate::background::{SimulatedBackground, worker};
 use crate::boot::{self, assemble};
 use crate::channel::{
     Consumer, LeaseAnswer, LeaseAsk, LeaseQuestion, Producer, Reply, ToReplica, ring,
@@ -73,7 +73,7 @@ struct Member {
     to_replica: Producer<ToReplica>,
     to_lessor: Producer<LeaseAsk>,
     from_replica: Consumer<ToFront>,
-    desk: Desk,
+    desk: SimulatedBackground,
     background: worker::Worker,
     write: Option<DurableWrite>,
     ids: IdBlock,

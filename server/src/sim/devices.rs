@@ -11,7 +11,7 @@ use super::driver::Input;
 use super::effects::{Effect, Owner};
 use super::member::NEVER;
 use super::world::{Death, Event, Pending, World, Writes};
-use crate::background::copies::is_of_copies;
+use crate::background::snapshots::is_of_snapshots;
 
 impl World {
     pub(super) fn background(&mut self, member: usize, number: u64) {
@@ -93,7 +93,7 @@ impl World {
                     let id = self.next_op;
                     self.next_op += 1;
                     let is_copy =
-                        matches!(&owner, Owner::Background(token) if is_of_copies(*token));
+                        matches!(&owner, Owner::Background(token) if is_of_snapshots(*token));
                     let mut at = self.now + self.plan.disk_latency.draw(&mut self.prng);
                     if is_copy && self.plan.copy_latency.to > 0 {
                         at += self.plan.copy_latency.draw(&mut self.prng);
@@ -126,7 +126,7 @@ impl World {
             }
         }
         let writes = Writes::of(pending);
-        let is_copy = matches!(&pending.owner, Owner::Background(token) if is_of_copies(*token));
+        let is_copy = matches!(&pending.owner, Owner::Background(token) if is_of_snapshots(*token));
         if self.is_cut_off(member, writes, is_copy) {
             // It is among what is interrupted.
             let death = if self.prng.chance(1, 4) { Death::Kill } else { Death::PowerCut };

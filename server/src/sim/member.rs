@@ -23,7 +23,7 @@ use super::pages::{Arrivals, SimPages};
 use super::plan::Plan;
 use crate::background::hasher::{self, Hasher};
 use crate::background::worker::Worker as BackgroundWorker;
-use crate::background::{Background, Desk};
+use crate::background::{Background, SimulatedBackground};
 use crate::boot::{self, BootError, assemble};
 use crate::channel::Shared;
 use crate::clock::Clock;
@@ -109,7 +109,7 @@ pub(super) struct Life {
     pub(super) background_disk: QueuedDisk,
     pub(super) background_done: Vec<Completion>,
     pub(super) background_due: u64,
-    pub(super) desk: Desk,
+    pub(super) desk: SimulatedBackground,
     pub(super) replica_waker: Waker,
     pub(super) hasher: hasher::Worker<DiskPages>,
     pub(super) hasher_due: u64,

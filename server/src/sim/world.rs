@@ -26,7 +26,7 @@ use super::member::{Member, NEVER};
 use super::net::{Connection, Held};
 use super::plan::Plan;
 use super::trace::Trace;
-use crate::background::copies::is_of_copies;
+use crate::background::snapshots::is_of_snapshots;
 use crate::boot::DB_FILE;
 use crate::channel::MemberView;
 use crate::driver::SocketId;
@@ -177,7 +177,7 @@ impl Writes {
     pub(super) fn of(pending: &Pending) -> Option<Self> {
         match (&pending.owner, &pending.op) {
             (Owner::Driver { .. }, _) => Some(Self::Log),
-            (Owner::Background(token), Some(FileOp::Sync { .. })) if !is_of_copies(*token) => {
+            (Owner::Background(token), Some(FileOp::Sync { .. })) if !is_of_snapshots(*token) => {
                 Some(Self::PageSync)
             }
             _ => None,

@@ -144,7 +144,7 @@ impl Hub {
                     stream.parked.remove(&mut self.watchers, slot);
                 }
             }
-            State::Alone => self.forsake(stream),
+            State::Large => self.cancel_large(stream),
             State::Dead => {}
         }
     }
@@ -167,9 +167,9 @@ impl Hub {
     /// Its stream has room, or is done with a large revision.
     pub(super) fn wake(&mut self, stream_slot: u32) {
         let Some(stream) = self.stream(stream_slot) else { return };
-        if let Some(alone) = &stream.alone {
-            if !alone.at_page {
-                self.alone.push_back(stream_slot);
+        if let Some(large) = &stream.large {
+            if !large.at_page {
+                self.sending_large.push_back(stream_slot);
             }
         } else if (stream.is_shut || !stream.parked.is_empty()) && !stream.unparking {
             stream.unparking = true;
@@ -182,7 +182,7 @@ impl Hub {
         for _ in 0..self.unparking.len() {
             let Some(slot) = self.unparking.pop_front() else { return };
             let Some(stream) = self.stream(slot) else { continue };
-            if !std::mem::take(&mut stream.unparking) || stream.alone.is_some() {
+            if !std::mem::take(&mut stream.unparking) || stream.large.is_some() {
                 continue;
             }
             let call = stream.call;
@@ -301,7 +301,7 @@ impl Hub {
     fn send_away(&mut self, turn: &Turn<'_>, touched: &[u32], number: usize, revision: i64) {
         for slot in touched {
             if self.watchers.get(*slot).state == State::Served(number as u8) {
-                self.go_alone(turn, *slot, revision);
+                self.send_large(turn, *slot, revision);
             }
         }
     }

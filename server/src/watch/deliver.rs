@@ -72,7 +72,7 @@ impl Hub {
             let Some(stream) = self.streams[stream_slot as usize].as_ref() else { return };
             let call = stream.call;
             let capacity =
-                if stream.alone.is_some() { 0 } else { turn.out.capacity(call).unwrap_or(0) };
+                if stream.large.is_some() { 0 } else { turn.out.capacity(call).unwrap_or(0) };
             if capacity == 0 {
                 return self.park(slot, batch.revision(hit));
             }
@@ -80,7 +80,7 @@ impl Hub {
             let joined = self.watchers.get(slot).state != State::Served(0);
             let portion = portion(batch, hit, capacity, joined);
             if portion.too_much {
-                return self.go_alone(turn, slot, portion.revision);
+                return self.send_large(turn, slot, portion.revision);
             }
             if is_on(Mutation::WatchBatchDropped) && portion.revision % 16 == 0 {
                 hit = portion.end;
@@ -141,7 +141,7 @@ impl Hub {
         let mut message = Vec::new();
         head.write(&mut message);
         let Some(stream) = self.streams[slot as usize].as_mut() else { return };
-        if stream.alone.is_none() {
+        if stream.large.is_none() {
             self.send_answer(turn, slot, &message);
         } else if stream.held.len() < limits::WATCH_HELD_ANSWERS_MAX {
             stream.held.push_back(message);

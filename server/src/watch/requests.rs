@@ -227,7 +227,7 @@ impl Hub {
     /// What tells nothing new is not worth a buffer: it is left out if the stream has no room.
     fn send_progress(&mut self, turn: &mut Turn<'_>, slot: u32, id: i64, revision: i64) {
         let Some(stream) = self.streams[slot as usize].as_ref() else { return };
-        if stream.alone.is_some() || turn.out.capacity(stream.call).unwrap_or(0) == 0 {
+        if stream.large.is_some() || turn.out.capacity(stream.call).unwrap_or(0) == 0 {
             return;
         }
         let mut header = turn.header;

@@ -314,7 +314,7 @@ impl Rig {
                         .streams
                         .iter()
                         .flatten()
-                        .any(|stream| stream.alone.as_ref().is_some_and(|alone| alone.at_page));
+                        .any(|stream| stream.large.as_ref().is_some_and(|large| large.at_page));
                 if !waits {
                     return;
                 }
@@ -840,7 +840,7 @@ fn requests_during_a_large_message_are_all_answered_and_more_wait_with_their_cli
     rig.write(&[(b"k".to_vec(), Some(vec![7; 300_000]))]);
     rig.turn();
     rig.turn();
-    assert!(rig.hub.streams[0].as_ref().unwrap().alone.is_some());
+    assert!(rig.hub.streams[0].as_ref().unwrap().large.is_some());
     for number in 0..5_000 {
         rig.ask(0, RequestUnion::CreateRequest(create("x", "")));
         let is_held = number + 1 >= limits::WATCH_HELD_ANSWERS;

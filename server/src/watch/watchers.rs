@@ -47,7 +47,7 @@ pub(super) enum State {
     /// Its stream takes nothing now.
     Parked,
     /// Its stream is sending it a revision that is too large for a batch.
-    Alone,
+    Large,
     /// It was cancelled by compaction; its id is taken until the client cancels it.
     Dead,
 }

@@ -1,4 +1,4 @@
-//! Copies of the page file: reading parts of a held state for other members, and writing the one
+//! Snapshots of the page file: reading parts of a held state for other members, and writing the one
 //! that this member receives, up to where it takes the page file's place.
 //!
 //! Part of the worker; a state machine over [`Disk`] beside the checkpointer, whose operations it
@@ -25,13 +25,13 @@ use crate::lease::{self, Attachments, Lessor};
 const TOKENS: u64 = 1 << 62;
 
 /// True for an operation on a copy, or on what one is made from.
-pub(crate) fn is_of_copies(token: Token) -> bool {
+pub(crate) fn is_of_snapshots(token: Token) -> bool {
     token.0 >= TOKENS
 }
 
 /// See the module text.
 #[derive(Default)]
-pub(super) struct Copies {
+pub(super) struct Snapshots {
     /// A new state is to be held, as soon as no checkpoint is under way.
     pub(super) wants_state: bool,
     source: Option<SnapshotSource>,
@@ -163,7 +163,7 @@ impl Receiving {
     }
 }
 
-impl Copies {
+impl Snapshots {
     /// Queues a task about copies.
     pub(super) fn add(&mut self, task: Task) {
         match task {

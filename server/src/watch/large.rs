@@ -26,7 +26,7 @@ const MESSAGE_BYTES_MAX: u64 = i32::MAX as u64;
 
 /// The state of one such delivery.
 #[derive(Debug)]
-pub(super) struct Alone {
+pub(super) struct LargeRevision {
     /// [`NONE`] once it was cancelled; a message that was begun is still completed.
     watcher: u32,
     id: i64,
@@ -80,7 +80,7 @@ enum Found {
     Page,
 }
 
-impl Alone {
+impl LargeRevision {
     /// True if the client has been sent a part of a message.
     fn has_begun(&self) -> bool {
         matches!(self.phase, Phase::Write { .. })
@@ -89,13 +89,13 @@ impl Alone {
 
 impl Hub {
     /// A watcher begins to read `revision` for itself; if its stream is occupied, later.
-    pub(super) fn go_alone(&mut self, turn: &Turn<'_>, slot: u32, revision: i64) {
+    pub(super) fn send_large(&mut self, turn: &Turn<'_>, slot: u32, revision: i64) {
         let told = self.watchers.told_revision(slot, revision, turn.view.revision);
         let watcher = self.watchers.get(slot);
         let stream_slot = watcher.stream;
         let target = self.targets.get(watcher.target);
         let from = RevKey::first(Revision(revision));
-        let alone = Alone {
+        let large = LargeRevision {
             watcher: slot,
             id: watcher.id,
             key: target.key.clone(),
@@ -106,53 +106,53 @@ impl Hub {
             phase: Phase::Measure { from, at: from, events: 0, bytes: 0 },
             at_page: false,
         };
-        let free = self.stream(stream_slot).is_some_and(|stream| stream.alone.is_none());
+        let free = self.stream(stream_slot).is_some_and(|stream| stream.large.is_none());
         if !free {
             return self.park(slot, revision);
         }
         self.detach(slot);
         let watcher = self.watchers.get_mut(slot);
         (watcher.next, watcher.is_quiet) = (revision, false);
-        self.set_state(slot, State::Alone);
+        self.set_state(slot, State::Large);
         self.large.insert((revision, stream_slot));
         if let Some(stream) = self.stream(stream_slot) {
-            stream.alone = Some(Box::new(alone));
-            self.alone.push_back(stream_slot);
+            stream.large = Some(Box::new(large));
+            self.sending_large.push_back(stream_slot);
         }
     }
 
     /// The watcher that a stream's large revision is for has been cancelled.
-    pub(super) fn forsake(&mut self, stream_slot: u32) {
+    pub(super) fn cancel_large(&mut self, stream_slot: u32) {
         let Some(stream) = self.stream(stream_slot) else { return };
-        if let Some(alone) = &mut stream.alone {
-            alone.watcher = NONE;
+        if let Some(large) = &mut stream.large {
+            large.watcher = NONE;
         }
     }
 
     pub(super) fn run_alone(&mut self, turn: &mut Turn<'_>) {
-        for _ in 0..self.alone.len().min(limits::WATCH_PIECES) {
-            let Some(slot) = self.alone.pop_front() else { return };
+        for _ in 0..self.sending_large.len().min(limits::WATCH_PIECES) {
+            let Some(slot) = self.sending_large.pop_front() else { return };
             let Some(stream) = self.stream(slot) else { continue };
             let call = stream.call;
-            let Some(mut alone) = stream.alone.take() else { continue };
-            let is_over = alone.watcher == NONE && !alone.has_begun();
+            let Some(mut large) = stream.large.take() else { continue };
+            let is_over = large.watcher == NONE && !large.has_begun();
             let step =
-                if is_over { Ok(Step::Finished) } else { self.piece(turn, call, &mut alone) };
+                if is_over { Ok(Step::Finished) } else { self.piece(turn, call, &mut large) };
             match step {
-                Ok(Step::Again) => self.alone.push_back(slot),
+                Ok(Step::Again) => self.sending_large.push_back(slot),
                 Ok(Step::Window) => {}
                 Ok(Step::Page) => {
-                    alone.at_page = true;
+                    large.at_page = true;
                     self.at_page.push(slot);
                 }
                 Ok(Step::Finished) => {
-                    self.end_alone(turn, slot, alone.watcher, alone.revision);
+                    self.end_large(turn, slot, large.watcher, large.revision);
                     continue;
                 }
                 Ok(Step::Gone) => self.failed.push(slot),
-                Err(Trouble::Compacted(compacted)) if !alone.has_begun() => {
-                    let watcher = alone.watcher;
-                    self.end_alone(turn, slot, NONE, alone.revision);
+                Err(Trouble::Compacted(compacted)) if !large.has_begun() => {
+                    let watcher = large.watcher;
+                    self.end_large(turn, slot, NONE, large.revision);
                     self.cancel_compacted(turn, watcher, compacted.0);
                     continue;
                 }
@@ -163,13 +163,13 @@ impl Hub {
                 }
             }
             if let Some(stream) = self.stream(slot) {
-                stream.alone = Some(alone);
+                stream.large = Some(large);
             }
         }
     }
 
     /// The stream is free again: answers that waited go out, its watchers go on.
-    fn end_alone(&mut self, turn: &mut Turn<'_>, slot: u32, watcher: u32, revision: i64) {
+    fn end_large(&mut self, turn: &mut Turn<'_>, slot: u32, watcher: u32, revision: i64) {
         self.large.remove(&(revision, slot));
         let held = self.stream(slot).map(|stream| std::mem::take(&mut stream.held));
         for message in held.into_iter().flatten() {
@@ -187,11 +187,11 @@ impl Hub {
         &mut self,
         turn: &mut Turn<'_>,
         call: CallId,
-        alone: &mut Alone,
+        large: &mut LargeRevision,
     ) -> Result<Step, Trouble> {
-        match alone.phase {
-            Phase::Measure { .. } => self.measure(turn, call, alone),
-            Phase::Write { .. } => self.write(turn, call, alone),
+        match large.phase {
+            Phase::Measure { .. } => self.measure(turn, call, large),
+            Phase::Write { .. } => self.write(turn, call, large),
         }
     }
 
@@ -200,29 +200,29 @@ impl Hub {
         &mut self,
         turn: &mut Turn<'_>,
         call: CallId,
-        alone: &mut Alone,
+        large: &mut LargeRevision,
     ) -> Result<Step, Trouble> {
-        let Phase::Measure { from, mut at, mut events, mut bytes } = alone.phase else {
+        let Phase::Measure { from, mut at, mut events, mut bytes } = large.phase else {
             return Ok(Step::Again);
         };
-        let head_bytes = self.write_head(turn, alone, true) as u64;
+        let head_bytes = self.write_head(turn, large, true) as u64;
         let until = loop {
-            match find_row(turn, alone, at)? {
+            match find_row(turn, large, at)? {
                 Found::Row(row) => {
                     let added = row.shape.encoded_len() as u64;
                     let limit = self.config.fragment_bytes as u64;
-                    if alone.wants.fragment && events > 0 && head_bytes + bytes + added >= limit {
+                    if large.wants.fragment && events > 0 && head_bytes + bytes + added >= limit {
                         break Some(row.at);
                     }
                     (events, bytes) = (events + 1, bytes + added);
                     at = after(row.at);
                 }
                 Found::Until(row) => {
-                    alone.phase = Phase::Measure { from, at: row, events, bytes };
+                    large.phase = Phase::Measure { from, at: row, events, bytes };
                     return Ok(Step::Again);
                 }
                 Found::Page => {
-                    alone.phase = Phase::Measure { from, at, events, bytes };
+                    large.phase = Phase::Measure { from, at, events, bytes };
                     return Ok(Step::Page);
                 }
                 Found::End => break None,
@@ -232,7 +232,7 @@ impl Hub {
             // Compaction has left none of them.
             return Ok(Step::Finished);
         }
-        let total = self.write_head(turn, alone, until.is_some()) as u64 + bytes;
+        let total = self.write_head(turn, large, until.is_some()) as u64 + bytes;
         if total > MESSAGE_BYTES_MAX {
             let text =
                 format!("trying to send message larger than max ({total} vs. {MESSAGE_BYTES_MAX})");
@@ -244,7 +244,7 @@ impl Hub {
             return Ok(Step::Gone);
         }
         self.events += events;
-        alone.phase = Phase::Write { at: from, skip: 0, until, left: bytes };
+        large.phase = Phase::Write { at: from, skip: 0, until, left: bytes };
         Ok(Step::Again)
     }
 
@@ -253,9 +253,9 @@ impl Hub {
         &mut self,
         turn: &mut Turn<'_>,
         call: CallId,
-        alone: &mut Alone,
+        large: &mut LargeRevision,
     ) -> Result<Step, Trouble> {
-        let Phase::Write { mut at, mut skip, until, mut left } = alone.phase else {
+        let Phase::Write { mut at, mut skip, until, mut left } = large.phase else {
             return Ok(Step::Again);
         };
         let capacity = turn.out.capacity(call).unwrap_or(0);
@@ -271,7 +271,7 @@ impl Hub {
             if until.is_some_and(|until| at >= until) {
                 break Step::Finished;
             }
-            match find_row(turn, alone, at)? {
+            match find_row(turn, large, at)? {
                 Found::Row(row) if until.is_some_and(|until| row.at >= until) => {
                     break Step::Finished;
                 }
@@ -314,30 +314,30 @@ impl Hub {
         match (step, until) {
             (Step::Finished, Some(from)) => {
                 // After a cancellation the other fragments are not sent.
-                alone.phase = Phase::Measure { from, at: from, events: 0, bytes: 0 };
+                large.phase = Phase::Measure { from, at: from, events: 0, bytes: 0 };
                 Ok(Step::Again)
             }
             (step, _) => {
-                alone.phase = Phase::Write { at, skip, until, left };
+                large.phase = Phase::Write { at, skip, until, left };
                 Ok(step)
             }
         }
     }
 
     /// Puts the head of a message into `self.head`; returns its length.
-    fn write_head(&mut self, turn: &Turn<'_>, alone: &Alone, fragment: bool) -> usize {
+    fn write_head(&mut self, turn: &Turn<'_>, large: &LargeRevision, fragment: bool) -> usize {
         let mut header = turn.header;
-        header.revision = alone.told;
+        header.revision = large.told;
         self.head.clear();
-        Head { fragment, ..Head::new(header, alone.id) }.write(&mut self.head);
+        Head { fragment, ..Head::new(header, large.id) }.write(&mut self.head);
         self.head.len()
     }
 }
 
 /// The first event from `at` on that the watcher is told of, with the lengths of its parts.
-fn find_row(turn: &mut Turn<'_>, alone: &Alone, at: RevKey) -> Result<Found, Trouble> {
+fn find_row(turn: &mut Turn<'_>, large: &LargeRevision, at: RevKey) -> Result<Found, Trouble> {
     let view = turn.view;
-    let mut events = view.events_since(at, Revision(alone.revision))?;
+    let mut events = view.events_since(at, Revision(large.revision))?;
     let mut next = at;
     for _ in 0..limits::WATCH_SLICE_ROWS {
         let event = match events.next(turn.pages)? {
@@ -347,10 +347,10 @@ fn find_row(turn: &mut Turn<'_>, alone: &Alone, at: RevKey) -> Result<Found, Tro
         };
         next = after(event.at);
         let key = KvRef::parse(event.kv).map_or(&[][..], |kv| kv.key);
-        if !holds(&alone.key, &alone.bound, key) || alone.wants.leaves_out(event.tombstone) {
+        if !holds(&large.key, &large.bound, key) || large.wants.leaves_out(event.tombstone) {
             continue;
         }
-        let previous = event.previous.filter(|_| alone.wants.prev_kv);
+        let previous = event.previous.filter(|_| large.wants.prev_kv);
         let mut shape = Shape {
             kv_bytes: event.kv.len(),
             prev_bytes: None,
