@@ -8,14 +8,12 @@
 //!
 //! Reading order: [`limits`], `options` (the command line, parsed by `flags`), `workload` (what is
 //! asked), `engine` (who asks, when), `tally` (what came back), `report` (how it is told). They use
-//! `leader`, `process`, `progress`, `dial`, `json` and `gotext`. Apart from all that, [`history`]
-//! judges whether what clients were told can be right.
+//! `leader`, `process`, `progress`, `dial`, `json` and `gotext`.
 
 mod dial;
 mod engine;
 mod flags;
 mod gotext;
-pub mod history;
 mod json;
 mod leader;
 pub mod limits;

@@ -6,7 +6,7 @@
 //! disk, waiting, the clock. Clients speak the bytes of HTTP/2 and gRPC. The seed chooses the
 //! order of all events, latencies, sizes and faults, so that a seed that has found something finds
 //! it again; [`trace`] proves that by a hash of all events. What clients were told is judged by
-//! `etcore_bench::history`, what members hold by [`judges`].
+//! `etcore_history`, what members hold by [`judges`].
 //!
 //! | part | what it is |
 //! |---|---|

@@ -1,5 +1,5 @@
 //! A real member under clients that do everything at once, killed and started again; then all that
-//! they were told is judged by `etcore_bench::history`. etcd itself, where its binary is at hand,
+//! they were told is judged by `etcore_history`. etcd itself, where its binary is at hand,
 //! must pass the same judges under the same load: otherwise they would be wrong.
 //!
 //! Two rounds each, 50 with `ETCORE_LONG=1`; of three members, any one of which is killed while the
@@ -11,12 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use etcore_bench::history::testing::requests::{self, Mix, Source};
-use etcore_bench::history::testing::simulate::Random;
-use etcore_bench::history::types::{
-    Answer, Get, Hash, Operation, Outcome, Request, Watch as WatchRecord,
-};
-use etcore_bench::history::{History, KeyRange, Violation, judge, linear, lines, wire};
+use etcore_history::testing::requests::{self, Mix, Source};
+use etcore_history::testing::simulate::Random;
+use etcore_history::types::{Answer, Get, Hash, Operation, Outcome, Request, Watch as WatchRecord};
+use etcore_history::{History, KeyRange, Violation, judge, linear, lines, wire};
 use etcore_proto::pb::etcdserverpb as pb;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;

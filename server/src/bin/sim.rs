@@ -229,7 +229,7 @@ fn judge(
         }
         if let Some(path) = &options.history {
             let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-            etcore_bench::history::lines::write(&report.history, &mut file)?;
+            etcore_history::lines::write(&report.history, &mut file)?;
         }
         if let Some(violation) = &report.violation {
             failed += 1;

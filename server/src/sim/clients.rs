@@ -7,8 +7,8 @@
 
 use std::collections::VecDeque;
 
-use etcore_bench::history::types::{Answer, Hash, Operation, Outcome, Request};
 use etcore_engine::testing::prng::Prng;
+use etcore_history::types::{Answer, Hash, Operation, Outcome, Request};
 use etcore_proto::grpc::{ClientEvent, Code};
 use etcore_proto::h2::StreamId;
 use etcore_proto::pb::etcdserverpb as pb;

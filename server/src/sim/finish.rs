@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 
-use etcore_bench::history::KeyRange;
-use etcore_bench::history::types::{Get, Request};
+use etcore_history::KeyRange;
+use etcore_history::types::{Get, Request};
 
 use super::behind::Behind;
 use super::clients::{Ask, Role};

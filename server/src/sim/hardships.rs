@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use etcore_bench::history::types::{Operation, Outcome, Request};
 use etcore_engine::testing::prng::Prng;
+use etcore_history::types::{Operation, Outcome, Request};
 
 use super::finish::Stage;
 use super::net::End;

@@ -1,6 +1,6 @@
 //! What must be true of members whatever happens, though no client can see it: one property a file.
 //!
-//! Asked by the world after every step. What clients can see is judged by `etcore_bench::history`.
+//! Asked by the world after every step. What clients can see is judged by `etcore_history`.
 
 pub mod held;
 pub mod log;

@@ -4,8 +4,8 @@
 //! Their leases and keys are their own: nobody else renews, revokes or overwrites them, so that one
 //! that ends before its time is a fault of the members. They must never give a lease up.
 
-use etcore_bench::history::types::{Answer, Outcome, Put, Request};
 use etcore_engine::testing::prng::Prng;
+use etcore_history::types::{Answer, Outcome, Put, Request};
 
 /// Leases of keepers have higher ids than all others.
 const FIRST_LEASE: i64 = 1_000_000;

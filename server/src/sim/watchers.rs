@@ -2,8 +2,8 @@
 //!
 //! Called by the clients. Everything that comes is written down as it came.
 
-use etcore_bench::history::types::Watch;
-use etcore_bench::history::{KeyRange, wire};
+use etcore_history::types::Watch;
+use etcore_history::{KeyRange, wire};
 use etcore_proto::h2::StreamId;
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;

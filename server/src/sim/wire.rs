@@ -2,7 +2,7 @@
 //!
 //! Used by the clients. It must never make up an answer: what cannot be decoded is a violation.
 
-use etcore_bench::history::types::{Answer, Get, Request};
+use etcore_history::types::{Answer, Get, Request};
 use etcore_proto::grpc::{CallOptions, Client, ClientConfig, MethodHandle};
 use etcore_proto::h2::{Budget, StreamId};
 use etcore_proto::pb::etcdserverpb as pb;

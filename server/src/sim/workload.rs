@@ -1,11 +1,11 @@
 //! What clients ask, drawn from the seed.
 //!
 //! Called by the clients for each request. What the requests are is the judges' matter, see
-//! `etcore_bench::history::testing::requests`; the plan says which of them.
+//! `etcore_history::testing::requests`; the plan says which of them.
 
-use etcore_bench::history::testing::requests::{self, Mix};
-use etcore_bench::history::types::Request;
 use etcore_engine::testing::prng::Prng;
+use etcore_history::testing::requests::{self, Mix};
+use etcore_history::types::Request;
 
 use super::plan::Plan;
 

@@ -11,9 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use etcore_bench::history::{self, History};
 use etcore_engine::file::FileOp;
 use etcore_engine::testing::prng::Prng;
+use etcore_history::History;
 
 use super::clients::Client;
 use super::driver::Input;
@@ -319,9 +319,11 @@ impl World {
     fn report(mut self) -> Report {
         let mut undecided = false;
         if self.violation.is_none() {
-            match history::judge(&self.history) {
+            match etcore_history::judge(&self.history) {
                 Ok(_) => {}
-                Err(found) if found.property == history::linear::UNDECIDED => undecided = true,
+                Err(found) if found.property == etcore_history::linear::UNDECIDED => {
+                    undecided = true;
+                }
                 Err(found) => {
                     let (property, detail) = (found.property, found.detail);
                     self.violation = Some(Violation { property, detail });
@@ -330,7 +332,7 @@ impl World {
         }
         let operations = &self.history.operations;
         let unknown =
-            operations.iter().filter(|op| op.outcome == history::Outcome::Unknown).count();
+            operations.iter().filter(|op| op.outcome == etcore_history::Outcome::Unknown).count();
         Report {
             seed: self.plan.seed,
             trace_hash: self.trace.hash(),

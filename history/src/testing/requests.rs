@@ -4,8 +4,8 @@
 //! that a history tells who wrote what; keys are few, so that clients meet. Equal draws give equal
 //! requests: nothing else may decide.
 
-use crate::history::data::{Data, KeyRange};
-use crate::history::types::{Compare, Delete, Get, Put, Relation, Request, Target, Txn};
+use crate::data::{Data, KeyRange};
+use crate::types::{Compare, Delete, Get, Put, Relation, Request, Target, Txn};
 
 /// What requests are drawn from: chance, and what has happened so far.
 pub trait Source {

@@ -1,9 +1,9 @@
 //! The catalogue: each test is one thing that a store must not do, and the sentence that says so.
 //! Beside most stands the nearest thing that it may do.
 
-use etcore_bench::history::types::{Answer, Compare, Get, Hash, Outcome, Relation, Request};
-use etcore_bench::history::types::{Put, Target, Txn};
-use etcore_bench::history::{
+use etcore_history::types::{Answer, Compare, Get, Hash, Outcome, Relation, Request};
+use etcore_history::types::{Put, Target, Txn};
+use etcore_history::{
     History, KeyRange, compaction, durable, hash, judge, lease, linear, realtime, watch,
 };
 
@@ -241,7 +241,7 @@ fn a_transaction_that_takes_the_wrong_branch() {
 #[test]
 fn half_of_a_transaction() {
     let both = txn(vec![put("a", "1"), put("b", "2")]);
-    let history = |kvs: &[etcore_bench::history::types::Kv]| {
+    let history = |kvs: &[etcore_history::types::Kv]| {
         let all = Request::Get(Get { range: KeyRange::all(), ..Get::default() });
         Builder::default().call((0, 10), both.clone(), Outcome::Unknown).call(
             (20, 30),
@@ -387,12 +387,12 @@ fn a_lease_that_leaves_a_key() {
     let first = vec![leased_event("a", "1", 2), leased_event("b", "2", 3)];
     torn.0.watches[0].batches.insert(
         0,
-        etcore_bench::history::types::Batch { at: 1, revision: 3, fragment: false, events: first },
+        etcore_history::types::Batch { at: 1, revision: 3, fragment: false, events: first },
     );
     is_bad(torn, lease::TOGETHER);
 }
 
-fn watched(responses: Vec<(i64, Vec<etcore_bench::history::types::Event>)>) -> Builder {
+fn watched(responses: Vec<(i64, Vec<etcore_history::types::Event>)>) -> Builder {
     Builder::three().watch(2, responses)
 }
 
@@ -401,7 +401,7 @@ fn watch_events_that_are_missing_twice_or_out_of_order() {
     let (one, two, three) = (event("a", "1", 2, 1), event("b", "2", 3, 1), event("a", "3", 4, 2));
     let mut three = three;
     three.kv.create = 2;
-    let batch = |events: &[&etcore_bench::history::types::Event]| {
+    let batch = |events: &[&etcore_history::types::Event]| {
         let events: Vec<_> = events.iter().map(|event| (*event).clone()).collect();
         (events.iter().map(|event| event.kv.modified).max().unwrap_or(4), events)
     };

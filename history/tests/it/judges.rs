@@ -1,19 +1,17 @@
 //! The judges of histories: what is wrong is called wrong, by its sentence; what is right passes.
 //!
-//! Known-bad histories are written out by hand in `history/known_bad.rs`; good ones come from a
+//! Known-bad histories are written out by hand in `judges/known_bad.rs`; good ones come from a
 //! simulated store, and are then spoilt in one place.
 
-#[path = "history/builder.rs"]
 mod builder;
-#[path = "history/known_bad.rs"]
 mod known_bad;
 
 use std::time::{Duration, Instant};
 
-use etcore_bench::history::registers::{self, Verdict};
-use etcore_bench::history::testing::simulate::{Plan, Random, simulate};
-use etcore_bench::history::types::{Answer, Kv};
-use etcore_bench::history::{History, Outcome, judge, linear, lines};
+use etcore_history::registers::{self, Verdict};
+use etcore_history::testing::simulate::{Plan, Random, simulate};
+use etcore_history::types::{Answer, Kv};
+use etcore_history::{History, Outcome, judge, linear, lines};
 
 fn plan(seed: u64) -> Plan {
     Plan { seed, operations: 600, clients: 12, keys: 12, lost: 60, watches: 3, registers: false }
@@ -106,7 +104,7 @@ fn assert_all(history: &History, wanted: Verdict, seed: u64, judged: &mut usize)
 fn spoil_read(history: &mut History) -> bool {
     let candidates = registers::registers(history);
     for operation in history.operations.iter_mut().rev() {
-        let etcore_bench::history::Request::Get(get) = &operation.request else { continue };
+        let etcore_history::Request::Get(get) = &operation.request else { continue };
         let plain = !get.serializable && get.revision == 0 && get.range.is_one();
         if !plain || get.keys_only || get.count_only || !candidates.contains_key(&get.range.key) {
             continue;

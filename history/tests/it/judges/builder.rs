@@ -1,9 +1,9 @@
 //! Histories written by hand, briefly. Times are in milliseconds, revisions start at 1.
 
-use etcore_bench::history::types::{
+use etcore_history::types::{
     Answer, Batch, Delete, Event, Get, Kv, Operation, Outcome, Put, Request, Watch,
 };
-use etcore_bench::history::{History, KeyRange};
+use etcore_history::{History, KeyRange};
 
 const MILLIS: u64 = 1_000_000;
 

@@ -1,6 +1,6 @@
 //! Keys, values and ranges of keys, readable in a file.
 //!
-//! Used by all of [`crate::history`]. Must never lose a byte: what is written is read back alike.
+//! Used by all of [the crate](crate). Must never lose a byte: what is written is read back alike.
 
 use std::fmt;
 

@@ -8,9 +8,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::history::data::{Data, KeyRange};
-use crate::history::model::Model;
-use crate::history::types::{
+use crate::data::{Data, KeyRange};
+use crate::model::Model;
+use crate::types::{
     Answer, Batch, Compare, Delete, Get, Hash, History, Operation, Outcome, Put, Relation, Request,
     Target, Txn, Watch,
 };
