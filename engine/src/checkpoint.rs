@@ -355,25 +355,7 @@ impl Checkpointer {
                     job.stage = Stage::Grow;
                 }
             }
-            Stage::Grow => {
-                let needed_bytes = job.meta.end_unit * UNIT_BYTES as u64;
-                let exact_bytes = needed_bytes.next_multiple_of(FILE_GROWTH_BYTES);
-                let reserve_bytes = self.file_len_bytes.saturating_sub(needed_bytes);
-                let len_bytes = match self.growth {
-                    // Tight, but for now there is enough.
-                    Growth::Stalled if needed_bytes > self.file_len_bytes => return Ok(false),
-                    Growth::Tight if needed_bytes > self.file_len_bytes => exact_bytes,
-                    Growth::Fine if reserve_bytes < FILE_RESERVE_BYTES / 4 * 3 => {
-                        exact_bytes + FILE_RESERVE_BYTES
-                    }
-                    _ => {
-                        job.stage = Stage::Write(0);
-                        return Ok(true);
-                    }
-                };
-                let op = FileOp::Allocate { file, len_bytes };
-                self.submit(disk, Outstanding::Grow(len_bytes), op);
-            }
+            Stage::Grow => return Ok(self.grow(job, disk)),
             Stage::Write(_) if is_on(Mutation::MetaBeforePages) => job.stage = Stage::SyncPages,
             Stage::Write(_) => {
                 self.submit(disk, Outstanding::Other("sync pages"), FileOp::Sync { file });
@@ -390,21 +372,48 @@ impl Checkpointer {
             }
             Stage::SyncMeta => job.stage = Stage::Cut,
             Stage::Cut => {
-                // From now on these two meta pages are the durable ones.
-                let ends = (self.meta.end_unit, job.meta.end_unit);
-                if let Some(len_bytes) =
-                    relocation::shorter_len(self.file_len_bytes, ends.0, ends.1)
-                {
-                    self.file_len_bytes = len_bytes;
-                    self.cuts += 1;
-                    let op = FileOp::SetLen { file, len_bytes };
-                    self.submit(disk, Outstanding::Other("cut"), op);
-                }
+                self.cut(job, disk);
                 job.stage = Stage::Finish;
             }
             Stage::Finish => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Makes the file as long as the job's pages need, or goes on to write them; false if it has to
+    /// wait for room.
+    fn grow(&mut self, job: &mut Job, disk: &mut dyn Disk) -> bool {
+        let needed_bytes = job.meta.end_unit * UNIT_BYTES as u64;
+        let exact_bytes = needed_bytes.next_multiple_of(FILE_GROWTH_BYTES);
+        let reserve_bytes = self.file_len_bytes.saturating_sub(needed_bytes);
+        let len_bytes = match self.growth {
+            // Tight, but for now there is enough.
+            Growth::Stalled if needed_bytes > self.file_len_bytes => return false,
+            Growth::Tight if needed_bytes > self.file_len_bytes => exact_bytes,
+            Growth::Fine if reserve_bytes < FILE_RESERVE_BYTES / 4 * 3 => {
+                exact_bytes + FILE_RESERVE_BYTES
+            }
+            _ => {
+                job.stage = Stage::Write(0);
+                return true;
+            }
+        };
+        let op = FileOp::Allocate { file: self.file, len_bytes };
+        self.submit(disk, Outstanding::Grow(len_bytes), op);
+        true
+    }
+
+    /// Shortens the file if it has become much longer than its pages. From now on the job's meta
+    /// page and the one before are the durable ones.
+    fn cut(&mut self, job: &Job, disk: &mut dyn Disk) {
+        let ends = (self.meta.end_unit, job.meta.end_unit);
+        let shorter = relocation::shorter_len(self.file_len_bytes, ends.0, ends.1);
+        if let Some(len_bytes) = shorter {
+            self.file_len_bytes = len_bytes;
+            self.cuts += 1;
+            let op = FileOp::SetLen { file: self.file, len_bytes };
+            self.submit(disk, Outstanding::Other("cut"), op);
+        }
     }
 
     /// Looks for rows to remove; false if pages are wanted first.

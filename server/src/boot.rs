@@ -17,7 +17,7 @@ use etcore_engine::types::Identity;
 use etcore_engine::wire::KvRef;
 use etcore_proto::raftpb;
 use etcore_raftlog::bootstrap::{Peer, bootstrap};
-use etcore_raftlog::log::{Applied, Log};
+use etcore_raftlog::log::{Applied, Found, Log};
 use etcore_raftlog::node::NodeConfig;
 use etcore_raftlog::wal::{self, NewLog, SegmentName, WriterConfig};
 use prost::Message;
@@ -240,15 +240,8 @@ pub fn open_stored(
     let owner = wal::owner(log_disk, WAL_DIR).map_err(|error| stored(&error))?;
     let own_id = owner.and_then(|owner| owner.node_id).unwrap_or_else(|| own_member_id(config));
     let known = store.identity();
-    if known != Identity::default() && known.member_id != own_id {
-        // Before the log is opened, which may have to cut its tail.
-        return Err(BootError::Stored(format!(
-            "{}/{DB_FILE} belongs to member {:x}, but the log beside it to member {own_id:x}; \
-             restore both from the same copy",
-            member_dir.display(),
-            known.member_id
-        )));
-    }
+    // Before the log is opened, which may have to cut its tail.
+    refuse_page_file_of_another(member_dir, known, own_id)?;
     let writer = WriterConfig {
         segment_bytes: config.wal_segment_bytes,
         catchup_entries: config.snapshot_catchup_entries,
@@ -257,14 +250,7 @@ pub fn open_stored(
     let node = node_config(config, own_id, nonce);
     let (log, found) =
         Log::open(log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
-    if let Some(cut) = &found.cut {
-        tracing::warn!(
-            file = %cut.file,
-            offset = cut.offset_bytes,
-            torn_bytes = cut.torn_bytes,
-            "cut a torn batch off the write-ahead log: the machine stopped while writing it"
-        );
-    }
+    tell_cut(&found);
     if let Some(skip) = config.unsafe_skip_entry {
         let committed = log.node.status().commit;
         if let Some(obstacle) = skip.obstacle(index, committed, |index| log.node.term(index)) {
@@ -293,6 +279,35 @@ pub fn open_stored(
         "recovered the member's data"
     );
     Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id, nonce })
+}
+
+/// The page file must be that of the log's member, or of nobody yet.
+fn refuse_page_file_of_another(
+    member_dir: &Path,
+    known: Identity,
+    log_of: u64,
+) -> Result<(), BootError> {
+    if known == Identity::default() || known.member_id == log_of {
+        return Ok(());
+    }
+    Err(BootError::Stored(format!(
+        "{}/{DB_FILE} belongs to member {:x}, but the log beside it to member {log_of:x}; restore \
+         both from the same copy",
+        member_dir.display(),
+        known.member_id
+    )))
+}
+
+/// Says what recovery has cut off the log.
+fn tell_cut(found: &Found) {
+    if let Some(cut) = &found.cut {
+        tracing::warn!(
+            file = %cut.file,
+            offset = cut.offset_bytes,
+            torn_bytes = cut.torn_bytes,
+            "cut a torn batch off the write-ahead log: the machine stopped while writing it"
+        );
+    }
 }
 
 /// The log's segments, oldest first.

@@ -21,13 +21,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         return Err(format!("--name={name:?} must be a plain file name"));
     }
     let log_output = log_output(&values.text("logger"), &values.text("log-outputs"))?;
-    let log_format = match values.text("log-format").as_str() {
-        "json" => Format::Json,
-        "console" => Format::Console,
-        other => {
-            return Err(format!("unknown log format: {other}, supported values json, console"));
-        }
-    };
+    let log_format = log_format(&values.text("log-format"))?;
     let (heartbeat_ms, election_ms) = intervals(values)?;
     if values.is_given("listen-client-urls") && !values.is_given("advertise-client-urls") {
         return Err("--advertise-client-urls is required when --listen-client-urls is set \
@@ -42,12 +36,6 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         "" => None,
         name => Some(name.parse().map_err(|error| format!("--unsafe-skip-entry: {error}"))?),
     };
-    let wal_segment_bytes = values.uint("wal-segment-bytes");
-    if !wal_segment_bytes.is_multiple_of(4096) || wal_segment_bytes < SEGMENT_BYTES_MIN {
-        return Err(format!(
-            "--wal-segment-bytes must be a multiple of 4096 and at least {SEGMENT_BYTES_MIN}"
-        ));
-    }
     let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
     let mut initial_cluster = cluster::parse(&values.text("initial-cluster"))?;
     if initial_cluster.is_empty() {
@@ -90,18 +78,42 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         log_format,
         log_output,
         fast_failover: values.bool("fast-failover"),
-        io_driver: match values.text("io-driver").as_str() {
-            "uring" => Some(DriverKind::Uring),
-            "portable" => Some(DriverKind::Portable),
-            _ => None,
-        },
+        io_driver: io_driver(&values.text("io-driver")),
         engine: EngineConfig::default(),
         fronts: Some(size("fronts")).filter(|fronts| *fronts > 0),
-        wal_segment_bytes,
+        wal_segment_bytes: wal_segment_bytes(values)?,
         unsafe_skip_entry,
         lease_checkpoint_interval,
         name,
     })
+}
+
+/// The driver that was named; the probe chooses otherwise.
+fn io_driver(name: &str) -> Option<DriverKind> {
+    match name {
+        "uring" => Some(DriverKind::Uring),
+        "portable" => Some(DriverKind::Portable),
+        _ => None,
+    }
+}
+
+fn log_format(name: &str) -> Result<Format, String> {
+    match name {
+        "json" => Ok(Format::Json),
+        "console" => Ok(Format::Console),
+        other => Err(format!("unknown log format: {other}, supported values json, console")),
+    }
+}
+
+/// The length of the log's files: whole blocks, and room for a batch.
+fn wal_segment_bytes(values: &Values) -> Result<u64, String> {
+    let bytes = values.uint("wal-segment-bytes");
+    if !bytes.is_multiple_of(4096) || bytes < SEGMENT_BYTES_MIN {
+        return Err(format!(
+            "--wal-segment-bytes must be a multiple of 4096 and at least {SEGMENT_BYTES_MIN}"
+        ));
+    }
+    Ok(bytes)
 }
 
 /// The heartbeat's and the election's milliseconds.

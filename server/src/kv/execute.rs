@@ -206,49 +206,7 @@ impl Execution {
                 draft_range(draft, &*txn, request, (IN_APPLY, point), pages)?;
                 end(draft, nested);
             }
-            Op::Put(request) => {
-                let put = put_ref(request);
-                let before = txn.read_point();
-                let mut previous = Previous::None;
-                let (mut value, mut lease) = (put.value, put.lease);
-                let row;
-                if put.prev_kv || put.ignore_value || put.ignore_lease {
-                    let hit = Reader::find(&*txn, put.key)?;
-                    if put.ignore_value || put.ignore_lease {
-                        // Checked before the transaction ran; a removal inside it may have taken
-                        // the key since, which etcd answers with a crash. Refusing is what a
-                        // client can live with.
-                        let hit = hit.ok_or(EtcdError::KeyNotFound)?;
-                        row = Reader::ready_value(&*txn, hit.modified, context.pages)?.to_vec();
-                        let kept = KvRef::parse(&row).map_err(|_| EtcdError::Corrupt)?;
-                        if put.ignore_value {
-                            value = kept.value;
-                        }
-                        if put.ignore_lease {
-                            lease = kept.lease.0;
-                        }
-                    }
-                    if let Some(hit) = hit.filter(|_| put.prev_kv) {
-                        previous = Previous::of(&*txn, hit.modified, hit.len_bytes);
-                    }
-                }
-                txn.put(put.key, value, LeaseId(lease));
-                begin(draft, nested, RESPONSE_PUT);
-                if nested {
-                    inner_header(Txn::revision(txn)).write(draft.bytes());
-                }
-                match previous {
-                    Previous::None => {}
-                    Previous::Here(row) => write_field(draft, PUT_PREVIOUS, &row),
-                    Previous::Later => draft.keys(Keys::previous_values(
-                        request.key.clone(),
-                        bytes::Bytes::new(),
-                        before,
-                        PUT_PREVIOUS,
-                    )),
-                }
-                end(draft, nested);
-            }
+            Op::Put(request) => put(txn, context, request, draft, nested)?,
             Op::Delete(request) => {
                 let here = self.delete.is_none() && request.prev_kv;
                 let delete = self.delete.get_or_insert_with(|| Delete {
@@ -308,6 +266,58 @@ impl Previous {
             Err(_) => Self::Later,
         }
     }
+}
+
+/// Carries out a put, and writes its answer.
+fn put(
+    txn: &mut Txn<'_>,
+    context: &mut Context<'_>,
+    request: &pb::PutRequest,
+    draft: &mut Draft,
+    nested: bool,
+) -> Result<(), Stop> {
+    let put = put_ref(request);
+    let before = txn.read_point();
+    let mut previous = Previous::None;
+    let (mut value, mut lease) = (put.value, put.lease);
+    let row;
+    if put.prev_kv || put.ignore_value || put.ignore_lease {
+        let hit = Reader::find(&*txn, put.key)?;
+        if put.ignore_value || put.ignore_lease {
+            // Checked before the transaction ran; a removal inside it may have taken
+            // the key since, which etcd answers with a crash. Refusing is what a
+            // client can live with.
+            let hit = hit.ok_or(EtcdError::KeyNotFound)?;
+            row = Reader::ready_value(&*txn, hit.modified, context.pages)?.to_vec();
+            let kept = KvRef::parse(&row).map_err(|_| EtcdError::Corrupt)?;
+            if put.ignore_value {
+                value = kept.value;
+            }
+            if put.ignore_lease {
+                lease = kept.lease.0;
+            }
+        }
+        if let Some(hit) = hit.filter(|_| put.prev_kv) {
+            previous = Previous::of(&*txn, hit.modified, hit.len_bytes);
+        }
+    }
+    txn.put(put.key, value, LeaseId(lease));
+    begin(draft, nested, RESPONSE_PUT);
+    if nested {
+        inner_header(Txn::revision(txn)).write(draft.bytes());
+    }
+    match previous {
+        Previous::None => {}
+        Previous::Here(row) => write_field(draft, PUT_PREVIOUS, &row),
+        Previous::Later => draft.keys(Keys::previous_values(
+            request.key.clone(),
+            bytes::Bytes::new(),
+            before,
+            PUT_PREVIOUS,
+        )),
+    }
+    end(draft, nested);
+    Ok(())
 }
 
 /// Removes about `rows` keys of a range. `None` if there are more; else the previous values as

@@ -75,46 +75,7 @@ impl Reporter {
                     "added new remote peer"
                 );
             }
-            Event::Established { peer, kind, end } => {
-                let remote_peer_id = hex(*peer);
-                let text = "established TCP streaming connection with remote peer";
-                let kind = kind.name();
-                match end {
-                    End::Reader => tracing::info!(
-                        stream_reader_type = kind,
-                        local_member_id,
-                        remote_peer_id,
-                        "{text}"
-                    ),
-                    End::Writer => tracing::info!(
-                        stream_writer_type = kind,
-                        local_member_id,
-                        remote_peer_id,
-                        "{text}"
-                    ),
-                }
-            }
-            Event::Lost { peer, kind, end, error } => {
-                let remote_peer_id = hex(*peer);
-                let text = "lost TCP streaming connection with remote peer";
-                let kind = kind.name();
-                match end {
-                    End::Reader => tracing::warn!(
-                        stream_reader_type = kind,
-                        local_member_id,
-                        remote_peer_id,
-                        error,
-                        "{text}"
-                    ),
-                    End::Writer => tracing::warn!(
-                        stream_writer_type = kind,
-                        local_member_id,
-                        remote_peer_id,
-                        error,
-                        "{text}"
-                    ),
-                }
-            }
+            Event::Established { .. } | Event::Lost { .. } => log_stream(&local_member_id, event),
             Event::Replaced { peer, kind } => {
                 tracing::warn!(
                     stream_writer_type = kind.name(),
@@ -135,47 +96,12 @@ impl Reporter {
                     "peer became inactive (message send to peer failed)"
                 );
             }
-            Event::Dropped { peer, message, channel, active, count } => {
-                tracing::warn!(
-                    message_type = message_name(*message),
-                    local_member_id,
-                    remote_peer_id = hex(*peer),
-                    remote_peer_name = channel.name(),
-                    remote_peer_active = *active,
-                    dropped = *count,
-                    "dropped internal Raft message since sending buffer is full"
-                );
-            }
+            Event::Dropped { .. } => log_dropped(&local_member_id, event),
             Event::RefusedByPeer { peer, refusal } => {
-                let remote_peer_id = hex(*peer);
-                let error = refusal.to_string();
-                match refusal {
-                    Refusal::Version => tracing::warn!(
-                        local_member_id,
-                        remote_peer_id,
-                        error,
-                        "request sent was ignored by remote peer due to server version \
-                         incompatibility"
-                    ),
-                    Refusal::Cluster => tracing::warn!(
-                        local_member_id,
-                        remote_peer_id,
-                        error,
-                        "request sent was ignored by remote peer due to cluster ID mismatch"
-                    ),
-                    _ => tracing::debug!(local_member_id, remote_peer_id, error, "refused by peer"),
-                }
+                log_refused_by_peer(&local_member_id, &hex(*peer), refusal);
             }
             Event::Refused { from, refusal } => {
-                let text = match refusal {
-                    Refusal::Version => "failed version compatibility check",
-                    Refusal::Cluster => "request cluster ID mismatch",
-                    Refusal::Removed => "rejected stream from remote peer because it was removed",
-                    Refusal::Unknown => "failed to find remote peer in cluster",
-                    Refusal::Receiver => "ignored streaming request; ID mismatch",
-                    Refusal::Path => "ignored unexpected streaming request path",
-                    Refusal::From => "failed to parse path into ID",
-                };
+                let text = refused_text(refusal);
                 tracing::warn!(local_member_id, remote_peer_id_from = from, "{text}");
             }
             Event::Unreadable { error } => {
@@ -192,4 +118,96 @@ fn pair(shared: &Shared, peer: u64) -> crate::metrics::MethodLabels {
 
 fn message_name(number: i32) -> String {
     MessageType::try_from(number).map_or_else(|_| number.to_string(), |kind| format!("{kind:?}"))
+}
+
+/// A stream that came or went.
+fn log_stream(local_member_id: &str, event: &Event) {
+    match event {
+        Event::Established { peer, kind, end } => {
+            let remote_peer_id = format!("{peer:x}");
+            let text = "established TCP streaming connection with remote peer";
+            let kind = kind.name();
+            match end {
+                End::Reader => tracing::info!(
+                    stream_reader_type = kind,
+                    local_member_id,
+                    remote_peer_id,
+                    "{text}"
+                ),
+                End::Writer => tracing::info!(
+                    stream_writer_type = kind,
+                    local_member_id,
+                    remote_peer_id,
+                    "{text}"
+                ),
+            }
+        }
+        Event::Lost { peer, kind, end, error } => {
+            let remote_peer_id = format!("{peer:x}");
+            let text = "lost TCP streaming connection with remote peer";
+            let kind = kind.name();
+            match end {
+                End::Reader => tracing::warn!(
+                    stream_reader_type = kind,
+                    local_member_id,
+                    remote_peer_id,
+                    error,
+                    "{text}"
+                ),
+                End::Writer => tracing::warn!(
+                    stream_writer_type = kind,
+                    local_member_id,
+                    remote_peer_id,
+                    error,
+                    "{text}"
+                ),
+            }
+        }
+        _ => {}
+    }
+}
+
+fn log_dropped(local_member_id: &str, event: &Event) {
+    let Event::Dropped { peer, message, channel, active, count } = event else { return };
+    tracing::warn!(
+        message_type = message_name(*message),
+        local_member_id,
+        remote_peer_id = format!("{peer:x}"),
+        remote_peer_name = channel.name(),
+        remote_peer_active = *active,
+        dropped = *count,
+        "dropped internal Raft message since sending buffer is full"
+    );
+}
+
+fn log_refused_by_peer(local_member_id: &str, remote_peer_id: &str, refusal: &Refusal) {
+    let error = refusal.to_string();
+    match refusal {
+        Refusal::Version => tracing::warn!(
+            local_member_id,
+            remote_peer_id,
+            error,
+            "request sent was ignored by remote peer due to server version incompatibility"
+        ),
+        Refusal::Cluster => tracing::warn!(
+            local_member_id,
+            remote_peer_id,
+            error,
+            "request sent was ignored by remote peer due to cluster ID mismatch"
+        ),
+        _ => tracing::debug!(local_member_id, remote_peer_id, error, "refused by peer"),
+    }
+}
+
+/// etcd's text for what this member refuses.
+fn refused_text(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Version => "failed version compatibility check",
+        Refusal::Cluster => "request cluster ID mismatch",
+        Refusal::Removed => "rejected stream from remote peer because it was removed",
+        Refusal::Unknown => "failed to find remote peer in cluster",
+        Refusal::Receiver => "ignored streaming request; ID mismatch",
+        Refusal::Path => "ignored unexpected streaming request path",
+        Refusal::From => "failed to parse path into ID",
+    }
 }

@@ -31,8 +31,9 @@ use crate::config::Config;
 use crate::config::flags::{self, Asked};
 use crate::disk::pages::Pages;
 use crate::driver::{AnyListener, Waker};
+use crate::front::Front;
 use crate::peers::{self, Peers};
-use crate::replica::{Finished, LogFiles};
+use crate::replica::{Finished, LogFiles, Replica};
 use crate::shard::Shard;
 
 /// Time that never comes.
@@ -210,32 +211,12 @@ impl Member {
             return Err(BootError::Machine("the simulated machine refuses nothing".to_owned()));
         };
         drop(wiring);
-        let peers = Peers::new(peers::Parts {
-            shared: shared.clone(),
-            listeners: vec![AnyListener::Simulated(peer_address(self.number))],
-            pool: None,
-            waker: replica_waker.clone(),
-        });
-        let mut replica = Some((replica, peers));
-        let mut shards = Vec::new();
-        for (index, (front, waker)) in fronts.into_iter().zip(front_wakers).enumerate() {
-            let with_replica = plan.shares_thread && index == 0;
-            let replica = if with_replica { replica.take() } else { None };
-            shards.push((waker, Some(front), replica));
-        }
-        if replica.is_some() {
-            shards.push((replica_waker.clone(), None, replica));
-        }
-        let threads = shards.into_iter().enumerate().map(|(index, (waker, front, replica))| {
-            let port = SharedPort::default();
-            let driver = SimDriver::new(index, port.clone(), effects.clone(), waker.clone());
-            let driver = Box::new(driver);
-            let (replica, peers) = replica.unzip();
-            let shard = Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers);
-            Thread { shard, port, waker, waits: false, due: NEVER, busy_until: now, stopped: false }
-        });
+        let peers = self.peers(&shared, &replica_waker);
+        let fronts = front_wakers.into_iter().zip(fronts).collect();
+        let replica = (replica_waker.clone(), (replica, peers));
+        let shards = who_shares(fronts, replica, plan.shares_thread);
         self.life = Some(Box::new(Life {
-            threads: threads.collect(),
+            threads: threads(shards, &shared, &effects, now),
             shared: shared.clone(),
             clock: own_clock,
             background: BackgroundWorker::new(checkpointer),
@@ -252,6 +233,16 @@ impl Member {
             listening: Vec::new(),
         }));
         Ok(())
+    }
+
+    /// The links to the other members, before any is there.
+    fn peers(&self, shared: &Arc<Shared>, waker: &Waker) -> Peers {
+        Peers::new(peers::Parts {
+            shared: shared.clone(),
+            listeners: vec![AnyListener::Simulated(peer_address(self.number))],
+            pool: None,
+            waker: waker.clone(),
+        })
     }
 
     /// True if clients may come.
@@ -312,4 +303,44 @@ fn config(number: usize, plan: &Plan) -> Config {
         Ok(Asked::Print(text)) => panic!("the simulator's flags ask for text: {text}"),
         Err(refused) => panic!("the simulator's flags are wrong: {}", refused.message),
     }
+}
+
+/// What runs on one thread, and the thread's waker.
+type OnOneThread = (Waker, Option<Front>, Option<(Replica, Peers)>);
+
+/// Which parts share a thread: each front has its own, the replica too unless it shares the first.
+fn who_shares(
+    fronts: Vec<(Waker, Front)>,
+    (replica_waker, replica): (Waker, (Replica, Peers)),
+    shares_thread: bool,
+) -> Vec<OnOneThread> {
+    let mut replica = Some(replica);
+    let mut shards = Vec::new();
+    for (index, (waker, front)) in fronts.into_iter().enumerate() {
+        let with_replica = shares_thread && index == 0;
+        let replica = if with_replica { replica.take() } else { None };
+        shards.push((waker, Some(front), replica));
+    }
+    if replica.is_some() {
+        shards.push((replica_waker, None, replica));
+    }
+    shards
+}
+
+/// The threads of a life, all of which want to run at `now`.
+fn threads(
+    shards: Vec<OnOneThread>,
+    shared: &Arc<Shared>,
+    effects: &Effects,
+    now: u64,
+) -> Vec<Thread> {
+    let threads = shards.into_iter().enumerate().map(|(index, (waker, front, replica))| {
+        let port = SharedPort::default();
+        let driver = SimDriver::new(index, port.clone(), effects.clone(), waker.clone());
+        let driver = Box::new(driver);
+        let (replica, peers) = replica.unzip();
+        let shard = Shard::new(shared.clone(), driver, waker.clone(), front, replica, peers);
+        Thread { shard, port, waker, waits: false, due: NEVER, busy_until: now, stopped: false }
+    });
+    threads.collect()
 }

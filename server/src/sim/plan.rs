@@ -65,6 +65,32 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// About half of them none, the others low more often than high.
+    fn drawn(prng: &mut Prng, members: usize) -> Self {
+        let mut maybe = |most: u64| match prng.below(4) {
+            0 | 1 => 0,
+            2 => 1 + prng.below(most.div_ceil(4)),
+            _ => 1 + prng.below(most),
+        };
+        Self {
+            kills: maybe(12),
+            power_cuts: maybe(12),
+            terminations: maybe(6),
+            pauses: maybe(12),
+            cuts: maybe(40),
+            stalls: maybe(20),
+            partitions: if members > 1 { maybe(8) } else { 0 },
+            disk_stalls: maybe(12),
+            disk_errors: maybe(6),
+            disk_full: maybe(4),
+            rot: maybe(4),
+            clock_stops: maybe(8),
+            wall_steps: maybe(8),
+        }
+    }
+}
+
+impl Rates {
     /// All of them, in the order of their names above.
     pub fn all(&self) -> [u64; 13] {
         [
@@ -174,26 +200,7 @@ impl Plan {
         let mut prng = Prng::new(seed ^ 0x5157_4d11);
         let drawn = [1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7, 7][prng.index(13)];
         let members = members.unwrap_or(drawn);
-        let mut maybe = |most: u64| match prng.below(4) {
-            0 | 1 => 0,
-            2 => 1 + prng.below(most.div_ceil(4)),
-            _ => 1 + prng.below(most),
-        };
-        let rates = Rates {
-            kills: maybe(12),
-            power_cuts: maybe(12),
-            terminations: maybe(6),
-            pauses: maybe(12),
-            cuts: maybe(40),
-            stalls: maybe(20),
-            partitions: if members > 1 { maybe(8) } else { 0 },
-            disk_stalls: maybe(12),
-            disk_errors: maybe(6),
-            disk_full: maybe(4),
-            rot: maybe(4),
-            clock_stops: maybe(8),
-            wall_steps: maybe(8),
-        };
+        let rates = Rates::drawn(&mut prng, members);
         let fronts = [1, 1, 1, 2, 3][prng.index(5)];
         let slow_disk = prng.chance(1, 4);
         let leases = prng.chance(1, 2);
