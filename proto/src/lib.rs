@@ -4,6 +4,21 @@
 //! events come out; calls go in, bytes come out. Sockets, TLS, clocks and threads belong to the
 //! caller. Every queue has a bound in [`limits`], and every error is a value.
 //!
+//! # What always holds
+//!
+//! * Any bytes may come in: they are answered or refused, never a panic, and never more memory than
+//!   the connection's budget. Each parser has an entry in `fuzz` (behind the feature of that name)
+//!   and a corpus.
+//! * Bytes that go out were asked for by the peer's window; nothing is queued without a bound.
+//! * Texts and codes that a client sees are etcd's, and stand in one table ([`error`]).
+//!
+//! # Who uses it
+//!
+//! All crates but `tuning`: the server both ways, the log for etcd's messages, the benchmark as a
+//! client, the judges of histories for the API's messages.
+//!
+//! # Where to begin reading
+//!
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
 //! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), how they
 //! are decoded ([`decode`]), its log and peer messages ([`raftpb`]) and its error table
@@ -12,6 +27,7 @@
 pub mod deadlines;
 pub mod decode;
 pub mod error;
+#[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod gotext;
 pub mod grpc;

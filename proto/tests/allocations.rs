@@ -1,5 +1,6 @@
 //! The usual call allocates nothing, on either side, but a chunk for many messages.
 
+#[path = "it/common.rs"]
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -9,6 +9,23 @@
 //! Nothing here opens a socket, starts a thread, reads a clock or draws a random number. Files are
 //! operations handed out and results taken in; time is `tick`; randomness is a seed.
 //!
+//! # What always holds
+//!
+//! * Raft counts a write of this member only after its sync, and a follower's answer leaves after
+//!   that.
+//! * What was acknowledged is found again: recovery cuts a torn tail only where nothing behind it
+//!   was ever acknowledged, and refuses any other damage with file and offset.
+//! * A log is released only behind a checkpoint that is durable and marked.
+//! * Files and messages are etcd's, byte for byte; etcd's own programs read them.
+//! * No message of a peer panics: what cannot be is refused with a reason.
+//!
+//! # Who uses it
+//!
+//! The server's replica drives a [`log::Log`] and its peers' shell a [`peer::Transport`]; boot
+//! opens and founds logs. The simulator runs both unchanged.
+//!
+//! # Where to begin reading
+//!
 //! In reading order:
 //!
 //! - [`types`], [`limits`]: the numbers, and the bounds.
@@ -18,7 +35,7 @@
 //! - [`node`]: raft-rs behind plain values.
 //! - [`log`]: both together.
 //! - [`peer`]: the links to the other members.
-//! - [`testing`]: what tests of a log share.
+//! - `testing`: what tests of a log share (behind the feature of that name).
 //!
 //! # What raft-rs 0.7 leaves to its user, and where it is covered
 //!
@@ -45,6 +62,7 @@ pub mod limits;
 pub mod log;
 pub mod node;
 pub mod peer;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod types;
 pub mod wal;

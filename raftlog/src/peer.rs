@@ -16,6 +16,7 @@
 
 pub mod codec;
 mod conn;
+#[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod handshake;
 mod link;

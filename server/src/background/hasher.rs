@@ -16,6 +16,7 @@ use etcore_engine::hash::{HashKind, KvHash, KvHasher};
 use etcore_engine::page::{Fetch, PageSource};
 use etcore_engine::pins::{RevisionPin, RevisionPins};
 use etcore_engine::read::BlockingPages;
+#[cfg(feature = "sim")]
 use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::types::Revision;
 use etcore_proto::error::{EtcdError, Status};
@@ -143,6 +144,7 @@ impl FollowingPages for BlockingPages {
     }
 }
 
+#[cfg(feature = "sim")]
 impl FollowingPages for DiskPages {
     fn follow(&mut self, page_file: &PageFile) {
         DiskPages::follow(self, page_file.file.as_ref());

@@ -25,6 +25,7 @@ use crate::lease::{self, Attachments, Lessor};
 const TOKENS: u64 = 1 << 62;
 
 /// True for an operation on a copy, or on what one is made from.
+#[cfg(feature = "sim")]
 pub(crate) fn is_of_snapshots(token: Token) -> bool {
     token.0 >= TOKENS
 }

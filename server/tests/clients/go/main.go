@@ -1,5 +1,5 @@
 // A user of etcd's own Go client: everything it does here must work against a member as it does
-// against etcd. Run by server/tests/clients.rs with the endpoint as its argument; it prints what
+// against etcd. Run by server/tests/it/tools/clients.rs with the endpoint as its argument; it prints what
 // failed and ends with status 1, or prints "ok".
 package main
 
