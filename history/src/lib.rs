@@ -1,10 +1,13 @@
 //! Histories: what clients asked a store, when, and what they were told; and the judges that say
 //! whether a correct etcd could have answered so.
 //!
-//! Used by tests that run real processes, by the simulator of the server, and on stored files. No
-//! judge does I/O or reads a clock; times are nanoseconds of any one clock that all clients of the
-//! history share. A judge must never accuse a store that may be right: where a history leaves a
+//! No judge does I/O or reads a clock; times are nanoseconds of any one clock that all clients of
+//! the history share. A judge must never accuse a store that may be right: where a history leaves a
 //! choice open, the choice is made in the store's favour, and a search that is given up says so.
+//!
+//! Three parties use it: the simulator of the server, which judges every seed; the server's tests,
+//! which record what real members and real etcds answer; and the tests here, with histories written
+//! by hand and others from a simulated store.
 //!
 //! Reading order: [`data`] and [`types`] (what a history is), [`lines`] (as a file), [`wire`] (from
 //! and to messages of the API), [`model`] (the reference: a multi-version store in a hundred
