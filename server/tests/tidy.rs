@@ -1,5 +1,6 @@
-//! The rules of the house, checked like any other behaviour: dependency directions between crates,
-//! file headers and lengths, banned calls, and where `unsafe` may stand.
+//! The rules of the house, checked like any other behaviour: dependency directions between crates
+//! and between the server's rooms, lengths of files and functions, file headers, banned calls,
+//! where `unsafe` may stand, turns of the tests, and the files that documents name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,139 @@ fn allowed_dependencies(name: &str) -> &'static [&'static str] {
         _ => &[],
     }
 }
+
+/// The server's rooms from the bottom up, each with those below that it may use; it may use no
+/// other. A new use is a decision: it is made here, in the same change.
+const FLOORS: &[(&str, &[&str])] = &[
+    ("clock", &[]),
+    ("ids", &[]),
+    ("limits", &[]),
+    ("notify", &[]),
+    ("quota", &[]),
+    ("sys", &[]),
+    ("wire", &[]),
+    ("work", &[]),
+    ("freer", &["limits"]),
+    ("entry", &["quota", "wire"]),
+    ("auth", &["entry"]),
+    ("cluster", &["entry"]),
+    ("metrics", &["cluster"]),
+    ("driver", &["clock", "limits"]),
+    ("disk", &["driver", "limits"]),
+    ("log", &["limits", "sys"]),
+    ("config", &["cluster", "driver", "log"]),
+    ("net", &["config"]),
+    ("kv", &["limits", "metrics", "wire"]),
+    ("lease", &["kv", "limits", "wire"]),
+    (
+        "channel",
+        &[
+            "auth", "clock", "cluster", "config", "disk", "driver", "freer", "ids", "kv", "lease",
+            "limits", "metrics", "wire",
+        ],
+    ),
+    ("http", &["channel", "cluster", "metrics"]),
+    ("replies", &["http"]),
+    ("watch", &["limits", "replies", "wire"]),
+    ("background", &["channel", "disk", "driver", "lease", "limits", "sys"]),
+    (
+        "replica",
+        &[
+            "auth",
+            "background",
+            "channel",
+            "clock",
+            "cluster",
+            "disk",
+            "driver",
+            "entry",
+            "freer",
+            "http",
+            "ids",
+            "kv",
+            "lease",
+            "limits",
+            "metrics",
+            "quota",
+            "wire",
+            "work",
+        ],
+    ),
+    (
+        "api",
+        &[
+            "auth",
+            "background",
+            "channel",
+            "clock",
+            "cluster",
+            "config",
+            "disk",
+            "driver",
+            "entry",
+            "http",
+            "ids",
+            "kv",
+            "limits",
+            "metrics",
+            "quota",
+            "replies",
+            "watch",
+            "wire",
+            "work",
+        ],
+    ),
+    (
+        "front",
+        &[
+            "api", "channel", "clock", "config", "driver", "http", "limits", "metrics", "net",
+            "replies", "sys", "work",
+        ],
+    ),
+    (
+        "peers",
+        &[
+            "channel", "clock", "cluster", "config", "disk", "driver", "http", "limits", "log",
+            "metrics", "net", "replica",
+        ],
+    ),
+    (
+        "shard",
+        &["channel", "clock", "driver", "front", "limits", "metrics", "peers", "replica", "work"],
+    ),
+    (
+        "boot",
+        &[
+            "api",
+            "background",
+            "channel",
+            "clock",
+            "cluster",
+            "config",
+            "disk",
+            "driver",
+            "freer",
+            "front",
+            "ids",
+            "lease",
+            "limits",
+            "metrics",
+            "net",
+            "peers",
+            "replica",
+            "shard",
+            "sys",
+        ],
+    ),
+];
+
+/// Files that look up from their room, each for one room; none may be added.
+const LOOK_UP: &[(&str, &str)] = &[
+    // The type of a flag's value, which is what the replica skips by.
+    ("server/src/config.rs", "replica"),
+    // The page file's name, for the line about a fault in its map.
+    ("server/src/log.rs", "boot"),
+];
 
 /// The only files with `unsafe` in them, each with its contract in its header.
 const UNSAFE_FILES: &[&str] = &[
@@ -40,6 +174,17 @@ const CLOCK_FILES: &[&str] = &["server/src/clock.rs", "server/src/log.rs", "serv
 
 const PRODUCTION_LINES_MAX: usize = 700;
 const COLUMNS_MAX: usize = 100;
+/// Lines between a function's first and last brace.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Longer functions that are lists of values without a decision, and those that are to be cut
+/// together with their room; none may be added.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    // A metric a line, in the order of `/metrics`.
+    ("server/src/metrics.rs", "new"),
+    // The replica's parts, which are becoming types of their own.
+    ("server/src/replica.rs", "new"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -126,6 +271,8 @@ fn a_member_can_be_built_without_the_simulator_and_what_it_needs() {
     let manifest = std::fs::read_to_string(root().join("server/Cargo.toml")).unwrap();
     let line = manifest.lines().find(|line| line.starts_with("etcore-history")).unwrap();
     assert!(line.contains("optional = true"), "{line}");
+    let default = manifest.lines().find(|line| line.starts_with("default ="));
+    assert_eq!(default, None, "nothing is there by default");
     let mut complaints = Vec::new();
     for (name, text) in all_sources() {
         let simulator = name.starts_with("server/src/sim") || name == "server/src/bin/sim.rs";
@@ -233,6 +380,208 @@ fn nothing_is_imported_by_glob_outside_tests() {
             let glob = line.trim_start().starts_with("use ") && line.trim_end().ends_with("::*;");
             if glob && !line.contains("super::*") {
                 complaints.push(format!("{name}:{number} imports a glob"));
+            }
+        }
+    }
+    complain(&complaints);
+}
+
+/// The server's room that a file belongs to.
+fn room_of(name: &str) -> Option<&str> {
+    let path = name.strip_prefix("server/src/")?;
+    path.split('/').next().map(|room| room.trim_end_matches(".rs"))
+}
+
+/// The rooms that a text names behind `crate::`, with the lines; groups in braces as well, over
+/// several lines or one.
+fn rooms_used(text: &str) -> Vec<(usize, String)> {
+    let is_letter = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut used = Vec::new();
+    let mut group: Option<String> = None;
+    for (number, line) in production(text) {
+        let code = line.split("//").next().unwrap_or("");
+        if let Some(inside) = &mut group {
+            inside.push_str(code);
+        } else {
+            for (start, _) in code.match_indices("crate::") {
+                let rest = &code[start + "crate::".len()..];
+                if let Some(list) = rest.strip_prefix('{') {
+                    group = Some(list.to_owned());
+                } else {
+                    let end = rest.find(|c| !is_letter(c)).unwrap_or(rest.len());
+                    used.push((number, rest[..end].to_owned()));
+                }
+            }
+        }
+        if code.trim_end().ends_with("};")
+            && let Some(list) = group.take()
+        {
+            let mut depth = 0;
+            let top = list.chars().filter(|c| {
+                depth += i32::from(*c == '{') - i32::from(*c == '}');
+                depth == 0
+            });
+            for name in top.collect::<String>().split(',') {
+                let name = name.trim();
+                let end = name.find(|c| !is_letter(c)).unwrap_or(name.len());
+                used.push((number, name[..end].to_owned()));
+            }
+        }
+    }
+    used.retain(|(_, room)| !room.is_empty());
+    used
+}
+
+/// What a file uses that its room may not.
+fn looks_up(name: &str, text: &str) -> Vec<String> {
+    let Some(room) = room_of(name) else { return Vec::new() };
+    if ["bin", "lib", "main", "sim"].contains(&room) || is_test_file(name) {
+        return Vec::new();
+    }
+    let Some((_, allowed)) = FLOORS.iter().find(|(floor, _)| *floor == room) else {
+        return vec![format!("{name} is in a room that FLOORS does not know")];
+    };
+    let is_wrong = |used: &str| {
+        let is_known = FLOORS.iter().any(|(floor, _)| *floor == used) || used == "sim";
+        is_known && used != room && !allowed.contains(&used) && !LOOK_UP.contains(&(name, used))
+    };
+    let wrong = rooms_used(text).into_iter().filter(|(_, used)| is_wrong(used));
+    wrong.map(|(number, used)| format!("{name}:{number}: {room} must not use {used}")).collect()
+}
+
+#[test]
+fn a_use_of_a_higher_room_is_seen_however_it_is_written() {
+    let seen = |name: &str, text: &str| looks_up(name, text).len();
+    assert_eq!(seen("server/src/front/conn.rs", "use crate::replica::Reply;"), 1);
+    assert_eq!(seen("server/src/replica/apply.rs", "    crate::api::routes::all();"), 1);
+    assert_eq!(seen("server/src/kv.rs", "use crate::{channel::Shared, wire};"), 1);
+    assert_eq!(seen("server/src/kv.rs", "use crate::{\n    wire::{a, b},\n    front,\n};"), 1);
+    assert_eq!(seen("server/src/cellar.rs", ""), 1);
+    assert_eq!(seen("server/src/kv.rs", "use crate::wire; // not crate::front"), 0);
+    let test = "#[cfg(test)]\nmod tests {\n    use crate::front;\n}\n";
+    assert_eq!(seen("server/src/kv.rs", test), 0);
+}
+
+#[test]
+fn rooms_use_only_what_lies_below_them() {
+    for (place, (room, below)) in FLOORS.iter().enumerate() {
+        for used in *below {
+            let known = FLOORS[..place].iter().any(|(lower, _)| lower == used);
+            assert!(known, "{room} may use {used}, which does not lie below it");
+        }
+    }
+    let mut complaints = Vec::new();
+    for (name, text) in all_sources() {
+        complaints.extend(looks_up(&name, &text));
+    }
+    complain(&complaints);
+}
+
+/// The functions of a text outside unit tests: their names and the lines of their bodies. A body
+/// ends at the brace below its `fn`, since rustfmt is asked as well.
+fn functions(text: &str) -> Vec<(String, usize, usize)> {
+    let lines = production(text);
+    let mut found = Vec::new();
+    for (place, (number, line)) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let words = ["pub", "pub(crate)", "pub(super)", "const", "async", "unsafe"];
+        let mut rest = code.split(' ').skip_while(|word| words.contains(word));
+        if rest.next() != Some("fn") {
+            continue;
+        }
+        let name = rest.next().unwrap_or("").split(['(', '<']).next().unwrap_or("").to_owned();
+        let indent = &line[..line.len() - code.len()];
+        let end = format!("{indent}}}");
+        let opens = |(_, line): &&(usize, &str)| line.ends_with(['{', ';', '}']);
+        let Some(head) = lines[place..].iter().position(|line| opens(&line)) else { continue };
+        if !lines[place + head].1.ends_with('{') {
+            continue;
+        }
+        let body = &lines[place + head + 1..];
+        let length = body.iter().position(|(_, line)| *line == end).unwrap_or(body.len());
+        found.push((name, *number, length));
+    }
+    found
+}
+
+#[test]
+fn the_length_of_a_function_is_that_of_its_body() {
+    let method = "impl A {\n    pub(super) fn a(\n        b: B,\n    ) -> C {\n        {\n        }\n    }\n}\n";
+    let others = "fn one() {}\nconst fn two() {\n    2\n}\ntrait T {\n    fn three();\n}\n";
+    let text = format!("{method}{others}");
+    let expected = [("a".to_owned(), 2, 2), ("two".to_owned(), 10, 1)];
+    assert_eq!(functions(&text), expected);
+    let long = format!("fn long() {{\n{}}}\n", "    a();\n".repeat(FUNCTION_LINES_MAX + 1));
+    assert_eq!(functions(&long), [("long".to_owned(), 1, FUNCTION_LINES_MAX + 1)]);
+}
+
+#[test]
+fn functions_stay_short() {
+    let mut complaints = Vec::new();
+    let mut excepted = Vec::new();
+    for (name, text) in all_sources() {
+        if is_test_file(&name) {
+            continue;
+        }
+        for (function, number, lines) in functions(&text) {
+            if lines <= FUNCTION_LINES_MAX {
+                continue;
+            }
+            let exception =
+                LONG_FUNCTIONS.iter().find(|known| **known == (&*name, function.as_str()));
+            match exception {
+                Some(exception) => excepted.push(exception),
+                None => complaints.push(format!(
+                    "{name}:{number}: {function} has {lines} lines, more than {FUNCTION_LINES_MAX}"
+                )),
+            }
+        }
+    }
+    for known in LONG_FUNCTIONS {
+        if !excepted.contains(&known) {
+            complaints.push(format!("{known:?} is short now: take it off the list"));
+        }
+    }
+    complain(&complaints);
+}
+
+#[test]
+fn every_test_of_the_server_takes_its_turn() {
+    let mut complaints = Vec::new();
+    for (name, text) in all_sources() {
+        if !name.starts_with("server/tests/it/") {
+            continue;
+        }
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        for place in (0..lines.len()).filter(|place| lines[*place].ends_with("#[test]")) {
+            let body = lines[place..].iter().position(|line| line.starts_with("fn "));
+            let first = body.and_then(|body| lines.get(place + body + 1));
+            if !first.is_some_and(|line| line.starts_with("let _turn = ")) {
+                complaints.push(format!("{name}:{} takes no turn (harness::turn)", place + 1));
+            }
+        }
+    }
+    complain(&complaints);
+}
+
+/// Where a document's links and names in backquotes lead that look like files of this repository.
+fn named_files(text: &str) -> Vec<&str> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let links = links.filter(|link| !link.starts_with(['#', 'h']) || !link.contains("://"));
+    links.map(|link| link.split('#').next().unwrap_or("")).filter(|link| !link.is_empty()).collect()
+}
+
+#[test]
+fn documents_name_only_files_that_exist() {
+    assert_eq!(named_files("a [b](c/d.rs#L1), [e](#f) and [g](https://h/i)"), ["c/d.rs"]);
+    let mut complaints = Vec::new();
+    for name in ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"] {
+        let path = root().join(name);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let folder = path.parent().expect("a folder");
+        for file in named_files(&text) {
+            if !folder.join(file).exists() {
+                complaints.push(format!("{name} names {file}, which does not exist"));
             }
         }
     }
