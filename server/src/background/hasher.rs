@@ -7,10 +7,10 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use etcore_engine::file::SharedFile;
 use etcore_engine::hash::{HashKind, KvHash, KvHasher};
 use etcore_engine::page::{Fetch, PageSource};
@@ -48,7 +48,21 @@ pub enum Job {
 /// A handle to the thread.
 #[derive(Clone)]
 pub struct Hasher {
-    jobs: Sender<Job>,
+    jobs: Sender<Queued>,
+    compaction: NewestCompaction,
+}
+
+/// The newest compaction whose hash is still to be begun. A hash takes as long as the store is
+/// large, and its pin holds back what compactions remove: compactions that come faster than they
+/// can be hashed would leave nothing removed, so only the newest waits. One that it replaces is not
+/// hashed, as one is not in etcd when a member restarts in the middle.
+type NewestCompaction = Arc<Mutex<Option<Box<KvHasher>>>>;
+
+/// A job on its way to the thread.
+enum Queued {
+    Job(Job),
+    /// There is a [`NewestCompaction`], unless it was taken already.
+    Compaction,
 }
 
 /// Joins the thread when all handles are gone.
@@ -80,15 +94,38 @@ impl Hasher {
         pins: RevisionPins,
     ) -> (Self, Worker<P>) {
         let (jobs, inbox) = bounded(limits::HASH_JOBS);
-        (Self { jobs }, Worker { shared, pins, pages, compactions: Vec::new(), inbox, job: None })
+        let compaction = NewestCompaction::default();
+        let hasher = Self { jobs, compaction: compaction.clone() };
+        let compactions = Vec::new();
+        (hasher, Worker { shared, pins, pages, compactions, inbox, compaction, job: None })
     }
 
-    /// Queues a job.
+    /// Queues a job. The hash of a compaction takes the place of an earlier one's that still waits.
     ///
     /// # Errors
     /// The job, if too many wait.
     pub fn submit(&self, job: Job) -> Result<(), Job> {
-        self.jobs.try_send(job).map_err(crossbeam_channel::TrySendError::into_inner)
+        let queued = match job {
+            Job::Compaction(hasher) => {
+                let earlier = lock(&self.compaction).replace(hasher);
+                // Its pin goes here, and not under the lock.
+                drop(earlier);
+                Queued::Compaction
+            }
+            job => Queued::Job(job),
+        };
+        match self.jobs.try_send(queued) {
+            Err(
+                TrySendError::Full(Queued::Job(job)) | TrySendError::Disconnected(Queued::Job(job)),
+            ) => Err(job),
+            Err(TrySendError::Disconnected(Queued::Compaction)) => {
+                // Nobody will hash it: it must not hold its pin.
+                lock(&self.compaction).take();
+                Ok(())
+            }
+            // What is in the queue ends, and the thread looks for it then.
+            Ok(()) | Err(TrySendError::Full(Queued::Compaction)) => Ok(()),
+        }
     }
 }
 
@@ -107,7 +144,8 @@ pub struct Worker<P> {
     pages: P,
     /// Hashes of the last compactions, ascending by revision (etcd: hashStorage).
     compactions: Vec<KvHash>,
-    inbox: Receiver<Job>,
+    inbox: Receiver<Queued>,
+    compaction: NewestCompaction,
     job: Option<Started>,
 }
 
@@ -153,12 +191,15 @@ impl FollowingPages for DiskPages {
 
 impl<P: FollowingPages> Worker<P> {
     fn run(mut self) {
-        while let Ok(job) = self.inbox.recv() {
-            self.begin(job);
+        while let Ok(queued) = self.inbox.recv() {
+            self.begin(queued);
             while self.job.is_some() {
                 self.advance();
                 // Requests go first where cores are few.
                 std::thread::yield_now();
+                if self.job.is_none() {
+                    self.begin(Queued::Compaction);
+                }
             }
             self.pages.let_go();
         }
@@ -172,14 +213,21 @@ impl<P: FollowingPages> Worker<P> {
     /// Takes a job if none is under way, and does a part of it; false if there is nothing to do.
     pub fn step(&mut self) -> bool {
         if self.job.is_none() {
-            let Ok(job) = self.inbox.try_recv() else { return false };
-            self.begin(job);
+            let Ok(queued) = self.inbox.try_recv() else { return false };
+            self.begin(queued);
         }
         self.advance();
         true
     }
 
-    fn begin(&mut self, job: Job) {
+    fn begin(&mut self, queued: Queued) {
+        let job = match queued {
+            Queued::Job(job) => job,
+            Queued::Compaction => match lock(&self.compaction).take() {
+                Some(hasher) => Job::Compaction(hasher),
+                None => return,
+            },
+        };
         match job {
             Job::Compaction(hasher) => {
                 self.job = Some(Started { hasher: *hasher, asker: Asker::Compaction });
@@ -282,6 +330,11 @@ impl<P: FollowingPages> Worker<P> {
             }
         }
     }
+}
+
+/// Nobody panics under this lock.
+fn lock(compaction: &NewestCompaction) -> std::sync::MutexGuard<'_, Option<Box<KvHasher>>> {
+    compaction.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn answer(reply: HashRequester, outcome: HashOutcome) {

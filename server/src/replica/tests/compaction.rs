@@ -1,8 +1,10 @@
 //! Compactions beside readers that keep what they would remove.
 
+use etcore_engine::hash::{HashKind, KvHasher};
 use etcore_engine::types::Revision;
 
 use super::*;
+use crate::background::hasher::{Hasher, Job};
 use crate::limits;
 
 const RAFT_COMPACTION: u32 = 7;
@@ -36,6 +38,31 @@ fn a_physical_compaction_waits_for_no_reader_and_a_reader_keeps_nothing_for_ever
     assert_eq!(store(&cluster), Revision(target), "what the reader kept may go");
     let newer = pins.pin(Revision(target)).unwrap();
     assert!(!newer.is_expired());
+}
+
+#[test]
+fn hashes_of_compactions_that_come_faster_than_they_are_taken_hold_back_only_the_newest() {
+    let mut cluster = Cluster::new(1, 33);
+    cluster.ready();
+    for number in 0..20 {
+        let slot = cluster.put(0, "k", &number.to_string());
+        assert_eq!(cluster.reply(0, slot), Ok(()));
+    }
+    let member = &cluster.members[0];
+    let pins = member.replica.store.revision_pins().clone();
+    let pages = DiskPages::new(&MemDisk::new());
+    let (hasher, mut worker) = Hasher::with(member.shared.clone(), pages, pins.clone());
+    for revision in 5..10 {
+        let pin = pins.pin(Revision(revision)).unwrap();
+        let (to, compacted) = (Revision(revision + 1), Revision(revision));
+        let hash = Box::new(KvHasher::new(HashKind::ByCompaction, to, compacted, pin));
+        assert!(hasher.submit(Job::Compaction(hash)).is_ok());
+    }
+    assert_eq!(pins.oldest(), Some(Revision(9)), "the earlier ones are let go");
+    while worker.has_work() {
+        worker.step();
+    }
+    assert_eq!(pins.oldest(), None);
 }
 
 #[test]
