@@ -1,17 +1,10 @@
-//! Numbers and durations in Go's notation, which etcd's users type and read.
+//! Numbers and durations as Go prints them, which etcd's users read.
 //!
-//! Used by `options` and `report`. Must never lose precision that Go would print.
+//! Used by `report`. Must never lose precision that Go would print.
 
 use std::time::Duration;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
-
-/// Parses Go's duration notation: `300ms`, `1h2m3.5s`, `0`. `None` for anything else, negative
-/// durations included: none of our flags has a use for them.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let ns = etcore_proto::gotext::parse_duration(text)?;
-    u64::try_from(ns).ok().map(Duration::from_nanos)
-}
 
 /// A duration as Go prints it: `1.5ms`, `2m0.25s`, `0s`.
 pub(crate) fn duration(duration: Duration) -> String {
@@ -59,12 +52,6 @@ pub(crate) fn shortest(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read_unless_they_are_negative() {
-        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!((parse_duration("-1s"), parse_duration("5")), (None, None));
-    }
 
     #[test]
     fn durations_are_printed_as_go_prints_them() {

@@ -6,15 +6,14 @@
 //! epoll loop over all connections, since a generator that costs as much as the server measures
 //! itself.
 //!
-//! Reading order: [`limits`], `options` (the command line, parsed by `flags`), `workload` (what is
+//! Reading order: [`limits`], `options` (the command line, read by `cli`), `workload` (what is
 //! asked), `engine` (who asks, when), `tally` (what came back), `report` (how it is told). They use
-//! `leader`, `process`, `progress`, `dial`, `json` and `gotext`.
+//! `leader`, `process`, `progress`, `dial` and `gotext`.
 
+mod cli;
 mod dial;
 mod engine;
-mod flags;
 mod gotext;
-mod json;
 mod leader;
 pub mod limits;
 mod options;
@@ -44,7 +43,7 @@ pub const EXIT_USAGE: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error("{0}")]
-    Usage(#[from] flags::FlagError),
+    Usage(#[from] options::UsageError),
     #[error("--server-pid: {0}")]
     Process(#[from] ProcessError),
     #[error("{0}")]

@@ -4,16 +4,20 @@
 //! Called once, at the end of a run. The part that etcd's tool prints too must never differ from it
 //! in form, since scripts read it.
 
+mod json;
+
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::engine::Outcome;
 use crate::engine::watching::WatchOutcome;
 use crate::gotext;
-use crate::json::{Object, quote};
 use crate::options::{Options, WatchOptions};
 use crate::process::Usage;
+use crate::tally::Second;
 
 /// Everything there is to tell.
 #[derive(Debug)]
@@ -30,7 +34,7 @@ impl Report<'_> {
     /// Writes the report in the form that the options ask for.
     pub(crate) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let text = match self.options.json {
-            true => self.json() + "\n",
+            true => json_line(&self.json())?,
             false => self.text().map_err(io::Error::other)?,
         };
         out.write_all(text.as_bytes())?;
@@ -146,72 +150,49 @@ impl Report<'_> {
         writeln!(text, "  This tool:\t{own:.2} us CPU per request.")
     }
 
-    fn json(&self) -> String {
+    fn json(&self) -> json::Run<'_> {
         let (options, tally) = (self.options, &self.outcome.tally);
-        let us = |ns: f64| ns / 1e3;
-        let mut latency = Object::new();
-        latency
-            .number("mean", us(tally.mean_ns()))
-            .number("stddev", us(tally.deviation_ns()))
-            .number("min", us(tally.fastest_ns() as f64));
-        for percent in PERCENTS {
-            let name = format!("p{percent}").replace('.', "_");
-            latency.number(&name, us(tally.percentile_ns(percent) as f64));
+        let sample = |(second, one): (&u64, &Second)| json::Sample {
+            unix: self.outcome.began_unix + second,
+            min_us: json::us(one.fastest_ns as f64),
+            mean_us: json::us(one.sum_ns as f64 / one.count as f64),
+            max_us: json::us(one.slowest_ns as f64),
+            count: one.count,
+        };
+        let bucket = |(bound_ns, count)| json::Bucket { up_to_us: json::us(bound_ns), count };
+        json::Run {
+            command: options.load.name(),
+            endpoints: options.endpoints.iter().map(|one| one.authority.as_str()).collect(),
+            conns: options.conns,
+            clients: options.clients,
+            threads: options.threads,
+            rate: options.rate,
+            total: options.total,
+            complete: self.outcome.cut_short.is_none(),
+            succeeded: tally.count(),
+            failed: tally.error_count(),
+            began_unix: self.outcome.began_unix,
+            seconds: self.outcome.elapsed.as_secs_f64(),
+            requests_per_second: self.rate(),
+            latency_us: tally.into(),
+            histogram: self.buckets().into_iter().map(bucket).collect(),
+            errors: tally.errors(),
+            servers: self.servers.iter().map(|server| self.server_json(server)).collect(),
+            own_cpu_us_per_request: self.per_request(self.own_cpu_us),
+            samples: tally.seconds().map(|seconds| seconds.iter().map(sample).collect()),
         }
-        latency.number("max", us(tally.slowest_ns() as f64));
-        let mut errors = Object::new();
-        for (error, count) in tally.errors() {
-            errors.integer(error, *count);
-        }
-        let mut object = Object::new();
-        object
-            .text("command", options.load.name())
-            .array("endpoints", options.endpoints.iter().map(|one| quote(&one.authority)))
-            .integer("conns", options.conns as u64)
-            .integer("clients", options.clients as u64)
-            .integer("threads", options.threads as u64)
-            .integer("rate", options.rate)
-            .integer("total", options.total)
-            .boolean("complete", self.outcome.cut_short.is_none())
-            .integer("succeeded", tally.count())
-            .integer("failed", tally.error_count())
-            .integer("began_unix", self.outcome.began_unix)
-            .number("seconds", self.outcome.elapsed.as_secs_f64())
-            .number("requests_per_second", self.rate())
-            .object("latency_us", latency)
-            .array("histogram", self.buckets().into_iter().map(bucket_json))
-            .object("errors", errors)
-            .array("servers", self.servers.iter().map(|server| self.server_json(server)))
-            .number("own_cpu_us_per_request", self.per_request(self.own_cpu_us));
-        if let Some(seconds) = tally.seconds() {
-            object.array(
-                "samples",
-                seconds.iter().map(|(second, one)| {
-                    let mut sample = Object::new();
-                    sample
-                        .integer("unix", self.outcome.began_unix + second)
-                        .number("min_us", us(one.fastest_ns as f64))
-                        .number("mean_us", us(one.sum_ns as f64 / one.count as f64))
-                        .number("max_us", us(one.slowest_ns as f64))
-                        .integer("count", one.count);
-                    sample.finish()
-                }),
-            );
-        }
-        object.finish()
     }
 
-    fn server_json(&self, (pid, usage): &(u32, Usage)) -> String {
-        let mut server = Object::new();
-        server
-            .integer("pid", u64::from(*pid))
-            .number("cpu_us_per_request", self.per_request(usage.cpu_us()))
-            .number("user_us_per_request", self.per_request(usage.user_us))
-            .number("system_us_per_request", self.per_request(usage.system_us))
-            .integer("rss_bytes", usage.rss_bytes)
-            .integer("rss_anon_bytes", usage.rss_anon_bytes)
-            .integer("rss_file_bytes", usage.rss_file_bytes);
-        server.finish()
+    fn server_json(&self, (pid, usage): &(u32, Usage)) -> json::Server {
+        json::Server {
+            pid: *pid,
+            cpu_us_per_request: self.per_request(usage.cpu_us()),
+            user_us_per_request: self.per_request(usage.user_us),
+            system_us_per_request: self.per_request(usage.system_us),
+            rss_bytes: usage.rss_bytes,
+            rss_anon_bytes: usage.rss_anon_bytes,
+            rss_file_bytes: usage.rss_file_bytes,
+        }
     }
 
     /// Upper bounds in nanoseconds and counts: the fastest, then ten equal steps to the slowest.
@@ -254,40 +235,26 @@ pub(crate) fn write_watch(
     servers: &[(u32, Usage)],
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let rows = [
-        ("put", "Put", &outcome.puts),
-        ("event_from_put", "Event after its put was due", &outcome.from_put),
-        ("event_from_commit", "Event after its put was answered", &outcome.from_commit),
-    ];
-    let percents = [50.0, 90.0, 99.0, 99.9, 100.0];
     if options.json {
-        let mut object = Object::new();
-        object.boolean("complete", outcome.failure.is_none());
-        object.number("seconds", outcome.elapsed.as_secs_f64());
-        for (name, _, tally) in rows {
-            let mut row = Object::new();
-            row.integer("count", tally.count());
-            for percent in percents {
-                let name = format!("p{percent}").replace('.', "_");
-                row.number(&name, tally.percentile_ns(percent) as f64 / 1e3);
-            }
-            object.object(&format!("{name}_us"), row);
-        }
-        let servers = servers.iter().map(|(pid, usage)| {
-            let mut server = Object::new();
-            server
-                .integer("pid", u64::from(*pid))
-                .integer("cpu_us", usage.cpu_us())
-                .integer("rss_bytes", usage.rss_bytes)
-                .integer("rss_anon_bytes", usage.rss_anon_bytes);
-            server.finish()
-        });
-        object.array("servers", servers);
-        return writeln!(out, "{}", object.finish());
+        let report = json::Watch {
+            complete: outcome.failure.is_none(),
+            seconds: outcome.elapsed.as_secs_f64(),
+            put_us: (&outcome.puts).into(),
+            event_from_put_us: (&outcome.from_put).into(),
+            event_from_commit_us: (&outcome.from_commit).into(),
+            servers: servers.iter().map(json::WatchServer::from).collect(),
+        };
+        out.write_all(json_line(&report)?.as_bytes())?;
+        return out.flush();
     }
-    for (_, name, tally) in rows {
+    let rows = [
+        ("Put", &outcome.puts),
+        ("Event after its put was due", &outcome.from_put),
+        ("Event after its put was answered", &outcome.from_commit),
+    ];
+    for (name, tally) in rows {
         write!(out, "{name}:\t{} in all", tally.count())?;
-        for percent in percents {
+        for percent in [50.0, 90.0, 99.0, 99.9, 100.0] {
             let us = tally.percentile_ns(percent) as f64 / 1e3;
             write!(out, ", p{percent} {us:.1} us")?;
         }
@@ -310,10 +277,8 @@ fn seconds(ns: f64) -> f64 {
     ns / 1e9
 }
 
-fn bucket_json((bound_ns, count): (f64, u64)) -> String {
-    let mut bucket = Object::new();
-    bucket.number("up_to_us", bound_ns / 1e3).integer("count", count);
-    bucket.finish()
+fn json_line(report: &impl Serialize) -> io::Result<String> {
+    Ok(serde_json::to_string(report)? + "\n")
 }
 
 /// etcd's percentiles, and the slowest.

@@ -19,11 +19,11 @@ fn complaint(output: &Output) -> String {
 #[test]
 fn bad_usage_is_status_2_with_a_reason_on_one_line() {
     let cases = [
-        ("", "no command"),
-        ("watch", "unknown command \"watch\""),
-        ("put --no-such-flag", "unknown flag: --no-such-flag"),
-        ("put --total=many", "invalid argument \"many\" for \"--total\" flag"),
-        ("put --total", "flag needs an argument: --total"),
+        ("", "requires a subcommand"),
+        ("watch", "unrecognized subcommand 'watch'"),
+        ("put --no-such-flag", "unexpected argument '--no-such-flag'"),
+        ("put --total=many", "invalid value 'many' for '--total <COUNT>'"),
+        ("put --total", "a value is required for '--total <COUNT>'"),
         ("--endpoints=https://127.0.0.1:1 put", "TLS"),
         ("--server-pid=4000000000 put", "--server-pid: cannot read /proc/4000000000/stat"),
         ("range", "range needs a key"),
