@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use etcore_proto::gotext as go;
 
+use crate::compare::args::CompareArgs;
 use crate::limits;
 use crate::options::{Endpoint, PutOptions};
 
@@ -55,6 +56,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Measures two servers under the same loads, in turn, and holds them against each other.
+    Compare(CompareArgs),
 }
 
 /// Flags of every load.
@@ -307,6 +310,7 @@ mod tests {
         match parse(&words).unwrap().command {
             Command::Put { common, .. } | Command::Range { common, .. } => common,
             Command::WatchLatency { common, .. } => common,
+            Command::Compare(_) => panic!("{line} has no common flags"),
         }
     }
 

@@ -7,10 +7,12 @@
 //! itself.
 //!
 //! Reading order: [`limits`], `options` (the command line, read by `cli`), `workload` (what is
-//! asked), `engine` (who asks, when), `tally` (what came back), `report` (how it is told). They use
-//! `leader`, `process`, `progress`, `dial` and `gotext`.
+//! asked), `engine` (who asks, when), `tally` (what came back), `report` (how it is told);
+//! and `compare`, which holds two servers against each other. They use
+//! `unary`, `leader`, `process`, `progress`, `dial` and `gotext`.
 
 mod cli;
+mod compare;
 mod dial;
 mod engine;
 mod gotext;
@@ -21,11 +23,13 @@ mod process;
 mod progress;
 mod report;
 mod tally;
+mod unary;
 mod workload;
 
 use std::io::Write;
 use std::net::TcpStream;
 
+use crate::compare::CompareError;
 use crate::engine::{Crew, EngineError};
 use crate::leader::LeaderError;
 use crate::options::{Choice, Endpoint, Options, WatchOptions};
@@ -52,6 +56,8 @@ enum RunError {
     Leader(#[from] LeaderError),
     #[error("{0}")]
     Engine(#[from] EngineError),
+    #[error("{0}")]
+    Compare(#[from] CompareError),
     #[error("cannot write the report: {0}")]
     Write(#[from] std::io::Error),
 }
@@ -60,6 +66,7 @@ impl RunError {
     fn status(&self) -> u8 {
         match self {
             RunError::Usage(_) | RunError::Process(_) => EXIT_USAGE,
+            RunError::Compare(error) if error.is_usage() => EXIT_USAGE,
             _ => EXIT_FAILED,
         }
     }
@@ -90,6 +97,10 @@ fn run_command(
             return Ok(EXIT_OK);
         }
         Choice::Watch(options) => return run_watch(&options, out, err),
+        Choice::Compare(args) => {
+            compare::run(&args, out, err)?;
+            return Ok(EXIT_OK);
+        }
         Choice::Run(options) => *options,
     };
     let before = usages(&options.server_pids)?;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cli::{self, Cli, Command, Common, Pace, RangeArgs, WatchArgs};
+use crate::compare::args::CompareArgs;
 use crate::limits;
 
 /// Why a command line makes no sense, on one line.
@@ -21,6 +22,7 @@ pub(crate) enum Choice {
     Help(String),
     Run(Box<Options>),
     Watch(Box<WatchOptions>),
+    Compare(Box<CompareArgs>),
 }
 
 /// A server's address.
@@ -165,6 +167,7 @@ fn choose(cli: Cli) -> Result<Choice, UsageError> {
         Command::WatchLatency { watch: arguments, common } => {
             Ok(Choice::Watch(Box::new(watch(common, arguments)?)))
         }
+        Command::Compare(arguments) => Ok(Choice::Compare(Box::new(arguments))),
     }
 }
 
@@ -291,7 +294,7 @@ mod tests {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         match parse(&words) {
             Ok(Choice::Run(options)) => Ok(*options),
-            Ok(Choice::Watch(_)) => Err("watches".to_owned()),
+            Ok(Choice::Watch(_) | Choice::Compare(_)) => Err("no load".to_owned()),
             Ok(Choice::Help(text)) => Err(text),
             Err(error) => Err(error.to_string()),
         }
