@@ -45,7 +45,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "channel",
         &[
             "auth", "clock", "cluster", "config", "disk", "driver", "freer", "ids", "kv", "lease",
-            "limits", "metrics", "wire",
+            "metrics", "wire",
         ],
     ),
     ("http", &["channel", "cluster", "metrics"]),
@@ -69,7 +69,6 @@ const FLOORS: &[(&str, &[&str])] = &[
             "kv",
             "lease",
             "limits",
-            "metrics",
             "quota",
             "wire",
             "work",
