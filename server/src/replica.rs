@@ -620,12 +620,12 @@ impl Replica {
     /// disk already.
     fn maybe_stop(&mut self, now_ms: u64) {
         let shared = &self.shared;
-        if shared.failure.get().is_some() {
+        if shared.lifecycle.failure().is_some() {
             self.stopped = true;
             return;
         }
-        let busy = shared.fronts_running.load(Ordering::Acquire) > 0 || self.lingers();
-        if !shared.is_stopping() || busy {
+        let busy = !shared.lifecycle.fronts_have_drained() || self.lingers();
+        if !shared.lifecycle.is_stopping() || busy {
             return;
         }
         let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);

@@ -510,7 +510,7 @@ impl Cluster {
                 assert!(member.write.is_none(), "two durable writes at once");
                 member.write = Some(write);
             }
-            if let Some(reason) = member.shared.failure.get() {
+            if let Some(reason) = member.shared.lifecycle.failure() {
                 panic!("{} failed: {reason}", member.name);
             }
             member.take_answers();

@@ -3,8 +3,6 @@
 //! Proposals wait meanwhile and then go to the new leader. raft gives a transfer up after an
 //! election timeout; whoever asked for it is told when its time is up.
 
-use std::sync::atomic::Ordering;
-
 use etcore_proto::error::EtcdError;
 
 use super::Replica;
@@ -72,7 +70,7 @@ impl Replica {
             );
             self.answer_wish(front, slot, Ok(()));
         }
-        if self.shared.is_handing_over() && !self.shared.handed_over.load(Ordering::Relaxed) {
+        if self.shared.lifecycle.is_handing_over() && !self.shared.lifecycle.has_handed_over() {
             self.hand_over();
         }
     }
@@ -112,7 +110,7 @@ impl Replica {
                 "skipped leadership transfer"
             );
         }
-        self.shared.handed_over.store(true, Ordering::Release);
+        self.shared.lifecycle.note_handed_over();
     }
 
     /// The voter with most of the log, of those that answer.

@@ -60,7 +60,7 @@ fn a_leader_proposes_nothing_for_others_that_cannot_be_applied() {
     let slot = cluster.propose(follower, RAFT_PUT, &groups);
     assert_eq!(cluster.reply(follower, slot), Ok(()));
     cluster.agree(&["k".to_owned(), "deep".to_owned()]);
-    assert!(cluster.members.iter().all(|member| member.shared.failure.get().is_none()));
+    assert!(cluster.members.iter().all(|member| member.shared.lifecycle.failure().is_none()));
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn a_configuration_change_of_the_second_form_stops_no_member_unless_it_changes_t
         let writes = [member.replica.log_turn(), member.replica.finish_turn()];
         member.write = writes.into_iter().flatten().next().or(member.write.take());
     }
-    let reason = cluster.members[second].shared.failure.get().cloned().unwrap_or_default();
+    let reason = cluster.members[second].shared.lifecycle.failure().unwrap_or_default();
     assert!(reason.contains("second form changes members"), "{reason:?}");
     cluster.crash(second);
 }
