@@ -17,7 +17,7 @@ use prost::Message;
 use super::*;
 use crate::background::hasher::Hasher;
 use crate::channel::{
-    Consumer, LeaseAsk, Lifecycle, MemberView, Producer, Reply, StatusCell, ToFront, ToReplica,
+    Consumer, LeaseRequest, Lifecycle, MemberView, Producer, Reply, StatusCell, ToFront, ToReplica,
     ring,
 };
 use crate::clock::Clock;
@@ -87,7 +87,7 @@ struct Rig {
     front: Front,
     driver: Remembering,
     replica: Consumer<ToReplica>,
-    lessor: Consumer<LeaseAsk>,
+    lessor: Consumer<LeaseRequest>,
     to_front: Producer<ToFront>,
     now_ms: u64,
 }

@@ -121,7 +121,7 @@ fn proposals_on_their_way_to_a_leader_that_hands_over_are_passed_on() {
             for at in [heir, other] {
                 slots.push((at, cluster.put(at, &format!("k{number}"), "v")));
             }
-            passed += cluster.members[leader].replica.peering.forwarded.len();
+            passed += cluster.members[leader].replica.peer_queue.forwarded_len();
             cluster.step();
         }
         for (at, slot) in slots {
