@@ -16,7 +16,7 @@ use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::pins::RevisionPins;
 
 use crate::background::hasher::Hasher;
-use crate::channel::{Consumer, LeaseAsk, Producer, Shared, ToFront, ToReplica};
+use crate::channel::{Consumer, LeaseRequest, Producer, Shared, ToFront, ToReplica};
 use crate::disk::pages::Pages;
 use crate::driver::Waker;
 use crate::limits;
@@ -60,7 +60,7 @@ pub struct Setup {
     /// To the replica.
     pub to_replica: Producer<ToReplica>,
     /// Questions about leases to the replica.
-    pub to_lessor: Producer<LeaseAsk>,
+    pub to_lessor: Producer<LeaseRequest>,
     /// From the replica.
     pub from_replica: Consumer<ToFront>,
     /// Pages for reads.

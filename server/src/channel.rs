@@ -7,13 +7,15 @@
 //! `replica`.
 
 mod hashes;
+mod lifecycle;
 mod messages;
 mod ring;
 mod shared;
 mod stalled;
 
 pub use hashes::{HashAnswers, HashOutcome, HashRequester};
-pub use messages::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, Slot, ToFront, ToReplica};
+pub use lifecycle::Lifecycle;
+pub use messages::{LeaseAnswer, LeaseQuestion, LeaseRequest, Reply, Slot, ToFront, ToReplica};
 pub use ring::{Consumer, Producer, ring};
 pub use shared::{MemberView, Shared, StatusCell};
 pub use stalled::StalledWork;

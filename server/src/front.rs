@@ -144,7 +144,7 @@ impl Front {
             || !self.large.is_empty()
             || self.wire.has_work()
             // A stop that came between the turn and the sleep wakes nobody.
-            || (self.shared.is_stopping() && self.drain == Drain::No)
+            || (self.shared.lifecycle.is_stopping() && self.drain == Drain::No)
     }
 
     /// True once it serves nobody any more.
@@ -300,7 +300,7 @@ impl Front {
     /// Stops in good order: no new connections or calls, what is on its way is answered, for at
     /// most the request timeout.
     fn begin_drain(&mut self) {
-        if self.drain != Drain::No || !self.shared.is_stopping() {
+        if self.drain != Drain::No || !self.shared.lifecycle.is_stopping() {
             return;
         }
         self.drain = Drain::Until(self.now_ms + self.shared.config.request_timeout_ms());
@@ -312,12 +312,12 @@ impl Front {
     /// Looked at after the flush: what the last turn answered must have left.
     fn end_drain(&mut self) {
         let Drain::Until(until_ms) = self.drain else { return };
-        let failed = self.shared.failure.get().is_some();
+        let failed = self.shared.lifecycle.failure().is_some();
         let waits = !self.services.is_idle() || !self.large.is_empty();
         let idle = !waits && self.wire.is_idle();
         if failed || idle || self.now_ms >= until_ms {
             self.drain = Drain::Done;
-            self.shared.fronts_running.fetch_sub(1, Ordering::AcqRel);
+            self.shared.lifecycle.note_front_drained();
         }
     }
 }

@@ -66,8 +66,8 @@ fn run_member(config: Config) -> ExitCode {
     let (mut idle, mut told) = (IdleTrim::default(), false);
     let _ = running.shared().waiter.set(sys::wake_waiter);
     // A wake that comes before is not lost: it is a signal that stays pending.
-    while running.is_running() && !running.shared().is_stopping() {
-        if !told && running.shared().is_serving() {
+    while running.is_running() && !running.shared().lifecycle.is_stopping() {
+        if !told && running.shared().lifecycle.is_serving() {
             told = true;
             tell_init_system();
         }

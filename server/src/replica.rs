@@ -1,95 +1,112 @@
 //! The replica: the single owner of raft, the log, the write side of the store and the membership.
 //!
-//! Driven by its shard's loop: [`Replica::turn`] takes what the fronts sent, proposes it as one
-//! batch and has it logged; [`Replica::finish_turn`] applies what is committed, up to a bound that
-//! lets the fronts answer in between, publishes, and answers. Nothing is answered
-//! before its log write was synced and its entry applied, and nothing is visible before it is
-//! committed. No locks, no blocking calls, no clock of its own.
+//! Driven by its shard's loop, which runs the stages of a turn ([`Stage`]): what the fronts sent is
+//! proposed as one batch and logged; what is committed is applied, up to a bound that lets the
+//! fronts answer in between, published, and answered. Nothing is answered before its log write was
+//! synced and its entry applied, and nothing is visible before it is committed. No locks, no
+//! blocking calls, no clock of its own.
+//!
+//! Its state is in parts, each in a file of its own, whose fields nothing else can reach. A turn
+//! calls their methods and lends them what they need; what takes several parts is an `impl
+//! Replica` beside the part that it is most about.
+//!
+//! | part | what it holds |
+//! |---|---|
+//! | `turn`, `ending` | the stages of a turn, its time; how a replica ends |
+//! | `standing` | what raft has last said of this member and its leader |
+//! | `link`, `intake`, `proposals`, `reads` | fronts' requests, who waits for what |
+//! | `log_lanes` | the log's operations |
+//! | `applier`, `state` | entries to be applied; the small buckets they change |
+//! | `lease_service` | leases, and questions about them |
+//! | `publish`, `introduction` | what becomes visible; how a member gets known |
+//! | `checkpoints`, `compaction`, `space`, `alarms`, `hashes` | the page file's upkeep |
+//! | `peer_queue`, `peer_requests`, `versions` | messages and questions of peers |
+//! | `transfer`, `failover`, `watchdog` | who leads |
+//! | `snapshots` | states of the store for members that lag behind |
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use etcore_engine::file::{AlignedBuf, FileOutput};
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::store::Store;
-use etcore_engine::types::{LogIndex, Term};
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
 
-use crate::auth::Auth;
 use crate::background::hasher::Hasher;
 use crate::background::{Answer, Background};
-use crate::channel::{Shared, Slot, ToFront};
-use crate::cluster::alarm::Alarms;
-use crate::cluster::downgrade::Downgrade;
-use crate::cluster::member::Member;
-use crate::disk::pages::{PageFile, Pages};
+use crate::channel::Shared;
+use crate::disk::pages::Pages;
 use crate::ids::IdBlock;
-use crate::kv::range::Scratch;
 use crate::limits;
 use crate::quota::Quota;
-use crate::work::{Job, Work};
 
 mod alarms;
+mod applier;
 mod apply;
-pub mod asks;
 mod authing;
 mod backlog;
-mod batches;
 mod checkpoints;
 mod compaction;
 mod due;
+mod ending;
 mod executing;
 mod failover;
 mod hashes;
-mod leasing;
+mod intake;
+mod introduction;
+mod lease_service;
 mod link;
 mod log_files;
+mod log_lanes;
 mod membership;
-pub mod peering;
-mod propose;
+mod peer_queue;
+mod peer_requests;
+mod proposals;
 mod publish;
+mod reads;
 mod skip;
 mod snapshots;
 mod space;
+mod standing;
+mod state;
 mod transfer;
+mod turn;
 mod versions;
-mod waiting;
-mod walks;
-pub mod watchdog;
+mod watchdog;
 
 use crate::lease::Lessor;
-use backlog::Backlog;
-pub use batches::BATCH_PATH as LEASE_BATCH_PATH;
-use compaction::HeldBack;
-use executing::Running;
+use alarms::QuotaWatch;
+use applier::Applier;
+use checkpoints::Checkpoints;
+use compaction::Compactions;
+use ending::Ending;
 use failover::Failover;
 use hashes::Hashes;
-use leasing::LeaseDesk;
+use intake::Intake;
+use introduction::Introduction;
+pub use lease_service::BATCH_PATH as LEASE_BATCH_PATH;
+use lease_service::LeaseService;
 pub use link::FrontLink;
+use link::Fronts;
 pub use log_files::{DurableWrite, Finished, Lane, LogFiles, LogPools, ReadOp, StartOp, Started};
-use peering::Peering;
-use propose::Origin;
+use log_lanes::LogLanes;
+use peer_queue::PeerQueue;
+pub use peer_requests::PeerReply;
+use peer_requests::PeerRequests;
+use proposals::Proposals;
+use publish::Publisher;
+use reads::Reads;
 pub use skip::SkipEntry;
 pub use snapshots::PART_PATH;
 use snapshots::Snapshots;
 use space::Space;
+use standing::Standing;
+use state::State;
 use transfer::Transfer;
+pub use turn::Stage;
+use turn::Turn;
 use versions::Versions;
-use waiting::Waiting;
 use watchdog::Watchdog;
-
-/// A proposal of this member that waits to be applied.
-struct Proposal {
-    index: LogIndex,
-    term: Term,
-    /// `None` for the member's own.
-    from: Option<Origin>,
-    /// When nobody waits for it any more, should this member no longer lead.
-    deadline_ms: u64,
-}
 
 /// What a replica is made of.
 pub struct Parts {
@@ -117,110 +134,42 @@ pub struct Parts {
     pub fronts: Vec<FrontLink>,
 }
 
-/// See the module text.
-///
-/// Invariants: `proposals` ascend by index; an entry is applied only when all before it are; at
-/// most one checkpoint and one durable write are outstanding.
+/// See the module text. Every part states its own invariants.
 pub struct Replica {
     shared: Arc<Shared>,
     log: Log,
-    files: LogFiles,
     store: Store,
-    desk: LeaseDesk,
     pages: Pages,
     background: Background,
-    hashes: Hashes,
-    fronts: Vec<FrontLink>,
+    request_timeout_ms: u64,
+    ids: IdBlock,
+    /// raft's effects, whose memory is used again.
     effects: Effects,
-    to_apply: Backlog,
-    /// The entry before these, if it is between two slices.
-    running: Option<Box<Running>>,
-    proposals: VecDeque<Proposal>,
-    /// Those that went to another leader.
-    waiting: Waiting,
-    peering: Peering,
-    peers_first: bool,
-    asks: asks::Asks,
+    turn: Turn,
+    ending: Ending,
+    standing: Standing,
+    fronts: Fronts,
+    intake: Intake,
+    proposals: Proposals,
+    reads: Reads,
+    lanes: LogLanes,
+    applier: Applier,
+    state: State,
+    leases: LeaseService,
+    publisher: Publisher,
+    introduction: Introduction,
+    checkpoints: Checkpoints,
+    compactions: Compactions,
+    space: Space,
+    quota: QuotaWatch,
+    hashes: Hashes,
+    peer_queue: PeerQueue,
+    peer_requests: PeerRequests,
     versions: Versions,
     transfer: Transfer,
-    /// Replies of entries that are applied and not yet published.
-    replies: Vec<(usize, ToFront)>,
-    /// Read rounds under way: the ticket raft knows, and the front's own.
-    reads: VecDeque<(u64, usize, u64)>,
-    next_read: u64,
-    soft_state: SoftState,
-    snapshots: Snapshots,
-    /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
-    /// that wakes the shard, so what waits in the rings is no reason to stay awake.
-    proposals_wait: bool,
-    /// Large proposals wait for the end of a log write or of a checkpoint, which wakes the shard.
-    large_wait: bool,
-    /// Everything but small proposals of this member's clients waits for the log's spare segment,
-    /// which wakes the shard.
-    spare_wait: bool,
-    members: Arc<Vec<Member>>,
-    cluster_version: Option<Arc<str>>,
-    alarms: Arc<Alarms>,
-    auth: Arc<Auth>,
-    /// An entry that was skipped, and that the page file is not beyond for good yet.
-    skipped: Option<LogIndex>,
-    downgrade: Arc<Downgrade>,
-    quota: Quota,
-    /// Since when little enough is used for this member's NOSPACE alarm to go off.
-    relaxed_since_ms: Option<u64>,
-    /// Compactions that long reads hold up.
-    held_back: HeldBack,
-    unpublished: bool,
-    page_file: PageFile,
-    space: Space,
-    /// Who waits for the end of a defragmentation.
-    defragmenters: Vec<(usize, Slot)>,
-    scratch: Scratch,
-    /// What was done in this turn.
-    work: Work,
-    /// When this turn began.
-    now_ms: u64,
-    /// When the first one did.
-    started_ms: u64,
-    request_timeout_ms: u64,
-    /// Of [`limits::APPLY_TURN_COST`], what is left in this turn.
-    apply_room: usize,
-    /// When this turn applies no more.
-    apply_until: Duration,
-    /// Rows that large entries have changed since the last view was published.
-    unpublished_rows: usize,
-    /// Large proposals went to the log in this turn.
-    took_large: bool,
-    /// Large entries were not applied in the last turn, because of that.
-    put_off_large: bool,
-    /// A tick was due in this turn.
-    ticked: bool,
-    /// When the entry that is first in line was first tried.
-    applying_since: Option<Duration>,
-    last_tick_ms: u64,
-    next_tick_ms: u64,
-    checkpoint_started_ms: Option<u64>,
-    checkpoint_rest_until_ms: u64,
-    write_started: Duration,
-    watchdog: Watchdog,
     failover: Failover,
-    /// It leads and sends nothing, so that others elect another: see [`watchdog`].
-    silent: bool,
-    physical_compactions: Vec<(i64, usize, ToFront)>,
-    /// Set by the entry being applied if its answer waits for the pages to be rid of old revisions.
-    waits_for_compaction: Option<i64>,
-    ids: IdBlock,
-    /// IDs of the entries by which this member publishes itself, in this life.
-    publishing: Vec<u64>,
-    publish_again_ms: u64,
-    published_self: bool,
-    serving: bool,
-    retry_spare_ms: u64,
-    /// The commit index was handed to the log for a clean end.
-    flushed: bool,
-    /// A clean end waits for the log no longer than this.
-    give_up_ms: Option<u64>,
-    stopped: bool,
+    watchdog: Watchdog,
+    snapshots: Snapshots,
 }
 
 impl Replica {
@@ -238,291 +187,146 @@ impl Replica {
             hasher,
             fronts,
         } = parts;
-        let soft_state = log.node.status().soft_state;
-        let page_file = shared.view.load().page_file.clone();
         let quota = Quota::new(shared.config.quota_backend_bytes);
         shared.metrics.quota_bytes.set(quota.limit_bytes().unwrap_or(0));
-        let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
-        let request_timeout_ms = shared.config.request_timeout_ms();
-        let auth = Auth::load(&store).unwrap_or_else(|error| {
+        let (state, auth) = State::load(&store);
+        if let Err(error) = auth {
             shared.fail(format!("page file: {error}"));
-            Auth::default()
-        });
-        authing::warn_of_auth(&auth, false);
+        }
+        let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         Self {
-            shared,
-            log,
-            files,
-            pages,
-            background,
-            hashes: Hashes::new(hasher),
-            fronts,
+            request_timeout_ms: shared.config.request_timeout_ms(),
+            ids: IdBlock::default(),
             effects: Effects::default(),
-            to_apply: Backlog::default(),
-            running: None,
-            proposals: VecDeque::new(),
-            waiting: Waiting::default(),
-            peering: Peering::default(),
-            peers_first: false,
-            asks: asks::Asks::default(),
+            turn: Turn::default(),
+            ending: Ending::default(),
+            standing: Standing::new(log.node.status().soft_state),
+            fronts: Fronts::new(fronts),
+            intake: Intake::default(),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            lanes: LogLanes::new(files),
+            applier: Applier::default(),
+            state,
+            leases: LeaseService::new(lessor, fast_renewals),
+            publisher: Publisher::new(),
+            introduction: Introduction::default(),
+            checkpoints: Checkpoints::new(shared.view.load().page_file.clone()),
+            compactions: Compactions::default(),
+            space: Space::new(spare_bytes),
+            quota: QuotaWatch::new(quota),
+            hashes: Hashes::new(hasher),
+            peer_queue: PeerQueue::default(),
+            peer_requests: PeerRequests::default(),
             versions: Versions::default(),
             transfer: Transfer::default(),
-            replies: Vec::new(),
-            reads: VecDeque::new(),
-            next_read: 0,
-            soft_state,
-            snapshots: Snapshots::default(),
-            proposals_wait: false,
-            large_wait: false,
-            spare_wait: false,
-            members: publish::members(&store),
-            cluster_version: publish::cluster_version(&store),
-            alarms: Arc::new(Alarms::load(&store)),
-            auth: Arc::new(auth),
-            skipped: None,
-            downgrade: Arc::new(Downgrade::load(&store)),
-            quota,
-            relaxed_since_ms: None,
-            held_back: HeldBack::default(),
-            unpublished: true,
-            page_file,
-            space: Space { spare_bytes, ..Space::default() },
-            defragmenters: Vec::new(),
-            store,
-            desk: LeaseDesk::new(lessor, fast_renewals),
-            scratch: Scratch::default(),
-            work: Work::default(),
-            now_ms: 0,
-            started_ms: 0,
-            request_timeout_ms,
-            apply_room: 0,
-            apply_until: Duration::ZERO,
-            unpublished_rows: 0,
-            took_large: false,
-            put_off_large: false,
-            ticked: false,
-            applying_since: None,
-            last_tick_ms: 0,
-            next_tick_ms: 0,
-            checkpoint_started_ms: None,
-            checkpoint_rest_until_ms: 0,
-            write_started: Duration::ZERO,
-            watchdog: Watchdog::default(),
             failover: Failover::default(),
-            silent: false,
-            physical_compactions: Vec::new(),
-            waits_for_compaction: None,
-            ids: IdBlock::default(),
-            publishing: Vec::new(),
-            publish_again_ms: 0,
-            published_self: false,
-            serving: false,
-            retry_spare_ms: 0,
-            flushed: false,
-            give_up_ms: None,
-            stopped: false,
+            watchdog: Watchdog::default(),
+            snapshots: Snapshots::default(),
+            shared,
+            log,
+            store,
+            pages,
+            background,
         }
-    }
-
-    /// True once it will do nothing any more.
-    pub fn is_stopped(&self) -> bool {
-        self.stopped
-    }
-
-    /// What was done in the last turn.
-    pub fn work(&self) -> Work {
-        self.work
     }
 
     fn is_leader(&self) -> bool {
-        self.soft_state.role == Role::Leader
+        self.standing.is_leader()
     }
 
-    /// The first third of a turn: takes what has come.
-    pub fn turn(&mut self, now_ms: u64) {
-        if self.stopped {
-            return;
-        }
-        self.now_ms = now_ms;
-        self.work = Work::default();
-        self.ticked = self.tick(now_ms);
+    /// [`Stage::Receive`].
+    fn receive(&mut self) {
+        self.tick();
         self.follow_up_refusal();
-        self.take_lease_asks();
-        self.take_background(now_ms);
+        self.take_lease_requests();
+        self.take_log_files();
+        self.take_background();
         self.pages.take_finished();
         self.step_messages();
-        self.confirm_lease_asks();
+        self.confirm_lease_requests();
         self.propose_member();
         self.take_requests();
     }
 
-    /// The second: says what the log writes next, so that the disk works on that while the third
-    /// applies. A returned write must be carried out and reported to [`Replica::written`].
-    pub fn log_turn(&mut self) -> Option<DurableWrite> {
-        if self.stopped {
-            return None;
-        }
+    /// [`Stage::Log`].
+    fn log_stage(&mut self) -> Option<DurableWrite> {
         let write = self.advance_log();
         self.collect_effects();
         write.or_else(|| self.advance_log())
     }
 
-    /// True if the last third has committed entries to apply.
-    pub fn has_backlog(&self) -> bool {
-        self.running.is_some() || !self.to_apply.is_empty()
-    }
-
-    /// True if a large entry is first in line, and large ones were copied in this turn already: the
-    /// fronts have their turn in between. Not twice in a row.
-    fn puts_off_large(&mut self) -> bool {
-        let took_large = std::mem::take(&mut self.took_large);
-        took_large && !self.put_off_large && self.is_large_next()
-    }
-
-    /// The last third: applies, publishes and answers. It may want something written too.
-    pub fn finish_turn(&mut self) -> Option<DurableWrite> {
-        if self.stopped {
-            return None;
-        }
-        let mut write = None;
-        self.put_off_large = self.puts_off_large();
-        self.apply_room = match self.to_apply.len() {
-            _ if self.put_off_large => 0,
-            0..=limits::APPLY_TURN_ENTRIES => limits::APPLY_TURN_COST,
-            _ => limits::APPLY_LONG_TURN_COST,
-        };
-        if self.has_backlog() {
-            self.apply_until = self.shared.clock.elapsed() + limits::APPLY_TURN_TIME;
-        }
+    /// [`Stage::Apply`]. It may want something written too, which is kept for the end of the turn.
+    fn apply_stage(&mut self) {
+        let put_off_large = self.turn.puts_off_large(self.is_large_next());
+        self.applier.begin_turn(put_off_large, || self.shared.clock.elapsed());
         loop {
             let applied = self.apply_committed();
             self.publish();
             if !applied && !self.collect_effects() {
                 break;
             }
-            write = write.or_else(|| self.advance_log());
+            if !self.turn.has_write() {
+                let write = self.advance_log();
+                self.turn.keep_write(write);
+            }
         }
-        self.answer_lease_asks();
+    }
+
+    /// [`Stage::Answer`].
+    fn answer_stage(&mut self) {
+        self.answer_lease_requests();
         self.watch_transfers();
+    }
+
+    /// [`Stage::Save`].
+    fn save_stage(&mut self) {
         self.move_snapshots();
-        self.maybe_checkpoint(self.now_ms);
-        if std::mem::take(&mut self.ticked) {
+        self.maybe_checkpoint();
+    }
+
+    /// [`Stage::Finish`].
+    fn finish_stage(&mut self) -> Option<DurableWrite> {
+        if self.turn.take_ticked() {
             self.refresh_gauges();
         }
-        for front in &mut self.fronts {
-            front.flush();
-        }
-        self.maybe_stop(self.now_ms);
-        write.or_else(|| self.advance_log())
+        self.fronts.flush();
+        self.maybe_stop();
+        self.turn.take_write().or_else(|| self.advance_log())
     }
 
-    /// The outcome of the write that [`Replica::turn`] returned; the next turn goes on.
-    pub fn written(&mut self, buf: AlignedBuf, result: std::io::Result<()>) {
-        self.watchdog.write_ended();
-        let took = self.shared.clock.elapsed().saturating_sub(self.write_started);
-        self.shared.metrics.wal_fsync.observe(took.as_secs_f64());
-        let bytes = self.shared.metrics.wal_write_bytes.get() + buf.len() as u64;
-        self.shared.metrics.wal_write_bytes.set(bytes);
-        self.log_op_done(result.map(|()| FileOutput::Written(buf)));
-    }
-
-    fn tick(&mut self, now_ms: u64) -> bool {
+    fn tick(&mut self) {
         let tick_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
-        if self.next_tick_ms == 0 {
-            (self.next_tick_ms, self.started_ms) = (now_ms, now_ms);
-        }
-        if self.next_tick_ms > now_ms {
-            return false;
-        }
-        // A member that was paused does not make up for lost ticks: that would start elections.
-        self.next_tick_ms = (self.next_tick_ms + tick_ms).max(now_ms.saturating_sub(tick_ms) + 1);
-        self.work.note(Job::Tick);
+        let Some(slept_ms) = self.turn.tick(tick_ms) else { return };
         self.log.node.tick();
-        let slept_ms = now_ms - std::mem::replace(&mut self.last_tick_ms, now_ms);
         self.tick_leases(slept_ms, tick_ms);
-        if now_ms >= self.retry_spare_ms {
-            self.retry_spare_ms = now_ms + 1000;
+        if self.space.retries(self.turn.now_ms()) {
             self.log.writer.retry_spare();
             self.look_for_space();
         }
-        self.clear_alarm(now_ms);
+        self.clear_alarm();
         self.end_long_pins();
         self.watch_work();
         self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
-        true
-    }
-
-    fn fail(&mut self, reason: String) {
-        self.shared.fail(reason);
-        self.stopped = true;
-    }
-
-    fn log_op_done(&mut self, result: std::io::Result<FileOutput>) {
-        if let Err(error) = self.log.op_done(result) {
-            self.fail(format!("write-ahead log: {error}"));
+        if cfg!(debug_assertions) {
+            self.check();
         }
     }
 
-    /// Starts whatever the log's two lanes have to do.
-    fn advance_log(&mut self) -> Option<DurableWrite> {
-        let mut write = None;
-        while let Some(op) = self.log.next_op() {
-            match self.files.start(Lane::Main, op) {
-                Started::Done(result) => self.log_op_done(result),
-                Started::Write(durable) => {
-                    self.write_started = self.shared.clock.elapsed();
-                    self.watchdog.write_started();
-                    write = Some(durable);
-                    break;
-                }
-                Started::Later => {
-                    self.watchdog.file_op_started();
-                    break;
-                }
-            }
-        }
-        while let Some(op) = self.log.writer.next_background_op() {
-            match self.files.start(Lane::Background, op) {
-                Started::Done(result) => self.log.writer.background_done(result),
-                Started::Write(_) => {
-                    self.fail("the log asked for a durable write in its background lane".into());
-                }
-                Started::Later => break,
-            }
-        }
-        write
+    /// Asserts the invariants of the parts that take a look at everything.
+    fn check(&self) {
+        self.proposals.check();
+        self.leases.check();
+        self.peer_queue.check();
     }
 
-    fn take_background(&mut self, now_ms: u64) {
-        while let Some((lane, result)) = self.files.poll() {
-            match lane {
-                Lane::Main => {
-                    self.watchdog.file_op_ended();
-                    self.log_op_done(result);
-                }
-                Lane::Background => {
-                    if let Err(error) = &result {
-                        tracing::warn!(error = %error, "a spare log segment could not be prepared");
-                    }
-                    self.log.writer.background_done(result);
-                }
-            }
-        }
-        while let Some((id, entries)) = self.files.poll_fetched() {
-            self.log.node.on_fetched(id, entries);
-        }
+    fn take_background(&mut self) {
         while let Some(answer) = self.background.poll() {
             match answer {
-                Answer::Checkpoint(output) => {
-                    let started = self.checkpoint_started_ms.take().unwrap_or(now_ms);
-                    let took = Duration::from_millis(now_ms - started);
-                    self.shared.metrics.backend_commit.observe(took.as_secs_f64());
-                    self.checkpoint_rest_until_ms = now_ms + checkpoints::rest_ms(now_ms - started);
-                    self.finish_checkpoint(*output);
-                }
-                Answer::Stalled => self.space.stalled = true,
+                Answer::Checkpoint(output) => self.checkpoint_written(*output),
+                Answer::Stalled => self.space.note_stalled(),
                 Answer::SnapshotHeld(mark) => self.snapshot_held(mark),
                 Answer::SnapshotRead { ticket, part } => self.part_read(ticket, part),
                 Answer::SnapshotReceived { transfer, received } => {
@@ -548,44 +352,48 @@ impl Replica {
                     break;
                 }
             }
-            if effects.snapshot.is_some() {
-                self.space.proposed_bytes = 0;
-            }
-            if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
-                let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
-                self.space.proposed_bytes += bytes.sum::<u64>();
-                if self.log.node.status().soft_state.role != Role::Leader {
-                    self.outlive_overwritten(write.first.0);
-                }
-            }
-            self.post(&mut effects.messages);
-            for fetch in effects.fetches.drain(..) {
-                match self.log.writer.plan(&fetch) {
-                    Some(plan) => self.files.fetch(fetch.id, plan),
-                    None => self.log.node.on_fetched(fetch.id, Vec::new()),
-                }
-            }
-            if let Some(mark) = effects.snapshot.take() {
-                self.begin_install(mark);
-            }
-            if let Some(to) = effects.snapshot_wanted.take() {
-                self.snapshot_wanted(to);
-            }
-            self.to_apply.extend(effects.committed.drain(..));
-            for read in effects.reads.drain(..) {
-                self.finish_reads(read.ticket, read.index);
-            }
-            if let Some(soft_state) = effects.soft_state.take() {
-                self.change_soft_state(soft_state);
-            }
+            self.carry_out(&mut effects);
         }
         self.effects = effects;
         any
     }
 
+    fn carry_out(&mut self, effects: &mut Effects) {
+        if effects.snapshot.is_some() {
+            self.space.forget_proposed();
+        }
+        if let Some(write) = effects.log.as_ref().filter(|write| write.count > 0) {
+            let bytes = self.log.node.entries_of(write).map(|entry| entry.data.len() as u64);
+            self.space.note_logged(bytes.sum::<u64>());
+            if self.log.node.status().soft_state.role != Role::Leader {
+                self.proposals.outlive_overwritten(write.first);
+            }
+        }
+        self.post(&mut effects.messages);
+        for fetch in effects.fetches.drain(..) {
+            match self.log.writer.plan(&fetch) {
+                Some(plan) => self.lanes.fetch(fetch.id, plan),
+                None => self.log.node.on_fetched(fetch.id, Vec::new()),
+            }
+        }
+        if let Some(mark) = effects.snapshot.take() {
+            self.begin_install(mark);
+        }
+        if let Some(to) = effects.snapshot_wanted.take() {
+            self.snapshot_wanted(to);
+        }
+        self.applier.extend(effects.committed.drain(..));
+        for read in effects.reads.drain(..) {
+            self.finish_reads(read.ticket, read.index);
+        }
+        if let Some(soft_state) = effects.soft_state.take() {
+            self.change_soft_state(soft_state);
+        }
+    }
+
     fn change_soft_state(&mut self, soft_state: SoftState) {
         let status = &self.shared.status;
-        let leader_changed = soft_state.leader != self.soft_state.leader;
+        let leader_changed = soft_state.leader != self.standing.leader();
         if leader_changed {
             tracing::info!(
                 local_member_id = %format_args!("{:x}", self.shared.member_id),
@@ -597,14 +405,14 @@ impl Replica {
                 self.shared.metrics.leader_changes.inc();
             }
         }
-        let known = std::mem::replace(&mut self.soft_state, soft_state);
+        let known = self.standing.change(soft_state);
         if soft_state.role != Role::Leader && !is_on(Mutation::LeaseRevokedByFollower) {
-            self.desk.demote();
+            self.leases.demote();
         } else if known.role != Role::Leader {
-            status.elected_ms.store(self.now_ms.max(1), Ordering::Relaxed);
+            status.elected_ms.store(self.turn.now_ms().max(1), Ordering::Relaxed);
         }
         if soft_state.leader == 0 && known.leader != 0 {
-            status.leaderless_since_ms.store(self.now_ms, Ordering::Relaxed);
+            status.leaderless_since_ms.store(self.turn.now_ms(), Ordering::Relaxed);
         }
         status.leader.store(soft_state.leader, Ordering::Relaxed);
         status.term.store(soft_state.term.0, Ordering::Relaxed);
@@ -612,34 +420,10 @@ impl Replica {
         self.shared.metrics.is_leader.set(u64::from(self.is_leader()));
         self.leader_changed();
         if leader_changed {
-            self.take_back_lease_asks();
+            self.take_back_lease_requests();
         }
-    }
-
-    /// Ends once every front has drained, or at once after a failure. What was acknowledged is on
-    /// disk already.
-    fn maybe_stop(&mut self, now_ms: u64) {
-        let shared = &self.shared;
-        if shared.failure.get().is_some() {
-            self.stopped = true;
-            return;
-        }
-        let busy = shared.fronts_running.load(Ordering::Acquire) > 0 || self.lingers();
-        if !shared.is_stopping() || busy {
-            return;
-        }
-        let give_up_ms = *self.give_up_ms.get_or_insert(now_ms + STOP_MS);
-        if !self.flushed {
-            // So that etcd's tools see the last commit index in a stopped member's log.
-            self.flushed = true;
-            self.log.writer.flush();
-        }
-        self.stopped = self.log.writer.is_idle() || now_ms >= give_up_ms;
     }
 }
-
-/// How long a clean end waits for the log's last write.
-const STOP_MS: u64 = 2000;
 
 const _: () = assert!(limits::BACKGROUND_TASKS >= 2);
 

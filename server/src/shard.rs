@@ -15,8 +15,7 @@ use crate::channel::Shared;
 use crate::driver::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken};
 use crate::front::Front;
 use crate::peers::{PeerAsk, PeerReport, Peers};
-use crate::replica::asks::PeerReply;
-use crate::replica::{DurableWrite, Replica};
+use crate::replica::{DurableWrite, PeerReply, Replica, Stage};
 use crate::work::Work;
 
 mod step;
@@ -37,16 +36,16 @@ struct Roles {
     replica: Option<Replica>,
     /// Beside the replica.
     peers: Option<Peers>,
-    parcels: Parcels,
+    traffic: PeerTraffic,
     step: StepTimer,
 }
 
 /// What goes between the replica and its links; empty outside a turn.
 #[derive(Default)]
-struct Parcels {
+struct PeerTraffic {
     messages: Vec<raftpb::Message>,
     reports: Vec<PeerReport>,
-    asks: Vec<PeerAsk>,
+    requests: Vec<PeerAsk>,
     replies: Vec<PeerReply>,
 }
 
@@ -66,7 +65,7 @@ impl Shard {
         peers: Option<Peers>,
     ) -> Self {
         let step = StepTimer::new(shared.clock.clone());
-        let roles = Roles { front, replica, peers, parcels: Parcels::default(), step };
+        let roles = Roles { front, replica, peers, traffic: PeerTraffic::default(), step };
         Self { shared, driver, waker, roles }
     }
 
@@ -131,28 +130,10 @@ impl Shard {
         }
         roles.take_from_peers(now_ms);
         if let Some(replica) = &mut roles.replica {
-            replica.turn(now_ms);
-            // What is answered already does not wait until a large entry is logged, or applied.
-            if let Some(front) = roles.front.as_mut().filter(|_| replica.logs_large()) {
-                front.send_ready(&mut *self.driver);
-                self.driver.submit()?;
+            replica.begin_turn(now_ms);
+            while let Some(stage) = roles.replica.as_ref().and_then(Replica::next_stage) {
+                roles.run(stage, &mut *self.driver)?;
             }
-            let write = replica.log_turn();
-            // Nor does the disk wait for what is applied.
-            let overlaps = write.is_some() && replica.has_backlog();
-            let large = replica.applies_large();
-            roles.pass_on(write, &mut *self.driver)?;
-            if let Some(front) = roles.front.as_mut().filter(|_| large) {
-                front.send_ready(&mut *self.driver);
-            }
-            if overlaps || large {
-                self.driver.submit()?;
-            }
-            // A mark costs some 20 ns: only what may be long has one.
-            roles.step.ended(Part::Requests);
-            let write = roles.replica.as_mut().and_then(Replica::finish_turn);
-            roles.step.ended(Part::Apply);
-            roles.pass_on(write, &mut *self.driver)?;
             if let Some(front) = &mut roles.front {
                 front.turn(now_ms);
             }
@@ -167,13 +148,46 @@ impl Shard {
 }
 
 impl Roles {
+    /// Runs a stage of the replica's turn, and what it leaves to this shard.
+    fn run(&mut self, stage: Stage, driver: &mut dyn Driver) -> io::Result<()> {
+        // A mark costs some 20 ns: only what may be long has one.
+        if stage == Stage::Apply {
+            self.step.ended(Part::Requests);
+        }
+        let write = self.replica.as_mut().and_then(|replica| replica.run(stage));
+        if stage == Stage::Finish {
+            self.step.ended(Part::Apply);
+        }
+        if stage.passes_on() {
+            self.pass_on(write, driver)?;
+        }
+        match stage {
+            Stage::SendBeforeLog => {
+                if let Some(front) = &mut self.front {
+                    front.send_ready(driver);
+                    driver.submit()?;
+                }
+            }
+            Stage::SendBeforeApply => {
+                if let Some(front) = &mut self.front {
+                    front.send_ready(driver);
+                }
+            }
+            Stage::Submit => driver.submit()?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Roles {
     /// What peers sent goes to the replica before its turn. Messages that it has no room for stay
     /// with the links, which then read no more.
     fn take_from_peers(&mut self, now_ms: u64) {
         let (Some(replica), Some(peers)) = (&mut self.replica, &mut self.peers) else { return };
         peers.turn(now_ms);
-        peers.take_reports(&mut self.parcels.reports);
-        self.parcels.reports.drain(..).for_each(|report| replica.peer_report(report));
+        peers.take_reports(&mut self.traffic.reports);
+        self.traffic.reports.drain(..).for_each(|report| replica.peer_report(report));
         while let Some(asked) = peers.next_asked() {
             replica.asked(asked);
         }
@@ -187,13 +201,13 @@ impl Roles {
     /// What the replica's turn left for peers.
     fn give_to_peers(&mut self) {
         let (Some(replica), Some(peers)) = (&mut self.replica, &mut self.peers) else { return };
-        let parcels = &mut self.parcels;
-        replica.take_messages(&mut parcels.messages);
-        peers.send(&mut parcels.messages);
-        replica.take_asks(&mut parcels.asks);
-        parcels.asks.drain(..).for_each(|ask| peers.ask(ask));
-        replica.take_replies(&mut parcels.replies);
-        for reply in parcels.replies.drain(..) {
+        let traffic = &mut self.traffic;
+        replica.take_messages(&mut traffic.messages);
+        peers.send(&mut traffic.messages);
+        replica.take_peer_requests(&mut traffic.requests);
+        traffic.requests.drain(..).for_each(|request| peers.ask(request));
+        replica.take_peer_replies(&mut traffic.replies);
+        for reply in traffic.replies.drain(..) {
             peers.answer(reply.conn, reply.status, reply.content_type, &reply.body);
         }
     }

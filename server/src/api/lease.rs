@@ -18,7 +18,7 @@ use super::call::{Call, Caller, Outcome, Refusal, decode, malformed_message};
 use super::pending::{CallKind, LeaseCall, PendingCall, To};
 use super::{Cx, Services};
 use crate::auth;
-use crate::channel::{LeaseAnswer, LeaseAsk, LeaseQuestion, Slot};
+use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest, Slot};
 use crate::clock::millis;
 use crate::entry::{self, field};
 use crate::kv::answer::Draft;
@@ -116,7 +116,7 @@ impl Services {
         }
         let deadline_ms = pending.deadline_ms;
         let slot = self.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;
-        self.outbox.push_lease_request(LeaseAsk { slot, deadline_ms, question });
+        self.outbox.push_lease_request(LeaseRequest { slot, deadline_ms, question });
         Ok(slot)
     }
 

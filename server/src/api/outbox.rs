@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::pending::Pending;
-use crate::channel::{LeaseAsk, Producer, ToReplica};
+use crate::channel::{LeaseRequest, Producer, ToReplica};
 use crate::ids::{IdBlock, RequestIds};
 
 /// See the module text. Invariant: tickets are handed out and asked for in ascending order.
@@ -15,16 +15,16 @@ pub(super) struct Outbox {
     to_replica: Producer<ToReplica>,
     /// Messages that found the ring full.
     overflow: VecDeque<ToReplica>,
-    to_lessor: Producer<LeaseAsk>,
+    to_lessor: Producer<LeaseRequest>,
     /// Questions that are not passed on yet; at most one a pending call.
-    lease_requests: VecDeque<LeaseAsk>,
+    lease_requests: VecDeque<LeaseRequest>,
     next_ticket: u64,
     asked_ticket: u64,
     ids: IdBlock,
 }
 
 impl Outbox {
-    pub(super) fn new(to_replica: Producer<ToReplica>, to_lessor: Producer<LeaseAsk>) -> Self {
+    pub(super) fn new(to_replica: Producer<ToReplica>, to_lessor: Producer<LeaseRequest>) -> Self {
         Self {
             to_replica,
             overflow: VecDeque::new(),
@@ -58,7 +58,7 @@ impl Outbox {
         }
     }
 
-    pub(super) fn push_lease_request(&mut self, request: LeaseAsk) {
+    pub(super) fn push_lease_request(&mut self, request: LeaseRequest) {
         self.lease_requests.push_back(request);
     }
 

@@ -293,7 +293,7 @@ impl<P: FollowingPages> Worker<P> {
     /// Does a part of the job under way.
     fn advance(&mut self) {
         let Some(mut job) = self.job.take() else { return };
-        if self.shared.is_stopping() {
+        if self.shared.lifecycle.is_stopping() {
             return self.end(job.asker, Err(EtcdError::Stopped.into()));
         }
         let view = self.shared.view.load_full();

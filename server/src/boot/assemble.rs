@@ -22,7 +22,7 @@ use crate::api;
 use crate::background::hasher::Hasher;
 use crate::background::{Background, Setup};
 use crate::channel::ring;
-use crate::channel::{MemberView, Shared, StatusCell};
+use crate::channel::{Lifecycle, MemberView, Shared, StatusCell};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk::pages::{PageFile, Pages};
@@ -160,15 +160,10 @@ pub(crate) fn shared(
         metrics: Metrics::new(stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
-        handing_over: AtomicBool::new(false),
-        handed_over: AtomicBool::new(false),
-        stopping: AtomicBool::new(false),
-        fronts_running: AtomicUsize::new(fronts),
+        lifecycle: Lifecycle::new(fronts),
         wakers: std::sync::OnceLock::new(),
-        serving: AtomicBool::new(false),
         waiter: std::sync::OnceLock::new(),
         freer: std::sync::OnceLock::new(),
-        failure: std::sync::OnceLock::new(),
         config,
     });
     let (file_bytes, free_bytes) = stored.checkpointer.size_bytes();

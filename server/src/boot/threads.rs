@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -68,7 +67,7 @@ impl Running {
         self.helpers.pool.join();
         self.helpers.hasher.join();
         drop(self.lock);
-        self.shared.failure.get().map_or(Ok(()), |reason| Err(reason.clone()))
+        self.shared.lifecycle.failure().map_or(Ok(()), |reason| Err(reason.to_owned()))
     }
 }
 
@@ -77,13 +76,13 @@ impl Running {
     /// no longer serves them. Not for longer than two elections take.
     fn hand_over(&self) {
         const STEP: Duration = Duration::from_millis(1);
-        if self.shared.is_stopping() {
+        if self.shared.lifecycle.is_stopping() {
             return;
         }
         self.shared.hand_over();
         let steps = 2 * self.shared.config.election.as_millis();
         for _ in 0..steps {
-            if self.shared.handed_over.load(Ordering::Acquire) || !self.is_running() {
+            if self.shared.lifecycle.has_handed_over() || !self.is_running() {
                 return;
             }
             std::thread::sleep(STEP);

@@ -72,7 +72,7 @@ pub enum ToFront {
         /// Who asked.
         slot: Slot,
     },
-    /// What came of a [`LeaseAsk`].
+    /// What came of a [`LeaseRequest`].
     Lease {
         /// Who waits.
         slot: Slot,
@@ -86,7 +86,7 @@ pub enum ToFront {
 /// From a front, by the ring for leases. Answered by one [`ToFront::Lease`], or not at all: once
 /// its time is up, the front answers by itself.
 #[derive(Debug)]
-pub struct LeaseAsk {
+pub struct LeaseRequest {
     /// Who waits.
     pub slot: Slot,
     /// When the front answers by itself.

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use etcore_engine::store::{EngineConfig, Store};
 use etcore_engine::view::View;
 
+use super::Lifecycle;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::cluster::alarm::Alarms;
@@ -46,24 +47,14 @@ pub struct Shared {
     pub connections: Vec<AtomicUsize>,
     /// Fronts with watches: a new revision wakes them.
     pub watching: Vec<AtomicBool>,
-    /// Set by SIGTERM: the replica gives its leadership away.
-    pub handing_over: AtomicBool,
-    /// It has, or need not.
-    pub handed_over: AtomicBool,
-    /// Set once that is over, or by a fatal error.
-    pub stopping: AtomicBool,
-    /// Fronts that have not finished draining yet.
-    pub fronts_running: AtomicUsize,
+    /// Whether it serves, hands over, stops.
+    pub lifecycle: Lifecycle,
     /// Wakes every shard; the fronts come first.
     pub wakers: std::sync::OnceLock<Vec<Waker>>,
-    /// Clients were let in.
-    pub serving: AtomicBool,
     /// Wakes whoever waits for the member to serve or to end.
     pub waiter: std::sync::OnceLock<fn()>,
     /// Frees views for the threads that serve, where there is a thread for that.
     pub freer: std::sync::OnceLock<Freer>,
-    /// The first fatal error, if any.
-    pub failure: std::sync::OnceLock<String>,
 }
 
 /// Everything a front reads, consistent in itself.
@@ -170,20 +161,11 @@ impl Shared {
         self.status.leader.load(Ordering::Relaxed) != 0
     }
 
-    /// True once leadership is to be given away.
-    pub fn is_handing_over(&self) -> bool {
-        self.handing_over.load(Ordering::Acquire)
-    }
-
-    /// Asks the replica to give its leadership away; it sets `handed_over`.
+    /// Asks the replica to give its leadership away;
+    /// [`Lifecycle::has_handed_over`] tells when it has.
     pub fn hand_over(&self) {
-        self.handing_over.store(true, Ordering::Release);
+        self.lifecycle.begin_hand_over();
         self.wake_all();
-    }
-
-    /// True once the member is to stop.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
     }
 
     /// Wakes the fronts that watch: the view has grown.
@@ -200,20 +182,15 @@ impl Shared {
 
     /// Asks every shard to stop.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.lifecycle.begin_stop();
         self.wake_all();
         self.wake_waiter();
     }
 
     /// Says that clients were let in.
     pub fn serve(&self) {
-        self.serving.store(true, Ordering::Release);
+        self.lifecycle.begin_serving();
         self.wake_waiter();
-    }
-
-    /// True once clients were let in.
-    pub fn is_serving(&self) -> bool {
-        self.serving.load(Ordering::Acquire)
     }
 
     fn wake_waiter(&self) {
@@ -232,8 +209,7 @@ impl Shared {
     /// Stops the member because it can no longer be trusted; the process ends with status 1.
     pub fn fail(&self, reason: String) {
         tracing::error!(error = %reason, "the member stops: it cannot go on safely");
-        // The first reason is the cause; later ones follow from it.
-        let _ = self.failure.set(reason);
+        self.lifecycle.note_failure(reason);
         self.stop();
     }
 }

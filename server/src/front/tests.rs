@@ -17,7 +17,8 @@ use prost::Message;
 use super::*;
 use crate::background::hasher::Hasher;
 use crate::channel::{
-    Consumer, LeaseAsk, MemberView, Producer, Reply, StatusCell, ToFront, ToReplica, ring,
+    Consumer, LeaseRequest, Lifecycle, MemberView, Producer, Reply, StatusCell, ToFront, ToReplica,
+    ring,
 };
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
@@ -88,7 +89,7 @@ struct Rig {
     front: Front,
     driver: Remembering,
     replica: Consumer<ToReplica>,
-    lessor: Consumer<LeaseAsk>,
+    lessor: Consumer<LeaseRequest>,
     to_front: Producer<ToFront>,
     now_ms: u64,
 }
@@ -121,15 +122,10 @@ impl Rig {
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
-            handing_over: AtomicBool::new(false),
-            handed_over: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            fronts_running: AtomicUsize::new(1),
+            lifecycle: Lifecycle::new(1),
             wakers: std::sync::OnceLock::new(),
-            serving: AtomicBool::new(false),
             waiter: std::sync::OnceLock::new(),
             freer: std::sync::OnceLock::new(),
-            failure: std::sync::OnceLock::new(),
         });
         let size = Size { threads: 1, jobs: limits::PAGE_FETCHES };
         let pool = Pool::start("test", size, &mut PoolThreads::default()).unwrap();

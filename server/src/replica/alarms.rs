@@ -4,7 +4,6 @@
 //! have been well below the quota for a while; an operator may do so at any time. Nothing here may
 //! depend on a clock while applying.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use etcore_engine::bucket::Bucket;
@@ -17,19 +16,45 @@ use prost::Message;
 
 use super::Replica;
 use crate::channel::Reply;
-use crate::cluster::alarm::{self, Alarms};
-use crate::quota;
+use crate::cluster::alarm;
+use crate::quota::{self, Quota};
+
+/// The quota, and since when little enough is used for this member's NOSPACE alarm to go off.
+pub(super) struct QuotaWatch {
+    quota: Quota,
+    relaxed_since_ms: Option<u64>,
+}
+
+impl QuotaWatch {
+    pub(super) fn new(quota: Quota) -> Self {
+        Self { quota, relaxed_since_ms: None }
+    }
+
+    /// Bytes that the member may use; `None` for no limit.
+    pub(super) fn limit_bytes(&self) -> Option<u64> {
+        self.quota.limit_bytes()
+    }
+
+    /// True once `live_bytes` have been well below the quota for long enough.
+    fn is_over(&mut self, is_raised: bool, live_bytes: u64, now_ms: u64) -> bool {
+        if !is_raised || !self.quota.is_relaxed(live_bytes) {
+            self.relaxed_since_ms = None;
+            return false;
+        }
+        now_ms >= *self.relaxed_since_ms.get_or_insert(now_ms) + quota::CLEAR_AFTER_MS
+    }
+}
 
 impl Replica {
     /// etcd's AlarmStore: an alarm that is on stays as it is, and one that is off cannot go off;
     /// the answer names the alarm that the request was about, if there is one.
     pub(super) fn apply_alarm(&mut self, entry: &LogEntry, request: &pb::AlarmRequest) -> Reply {
         let subject = pb::AlarmMember { member_id: request.member_id, alarm: request.alarm };
-        let is_on = self.alarms.of_kind(0).contains(&subject);
+        let is_on = self.state.alarms().of_kind(0).contains(&subject);
         let mut txn = self.store.begin(entry.index, entry.term);
         let mut alarms = Vec::new();
         match AlarmAction::try_from(request.action) {
-            Ok(AlarmAction::Get) => alarms = self.alarms.of_kind(request.alarm),
+            Ok(AlarmAction::Get) => alarms = self.state.alarms().of_kind(request.alarm),
             Ok(AlarmAction::Activate) if request.alarm != AlarmType::None as i32 => {
                 if !is_on {
                     txn.bucket_put(Bucket::Alarm, &subject.encode_to_vec(), b"");
@@ -51,11 +76,9 @@ impl Replica {
 
     /// Decodes the alarm bucket again, and says what has changed.
     fn refresh_alarms(&mut self) {
-        let alarms = Alarms::load(&self.store);
-        if alarms == *self.alarms {
-            return;
-        }
-        for (list, other, on) in [(&alarms, &*self.alarms, true), (&*self.alarms, &alarms, false)] {
+        let Some(before) = self.state.refresh_alarms(&self.store) else { return };
+        let alarms = self.state.alarms();
+        for (list, other, on) in [(alarms, &before, true), (&before, alarms, false)] {
             let known = other.of_kind(0);
             for changed in list.of_kind(0).iter().filter(|alarm| !known.contains(alarm)) {
                 let (member_id, kind) =
@@ -65,7 +88,6 @@ impl Replica {
                 self.shared.metrics.alarms.get_or_create(&labels).set(u64::from(on));
             }
         }
-        self.alarms = Arc::new(alarms);
     }
 
     /// What the fronts compare with the quota.
@@ -76,23 +98,18 @@ impl Replica {
     }
 
     /// Ends this member's own NOSPACE alarm when it has had room for long enough.
-    pub(super) fn clear_alarm(&mut self, now_ms: u64) {
+    pub(super) fn clear_alarm(&mut self) {
         let kind = AlarmType::Nospace;
         let live_bytes = self.shared.status.live_bytes.load(Ordering::Relaxed);
-        if !self.alarms.raised_by(self.shared.member_id, kind) || !self.quota.is_relaxed(live_bytes)
-        {
-            self.relaxed_since_ms = None;
-            return;
-        }
-        let since_ms = *self.relaxed_since_ms.get_or_insert(now_ms);
-        if now_ms < since_ms + quota::CLEAR_AFTER_MS
+        let is_raised = self.state.alarms().raised_by(self.shared.member_id, kind);
+        if !self.quota.is_over(is_raised, live_bytes, self.turn.now_ms())
             || self.log.node.destination() == Destination::Nowhere
         {
             return;
         }
         tracing::info!(live_bytes, "there is room again: the NOSPACE alarm is switched off");
         // Tried again after the same time, should this proposal be lost.
-        self.relaxed_since_ms = None;
+        self.quota.relaxed_since_ms = None;
         self.propose_own(pb::InternalRaftRequest {
             alarm: Some(pb::AlarmRequest {
                 action: AlarmAction::Deactivate as i32,

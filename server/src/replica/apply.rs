@@ -11,10 +11,11 @@ use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 
+use super::Replica;
+use super::applier::Next;
 use super::executing::Ending;
 use super::skip::SkipEntry;
-use super::{Proposal, Replica};
-use crate::channel::{Reply, Slot, ToFront};
+use crate::channel::{Reply, ToFront};
 use crate::entry::{self, Request, Unapplicable};
 use crate::kv::execute::Execution;
 use crate::kv::plan::{Leases, Op};
@@ -29,7 +30,7 @@ pub(super) enum Halt {
     Later,
     /// The member must stop.
     Broken(String),
-    /// The same, and so must every member of this version.
+    /// The member must stop, and so must every member of this version.
     Unapplicable(Unapplicable),
 }
 
@@ -48,71 +49,54 @@ fn cost(entry: &LogEntry) -> usize {
 }
 
 impl Replica {
+    /// True if a turn has committed entries to apply.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.applier.has_backlog()
+    }
+
     /// True if the turn ended before everything was applied that could be.
     pub(super) fn may_apply_more(&self) -> bool {
         // What follows a snapshot waits for its store, whose coming wakes the shard.
-        !self.snapshots.is_installing()
-            && (self.running.as_ref().is_some_and(|running| !running.at_page)
-                || self.apply_room == 0 && !self.to_apply.is_empty())
+        !self.snapshots.is_installing() && self.applier.may_go_on()
     }
 
     /// Applies what is committed, as far as the turn has room; true if anything was.
     pub(super) fn apply_committed(&mut self) -> bool {
-        let mut any = false;
         if self.snapshots.is_installing() {
-            return any;
+            return false;
         }
-        if self.has_backlog() && self.applying_since.is_none() {
-            self.applying_since = Some(self.shared.clock.elapsed());
-        }
-        let (mut count, mut looked) = (0u64, self.apply_room);
+        self.applier.begin(|| self.shared.clock.elapsed());
+        let mut count = 0u64;
         // Behind an entry that could not be applied none may be.
-        while !self.stopped
-            && self.apply_room > 0
+        while !self.is_stopped()
             && let Some((entry, applied)) = self.apply_next()
         {
-            if looked - self.apply_room.min(looked) >= limits::APPLY_LOOK_COST {
-                looked = self.apply_room;
-                if self.shared.clock.elapsed() >= self.apply_until {
-                    // This one is the last.
-                    self.apply_room = 0;
-                }
-            }
+            // Should the time be over, this one is the last.
+            self.applier.look_at_clock(|| self.shared.clock.elapsed());
             match applied {
                 Ok(reply) => {
-                    any = true;
-                    self.work.note(Job::Entries);
-                    self.apply_room = self.apply_room.saturating_sub(cost(&entry));
                     count += 1;
-                    let bytes = &mut self.space.proposed_bytes;
-                    *bytes = bytes.saturating_sub(entry.data.len() as u64);
-                    self.answer(&entry, reply);
+                    self.applied(&entry, reply);
                 }
                 Err(Halt::Later) => break,
-                Err(Halt::Broken(reason)) => {
-                    self.fail(format!("entry {}: {reason}", entry.index));
-                    break;
-                }
+                Err(Halt::Broken(reason)) => self.fail(format!("entry {}: {reason}", entry.index)),
                 Err(Halt::Unapplicable(reason)) => {
                     self.fail(SkipEntry::of(&entry).way_out(&reason));
-                    break;
                 }
             }
         }
-        self.unpublished |= any;
-        if any {
+        if count > 0 {
+            self.publisher.note_change();
             self.warn_of_slow_apply(count);
         }
-        any
+        count > 0
     }
 
     /// Entries of a turn are timed together: one of them alone may be the slow one, or a page it
     /// waited for.
     fn warn_of_slow_apply(&mut self, count: u64) {
-        let now = self.shared.clock.elapsed();
-        let again = self.has_backlog().then_some(now);
-        let Some(since) = std::mem::replace(&mut self.applying_since, again) else { return };
-        let took_ms = now.saturating_sub(since).as_millis();
+        let Some(took) = self.applier.end(self.shared.clock.elapsed()) else { return };
+        let took_ms = took.as_millis();
         if took_ms <= u128::from(limits::SLOW_APPLY_MS) {
             return;
         }
@@ -126,47 +110,39 @@ impl Replica {
         );
     }
 
-    /// Answers whoever waits for the entry.
-    fn answer(&mut self, entry: &LogEntry, reply: Option<Reply>) {
-        let compaction = self.waits_for_compaction.take();
-        let Some((front, slot)) = self.waits_for(entry) else { return };
-        let reply = match reply {
-            Some(reply) => reply,
-            None => Reply::Refused(EtcdError::Stopped.into()),
-        };
+    /// An entry was applied: what it took is counted, and whoever waits for it is answered.
+    fn applied(&mut self, entry: &LogEntry, reply: Option<Reply>) {
+        debug_assert_eq!(self.store.applied().0, entry.index, "each entry, once and in order");
+        self.turn.note(Job::Entries);
+        self.applier.take_room(cost(entry));
+        self.space.note_applied(entry.data.len() as u64);
+        let compaction = self.compactions.take_delay();
+        let settled = self.proposals.settle(entry);
+        for (front, slot) in settled.replaced {
+            let reply = Reply::Refused(EtcdError::LeaderChanged.into());
+            self.publisher.reply(front, ToFront::Reply { slot, reply });
+        }
+        let Some((front, slot)) = settled.waits else { return };
+        let reply = reply.unwrap_or_else(|| Reply::Refused(EtcdError::Stopped.into()));
         let message = ToFront::Reply { slot, reply };
         match compaction {
-            Some(revision) => self.physical_compactions.push((revision, front, message)),
-            None => self.replies.push((front, message)),
+            Some(revision) => self.compactions.wait(revision, front, message),
+            None => self.publisher.reply(front, message),
         }
-    }
-
-    /// Who proposed the entry through this member and waits for it.
-    fn waits_for(&mut self, entry: &LogEntry) -> Option<(usize, Slot)> {
-        while let Some(Proposal { index, term, from, .. }) =
-            self.proposals.pop_front_if(|proposal| proposal.index <= entry.index)
-        {
-            if index == entry.index && term == entry.term {
-                return from.map(|origin| (origin.front, origin.slot));
-            }
-            // Another leader's entry took its place, for good.
-            if let Some(origin) = from {
-                let reply = Reply::Refused(EtcdError::LeaderChanged.into());
-                self.replies.push((origin.front, ToFront::Reply { slot: origin.slot, reply }));
-            }
-        }
-        self.waiting.take(&entry.data)
     }
 
     /// Applies the next entry, or the next slice of the one that was begun.
     fn apply_next(&mut self) -> Option<(LogEntry, Result<Option<Reply>, Halt>)> {
-        if let Some(running) = self.running.take() {
-            let (entry, result) = self.execute_on(*running);
-            return Some((entry, result.map(Some)));
-        }
-        let entry = self.to_apply.pop_front()?;
-        let result = self.apply_entry(&entry);
-        Some((entry, result))
+        Some(match self.applier.next()? {
+            Next::Slice(running) => {
+                let (entry, result) = self.execute_on(*running);
+                (entry, result.map(Some))
+            }
+            Next::Entry(entry) => {
+                let result = self.apply_entry(&entry);
+                (entry, result)
+            }
+        })
     }
 
     fn apply_entry(&mut self, entry: &LogEntry) -> Result<Option<Reply>, Halt> {
@@ -185,7 +161,7 @@ impl Replica {
                     return Ok(None);
                 }
                 // While authors matter, what they are is in the header.
-                if !self.auth.is_enabled() {
+                if !self.state.auth().is_enabled() {
                     if let Some(put) = entry::wrapped_put(&entry.data) {
                         let put = PutRef::parse(put)
                             .map_err(|error| Halt::Unapplicable(Unapplicable::Malformed(error)))?;
@@ -211,9 +187,11 @@ impl Replica {
         let Some(request) = Request::of(&whole) else {
             return Err(Halt::Unapplicable(Unapplicable::Unknown));
         };
-        if let Err(error) = self.alarms.admit(&whole).and_then(|()| self.admit_author(&whole)) {
+        if let Err(error) =
+            self.state.alarms().admit(&whole).and_then(|()| self.admit_author(&whole))
+        {
             if let Request::LeaseRevoke(revoke) = request {
-                self.desk.revoke_refused(revoke.id, entry.index);
+                self.leases.revoke_refused(revoke.id, entry.index);
             }
             self.store.skip(entry.index, entry.term);
             return Ok(Some(Reply::Refused(error.into())));
@@ -239,7 +217,7 @@ impl Replica {
             Request::Alarm(alarm) => Ok(Some(self.apply_alarm(entry, alarm))),
             Request::ClusterMemberAttrSet(attributes) => {
                 let id = whole.header.as_ref().map_or(0, |header| header.id);
-                self.published_self |= self.publishing.contains(&id);
+                self.introduction.note_applied(id);
                 self.apply_attributes(entry, attributes)?;
                 Ok(None)
             }
@@ -281,7 +259,7 @@ impl Replica {
     }
 
     fn apply_put(&mut self, entry: &LogEntry, put: &PutRef<'_>) -> Result<Reply, Halt> {
-        if let Err(error) = self.alarms.admit_growth() {
+        if let Err(error) = self.state.alarms().admit_growth() {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(error.into()));
         }
@@ -297,7 +275,7 @@ impl Replica {
             return self.execute(entry, Execution::of(Op::Put(put)), Ending::Answer);
         }
         let lease = LeaseId(put.lease);
-        if lease.0 != 0 && !self.desk.lessor.exists(lease) {
+        if lease.0 != 0 && !self.leases.lessor().exists(lease) {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         }
@@ -305,7 +283,7 @@ impl Replica {
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.put(put.key, put.value, lease);
         let revision = txn.commit().0;
-        self.desk.lessor.set_item(put.key, lease.0);
+        self.leases.lessor_mut().set_item(put.key, lease.0);
         Ok(Reply::Header { revision })
     }
 
@@ -322,7 +300,7 @@ impl Replica {
                 let mut out = Vec::new();
                 self.shared.header(self.store.revision().0).write(&mut out);
                 if request.physical {
-                    self.waits_for_compaction = Some(request.revision);
+                    self.compactions.delay_answer(request.revision);
                 }
                 Reply::Message(out)
             }

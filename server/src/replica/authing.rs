@@ -5,8 +5,6 @@
 //! them like any member, so that all hold the same data. Nothing here may depend on anything but
 //! the entry and the store.
 
-use std::sync::Arc;
-
 use etcore_proto::error::{EtcdError, Status};
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::LogEntry;
@@ -27,7 +25,7 @@ impl Replica {
         entry: &LogEntry,
         request: Request<'_>,
     ) -> Result<Result<(), Status>, String> {
-        let rows = match self.auth.change(request) {
+        let rows = match self.state.auth().change(request) {
             Ok(rows) => rows,
             Err(refusal) => {
                 self.store.skip(entry.index, entry.term);
@@ -46,19 +44,21 @@ impl Replica {
     }
 
     fn refresh_auth(&mut self) -> Result<(), String> {
-        let was_enabled = self.auth.is_enabled();
-        self.auth = Arc::new(Auth::load(&self.store)?);
-        warn_of_auth(&self.auth, was_enabled);
+        let before = self.state.refresh_auth(&self.store)?;
+        warn_of_auth(self.state.auth(), before.is_enabled());
         Ok(())
     }
 
     /// Whether the author of an entry's request may ask for it (etcd `apply/auth.go`).
     pub(super) fn admit_author(&self, entry: &pb::InternalRaftRequest) -> Result<(), EtcdError> {
-        if !self.auth.is_enabled() {
+        if !self.state.auth().is_enabled() {
             return Ok(());
         }
-        let check =
-            Check { auth: &self.auth, lessor: &self.desk.lessor, author: Author::of(entry) };
+        let check = Check {
+            auth: self.state.auth(),
+            lessor: self.leases.lessor(),
+            author: Author::of(entry),
+        };
         match Request::of(entry) {
             Some(Request::Put(put)) => check.put(put),
             Some(Request::DeleteRange(delete)) => {
@@ -81,14 +81,14 @@ impl Replica {
                 | Request::RoleRevokePermission(_)
                 | Request::UserList(_)
                 | Request::RoleList(_),
-            ) => self.auth.admit_admin(check.author),
+            ) => self.state.auth().admit_admin(check.author),
             _ => Ok(()),
         }
     }
 
     /// The header of a request of this member's own, which needs nobody's permission.
     pub(super) fn own_header(&mut self) -> pb::RequestHeader {
-        let (id, author) = (self.new_request_id(), self.auth.own());
+        let (id, author) = (self.new_request_id(), self.state.auth().own());
         pb::RequestHeader { id, username: author.name.into(), auth_revision: author.revision }
     }
 }

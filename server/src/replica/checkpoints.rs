@@ -4,32 +4,117 @@
 //! Part of the replica. The background writes it; nothing here waits for that.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use etcore_engine::checkpoint::CheckpointOutput;
+use etcore_engine::file::SharedFile;
+use etcore_engine::types::LogIndex;
 use etcore_raftlog::types::SnapshotMark;
 
 use super::Replica;
 use crate::background::Task;
 use crate::channel::{Slot, ToFront};
+use crate::disk::pages::PageFile;
 use crate::limits;
 use crate::work::Job;
 
+/// The checkpoint under way, and the page file that checkpoints write.
+///
+/// Invariant: at most one checkpoint is under way.
+pub(super) struct Checkpoints {
+    started_ms: Option<u64>,
+    rest_until_ms: u64,
+    page_file: PageFile,
+    /// Who waits for the end of a defragmentation.
+    defragmenters: Vec<(usize, Slot)>,
+    /// An entry that was skipped, and that the page file is not beyond for good yet.
+    skipped: Option<LogIndex>,
+}
+
+impl Checkpoints {
+    pub(super) fn new(page_file: PageFile) -> Self {
+        Self {
+            started_ms: None,
+            rest_until_ms: 0,
+            page_file,
+            defragmenters: Vec::new(),
+            skipped: None,
+        }
+    }
+
+    pub(super) fn page_file(&self) -> &PageFile {
+        &self.page_file
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.started_ms.is_some()
+    }
+
+    fn begin(&mut self, now_ms: u64) {
+        assert!(self.started_ms.is_none(), "a checkpoint is under way already");
+        self.started_ms = Some(now_ms);
+    }
+
+    /// A checkpoint has ended; returns how long it took.
+    fn end(&mut self, now_ms: u64) -> u64 {
+        // None was under way if a snapshot's store has taken the place of what it saved.
+        let took_ms = now_ms - self.started_ms.take().unwrap_or(now_ms);
+        self.rest_until_ms = now_ms + rest_ms(took_ms);
+        took_ms
+    }
+
+    /// What it saves is replaced by a snapshot. True if one was under way.
+    pub(super) fn forget(&mut self) -> bool {
+        self.started_ms.take().is_some()
+    }
+
+    /// A snapshot's file takes the place of this one.
+    pub(super) fn replace_file(&mut self, file: SharedFile) {
+        let number = self.page_file.number + 1;
+        self.page_file = PageFile { number, cuts: 0, file: Some(file) };
+    }
+
+    /// True if somebody waits for the end of a defragmentation.
+    pub(super) fn is_defragmenting(&self) -> bool {
+        !self.defragmenters.is_empty()
+    }
+
+    /// An entry was skipped: a start without the operator's flag would find it in the log again,
+    /// until the page file is beyond it.
+    pub(super) fn note_skipped(&mut self, index: LogIndex) {
+        self.skipped = Some(index);
+    }
+
+    /// The page file holds everything up to `durable`: takes the skipped entry if it is behind.
+    /// [`None`] if there is none, `Some(None)` if it is not behind yet.
+    pub(super) fn take_skipped(&mut self, durable: LogIndex) -> Option<Option<LogIndex>> {
+        let index = self.skipped?;
+        Some((durable >= index).then(|| self.skipped.take()).flatten())
+    }
+}
+
 impl Replica {
-    pub(super) fn finish_checkpoint(&mut self, output: CheckpointOutput) {
+    /// The background has finished a checkpoint.
+    pub(super) fn checkpoint_written(&mut self, output: CheckpointOutput) {
+        let took_ms = self.checkpoints.end(self.turn.now_ms());
+        let took = Duration::from_millis(took_ms);
+        self.shared.metrics.backend_commit.observe(took.as_secs_f64());
+        self.finish_checkpoint(output);
+    }
+
+    fn finish_checkpoint(&mut self, output: CheckpointOutput) {
         self.watchdog.checkpoint_ended();
-        self.work.note(Job::CheckpointEnds);
+        self.turn.note(Job::CheckpointEnds);
         self.shared.note_size(output.file_bytes, output.free_bytes);
         self.store.on_checkpoint(&output);
-        self.page_file.cuts = output.cuts;
-        self.space.stalled = false;
-        self.space.tight = output.tight;
-        self.space.spare_bytes = output.spare_bytes;
-        self.pages.follow(&self.page_file);
+        self.checkpoints.page_file.cuts = output.cuts;
+        self.space.checkpoint_ended(output.tight, output.spare_bytes);
+        self.pages.follow(&self.checkpoints.page_file);
         if output.defragmented {
             self.end_defragment();
         }
-        self.unpublished = true;
-        self.note_skipped();
+        self.publisher.note_change();
+        self.follow_up_skipped();
         if !self.snapshots.is_installing()
             && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
         {
@@ -39,41 +124,43 @@ impl Replica {
     }
 
     pub(super) fn begin_defragment(&mut self, front: usize, slot: Slot) {
-        if self.defragmenters.is_empty() {
+        if !self.checkpoints.is_defragmenting() {
             tracing::info!("starting defragment");
             self.store.defragment();
         }
-        self.defragmenters.push((front, slot));
+        self.checkpoints.defragmenters.push((front, slot));
     }
 
-    pub(super) fn end_defragment(&mut self) {
+    fn end_defragment(&mut self) {
         tracing::info!(
             db_size_bytes = self.shared.status.db_size_bytes.load(Ordering::Relaxed),
             db_in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed),
             "finished defragment"
         );
-        for (front, slot) in std::mem::take(&mut self.defragmenters) {
-            self.replies.push((front, ToFront::Defragmented { slot }));
+        for (front, slot) in self.checkpoints.defragmenters.drain(..) {
+            self.publisher.reply(front, ToFront::Defragmented { slot });
         }
     }
 
-    pub(super) fn maybe_checkpoint(&mut self, now_ms: u64) {
+    /// Begins a checkpoint if one is due.
+    pub(super) fn maybe_checkpoint(&mut self) {
+        let now_ms = self.turn.now_ms();
         // Compaction of the index: a slice a turn.
         if self.store.maintain() {
-            self.work.note(Job::IndexCompaction);
-            self.unpublished = true;
+            self.turn.note(Job::IndexCompaction);
+            self.publisher.note_change();
         }
-        let resting = now_ms < self.checkpoint_rest_until_ms;
+        let resting = now_ms < self.checkpoints.rest_until_ms;
         // What would be saved is about to be replaced.
         if self.snapshots.is_installing()
-            || self.checkpoint_started_ms.is_some()
+            || self.checkpoints.is_under_way()
             || !self.store.checkpoint_due(now_ms, resting, limits::CHECKPOINT_REST_BYTES)
         {
             return;
         }
         let Some(input) = self.store.freeze(now_ms) else { return };
-        self.work.note(Job::CheckpointBegins);
-        self.checkpoint_started_ms = Some(now_ms);
+        self.turn.note(Job::CheckpointBegins);
+        self.checkpoints.begin(now_ms);
         let (index, term) = self.store.applied();
         let conf_state = Some(self.log.node.conf_state());
         self.log.checkpoint_begins(SnapshotMark { index, term, conf_state });
@@ -84,6 +171,6 @@ impl Replica {
 }
 
 /// How long the next checkpoint may wait after one that took so long.
-pub(super) fn rest_ms(took_ms: u64) -> u64 {
+fn rest_ms(took_ms: u64) -> u64 {
     (took_ms * limits::CHECKPOINT_REST_TIMES).min(limits::CHECKPOINT_REST_MS_MAX)
 }

@@ -1,20 +1,28 @@
 //! What compaction waits for, and who waits for compaction.
 //!
-//! Long answers and watchers that are behind pin the revision they read. Once a compaction has
-//! passed it, space grows with every write for as long as they go on. The replica looks at this
-//! with every tick and, past the bounds, ends their pins: they are told that their revision is
-//! compacted, as they would be if they came now.
+//! Part of the replica. Long answers and watchers that are behind pin the revision they read. Once
+//! a compaction has passed it, space grows with every write for as long as they go on. The replica
+//! looks at this with every tick and, past the bounds, ends their pins: they are told that their
+//! revision is compacted, as they would be if they came now.
 
 use std::sync::atomic::Ordering;
 
 use etcore_engine::types::Revision;
 
 use super::Replica;
+use crate::channel::ToFront;
 use crate::limits;
 
-/// A compaction that cannot remove everything yet; `None` if all can.
+/// See the module text.
 #[derive(Debug, Default)]
-pub(super) struct HeldBack(Option<Held>);
+pub(super) struct Compactions {
+    /// A compaction that cannot remove everything yet; `None` if all can.
+    held: Option<Held>,
+    /// Who waits until a compaction up to this revision has removed what it can.
+    waiting: Vec<(i64, usize, ToFront)>,
+    /// Set by the entry being applied if its answer waits for its compaction.
+    asked: Option<i64>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Held {
@@ -25,21 +33,48 @@ struct Held {
     in_use_bytes: u64,
 }
 
+impl Compactions {
+    /// The entry being applied is answered only once its compaction has removed what it can.
+    pub(super) fn delay_answer(&mut self, revision: i64) {
+        assert!(self.asked.is_none(), "the answer of the entry before is not out");
+        self.asked = Some(revision);
+    }
+
+    /// The compaction that the answer of the entry just applied waits for.
+    pub(super) fn take_delay(&mut self) -> Option<i64> {
+        self.asked.take()
+    }
+
+    /// Keeps an answer until the compaction up to `revision` has removed what it can.
+    pub(super) fn wait(&mut self, revision: i64, front: usize, answer: ToFront) {
+        self.waiting.push((revision, front, answer));
+    }
+
+    /// A snapshot's store has taken the place of the one whose compaction was held up.
+    pub(super) fn forget_held(&mut self) {
+        self.held = None;
+    }
+
+    /// The compaction that is held up, the first one that still is.
+    fn hold(&mut self, removable: Revision, now: Held) -> Held {
+        match self.held {
+            Some(held) if removable < held.revision => held,
+            _ => *self.held.insert(now),
+        }
+    }
+
+    /// Takes the answers whose compaction is over.
+    fn take_over(&mut self, over: impl Fn(Revision) -> bool) -> Vec<(i64, usize, ToFront)> {
+        self.waiting.extract_if(.., |(revision, _, _)| over(Revision(*revision))).collect()
+    }
+}
+
 impl Replica {
     /// Answers clients that wait until a compaction has removed what it can, when a checkpoint has
     /// finished one up to `finished`.
     pub(super) fn answer_compactions(&mut self, finished: Revision) {
-        self.answer_compactions_if(|_, revision| revision <= finished);
-    }
-
-    fn answer_compactions_if(&mut self, over: impl Fn(&Self, Revision) -> bool) {
-        let waiting = std::mem::take(&mut self.physical_compactions);
-        for (revision, front, reply) in waiting {
-            if over(self, Revision(revision)) {
-                self.replies.push((front, reply));
-            } else {
-                self.physical_compactions.push((revision, front, reply));
-            }
+        for (_, front, reply) in self.compactions.take_over(|revision| revision <= finished) {
+            self.publisher.reply(front, reply);
         }
     }
 
@@ -48,21 +83,22 @@ impl Replica {
         let (revision, removable) = (self.store.compact_revision(), self.store.removable());
         let in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed);
         if removable >= revision {
-            self.held_back = HeldBack::default();
-            return;
+            return self.compactions.forget_held();
         }
-        let now = Held { revision, since_ms: self.now_ms, in_use_bytes };
-        let held = match self.held_back.0 {
-            Some(held) if removable < held.revision => held,
-            _ => *self.held_back.0.insert(now),
-        };
+        let now_ms = self.turn.now_ms();
+        let now = Held { revision, since_ms: now_ms, in_use_bytes };
+        let held = self.compactions.hold(removable, now);
         let kept_bytes = in_use_bytes.saturating_sub(held.in_use_bytes);
-        let kept_ms = self.now_ms - held.since_ms;
+        let kept_ms = now_ms - held.since_ms;
         if kept_ms >= limits::PIN_WAITED_FOR_MS {
             // What a slow reader keeps is no reason to have another client wait.
-            self.answer_compactions_if(|replica, revision| replica.store.has_compacted(revision));
+            let store = &self.store;
+            for (_, front, reply) in self.compactions.take_over(|at| store.has_compacted(at)) {
+                self.publisher.reply(front, reply);
+            }
         }
-        let most = self.quota.limit_bytes().map_or(u64::MAX, |quota| quota / limits::PIN_QUOTA);
+        let quota = self.quota.limit_bytes();
+        let most = quota.map_or(u64::MAX, |quota| quota / limits::PIN_QUOTA);
         if kept_ms < limits::PIN_HELD_MS && kept_bytes < limits::PIN_HELD_BYTES.min(most) {
             return;
         }
@@ -74,6 +110,6 @@ impl Replica {
             "slow readers held up compaction for too long; their revisions are compacted now"
         );
         self.store.revision_pins().expire_below(held.revision);
-        self.held_back = HeldBack::default();
+        self.compactions.forget_held();
     }
 }

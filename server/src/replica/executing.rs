@@ -6,7 +6,9 @@
 //! same way.
 
 use etcore_engine::bucket::Bucket;
+use etcore_engine::pins::RevisionPins;
 use etcore_engine::store::SuspendedTxn;
+use etcore_engine::types::Revision;
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::types::LogEntry;
 
@@ -21,12 +23,19 @@ use crate::work::Job;
 
 /// An entry between two slices.
 pub(super) struct Running {
-    pub(super) entry: LogEntry,
+    entry: LogEntry,
     txn: SuspendedTxn,
     execution: Execution,
     ending: Ending,
     /// It waits for a page.
-    pub(super) at_page: bool,
+    at_page: bool,
+}
+
+impl Running {
+    /// True if it goes on once a page has come, which wakes the shard.
+    pub(super) fn waits_for_page(&self) -> bool {
+        self.at_page
+    }
 }
 
 /// What is left to do when all keys are written.
@@ -70,7 +79,7 @@ impl Replica {
         mut execution: Execution,
         ending: Ending,
     ) -> Result<Reply, Halt> {
-        self.work.note(Job::Slice);
+        self.turn.note(Job::Slice);
         let mut txn = match suspended {
             Some(suspended) => self.store.resume(suspended),
             None => self.store.begin(entry.index, entry.term),
@@ -78,21 +87,21 @@ impl Replica {
         let mut rows = limits::APPLY_SLICE_ROWS;
         let mut context = Context {
             pages: self.pages.source(),
-            leases: &self.desk.lessor,
-            scratch: &mut self.scratch,
+            leases: self.leases.lessor(),
+            scratch: self.applier.scratch(),
         };
         let stepped = execution.step(&mut txn, &mut context, &mut rows);
         if !matches!(stepped, Err(Stop::NeedsPage(_))) {
             self.pages.end_evaluation();
         }
         let stepped = stepped.map(|done| {
-            let lessor = &mut self.desk.lessor;
+            let lessor = self.leases.lessor_mut();
             let knows_all = lessor.is_empty() && matches!(ending, Ending::Answer);
             done && (knows_all
                 || execution.attach(&txn, &mut rows, |key, lease| lessor.set_item(key, lease)))
         });
-        self.apply_room = self.apply_room.saturating_sub(limits::APPLY_SLICE_ROWS - rows);
-        self.unpublished_rows += limits::APPLY_SLICE_ROWS - rows;
+        self.applier.take_room(limits::APPLY_SLICE_ROWS - rows);
+        self.publisher.note_rows(limits::APPLY_SLICE_ROWS - rows);
         let at_page = matches!(stepped, Err(Stop::NeedsPage(_)));
         match stepped {
             Ok(true) => {}
@@ -103,7 +112,7 @@ impl Replica {
                     self.pages.begin_evaluation();
                     self.pages.fetch_wanted();
                 }
-                self.running = Some(Box::new(Running { entry, txn, execution, ending, at_page }));
+                self.applier.suspend(Running { entry, txn, execution, ending, at_page });
                 return Err(Halt::Later);
             }
             Err(Stop::Refused(status)) => {
@@ -127,24 +136,29 @@ impl Replica {
         if let Ending::Revoke { lease, had_expired } = ending {
             return Ok(self.lease_revoked(lease, had_expired, revision.0));
         }
+        Ok(self.answer_of(execution, revision, &pins))
+    }
+
+    /// The answer of an entry that is applied and asks for one.
+    fn answer_of(&self, execution: Execution, revision: Revision, pins: &RevisionPins) -> Reply {
         let mut head = Vec::new();
         self.shared.header(revision.0).write(&mut head);
         let draft = execution.into_draft();
         if draft.is_short() {
             let mut out = Vec::new();
             draft.write_short(&head, &mut out);
-            return Ok(Reply::Message(out));
+            return Reply::Message(out);
         }
         // What it refers to is there: no compaction is applied before the pin is taken.
-        match draft.into_answer(&head, &pins) {
-            Ok(answer) => Ok(Reply::Long(Box::new(answer))),
-            Err(_) => Ok(Reply::Refused(EtcdError::TooManyRequests.into())),
+        match draft.into_answer(&head, pins) {
+            Ok(answer) => Reply::Long(Box::new(answer)),
+            Err(_) => Reply::Refused(EtcdError::TooManyRequests.into()),
         }
     }
 
     /// The lease exists and its end is applied by slices if it has many keys.
     pub(super) fn revoke_in_slices(&mut self, entry: &LogEntry, id: i64) -> Result<Reply, Halt> {
-        let Some(revoked) = self.desk.lessor.revoke_lazily(id) else {
+        let Some(revoked) = self.leases.lessor_mut().revoke_lazily(id) else {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         };
@@ -157,7 +171,7 @@ impl Replica {
         if had_expired {
             self.shared.metrics.lease_expired.inc();
         }
-        self.desk.unpark(lease);
+        self.leases.unpark(lease);
         Reply::Header { revision }
     }
 }

@@ -50,15 +50,15 @@ impl Failover {
 impl Replica {
     /// A member's peer port refuses connections.
     pub(super) fn leader_refused(&mut self, id: u64) {
-        let (leader, term) = (self.soft_state.leader, self.soft_state.term.0);
-        let is_follower = self.soft_state.role == Role::Follower;
+        let (leader, term) = (self.standing.leader(), self.standing.term().0);
+        let is_follower = self.standing.role() == Role::Follower;
         let is_off = !self.shared.config.fast_failover || is_on(Mutation::DeadLeaderUnnoticed);
         if is_off || id != leader || !is_follower {
             return;
         }
         let is_known = |doubt: Doubt| (doubt.leader, doubt.term) == (leader, term);
         let lives = |(known, in_term, until_ms): (u64, u64, u64)| {
-            (known, in_term) == (leader, term) && self.now_ms < until_ms
+            (known, in_term) == (leader, term) && self.turn.now_ms() < until_ms
         };
         if self.failover.doubt.is_some_and(is_known) || self.failover.lives.is_some_and(lives) {
             return;
@@ -70,23 +70,24 @@ impl Replica {
              election"
         );
         self.log.node.doubt_leader();
-        let (refused_ms, campaign_at_ms) = (self.now_ms, self.now_ms + self.turn_ms(leader, term));
+        let (refused_ms, campaign_at_ms) =
+            (self.turn.now_ms(), self.turn.now_ms() + self.turn_ms(leader, term));
         self.failover.doubt = Some(Doubt { leader, term, refused_ms, campaign_at_ms, tries: 0 });
     }
 
     /// Asks for an election when its time has come, some times, until there is a leader again.
     pub(super) fn follow_up_refusal(&mut self) {
         let Some(mut doubt) = self.failover.doubt else { return };
-        if self.now_ms < doubt.campaign_at_ms {
+        if self.turn.now_ms() < doubt.campaign_at_ms {
             return;
         }
-        let (leader, term) = (self.soft_state.leader, self.soft_state.term.0);
+        let (leader, term) = (self.standing.leader(), self.standing.term().0);
         let replaced = leader != 0 && (leader, term) != (doubt.leader, doubt.term);
         let lives = self.failover.heard_ms > doubt.refused_ms;
         if replaced || lives || doubt.tries == limits::FAILOVER_TRIES || self.is_leader() {
             self.failover.doubt = None;
             if lives {
-                let until_ms = self.now_ms + limits::FAILOVER_QUIET_MS;
+                let until_ms = self.turn.now_ms() + limits::FAILOVER_QUIET_MS;
                 self.failover.lives = Some((doubt.leader, doubt.term, until_ms));
             }
             return;
@@ -95,14 +96,15 @@ impl Replica {
             // Another is being elected: to ask now would depose it in its first moment.
             doubt.term = term;
             let rest_ms = limits::FAILOVER_REST_MS;
-            doubt.campaign_at_ms = self.now_ms + rest_ms + self.turn_ms(doubt.leader, term);
+            doubt.campaign_at_ms = self.turn.now_ms() + rest_ms + self.turn_ms(doubt.leader, term);
             self.failover.doubt = Some(doubt);
             return;
         }
         self.log.node.campaign();
         doubt.tries += 1;
         let rest_ms = limits::FAILOVER_REST_MS * doubt.tries;
-        doubt.campaign_at_ms = self.now_ms + rest_ms + self.turn_ms(doubt.leader, doubt.term);
+        doubt.campaign_at_ms =
+            self.turn.now_ms() + rest_ms + self.turn_ms(doubt.leader, doubt.term);
         self.failover.doubt = Some(doubt);
     }
 

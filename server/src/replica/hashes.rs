@@ -9,7 +9,7 @@ use etcore_proto::error::EtcdError;
 
 use super::Replica;
 use crate::background::hasher::{Hasher, Job};
-use crate::channel::{HashRequester, Reply, ToFront};
+use crate::channel::HashRequester;
 
 /// See the module text.
 pub(super) struct Hashes {
@@ -60,7 +60,6 @@ impl Replica {
     }
 
     fn refuse_hash(&mut self, front: usize, reply: &HashRequester) {
-        let refused = Reply::Refused(EtcdError::TooManyRequests.into());
-        self.fronts[front].send(ToFront::Reply { slot: reply.slot, reply: refused });
+        self.fronts.refuse(front, reply.slot, EtcdError::TooManyRequests);
     }
 }

@@ -1,6 +1,6 @@
-//! The rings between the replica and one front.
+//! The rings between the replica and its fronts.
 //!
-//! Owned by the replica. A reply is never lost: what finds the ring full waits here, and there is
+//! Part of the replica. A reply is never lost: what finds the ring full waits here, and there is
 //! never more of it than the front has asked for. Proposals that cannot be taken are put aside, so
 //! that reads behind them in the ring do not wait with them.
 
@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::propose::Origin;
-use crate::channel::{Consumer, Producer};
-use crate::channel::{LeaseAsk, ToFront, ToReplica};
+use etcore_proto::error::EtcdError;
+
+use super::intake::Origin;
+use crate::channel::{Consumer, LeaseRequest, Producer, Reply, Slot, ToFront, ToReplica};
 use crate::limits;
 
 /// The rings to one front.
@@ -18,28 +19,28 @@ pub struct FrontLink {
     /// From the front.
     inbox: Consumer<ToReplica>,
     /// Proposals out of the ring that could not be taken, before all that is in it.
-    aside: VecDeque<ToReplica>,
-    /// Questions about leases from the front.
-    pub asks: Consumer<LeaseAsk>,
+    deferred: VecDeque<ToReplica>,
+    /// Requests about leases from the front.
+    lease_requests: Consumer<LeaseRequest>,
     /// To the front.
-    pub outbox: Producer<ToFront>,
+    outbox: Producer<ToFront>,
     /// What did not fit into the ring; bounded by what the front may have outstanding.
     backlog: VecDeque<ToFront>,
     /// Large proposals out of the ring, bounded likewise: small ones overtake them.
-    pub(super) large: VecDeque<(Origin, Bytes)>,
+    large: VecDeque<(Origin, Bytes)>,
 }
 
 impl FrontLink {
     /// Ties the rings together.
     pub fn new(
         inbox: Consumer<ToReplica>,
-        asks: Consumer<LeaseAsk>,
+        lease_requests: Consumer<LeaseRequest>,
         outbox: Producer<ToFront>,
     ) -> Self {
         Self {
             inbox,
-            aside: VecDeque::new(),
-            asks,
+            deferred: VecDeque::new(),
+            lease_requests,
             outbox,
             backlog: VecDeque::new(),
             large: VecDeque::new(),
@@ -48,19 +49,19 @@ impl FrontLink {
 
     /// The next message.
     pub(super) fn next(&mut self) -> Option<ToReplica> {
-        self.aside.pop_front().or_else(|| self.inbox.pop())
+        self.deferred.pop_front().or_else(|| self.inbox.pop())
     }
 
     /// What [`FrontLink::next`] gave is the next again.
     pub(super) fn put_back(&mut self, message: ToReplica) {
-        self.aside.push_front(message);
+        self.deferred.push_front(message);
     }
 
     /// The next message that is no proposal; proposals in front of it keep their order.
     pub(super) fn next_but_proposals(&mut self) -> Option<ToReplica> {
         while self.has_news() {
             match self.inbox.pop()? {
-                proposal @ ToReplica::Propose { .. } => self.aside.push_back(proposal),
+                proposal @ ToReplica::Propose { .. } => self.deferred.push_back(proposal),
                 other => return Some(other),
             }
         }
@@ -70,15 +71,40 @@ impl FrontLink {
     /// True if there is something that [`FrontLink::next_but_proposals`] has not looked at and
     /// would.
     pub(super) fn has_news(&self) -> bool {
-        !self.inbox.is_empty() && self.aside.len() < limits::PROPOSALS_ASIDE
+        !self.inbox.is_empty() && self.deferred.len() < limits::PROPOSALS_ASIDE
     }
 
     /// True if [`FrontLink::next`] has something.
     pub(super) fn has_messages(&self) -> bool {
-        !self.aside.is_empty() || !self.inbox.is_empty()
+        !self.deferred.is_empty() || !self.inbox.is_empty()
     }
 
-    pub(super) fn send(&mut self, message: ToFront) {
+    /// The next request about leases.
+    pub(super) fn next_lease_request(&mut self) -> Option<LeaseRequest> {
+        self.lease_requests.pop()
+    }
+
+    /// Keeps a large proposal for the time when the log has room for it.
+    pub(super) fn keep_large(&mut self, origin: Origin, data: Bytes) {
+        self.large.push_back((origin, data));
+    }
+
+    /// The next large proposal.
+    pub(super) fn next_large(&mut self) -> Option<(Origin, Bytes)> {
+        self.large.pop_front()
+    }
+
+    pub(super) fn has_large(&self) -> bool {
+        !self.large.is_empty()
+    }
+
+    /// True if there is something else than proposals that a turn would take, or room for what
+    /// found the ring full.
+    pub(super) fn has_input(&self) -> bool {
+        self.can_flush() || self.has_news() || !self.lease_requests.is_empty()
+    }
+
+    fn send(&mut self, message: ToFront) {
         if self.backlog.is_empty() {
             if let Err(message) = self.outbox.push(message) {
                 self.backlog.push_back(message);
@@ -89,11 +115,11 @@ impl FrontLink {
     }
 
     /// True if something that found the ring full has room now.
-    pub(super) fn can_flush(&self) -> bool {
+    fn can_flush(&self) -> bool {
         !self.backlog.is_empty() && self.outbox.room() > 0
     }
 
-    pub(super) fn flush(&mut self) {
+    fn flush(&mut self) {
         while let Some(message) = self.backlog.pop_front() {
             if let Err(message) = self.outbox.push(message) {
                 self.backlog.push_front(message);
@@ -101,5 +127,42 @@ impl FrontLink {
             }
         }
         self.outbox.flush();
+    }
+}
+
+/// The links to all fronts, by their number.
+pub(super) struct Fronts(Vec<FrontLink>);
+
+impl Fronts {
+    pub(super) fn new(links: Vec<FrontLink>) -> Self {
+        Self(links)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &FrontLink> {
+        self.0.iter()
+    }
+
+    /// The link to a front.
+    pub(super) fn link(&mut self, front: usize) -> &mut FrontLink {
+        &mut self.0[front]
+    }
+
+    /// Sends a message now, whatever is published.
+    pub(super) fn send(&mut self, front: usize, message: ToFront) {
+        self.0[front].send(message);
+    }
+
+    /// Refuses what waits in this place of a front.
+    pub(super) fn refuse(&mut self, front: usize, slot: Slot, error: EtcdError) {
+        self.send(front, ToFront::Reply { slot, reply: Reply::Refused(error.into()) });
+    }
+
+    /// Hands over what the turn has sent.
+    pub(super) fn flush(&mut self) {
+        self.0.iter_mut().for_each(FrontLink::flush);
     }
 }

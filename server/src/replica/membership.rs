@@ -48,7 +48,7 @@ impl Replica {
         }
         txn.set_conf_state(&conf_state.encode_to_vec());
         txn.commit();
-        self.refresh_cluster();
+        self.state.refresh_cluster(&self.store);
         Ok(())
     }
 
@@ -86,7 +86,7 @@ impl Replica {
             txn.bucket_put(Bucket::Members, &key, &member.to_json());
         }
         txn.commit();
-        self.refresh_cluster();
+        self.state.refresh_cluster(&self.store);
         Ok(())
     }
 
@@ -106,11 +106,11 @@ impl Replica {
                 version::ETCD
             )));
         }
-        let known = self.cluster_version.clone();
+        let known = self.state.cluster_version().cloned();
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.bucket_put(Bucket::Cluster, CLUSTER_VERSION_KEY, request.ver.as_bytes());
         txn.commit();
-        self.refresh_cluster();
+        self.state.refresh_cluster(&self.store);
         let ver = &request.ver;
         match known {
             None => tracing::info!(cluster_version = %ver, "set initial cluster version"),
@@ -130,7 +130,7 @@ impl Replica {
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.bucket_put(Bucket::Cluster, downgrade::KEY, &info.to_json());
         txn.commit();
-        self.refresh_cluster();
+        self.state.refresh_cluster(&self.store);
         tracing::warn!(enabled = info.enabled, target = %info.target_version, "cluster downgrade");
     }
 }

@@ -113,18 +113,16 @@ impl Replica {
         );
         self.store.skip(entry.index, entry.term);
         // A start without the flag would find it in the log again.
-        self.skipped = Some(entry.index);
+        self.checkpoints.note_skipped(entry.index);
         self.store.checkpoint_now();
         Ok(true)
     }
 
     /// After a checkpoint: says once that no start will find the skipped entry again.
-    pub(super) fn note_skipped(&mut self) {
-        let Some(index) = self.skipped else { return };
-        if self.store.durable_applied() < index {
-            return self.store.checkpoint_now();
-        }
-        self.skipped = None;
+    pub(super) fn follow_up_skipped(&mut self) {
+        let durable = self.store.durable_applied();
+        let Some(passed) = self.checkpoints.take_skipped(durable) else { return };
+        let Some(index) = passed else { return self.store.checkpoint_now() };
         tracing::warn!(
             index = index.0,
             "the skipped entry is behind this member for good: start it without \

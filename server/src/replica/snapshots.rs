@@ -40,14 +40,28 @@ pub const PART_PATH: &str = "/raft/snapshot/part";
 /// Both sides of snapshots.
 #[derive(Default)]
 pub(super) struct Snapshots {
-    pub(super) sending: Sending,
+    sending: Sending,
     receiving: Option<Receiving>,
     /// Number of the newest copy received.
-    pub(super) transfers: u64,
-    pub(super) installing: Installing,
+    transfers: u64,
+    installing: Installing,
 }
 
 impl Snapshots {
+    /// How many copies were begun in this life.
+    #[cfg(test)]
+    pub(super) fn transfers(&self) -> u64 {
+        self.transfers
+    }
+
+    /// Keeps less of the log for receivers than [`limits::SNAPSHOT_LOG_BYTES`].
+    ///
+    /// [`limits::SNAPSHOT_LOG_BYTES`]: crate::limits::SNAPSHOT_LOG_BYTES
+    #[cfg(test)]
+    pub(super) fn keep_log_bytes(&mut self, bytes: u64) {
+        self.sending.log_bytes_max = bytes;
+    }
+
     /// When there is something to be done that nothing wakes the shard for.
     pub(super) fn deadline_ms(&self) -> u64 {
         let receiving = self.receiving.as_ref().map_or(u64::MAX, Receiving::deadline_ms);

@@ -9,20 +9,79 @@ use super::Replica;
 use crate::background::Task;
 use crate::limits;
 
-/// What the page file's writer has said.
-#[derive(Debug, Default)]
+/// What the page file's writer has said, and what goes towards its room.
+#[derive(Debug)]
 pub(super) struct Space {
     /// The reserve is not full.
-    pub(super) tight: bool,
+    tight: bool,
     /// A checkpoint waits for room.
-    pub(super) stalled: bool,
+    stalled: bool,
     /// Bytes that checkpoints may write within what the page file has already.
-    pub(super) spare_bytes: u64,
+    spare_bytes: u64,
     /// Bytes of proposals that were not applied yet.
-    pub(super) proposed_bytes: u64,
-    /// The operator was told.
-    pub(super) reported: bool,
+    proposed_bytes: u64,
+    /// The operator was told that the disk is full.
+    reported: bool,
+    /// What found no room is tried again then.
+    retry_ms: u64,
 }
+
+impl Space {
+    pub(super) fn new(spare_bytes: u64) -> Self {
+        let (tight, stalled, reported) = (false, false, false);
+        Self { tight, stalled, spare_bytes, proposed_bytes: 0, reported, retry_ms: 0 }
+    }
+
+    /// True while a checkpoint waits for room.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// A checkpoint waits for room.
+    pub(super) fn note_stalled(&mut self) {
+        self.stalled = true;
+    }
+
+    /// A checkpoint has ended, and said how much room there is.
+    pub(super) fn checkpoint_ended(&mut self, tight: bool, spare_bytes: u64) {
+        self.stalled = false;
+        self.tight = tight;
+        self.spare_bytes = spare_bytes;
+    }
+
+    /// A snapshot's file has taken the place of the page file.
+    pub(super) fn file_replaced(&mut self, spare_bytes: u64) {
+        self.spare_bytes = spare_bytes;
+        self.stalled = false;
+    }
+
+    /// Entries of so many bytes went to the log.
+    pub(super) fn note_logged(&mut self, bytes: u64) {
+        self.proposed_bytes += bytes;
+    }
+
+    /// An entry of so many bytes was applied. It may have been logged before a restart.
+    pub(super) fn note_applied(&mut self, bytes: u64) {
+        self.proposed_bytes = self.proposed_bytes.saturating_sub(bytes);
+    }
+
+    /// raft has taken a snapshot: what was proposed before counts no more.
+    pub(super) fn forget_proposed(&mut self) {
+        self.proposed_bytes = 0;
+    }
+
+    /// True once a second, when what found no room is to be tried again.
+    pub(super) fn retries(&mut self, now_ms: u64) -> bool {
+        let due = now_ms >= self.retry_ms;
+        if due {
+            self.retry_ms = now_ms + RETRY_MS;
+        }
+        due
+    }
+}
+
+/// How often what found no room is tried again.
+const RETRY_MS: u64 = 1000;
 
 impl Replica {
     /// True if requests that take space are refused.

@@ -7,11 +7,12 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
-use etcore_engine::file::{Disk, FileOp, run};
+use etcore_engine::file::{Disk, FileOp, FileOutput, run};
 use etcore_engine::page::PageSource;
 use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
+use etcore_engine::types::LogIndex;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::raftpb::{self, MessageType};
 use etcore_raftlog::peer::{
@@ -23,14 +24,15 @@ use super::*;
 use crate::background::{SimulatedBackground, worker};
 use crate::boot::{self, assemble};
 use crate::channel::{
-    Consumer, LeaseAnswer, LeaseAsk, LeaseQuestion, Producer, Reply, ToReplica, ring,
+    Consumer, LeaseAnswer, LeaseQuestion, LeaseRequest, Producer, Reply, Slot, ToFront, ToReplica,
+    ring,
 };
 use crate::clock::Clock;
 use crate::config::flags::{self, Asked};
-use crate::disk::pages::SimulatedPages;
+use crate::disk::pages::{PageFile, SimulatedPages};
 use crate::driver::{LogFile, Waker};
 use crate::entry;
-use crate::ids::IdBlock;
+use crate::kv::range::Scratch;
 
 mod compaction;
 mod elections;
@@ -71,7 +73,7 @@ struct Member {
     shared: Arc<Shared>,
     replica: Replica,
     to_replica: Producer<ToReplica>,
-    to_lessor: Producer<LeaseAsk>,
+    to_lessor: Producer<LeaseRequest>,
     from_replica: Consumer<ToFront>,
     desk: SimulatedBackground,
     background: worker::Worker,
@@ -187,6 +189,20 @@ impl Member {
 
     fn id(&self) -> u64 {
         self.shared.member_id
+    }
+
+    /// Runs a turn as a shard does; returns its stages.
+    fn turn(&mut self, now_ms: u64) -> Vec<Stage> {
+        self.replica.begin_turn(now_ms);
+        let mut stages = Vec::new();
+        while let Some(stage) = self.replica.next_stage() {
+            stages.push(stage);
+            if let Some(write) = self.replica.run(stage) {
+                assert!(self.write.is_none(), "two durable writes at once");
+                self.write = Some(write);
+            }
+        }
+        stages
     }
 
     fn finish_write(&mut self) {
@@ -504,13 +520,8 @@ impl Cluster {
                 self.members[at].run_background();
             }
             let member = &mut self.members[at];
-            member.replica.turn(self.now_ms);
-            let writes = [member.replica.log_turn(), member.replica.finish_turn()];
-            for write in writes.into_iter().flatten() {
-                assert!(member.write.is_none(), "two durable writes at once");
-                member.write = Some(write);
-            }
-            if let Some(reason) = member.shared.failure.get() {
+            member.turn(self.now_ms);
+            if let Some(reason) = member.shared.lifecycle.failure() {
                 panic!("{} failed: {reason}", member.name);
             }
             member.take_answers();
@@ -523,8 +534,8 @@ impl Cluster {
         let member = &mut self.members[at];
         let (mut messages, mut asks, mut replies) = (Vec::new(), Vec::new(), Vec::new());
         member.replica.take_messages(&mut messages);
-        member.replica.take_asks(&mut asks);
-        member.replica.take_replies(&mut replies);
+        member.replica.take_peer_requests(&mut asks);
+        member.replica.take_peer_replies(&mut replies);
         let from = member.id();
         for message in messages {
             self.post(message.to.unwrap_or(0), Parcel::Message(message));

@@ -49,15 +49,15 @@ impl Versions {
 impl Replica {
     /// Asks, or proposes what was found out. For a leader that has applied its first entry.
     pub(super) fn monitor_version(&mut self) {
-        if !self.is_leader() || !self.desk.lessor.is_primary() {
+        if !self.is_leader() || !self.leases.is_primary() {
             self.versions = Versions::default();
             return;
         }
         // A downgrade, which a member of etcd leads, would be undone.
-        if self.downgrade.enabled {
+        if self.state.downgrade().enabled {
             return;
         }
-        let known = self.cluster_version.as_deref().and_then(parse);
+        let known = self.state.cluster_version().map(|version| &**version).and_then(parse);
         let own = parse(version::ETCD);
         if let Some(lowest) = self.versions.outcome() {
             let lowest = lowest.min(own);
@@ -71,13 +71,18 @@ impl Replica {
             }
             return;
         }
-        if known >= own || self.now_ms < self.versions.next_look_ms {
+        if known >= own || self.turn.now_ms() < self.versions.next_look_ms {
             return;
         }
-        self.versions.next_look_ms = self.now_ms + LOOK_MS;
+        self.versions.next_look_ms = self.turn.now_ms() + LOOK_MS;
         let own_id = self.shared.member_id;
-        let others: Vec<u64> =
-            self.members.iter().map(|member| member.id).filter(|id| *id != own_id).collect();
+        let others: Vec<u64> = self
+            .state
+            .members()
+            .iter()
+            .map(|member| member.id)
+            .filter(|id| *id != own_id)
+            .collect();
         self.versions.asked = others.iter().map(|id| (*id, None)).collect();
         self.versions.asked.insert(own_id, Some(own));
         others.into_iter().for_each(|id| self.ask_version(id));
@@ -85,7 +90,7 @@ impl Replica {
 
     fn propose_cluster_version(&mut self, (major, minor): Version) {
         let ver = format!("{major}.{minor}.0");
-        match &self.cluster_version {
+        match self.state.cluster_version() {
             None => tracing::info!(cluster_version = %ver, "setting up initial cluster version"),
             Some(from) => tracing::info!(from = %from, to = %ver, "updating cluster version"),
         }

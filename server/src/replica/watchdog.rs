@@ -1,4 +1,4 @@
-//! StalledWork that a member waits for and that does not go on: noticed, told, and not led with.
+//! Work that a member waits for and that does not go on: noticed, told, and not led with.
 //!
 //! Part of the replica, looked at with every tick. A disk that hangs, or a thread that is not
 //! woken, shows itself only by what does not come: so each thing that the replica waits for has a
@@ -34,6 +34,8 @@ pub(super) struct Watchdog {
     file_ops: (u64, u64),
     checkpoints: u64,
     last_tick_ms: u64,
+    /// This member leads and sends nothing, so that others elect another.
+    silent: bool,
 }
 
 impl Watchdog {
@@ -63,6 +65,11 @@ impl Watchdog {
         waited(StalledWork::LogWrite).max(waited(StalledWork::LogFile))
     }
 
+    /// True if nothing may be sent to peers.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
     fn step_of(&self, work: StalledWork, checkpoint_is_out: bool) -> Option<u64> {
         match work {
             StalledWork::LogWrite => (self.writes.0 > self.writes.1).then_some(self.writes.1),
@@ -75,11 +82,12 @@ impl Watchdog {
 impl Replica {
     /// With every tick: asks again for what is waited for, and looks at the clocks.
     pub(super) fn watch_work(&mut self) {
-        let tick_ms = self.now_ms - std::mem::replace(&mut self.watchdog.last_tick_ms, self.now_ms);
+        let now_ms = self.turn.now_ms();
+        let tick_ms = now_ms - std::mem::replace(&mut self.watchdog.last_tick_ms, now_ms);
         // More is the machine's doing.
         let passed_ms = tick_ms.min(2 * millis(self.shared.config.heartbeat));
         // A checkpoint that waits for room is told of elsewhere.
-        let checkpoint_is_out = self.checkpoint_started_ms.is_some() && !self.space.stalled;
+        let checkpoint_is_out = self.checkpoints.is_under_way() && !self.space.is_stalled();
         if checkpoint_is_out || self.snapshots.is_busy() {
             self.background.nudge();
         }
@@ -124,11 +132,11 @@ impl Replica {
             || waited_ms < election_ms
             || is_on(Mutation::HungLeaderLeadsOn)
         {
-            self.silent = false;
+            self.watchdog.silent = false;
             return;
         }
         if waited_ms >= 2 * election_ms {
-            if !std::mem::replace(&mut self.silent, true) {
+            if !std::mem::replace(&mut self.watchdog.silent, true) {
                 tracing::error!(
                     waited_ms,
                     "no peer took the leadership of a member whose log stands still: it is silent \
@@ -138,7 +146,7 @@ impl Replica {
             return;
         }
         if self.log.node.status().transferee == 0
-            && let Some(transferee) = self.best_heir()
+            && let Some(transferee) = self.best_transferee()
         {
             tracing::error!(
                 waited_ms,

@@ -572,7 +572,7 @@ impl World {
     /// A member that has stopped by itself.
     fn exited(&mut self, member: usize) {
         let Some(life) = &self.members[member].life else { return };
-        let failure = life.shared.failure.get().cloned();
+        let failure = life.shared.lifecycle.failure().map(str::to_owned);
         self.trace.event(self.now, "exit", &[member as u64]);
         self.trace.say(self.now, || format!("member {member} has stopped: {failure:?}"));
         let trouble = &self.troubles[member];

@@ -28,7 +28,7 @@ impl Caller {
 impl Rig {
     /// What was asked since the last call.
     fn asked(&mut self) -> Vec<(Slot, i64)> {
-        let id = |ask: LeaseAsk| match ask.question {
+        let id = |ask: LeaseRequest| match ask.question {
             LeaseQuestion::Renew { id } => (ask.slot, id),
             question => panic!("{question:?}"),
         };

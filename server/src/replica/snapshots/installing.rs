@@ -5,20 +5,13 @@
 //! page file's place. Entries behind the snapshot are logged and acknowledged from the moment raft
 //! has taken it, and applied after the last step. In between the member serves the state of before.
 
-use std::sync::Arc;
-
 use etcore_engine::file::SharedFile;
 use etcore_engine::types::LogIndex;
-use etcore_proto::error::EtcdError;
 use etcore_raftlog::types::SnapshotMark;
 
 use super::Replica;
-use crate::auth::Auth;
 use crate::background::{Leftovers, Loaded, Task};
-use crate::cluster::alarm::Alarms;
 use crate::cluster::version;
-use crate::disk::pages::PageFile;
-use crate::replica::compaction::HeldBack;
 use crate::replica::versions;
 
 /// How far it is.
@@ -58,8 +51,7 @@ impl Installing {
 impl Replica {
     /// raft has restored a snapshot: what was committed before counts no more.
     pub(in crate::replica) fn begin_install(&mut self, mark: SnapshotMark) {
-        self.to_apply.clear();
-        self.running = None;
+        self.applier.clear();
         self.shared.metrics.snapshots.applying.set(1);
         let loaded = match std::mem::take(&mut self.snapshots.installing) {
             Installing::Offered { loaded, .. } => loaded,
@@ -98,41 +90,42 @@ impl Replica {
         // Readers that are in the middle of something keep their pins, or learn that what they
         // read is compacted.
         store.share_pins(&self.store);
-        self.take_over_auth(&store);
+        if let Err(error) = self.state.refresh_auth(&store) {
+            self.fail(format!("page file: {error}"));
+        }
         let leftovers = Leftovers {
             store: std::mem::replace(&mut self.store, store),
-            lessor: self.desk.go_over_to(lessor),
+            lessor: self.leases.go_over_to(lessor),
         };
         self.shared.view.load().freeing.elsewhere();
-        if self.checkpoint_started_ms.take().is_some() {
+        if self.checkpoints.forget() {
             self.watchdog.checkpoint_ended();
         }
         self.log.went_over();
-        self.space.spare_bytes = spare_bytes;
-        (self.space.stalled, self.applying_since) = (false, None);
-        self.held_back = HeldBack::default();
-        let number = self.page_file.number + 1;
-        self.page_file = PageFile { number, cuts: 0, file: Some(file) };
-        self.pages.follow(&self.page_file);
-        self.alarms = Arc::new(Alarms::load(&self.store));
-        self.refresh_cluster();
+        self.space.file_replaced(spare_bytes);
+        self.applier.forget_since();
+        self.compactions.forget_held();
+        self.checkpoints.replace_file(file);
+        self.pages.follow(self.checkpoints.page_file());
+        self.state.refresh_alarms(&self.store);
+        self.state.refresh_cluster(&self.store);
         // Until a checkpoint says it.
         let (file_bytes, free_bytes) = size_bytes;
         self.shared.note_size(file_bytes, free_bytes);
         self.give_up_covered(mark.index);
-        if !self.defragmenters.is_empty() {
+        if self.checkpoints.is_defragmenting() {
             self.store.defragment();
         }
         self.shared.metrics.snapshots.applying.set(0);
         // The entry by which it publishes itself may be among those that it will never see.
-        self.publish_again_ms = 0;
-        self.unpublished = true;
+        self.introduction.hurry();
+        self.publisher.note_change();
         self.publish();
         tracing::info!(
             snapshot_index = mark.index.0,
             revision = self.store.revision().0,
             compact_revision = self.store.compact_revision().0,
-            to_apply = self.to_apply.len(),
+            to_apply = self.applier.backlog().len(),
             "applied snapshot"
         );
         // If there is no room for it, it is freed here.
@@ -142,34 +135,17 @@ impl Replica {
         self.refuse_newer_cluster();
     }
 
-    fn take_over_auth(&mut self, store: &etcore_engine::store::Store) {
-        match Auth::load(store) {
-            Ok(auth) => self.auth = Arc::new(auth),
-            Err(error) => self.fail(format!("page file: {error}")),
-        }
-    }
-
-    /// Proposals of an earlier leadership whose place the snapshot covers: nobody can say any more
-    /// what became of them.
-    fn give_up_covered(&mut self, index: LogIndex) {
-        while let Some(proposal) = self.proposals.pop_front_if(|known| known.index <= index) {
-            if let Some(origin) = proposal.from {
-                self.give_up((origin.front, origin.slot), EtcdError::Timeout);
-            }
-        }
-    }
-
     /// Like a member that applies the entry, one that finds it in a snapshot does not go on in a
     /// cluster that has grown too new for it.
     fn refuse_newer_cluster(&mut self) {
-        let wanted = self.cluster_version.as_deref().and_then(versions::parse);
+        let wanted = self.state.cluster_version().and_then(|version| versions::parse(version));
         if wanted
             .is_some_and(|wanted| versions::parse(version::ETCD).is_some_and(|own| own < wanted))
         {
             self.fail(format!(
                 "the cluster version is {}, which this version of {} does not serve; start one \
                  that does on this data directory",
-                self.cluster_version.as_deref().unwrap_or_default(),
+                self.state.cluster_version().map_or("", |version| version),
                 version::ETCD
             ));
         }

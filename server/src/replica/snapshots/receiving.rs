@@ -16,6 +16,7 @@ use etcore_raftlog::peer::{Lane, PeerAnswer, PeerAsk};
 use super::{PART_PATH, Replica};
 use crate::background::{Loaded, Received, Task};
 use crate::limits;
+use crate::replica::peer_requests::Purpose;
 
 /// A copy on its way here.
 pub(super) struct Receiving {
@@ -97,7 +98,7 @@ impl Replica {
         let identity =
             Identity { cluster_id: self.shared.cluster_id, member_id: self.shared.member_id };
         let transfer = self.snapshots.transfers + 1;
-        let (engine, leases) = (self.shared.config.engine.clone(), self.desk.lessor.settings());
+        let (engine, leases) = (self.shared.config.engine.clone(), self.leases.lessor().settings());
         let task = Task::ReceiveSnapshot { transfer, index, term, identity, engine, leases };
         if self.background.offer(task).is_err() {
             // raft at the leader is told of no failure, and sends it again after a while.
@@ -123,13 +124,13 @@ impl Replica {
             wanted: WantedParts::all(),
             window: 1,
             asked: 0,
-            not_before_ms: self.now_ms,
+            not_before_ms: self.turn.now_ms(),
             unwritten: VecDeque::new(),
             writing: 0,
             ended: false,
-            next_call_ms: self.now_ms + limits::SNAPSHOT_CALL_MS,
-            began_ms: self.now_ms,
-            heard_ms: self.now_ms,
+            next_call_ms: self.turn.now_ms() + limits::SNAPSHOT_CALL_MS,
+            began_ms: self.turn.now_ms(),
+            heard_ms: self.turn.now_ms(),
             received_bytes: 0,
         });
     }
@@ -154,7 +155,7 @@ impl Replica {
         tracing::info!(
             snapshot_index = receiving.index.0,
             received_bytes = receiving.received_bytes,
-            took = %format_args!("{}ms", self.now_ms - receiving.began_ms),
+            took = %format_args!("{}ms", self.turn.now_ms() - receiving.began_ms),
             "received and saved database snapshot"
         );
         let mut message = receiving.message;
@@ -173,7 +174,7 @@ impl Replica {
         asked: PartAsked,
         answer: Option<PeerAnswer>,
     ) {
-        let now_ms = self.now_ms;
+        let now_ms = self.turn.now_ms();
         let receiving = self.snapshots.receiving.as_mut();
         let Some(receiving) = receiving.filter(|known| known.transfer == asked.transfer) else {
             return;
@@ -209,7 +210,7 @@ impl Replica {
 
     /// Asks for what is missing, and hands over what came.
     pub(super) fn ask_for_parts(&mut self) {
-        let (now_ms, member) = (self.now_ms, self.shared.member_id);
+        let (now_ms, member) = (self.turn.now_ms(), self.shared.member_id);
         let Some(receiving) = &mut self.snapshots.receiving else { return };
         let transfer = receiving.transfer;
         while let Some(part) = receiving.unwritten.pop_front() {
@@ -251,13 +252,13 @@ impl Replica {
                 timeout_ms: limits::SNAPSHOT_PART_MS,
                 token: 0,
             };
-            self.ask_for_part(ask, asked);
+            self.peer_requests.ask(ask, Purpose::SnapshotPart(asked));
         }
     }
 
     /// Every tick: a leader that says nothing any more is given up.
     pub(super) fn tick_receiving(&mut self) {
-        let now_ms = self.now_ms;
+        let now_ms = self.turn.now_ms();
         let silent = |receiving: &Receiving| now_ms > receiving.heard_ms + limits::SNAPSHOT_IDLE_MS;
         if self.snapshots.receiving.as_ref().is_some_and(silent) {
             self.give_up_copy("no part of it came for long");
@@ -283,7 +284,7 @@ impl Replica {
 
     fn end_copy(&mut self, ok: bool) -> Option<Receiving> {
         let receiving = self.snapshots.receiving.take()?;
-        let took_ms = self.now_ms.saturating_sub(receiving.began_ms);
+        let took_ms = self.turn.now_ms().saturating_sub(receiving.began_ms);
         self.shared.metrics.snapshots.received.ended(receiving.from, ok, took_ms);
         Some(receiving)
     }

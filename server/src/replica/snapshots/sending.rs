@@ -38,7 +38,7 @@ pub(in crate::replica) struct Sending {
     /// No part is read before.
     next_part_ms: u64,
     /// [`limits::SNAPSHOT_LOG_BYTES`], but in tests.
-    pub(in crate::replica) log_bytes_max: u64,
+    pub(super) log_bytes_max: u64,
 }
 
 impl Default for Sending {
@@ -167,7 +167,7 @@ impl Replica {
         self.log.node.provide_snapshot(mark.as_ref());
         let sending = &mut self.snapshots.sending;
         sending.is_holding = false;
-        sending.used_ms = self.now_ms;
+        sending.used_ms = self.turn.now_ms();
         sending.held = mark;
         self.log.writer.hold(sending.log_from());
     }
@@ -177,7 +177,7 @@ impl Replica {
         let to = message.to.unwrap_or(0);
         let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
         let index = LogIndex(metadata.and_then(|metadata| metadata.index).unwrap_or(0));
-        let now_ms = self.now_ms;
+        let now_ms = self.turn.now_ms();
         let sending = &mut self.snapshots.sending;
         sending.used_ms = now_ms;
         if let Some(known) = sending.receivers.get_mut(&to)
@@ -209,12 +209,12 @@ impl Replica {
         if let Some(receiver) = sending.receivers.get_mut(&wanted.member)
             && receiver.index == wanted.index
         {
-            receiver.asked_ms = self.now_ms;
+            receiver.asked_ms = self.turn.now_ms();
         }
         if sending.held.as_ref().is_none_or(|held| held.index != wanted.index) {
             return self.reply_peer(conn, 410, TEXT, GONE.to_vec());
         }
-        sending.used_ms = self.now_ms;
+        sending.used_ms = self.turn.now_ms();
         if wanted.range.from >= wanted.range.until {
             return self.reply_peer(conn, 200, OCTETS, Vec::new());
         }
@@ -226,7 +226,7 @@ impl Replica {
 
     /// Reads parts for others within the rate.
     pub(super) fn read_parts(&mut self) {
-        let (now_ms, sending) = (self.now_ms, &mut self.snapshots.sending);
+        let (now_ms, sending) = (self.turn.now_ms(), &mut self.snapshots.sending);
         while now_ms >= sending.next_part_ms
             && sending.reading.len() < limits::SNAPSHOT_READS
             && let Some((conn, wanted)) = sending.waiting.pop_front()
@@ -250,7 +250,7 @@ impl Replica {
         match part {
             Some(part) => {
                 let pause_ms = part.len() as u64 * 1000 / limits::SNAPSHOT_BYTES_PER_SECOND;
-                sending.next_part_ms = sending.next_part_ms.max(self.now_ms) + pause_ms;
+                sending.next_part_ms = sending.next_part_ms.max(self.turn.now_ms()) + pause_ms;
                 self.reply_peer(conn, 200, OCTETS, part);
             }
             None => self.reply_peer(conn, 410, TEXT, GONE.to_vec()),
@@ -273,7 +273,8 @@ impl Replica {
             }
         }
         let sending = &mut self.snapshots.sending;
-        let idle = !sending.is_copied() && self.now_ms > sending.used_ms + limits::SNAPSHOT_HOLD_MS;
+        let idle =
+            !sending.is_copied() && self.turn.now_ms() > sending.used_ms + limits::SNAPSHOT_HOLD_MS;
         if sending.held.is_some() && idle && self.background.offer(Task::DropSnapshot).is_ok() {
             sending.held = None;
             self.log.node.provide_snapshot(None);
@@ -295,7 +296,7 @@ impl Replica {
                     tracing::info!(
                         snapshot_index = known.index.0,
                         remote_peer_id = %format_args!("{member:x}"),
-                        took = %format_args!("{}ms", self.now_ms - known.began_ms),
+                        took = %format_args!("{}ms", self.turn.now_ms() - known.began_ms),
                         "the member follows the log again"
                     );
                 }
@@ -305,7 +306,7 @@ impl Replica {
     }
 
     fn fate_of(&mut self, member: u64, last: LogIndex) -> Fate {
-        let now_ms = self.now_ms;
+        let now_ms = self.turn.now_ms();
         let Some(receiver) = self.snapshots.sending.receivers.get_mut(&member) else {
             return Fate::Receives;
         };
@@ -337,7 +338,7 @@ impl Replica {
     /// The copy has arrived, or not for this reason.
     fn sent(&mut self, member: u64, failure: Option<&str>) {
         let Some(receiver) = self.snapshots.sending.receivers.get(&member) else { return };
-        let (snapshot_index, took_ms) = (receiver.index.0, self.now_ms - receiver.began_ms);
+        let (snapshot_index, took_ms) = (receiver.index.0, self.turn.now_ms() - receiver.began_ms);
         self.shared.metrics.snapshots.sent.ended(member, failure.is_none(), took_ms);
         let remote_peer_id = format!("{member:x}");
         match failure {

@@ -90,7 +90,7 @@ fn a_large_deletion_is_applied_over_many_turns_and_other_requests_go_on() {
     let term = cluster.members[leader].shared.status.term.load(Ordering::Relaxed);
     while !cluster.members[leader].replies.contains_key(&slot) {
         cluster.step();
-        if cluster.members[leader].replica.running.is_some() {
+        if cluster.members[leader].replica.applier.is_between_slices() {
             slices += 1;
             assert_eq!(cluster.members[leader].revision(), before, "nothing of it is seen");
             assert!(cluster.members[leader].get("d000000").is_some());

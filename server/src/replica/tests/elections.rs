@@ -56,7 +56,7 @@ fn a_member_that_stops_gives_its_leadership_away_first() {
     let begun_ms = cluster.now_ms;
     let shared = cluster.members[leader].shared.clone();
     shared.hand_over();
-    cluster.until(1000, "handed over", |_| shared.handed_over.load(Ordering::Relaxed));
+    cluster.until(1000, "handed over", |_| shared.lifecycle.has_handed_over());
     assert_ne!(cluster.leader(), leader);
     let took_ms = cluster.now_ms - begun_ms;
     assert!(took_ms < 500, "{took_ms} ms, an election timeout is 1000");
@@ -64,7 +64,7 @@ fn a_member_that_stops_gives_its_leadership_away_first() {
     let shared = cluster.members[follower].shared.clone();
     shared.hand_over();
     cluster.step();
-    assert!(shared.handed_over.load(Ordering::Relaxed), "a follower has nothing to give");
+    assert!(shared.lifecycle.has_handed_over(), "a follower has nothing to give");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn proposals_on_their_way_to_a_leader_that_hands_over_are_passed_on() {
             for at in [heir, other] {
                 slots.push((at, cluster.put(at, &format!("k{number}"), "v")));
             }
-            passed += cluster.members[leader].replica.peering.forwarded.len();
+            passed += cluster.members[leader].replica.peer_queue.forwarded_len();
             cluster.step();
         }
         for (at, slot) in slots {

@@ -16,7 +16,7 @@ fn ask(cluster: &mut Cluster, at: usize, question: LeaseQuestion) -> LeaseAnswer
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
     let deadline_ms = cluster.now_ms + 7000;
-    let asked = cluster.members[at].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+    let asked = cluster.members[at].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
     assert!(asked.is_ok());
     cluster.until(7000, "an answer about a lease", |cluster| {
         cluster.members[at].leases.contains_key(&slot)
@@ -25,7 +25,7 @@ fn ask(cluster: &mut Cluster, at: usize, question: LeaseQuestion) -> LeaseAnswer
 }
 
 fn exists(cluster: &Cluster, at: usize, id: i64) -> bool {
-    cluster.members[at].replica.desk.lessor.contains(id)
+    cluster.members[at].replica.leases.lessor().contains(id)
 }
 
 #[test]
@@ -89,12 +89,12 @@ fn any_member_lists_many_leases_and_many_keys_and_goes_on_with_everything_else_m
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
     let question = LeaseQuestion::TimeToLive { id: 7, keys: true };
-    let ask = LeaseAsk { slot, deadline_ms: cluster.now_ms + 7000, question };
+    let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, question };
     assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
-    cluster.until(100, "the walk", |cluster| cluster.members[leader].replica.desk.walks.has_work());
+    cluster.until(100, "the walk", |cluster| cluster.members[leader].replica.leases.has_walks());
     cluster.isolate(leader, true);
-    cluster.members[leader].replica.desk.demote();
-    assert!(!cluster.members[leader].replica.desk.walks.has_work(), "it was given up");
+    cluster.members[leader].replica.leases.demote();
+    assert!(!cluster.members[leader].replica.leases.has_walks(), "it was given up");
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn a_leader_that_was_replaced_without_knowing_it_says_nothing_about_leases() {
         cluster.isolate(old, true);
         let others = cluster.others(old);
         cluster.until(20_000, "a new leader that is ready", |cluster| {
-            let leads = |at: &&usize| cluster.members[**at].replica.desk.lessor.is_primary();
+            let leads = |at: &&usize| cluster.members[**at].replica.leases.is_primary();
             others.iter().any(|at| leads(&at))
         });
-        if !cluster.members[old].replica.desk.lessor.is_primary() {
+        if !cluster.members[old].replica.leases.is_primary() {
             continue;
         }
         overlaps += 1;
@@ -186,7 +186,7 @@ fn a_leader_that_was_replaced_without_knowing_it_says_nothing_about_leases() {
         let (first, deadline_ms) = (cluster.next_slot - 1, cluster.now_ms + 60_000);
         for (slot, id) in [(first, 7), (first + 1, 8)] {
             let question = LeaseQuestion::Renew { id };
-            let ask = LeaseAsk { slot, deadline_ms, question };
+            let ask = LeaseRequest { slot, deadline_ms, question };
             assert!(cluster.members[old].to_lessor.push(ask).is_ok());
         }
         cluster.run_ms(5000);
@@ -214,7 +214,8 @@ fn a_leader_whose_disk_is_slower_than_its_followers_waits_before_it_says_that_th
     let slot = cluster.next_slot;
     let question = LeaseQuestion::TimeToLive { id: 7, keys: false };
     let deadline_ms = cluster.now_ms + 7000;
-    let asked = cluster.members[follower].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+    let asked =
+        cluster.members[follower].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
     assert!(asked.is_ok());
     cluster.run_ms(500);
     assert!(cluster.members[follower].leases.is_empty());
@@ -236,7 +237,8 @@ fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledg
     cluster.next_slot += 1;
     let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
     let question = LeaseQuestion::Renew { id: 7 };
-    let asked = cluster.members[leader].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+    let asked =
+        cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
     assert!(asked.is_ok());
     cluster.run_ms(200);
     assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
@@ -264,7 +266,7 @@ fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags()
         let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
         let question = LeaseQuestion::Renew { id: 7 };
         let asked =
-            cluster.members[leader].to_lessor.push(LeaseAsk { slot, deadline_ms, question });
+            cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
         assert!(asked.is_ok());
         cluster.run_ms(200);
         assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
@@ -277,7 +279,7 @@ fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags()
             .until(7000, "an answer", |cluster| cluster.members[leader].leases.contains_key(&slot));
         let renewed = cluster.members[leader].leases.remove(&slot).unwrap();
         assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 0 }), "{renewed:?}");
-        assert!(cluster.members[leader].replica.desk.ending.is_empty(), "it is forgotten");
+        assert!(cluster.members[leader].replica.leases.ending_len() == 0, "it is forgotten");
     }
 }
 
@@ -293,7 +295,7 @@ fn ended_leases_are_forgotten_though_nobody_asks_about_leases() {
         let ended = cluster.propose(revoker, entry::field::LEASE_REVOKE, &revoke);
         assert_eq!(cluster.reply(revoker, ended), Ok(()));
         cluster.read(leader);
-        assert!(cluster.members[leader].replica.desk.ending.len() <= 1, "lease {id}");
+        assert!(cluster.members[leader].replica.leases.ending_len() <= 1, "lease {id}");
     }
 }
 
@@ -312,7 +314,7 @@ fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_appli
         }
         if step == ASKED {
             let question = LeaseQuestion::TimeToLive { id: 7, keys: false };
-            let ask = LeaseAsk { slot, deadline_ms: cluster.now_ms + 7000, question };
+            let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, question };
             assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
         }
         cluster.step();
@@ -355,7 +357,7 @@ fn keep_alive(cluster: &mut Cluster, leases: i64, ttl: i64, ms: u64) -> usize {
             let deadline_ms = cluster.now_ms + 7000;
             let at = followers[id.cast_unsigned() as usize % followers.len()];
             let question = LeaseQuestion::Renew { id };
-            let ask = LeaseAsk { slot, deadline_ms, question };
+            let ask = LeaseRequest { slot, deadline_ms, question };
             assert!(cluster.members[at].to_lessor.push(ask).is_ok());
             asked.insert(slot, id);
         }
@@ -391,10 +393,11 @@ fn a_leader_that_knows_no_batches_is_asked_as_etcd_asks() {
     let leader = cluster.leader();
     let id = cluster.members[leader].id();
     for at in cluster.others(leader) {
-        let asks = &cluster.members[at].replica.asks;
-        assert!(asks.asked_singly.contains(&id), "it was found out");
+        let requests = &cluster.members[at].replica.peer_requests;
+        assert!(requests.asks_singly(id), "it was found out");
         cluster.members[at].replica.peer_report(PeerReport::Inactive(id));
-        assert!(cluster.members[at].replica.asks.asked_singly.is_empty(), "and is forgotten");
+        let requests = &cluster.members[at].replica.peer_requests;
+        assert!(!requests.asks_singly(id), "and is forgotten");
     }
 }
 
@@ -411,7 +414,7 @@ fn a_question_that_a_leader_cannot_answer_yet_does_not_keep_others_of_its_batch_
         cluster.next_slot += 1;
         let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
         let question = LeaseQuestion::Renew { id };
-        let ask = LeaseAsk { slot, deadline_ms, question };
+        let ask = LeaseRequest { slot, deadline_ms, question };
         assert!(cluster.members[follower].to_lessor.push(ask).is_ok());
         asked.push((id, slot));
     }
@@ -428,5 +431,5 @@ fn a_question_that_a_leader_cannot_answer_yet_does_not_keep_others_of_its_batch_
         let answer = cluster.members[follower].leases.remove(&slot).unwrap();
         assert!(matches!(answer, LeaseAnswer::Renewed { ttl_s: told } if told == ttl_s), "{id}");
     }
-    assert_eq!(cluster.members[leader].replica.desk.batched, 0);
+    assert_eq!(cluster.members[leader].replica.leases.batched(), 0);
 }

@@ -60,7 +60,7 @@ fn a_leader_proposes_nothing_for_others_that_cannot_be_applied() {
     let slot = cluster.propose(follower, RAFT_PUT, &groups);
     assert_eq!(cluster.reply(follower, slot), Ok(()));
     cluster.agree(&["k".to_owned(), "deep".to_owned()]);
-    assert!(cluster.members.iter().all(|member| member.shared.failure.get().is_none()));
+    assert!(cluster.members.iter().all(|member| member.shared.lifecycle.failure().is_none()));
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_proposal_that_is_lost_on_its_way_is_given_up_after_the_request_timeout() {
     cluster.step();
     cluster.isolate(follower, true);
     cluster.lost = 0;
-    assert_eq!(cluster.members[follower].replica.waiting.len(), 1);
+    assert_eq!(cluster.members[follower].replica.proposals.forwarded_len(), 1);
     assert_eq!(cluster.reply(follower, slot), Err("etcdserver: request timed out".to_owned()));
     let took_ms = cluster.now_ms - begun_ms;
     assert!((7000..7300).contains(&took_ms), "{took_ms} ms");
@@ -319,7 +319,7 @@ fn a_read_does_not_wait_behind_proposals_that_nobody_can_take() {
         })
         .collect();
     cluster.run_ms(100);
-    assert!(cluster.members[at].replica.proposals_wait, "the log is busy");
+    assert!(cluster.members[at].replica.intake.waits(), "the log is busy");
     let waiting = cluster.put(at, "k", "v");
     cluster.read(at);
     assert!(!cluster.members[at].replies.contains_key(&waiting));
@@ -348,7 +348,10 @@ fn small_requests_go_on_while_large_ones_wait_for_a_spare_segment() {
         assert_eq!(cluster.reply(at, small), Ok(()));
         cluster.read(at);
         let replica = &cluster.members[at].replica;
-        assert!(replica.spare_wait && !replica.has_input(), "it sleeps until something comes");
+        assert!(
+            replica.intake.waits_for_spare() && !replica.has_input(),
+            "it sleeps until something comes"
+        );
     }
     // Once nothing fits any more, small ones wait too, and none is refused.
     let slots: Vec<Slot> =
@@ -376,15 +379,10 @@ fn the_shard_is_told_of_large_entries_before_they_are_logged_and_before_they_are
             let member = &mut cluster.members[at];
             member.finish_write();
             member.run_background();
-            member.replica.turn(cluster.now_ms);
-            logs += usize::from(member.replica.logs_large());
-            let write = member.replica.log_turn();
             let applied = member.replica.shared.status.applied.load(Ordering::Relaxed);
-            let applies_large = member.replica.applies_large();
-            for write in [write, member.replica.finish_turn()].into_iter().flatten() {
-                assert!(member.write.is_none(), "two durable writes at once");
-                member.write = Some(write);
-            }
+            let stages = member.turn(cluster.now_ms);
+            logs += usize::from(stages.contains(&Stage::SendBeforeLog));
+            let applies_large = stages.contains(&Stage::SendBeforeApply);
             let after = member.replica.shared.status.applied.load(Ordering::Relaxed);
             if after > applied {
                 assert_eq!(applies_large, is_large, "a value of {length} bytes");
@@ -457,11 +455,9 @@ fn a_configuration_change_of_the_second_form_stops_no_member_unless_it_changes_t
         cluster.now_ms += STEP_MS;
         let member = &mut cluster.members[second];
         member.finish_write();
-        member.replica.turn(cluster.now_ms);
-        let writes = [member.replica.log_turn(), member.replica.finish_turn()];
-        member.write = writes.into_iter().flatten().next().or(member.write.take());
+        member.turn(cluster.now_ms);
     }
-    let reason = cluster.members[second].shared.failure.get().cloned().unwrap_or_default();
+    let reason = cluster.members[second].shared.lifecycle.failure().unwrap_or_default();
     assert!(reason.contains("second form changes members"), "{reason:?}");
     cluster.crash(second);
 }

@@ -126,7 +126,7 @@ fn a_member_that_gets_a_snapshot_under_load_goes_over_at_once_and_follows_after_
             }
         }
         assert_eq!(cluster.members[away].went_over(), 1, "one was enough");
-        assert_eq!(cluster.members[away].replica.snapshots.transfers, 1);
+        assert_eq!(cluster.members[away].replica.snapshots.transfers(), 1);
         assert_healed(&mut cluster, &keys);
         assert_eq!(cluster.members[away].went_over(), 1, "one was enough");
         // Nothing is kept any longer than it is needed.
@@ -146,7 +146,7 @@ fn a_log_that_grows_too_much_for_a_receiver_is_let_go_and_a_later_snapshot_follo
     cluster.isolate(away, true);
     let behind = last_index(&cluster, away);
     let keys = outrun(&mut cluster, leader, behind);
-    cluster.members[leader].replica.snapshots.sending.log_bytes_max = 3 << 16;
+    cluster.members[leader].replica.snapshots.keep_log_bytes(3 << 16);
     cluster.isolate(away, false);
     cluster.until(60_000, "a copy arrives", |cluster| receives(cluster, away));
     // It does not ask for more, and does not go away.
@@ -161,7 +161,7 @@ fn a_log_that_grows_too_much_for_a_receiver_is_let_go_and_a_later_snapshot_follo
     assert!(bases.len() > 2, "the log is let go: {bases:?}");
     cluster.holds_asks.clear();
     cluster.until(60_000, "a later one", |cluster| cluster.members[away].went_over() > 0);
-    assert!(cluster.members[away].replica.snapshots.transfers > 1);
+    assert!(cluster.members[away].replica.snapshots.transfers() > 1);
     assert_healed(&mut cluster, &keys);
 }
 
@@ -195,7 +195,7 @@ fn a_transfer_goes_on_where_it_was_when_connections_are_lost() {
             assert!(cuts < 500, "it gets nowhere");
         }
         assert!(cuts > 2, "{cuts}");
-        assert_eq!(cluster.members[away].replica.snapshots.transfers, 1, "it began once");
+        assert_eq!(cluster.members[away].replica.snapshots.transfers(), 1, "it began once");
         assert_healed(&mut cluster, &keys);
     }
 }

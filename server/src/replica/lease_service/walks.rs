@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 
 use etcore_engine::types::LogIndex;
 
-use super::Replica;
-use super::leasing::{LeaseDesk, Waiting};
+use super::{LeaseService, Waiting};
 use crate::channel::{LeaseAnswer, LeaseQuestion};
 use crate::kv::pieces::Pieces;
 use crate::lease::{KeysStep, Lessor, TimeToLive};
 use crate::limits;
+use crate::replica::Replica;
 use crate::work::Job;
 
 /// A question that waits for a walk.
@@ -59,10 +59,15 @@ impl Walks {
         self.current.retain(|wanted| keeps(&wanted.waiting));
     }
 
+    /// Checks the invariant.
+    pub(super) fn check(&self) {
+        assert!(self.question.is_some() || self.current.is_empty(), "nobody waits for no walk");
+    }
+
     /// Takes out what only a leader can answer.
     fn take_times(&mut self) -> impl Iterator<Item = Waiting> {
         let wants_times = |wanted: &mut Wanted| {
-            wanted.times.is_none() && wanted.waiting.ask.question != LeaseQuestion::List
+            wanted.times.is_none() && wanted.waiting.request.question != LeaseQuestion::List
         };
         let mut taken: Vec<Wanted> = self.current.extract_if(.., wants_times).collect();
         for wanted in std::mem::take(&mut self.next) {
@@ -76,7 +81,7 @@ impl Walks {
     }
 }
 
-impl LeaseDesk {
+impl LeaseService {
     /// True for a question that takes a walk.
     pub(super) fn walks_for(&self, question: LeaseQuestion) -> bool {
         match question {
@@ -104,7 +109,7 @@ impl LeaseDesk {
 
     /// The leases are those of a snapshot from now on; returns those of before. A walk among them
     /// begins again.
-    pub(super) fn go_over_to(&mut self, lessor: Lessor) -> Lessor {
+    pub(in crate::replica) fn go_over_to(&mut self, lessor: Lessor) -> Lessor {
         let walks = &mut self.walks;
         walks.question = None;
         for wanted in std::mem::take(&mut walks.current).into_iter().rev() {
@@ -119,14 +124,14 @@ impl LeaseDesk {
             return true;
         }
         let Some(first) = self.walks.next.front() else { return false };
-        let question = first.waiting.ask.question;
+        let question = first.waiting.request.question;
         match question {
             LeaseQuestion::TimeToLive { id, .. } => self.lessor.begin_keys(id),
             LeaseQuestion::List | LeaseQuestion::Renew { .. } => self.lessor.begin_listing(),
         }
         self.walks.question = Some(question);
         for wanted in std::mem::take(&mut self.walks.next) {
-            match wanted.waiting.ask.question == question {
+            match wanted.waiting.request.question == question {
                 true => self.walks.current.push(wanted),
                 false => self.walks.next.push_back(wanted),
             }
@@ -138,22 +143,22 @@ impl LeaseDesk {
 impl Replica {
     /// Goes on with the walks, for as long as one turn may.
     pub(super) fn walk_on(&mut self) {
-        self.work.note(Job::LeaseList);
+        self.turn.note(Job::LeaseList);
         let applied = self.store.applied().0;
-        let walks = &mut self.desk.walks;
+        let walks = &mut self.leases.walks;
         while let Some((_, wanted)) = walks.behind.pop_front_if(|(after, _)| *after <= applied) {
             walks.next.push_back(wanted);
         }
         let mut rows = limits::LEASE_WALK_STEP;
-        while rows > 0 && self.desk.begin_walk() {
-            let list = self.desk.walks.question == Some(LeaseQuestion::List);
+        while rows > 0 && self.leases.begin_walk() {
+            let list = self.leases.walks.question == Some(LeaseQuestion::List);
             let found = if list {
-                match self.desk.lessor.list_on(&mut rows) {
+                match self.leases.lessor.list_on(&mut rows) {
                     None => return,
                     Some(leases) => Found::Leases(LeaseAnswer::Leases(leases)),
                 }
             } else {
-                match self.desk.lessor.keys_on(&mut rows) {
+                match self.leases.lessor.keys_on(&mut rows) {
                     KeysStep::Again => return,
                     KeysStep::Gone => Found::Keys(None),
                     KeysStep::Keys(keys) => Found::Keys(Some(keys)),
@@ -166,21 +171,22 @@ impl Replica {
 
     /// A walk is at its end.
     fn walked(&mut self, found: &Found) {
-        self.desk.walks.question = None;
-        for Wanted { waiting, times } in std::mem::take(&mut self.desk.walks.current) {
-            let LeaseQuestion::TimeToLive { id, .. } = waiting.ask.question else {
+        self.leases.walks.question = None;
+        for Wanted { waiting, times } in std::mem::take(&mut self.leases.walks.current) {
+            let LeaseQuestion::TimeToLive { id, .. } = waiting.request.question else {
                 if let Found::Leases(leases) = found {
                     self.answer_lease(&waiting, leases.clone());
                 }
                 continue;
             };
-            if times.is_none() && !self.desk.lessor.is_primary() {
-                self.desk.queued.push_back(waiting);
+            if times.is_none() && !self.leases.lessor.is_primary() {
+                self.leases.queued.push_back(waiting);
                 continue;
             }
             let answer = match found {
                 Found::Keys(Some(keys)) => LeaseAnswer::TimeToLive {
-                    times: times.or_else(|| self.desk.lessor.time_to_live(id, self.now_ms)),
+                    times: times
+                        .or_else(|| self.leases.lessor.time_to_live(id, self.turn.now_ms())),
                     keys: keys.clone(),
                 },
                 _ => LeaseAnswer::TimeToLive { times: None, keys: Pieces::default() },

@@ -3,7 +3,7 @@
 //!
 //! A follower has a few batches on their way, so what its clients renew while those travel leaves
 //! in the next one: renewals are bounded by bytes, not by round trips. A leader of etcd's make does
-//! not know the path; it is then asked one question a time, in etcd's form (see `asks`). What a
+//! not know the path; it is then asked one question a time, in etcd's form (see `peer_requests`). What a
 //! leader cannot answer soon, because it must apply something first, it hands back with the index
 //! that it waits for. The keys of a lease do not travel: an answer says what the leader had
 //! applied, and who has applied that too knows them. Nothing here may keep an answer waiting for
@@ -14,14 +14,14 @@ use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_raftlog::peer::{ConnId, Lane, PeerAnswer, PeerAsk};
 
-use super::Replica;
-use super::asks::{NOT_PRIMARY, Purpose, RETRY_MS};
-use super::leasing::Waiting;
+use super::{LeaseService, Waiting};
 use crate::channel::{LeaseAnswer, LeaseQuestion};
 use crate::http::TEXT;
 use crate::kv::pieces::Pieces;
 use crate::lease::TimeToLive;
 use crate::limits;
+use crate::replica::Replica;
+use crate::replica::peer_requests::{NOT_PRIMARY, Purpose, RETRY_MS};
 
 /// Where batches are asked.
 pub const BATCH_PATH: &str = "/etcore/leases";
@@ -29,7 +29,7 @@ pub const BATCH_PATH: &str = "/etcore/leases";
 const OCTETS: &str = "application/octet-stream";
 /// First byte of a question. Another one is not understood.
 const FORM: u8 = 1;
-/// The same of an answer.
+/// First byte of an answer.
 const ANSWER_FORM: u8 = 2;
 /// A kind and two numbers.
 const RECORD_BYTES: usize = 17;
@@ -54,17 +54,75 @@ enum Said {
 
 /// A batch that a follower waits for.
 #[derive(Debug)]
-pub(super) struct Batch {
+struct Batch {
     conn: ConnId,
     /// Answered then, whatever is missing.
     due_ms: u64,
     /// The read round that confirms the leader for it, once that has begun.
-    pub(super) round: Option<u64>,
+    round: Option<u64>,
     /// Questions without an answer.
     open: usize,
     items: Vec<Item>,
     /// What was applied, and when, when it was looked at last.
     looked: Option<(LogIndex, u64)>,
+}
+
+/// The batches of other members.
+///
+/// Invariants: `questions` is how many are in all batches; each batch counts its own open ones.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
+    waiting: Vec<Batch>,
+    questions: usize,
+}
+
+impl Batches {
+    /// How many questions wait in batches.
+    pub(super) fn questions(&self) -> usize {
+        self.questions
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// True if one waits for a read round to be begun.
+    pub(super) fn has_new(&self) -> bool {
+        self.waiting.iter().any(|batch| batch.round.is_none())
+    }
+
+    /// The read round with this ticket confirms the leader for those that have none.
+    pub(super) fn confirm_by(&mut self, round: u64) {
+        for batch in self.waiting.iter_mut().filter(|batch| batch.round.is_none()) {
+            batch.round = Some(round);
+        }
+    }
+
+    /// When one must be answered.
+    pub(super) fn due_ms(&self) -> u64 {
+        self.waiting.iter().map(|batch| batch.due_ms).min().unwrap_or(u64::MAX)
+    }
+
+    fn add(&mut self, conn: ConnId, due_ms: u64, items: Vec<Item>) {
+        self.questions += items.len();
+        let (open, round, looked) = (items.len(), None, None);
+        self.waiting.push(Batch { conn, due_ms, round, open, items, looked });
+    }
+
+    /// Takes all of them, to give those back that go on waiting.
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    /// Checks the invariants, which takes a look at everything.
+    pub(super) fn check(&self) {
+        let questions = self.waiting.iter().map(|batch| batch.items.len());
+        assert_eq!(questions.sum::<usize>(), self.questions, "questions in batches");
+        for batch in &self.waiting {
+            let open = batch.items.iter().filter(|item| item.said.is_none()).count();
+            assert_eq!(open, batch.open, "open questions of a batch");
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,14 +134,13 @@ struct Item {
 
 impl Replica {
     /// Sends the questions that wait to a leader of this make.
-    pub(super) fn ask_in_batches(&mut self, leader: u64) {
+    pub(in crate::replica) fn ask_in_batches(&mut self, leader: u64) {
         let (batches, questions) = match is_on(Mutation::RenewalsOneByOne) {
             true => (1, 1),
             false => (limits::LEASE_BATCHES, limits::LEASE_BATCH_QUESTIONS),
         };
-        while self.asks.batches < batches && !self.desk.forward.is_empty() {
-            let count = self.desk.forward.len().min(questions);
-            let batch: Vec<Waiting> = self.desk.forward.drain(..count).collect();
+        while self.peer_requests.batches() < batches && self.leases.has_forward() {
+            let batch = self.leases.take_forward(questions);
             let ask = PeerAsk {
                 to: leader,
                 lane: Lane::Leases,
@@ -94,45 +151,40 @@ impl Replica {
                 timeout_ms: limits::LEASE_BATCH_MS,
                 token: 0,
             };
-            self.asks.batches += 1;
-            self.ask(ask, Purpose::Leases(leader, batch));
+            self.peer_requests.ask(ask, Purpose::Leases(leader, batch));
         }
     }
 
     /// A leader has answered a batch, or will not.
-    pub(super) fn batch_answered(
+    pub(in crate::replica) fn batch_answered(
         &mut self,
         leader: u64,
         mut batch: Vec<Waiting>,
         answer: Option<PeerAnswer>,
     ) {
-        self.asks.batches -= 1;
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         if status == 404 {
             // It is of another make, or older.
-            self.asks.asked_singly.insert(leader);
-            for waiting in batch.into_iter().rev() {
-                self.desk.forward.push_front(waiting);
-            }
-            return;
+            self.peer_requests.note_asked_singly(leader);
+            return self.leases.forward_first(batch);
         }
         let said = answer.filter(|_| status == 200);
         let said = said.and_then(|answer| read_answers(&answer.body, batch.len()));
         let Some((applied, said)) = said else {
             for waiting in &mut batch {
-                waiting.not_before_ms = self.now_ms + RETRY_MS;
+                waiting.not_before_ms = self.turn.now_ms() + RETRY_MS;
             }
-            return self.desk.retry.extend(batch);
+            return self.leases.retry(batch);
         };
         for (mut waiting, said) in batch.into_iter().zip(said) {
-            let answer = match (waiting.ask.question, said) {
+            let answer = match (waiting.request.question, said) {
                 (_, Said::Again(after)) => {
                     waiting.after = after;
-                    self.desk.forward.push_back(waiting);
+                    self.leases.forward_last(waiting);
                     continue;
                 }
                 (LeaseQuestion::TimeToLive { keys: true, .. }, Said::Times(times)) => {
-                    self.desk.walks.push_behind(waiting, times, applied);
+                    self.leases.walks.push_behind(waiting, times, applied);
                     continue;
                 }
                 (LeaseQuestion::TimeToLive { .. }, Said::Times(times)) => {
@@ -149,32 +201,31 @@ impl Replica {
     }
 
     /// A follower asks this member.
-    pub(super) fn asked_in_batch(&mut self, conn: ConnId, body: &[u8]) {
+    pub(in crate::replica) fn asked_in_batch(&mut self, conn: ConnId, body: &[u8]) {
         let Some(items) = read_questions(body) else {
             let text = b"error unmarshalling request\n".to_vec();
             return self.reply_peer(conn, 400, TEXT, text);
         };
-        if self.desk.batched + items.len() > limits::KEEP_ALIVES {
+        let batches = &mut self.leases.batches;
+        if batches.questions() + items.len() > limits::KEEP_ALIVES {
             return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
         }
-        self.desk.batched += items.len();
-        let due_ms = self.now_ms + limits::LEASE_BATCH_HOLD_MS;
-        let (open, round, looked) = (items.len(), None, None);
-        self.desk.batches.push(Batch { conn, due_ms, round, open, items, looked });
+        batches.add(conn, self.turn.now_ms() + limits::LEASE_BATCH_HOLD_MS, items);
     }
 
     /// Answers the batches that are complete or due, or all of them if this member does not lead.
     pub(super) fn answer_batches(&mut self) {
         let is_leader = self.is_leader();
-        let mut batches = std::mem::take(&mut self.desk.batches);
-        batches.retain_mut(|batch| {
-            if is_leader && self.desk.is_confirmed(batch.round) {
+        let mut batches = self.leases.batches.take();
+        let Batches { waiting, questions } = &mut batches;
+        waiting.retain_mut(|batch| {
+            if is_leader && self.leases.is_confirmed(batch.round) {
                 self.look_at(batch);
             }
-            if is_leader && batch.open > 0 && self.now_ms < batch.due_ms {
+            if is_leader && batch.open > 0 && self.turn.now_ms() < batch.due_ms {
                 return true;
             }
-            self.desk.batched -= batch.items.len();
+            *questions -= batch.items.len();
             if is_leader {
                 let answers = write_answers(self.store.applied().0, &batch.items);
                 self.reply_peer(batch.conn, 200, OCTETS, answers);
@@ -184,19 +235,20 @@ impl Replica {
             }
             false
         });
-        self.desk.batches = batches;
+        self.leases.batches = batches;
     }
 
     /// Answers of a batch what can be answered.
     fn look_at(&mut self, batch: &mut Batch) {
         let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
+        let now_ms = self.turn.now_ms();
         // Not with every turn: many wait for the same entry.
-        if batch.looked.replace((applied, self.now_ms)) == Some((applied, self.now_ms)) {
+        if batch.looked.replace((applied, now_ms)) == Some((applied, now_ms)) {
             return;
         }
         for item in batch.items.iter_mut().filter(|item| item.said.is_none()) {
             let behind = *item.after.get_or_insert(commit) > applied;
-            if behind && !self.desk.is_fast(item.question) {
+            if behind && !self.leases.is_fast(item.question) {
                 continue;
             }
             let said = match self.lease_answer(item.question) {
@@ -211,10 +263,26 @@ impl Replica {
     }
 }
 
-impl Batch {
-    /// When it must be answered.
-    pub(super) fn due_ms(&self) -> u64 {
-        self.due_ms
+impl LeaseService {
+    fn has_forward(&self) -> bool {
+        !self.forward.is_empty()
+    }
+
+    /// Takes the first questions to be asked of the leader, at most so many.
+    fn take_forward(&mut self, most: usize) -> Vec<Waiting> {
+        let count = self.forward.len().min(most);
+        self.forward.drain(..count).collect()
+    }
+
+    /// Asks these before all others, in their order.
+    fn forward_first(&mut self, batch: Vec<Waiting>) {
+        for waiting in batch.into_iter().rev() {
+            self.forward.push_front(waiting);
+        }
+    }
+
+    fn forward_last(&mut self, waiting: Waiting) {
+        self.forward.push_back(waiting);
     }
 }
 
@@ -246,7 +314,7 @@ fn write_questions(batch: &[Waiting]) -> Bytes {
     let mut out = Vec::with_capacity(1 + batch.len() * RECORD_BYTES);
     out.push(FORM);
     for waiting in batch {
-        let (kind, id) = match waiting.ask.question {
+        let (kind, id) = match waiting.request.question {
             LeaseQuestion::Renew { id } => (RENEW, id),
             LeaseQuestion::TimeToLive { id, .. } => (TIMES, id),
             LeaseQuestion::List => (TIMES, 0),
@@ -302,16 +370,17 @@ fn read_answers(body: &[u8], count: usize) -> Option<(LogIndex, Vec<Said>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::leasing::Asker;
+    use super::super::Requester;
     use super::*;
-    use crate::channel::LeaseAsk;
+    use crate::channel::LeaseRequest;
 
     #[test]
     fn questions_and_answers_are_read_as_they_were_written_and_nothing_else_is() {
-        let ask = |question| LeaseAsk { slot: 3, deadline_ms: 9, question };
+        let ask = |question| LeaseRequest { slot: 3, deadline_ms: 9, question };
         let renew = LeaseQuestion::Renew { id: i64::MAX };
         let times = LeaseQuestion::TimeToLive { id: -5, keys: false };
-        let mut batch = [renew, times].map(|asked| Waiting::new(Asker::Front(0), 0, ask(asked)));
+        let mut batch =
+            [renew, times].map(|asked| Waiting::new(Requester::Front(0), 0, ask(asked)));
         batch[1].after = Some(LogIndex(1 << 40));
         let body = write_questions(&batch);
         let mut items = read_questions(&body).unwrap();

@@ -1,7 +1,8 @@
 //! Questions between members over the peer port, in etcd's HTTP forms: renewals and times of leases
 //! that a follower asks its leader for, the same asked of this member, and the peers' versions.
 //!
-//! The transport carries them; see `take_asks`, `asked` and `take_replies`. A question that gets no
+//! The transport carries them; see [`Replica::take_peer_requests`], [`Replica::asked`] and
+//! [`Replica::take_peer_replies`]. A question that gets no
 //! answer is asked again, of whoever leads then, until its client's time is up.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +15,10 @@ use etcore_raftlog::peer::{AskError, ConnId, Lane, PeerAnswer, PeerAsk, PeerAske
 use prost::Message;
 
 use super::Replica;
-use super::batches::BATCH_PATH;
-use super::leasing::{Asker, Waiting, written_keys};
+use super::lease_service::BATCH_PATH;
+use super::lease_service::{Requester, Waiting, written_keys};
 use super::snapshots::{PART_PATH, PartAsked};
-use crate::channel::{LeaseAnswer, LeaseAsk, LeaseQuestion};
+use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest};
 use crate::http::TEXT;
 use crate::kv::pieces::Pieces;
 use crate::lease::TimeToLive;
@@ -56,62 +57,116 @@ pub(super) enum Purpose {
     SnapshotPart(PartAsked),
 }
 
-/// The questions that are out.
+/// The questions that are out, and what the turn leaves to be asked and answered.
+///
+/// Invariant: `singles` and `batches` count the questions about leases in `out`.
 #[derive(Default)]
-pub(super) struct Asks {
-    next_token: u64,
+pub(super) struct PeerRequests {
+    last_token: u64,
     out: BTreeMap<u64, Purpose>,
     /// How many of them are single questions about leases, and how many batches.
     singles: usize,
-    pub(super) batches: usize,
+    batches: usize,
     /// Members that do not know batches; found out anew whenever they are reached again.
-    pub(super) asked_singly: BTreeSet<u64>,
+    asked_singly: BTreeSet<u64>,
+    /// Questions that leave with this turn.
+    requests: Vec<PeerAsk>,
+    /// Answers to peers' questions that leave with this turn.
+    replies: Vec<PeerReply>,
+}
+
+impl PeerRequests {
+    /// Asks a question when the turn is over.
+    pub(super) fn ask(&mut self, mut request: PeerAsk, purpose: Purpose) {
+        self.last_token += 1;
+        request.token = self.last_token;
+        match &purpose {
+            Purpose::Lease(_) => self.singles += 1,
+            Purpose::Leases(..) => self.batches += 1,
+            Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+        }
+        self.out.insert(request.token, purpose);
+        self.requests.push(request);
+    }
+
+    /// Answers a peer when the turn is over.
+    pub(super) fn reply(
+        &mut self,
+        conn: ConnId,
+        status: u16,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) {
+        self.replies.push(PeerReply { conn, status, content_type, body });
+    }
+
+    /// Takes what a question was for, now that it has ended; `None` if nobody waits for it.
+    fn take_ended(&mut self, token: u64) -> Option<Purpose> {
+        let purpose = self.out.remove(&token)?;
+        match &purpose {
+            Purpose::Lease(_) => self.singles -= 1,
+            Purpose::Leases(..) => self.batches -= 1,
+            Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+        }
+        Some(purpose)
+    }
+
+    /// Takes all questions about leases: a late answer finds nobody.
+    fn take_lease_questions(&mut self) -> impl Iterator<Item = Purpose> {
+        let is_lease = |_: &u64, purpose: &mut Purpose| {
+            matches!(purpose, Purpose::Lease(_) | Purpose::Leases(..))
+        };
+        (self.singles, self.batches) = (0, 0);
+        self.out.extract_if(.., is_lease).map(|(_, purpose)| purpose)
+    }
+
+    /// How many batches are out.
+    pub(super) fn batches(&self) -> usize {
+        self.batches
+    }
+
+    /// The member does not know batches.
+    pub(super) fn note_asked_singly(&mut self, member: u64) {
+        self.asked_singly.insert(member);
+    }
+
+    /// A member is reached again, or no more: it may have become another.
+    pub(super) fn forget_make(&mut self, member: u64) {
+        self.asked_singly.remove(&member);
+    }
+
+    /// True if the member does not know batches.
+    pub(super) fn asks_singly(&self, member: u64) -> bool {
+        self.asked_singly.contains(&member)
+    }
 }
 
 impl Replica {
     /// Takes the questions that the turn left to be asked.
-    pub fn take_asks(&mut self, out: &mut Vec<PeerAsk>) {
-        out.append(&mut self.peering.asks);
+    pub fn take_peer_requests(&mut self, out: &mut Vec<PeerAsk>) {
+        out.append(&mut self.peer_requests.requests);
     }
 
     /// Takes the answers to [`Replica::asked`].
-    pub fn take_replies(&mut self, out: &mut Vec<PeerReply>) {
-        out.append(&mut self.peering.replies);
-    }
-
-    pub(super) fn ask(&mut self, mut ask: PeerAsk, purpose: Purpose) {
-        self.asks.next_token += 1;
-        ask.token = self.asks.next_token;
-        self.asks.out.insert(ask.token, purpose);
-        self.peering.asks.push(ask);
+    pub fn take_peer_replies(&mut self, out: &mut Vec<PeerReply>) {
+        out.append(&mut self.peer_requests.replies);
     }
 
     /// A member that does not lead asks the one that does, and lists leases by itself.
-    pub(super) fn pass_on_lease_asks(&mut self) {
-        while let Some(waiting) = self.desk.queued.pop_front() {
-            let question = waiting.ask.question;
-            match waiting.asker {
-                Asker::Peer(conn) => self.refuse_peer(conn, question),
-                Asker::Nobody => {}
-                Asker::Front(_) if question == LeaseQuestion::List => self.desk.walks.push(waiting),
-                Asker::Front(_) => self.desk.forward.push_back(waiting),
-            }
+    pub(super) fn pass_on_lease_requests(&mut self) {
+        while let Some((conn, question)) = self.leases.sort_for_leader() {
+            self.refuse_peer(conn, question);
         }
-        while let Some(waiting) =
-            self.desk.retry.pop_front_if(|waiting| waiting.not_before_ms <= self.now_ms)
-        {
-            self.desk.forward.push_back(waiting);
-        }
-        let leader = self.soft_state.leader;
+        self.leases.forward_due(self.turn.now_ms());
+        let leader = self.standing.leader();
         if leader == 0 {
             return;
         }
-        let is_plain = self.asks.asked_singly.contains(&leader);
-        if !is_plain {
+        if !self.peer_requests.asks_singly(leader) {
             return self.ask_in_batches(leader);
         }
-        while self.asks.singles < limits::LEASE_FORWARDS
-            && let Some(waiting) = self.desk.forward.pop_front()
+        while self.peer_requests.singles < limits::LEASE_FORWARDS
+            && let Some(waiting) = self.leases.next_forward()
         {
             self.ask_singly(leader, waiting);
         }
@@ -119,7 +174,7 @@ impl Replica {
 
     /// Asks in etcd's form.
     fn ask_singly(&mut self, leader: u64, waiting: Waiting) {
-        let (target, body) = request(waiting.ask.question);
+        let (target, body) = request(waiting.request.question);
         let ask = PeerAsk {
             to: leader,
             lane: Lane::Leases,
@@ -127,33 +182,22 @@ impl Replica {
             target: target.to_owned(),
             content_type: PROTOBUF,
             body,
-            timeout_ms: waiting.ask.deadline_ms.saturating_sub(self.now_ms),
+            timeout_ms: waiting.request.deadline_ms.saturating_sub(self.turn.now_ms()),
             token: 0,
         };
-        self.asks.singles += 1;
-        self.ask(ask, Purpose::Lease(waiting));
+        self.peer_requests.ask(ask, Purpose::Lease(waiting));
     }
 
-    /// Whoever was asked leads no longer: the questions wait for the next leader. A late answer
-    /// finds nobody.
-    pub(super) fn take_back_lease_asks(&mut self) {
-        let is_lease = |_: &u64, purpose: &mut Purpose| {
-            matches!(purpose, Purpose::Lease(_) | Purpose::Leases(..))
-        };
-        (self.asks.singles, self.asks.batches) = (0, 0);
-        for (_, purpose) in self.asks.out.extract_if(.., is_lease) {
+    /// Whoever was asked leads no longer: the questions wait for the next leader.
+    pub(super) fn take_back_lease_requests(&mut self) {
+        for purpose in self.peer_requests.take_lease_questions() {
             match purpose {
-                Purpose::Lease(waiting) => self.desk.queued.push_back(waiting),
-                Purpose::Leases(_, batch) => self.desk.queued.extend(batch),
+                Purpose::Lease(waiting) => self.leases.queue([waiting]),
+                Purpose::Leases(_, batch) => self.leases.queue(batch),
                 Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
             }
         }
-        self.desk.take_back();
-    }
-
-    /// A member is reached again, or no more: it may have become another.
-    pub(super) fn forget_make(&mut self, member: u64) {
-        self.asks.asked_singly.remove(&member);
+        self.leases.take_back();
     }
 
     /// Asks a member for its version.
@@ -168,13 +212,13 @@ impl Replica {
             timeout_ms: limits::VERSION_MS,
             token: 0,
         };
-        self.ask(ask, Purpose::Version(member));
+        self.peer_requests.ask(ask, Purpose::Version(member));
     }
 
     /// A peer has answered, or will not.
     pub(super) fn peer_answered(&mut self, token: u64, answer: Result<PeerAnswer, AskError>) {
         let answer = answer.ok();
-        match self.asks.out.remove(&token) {
+        match self.peer_requests.take_ended(token) {
             None => {}
             Some(Purpose::SnapshotPart(asked)) => self.part_answered(asked, answer),
             Some(Purpose::Version(member)) => {
@@ -183,13 +227,12 @@ impl Replica {
             }
             Some(Purpose::Leases(leader, batch)) => self.batch_answered(leader, batch, answer),
             Some(Purpose::Lease(mut waiting)) => {
-                self.asks.singles -= 1;
-                let question = waiting.ask.question;
+                let question = waiting.request.question;
                 match answer.and_then(|answer| read(question, answer.status, &answer.body)) {
                     Some(answer) => self.answer_lease(&waiting, answer),
                     None => {
-                        waiting.not_before_ms = self.now_ms + RETRY_MS;
-                        self.desk.retry.push_back(waiting);
+                        waiting.not_before_ms = self.turn.now_ms() + RETRY_MS;
+                        self.leases.retry([waiting]);
                     }
                 }
             }
@@ -223,18 +266,23 @@ impl Replica {
             let text = b"error unmarshalling request\n".to_vec();
             return self.reply_peer(conn, 400, TEXT, text);
         };
-        if self.desk.waiting() >= limits::KEEP_ALIVES {
+        if self.leases.waiting() >= limits::KEEP_ALIVES {
             return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
         }
-        let deadline_ms = self.now_ms + self.request_timeout_ms;
-        let ask = LeaseAsk { slot: 0, deadline_ms, question };
-        let since_ms = self.now_ms;
-        self.desk.queued.push_back(Waiting::new(Asker::Peer(conn), since_ms, ask));
+        let since_ms = self.turn.now_ms();
+        let deadline_ms = since_ms + self.request_timeout_ms;
+        let request = LeaseRequest { slot: 0, deadline_ms, question };
+        self.leases.queue([Waiting::new(Requester::Peer(conn), since_ms, request)]);
     }
 
     /// The answer to a peer, in etcd's form.
-    pub(super) fn answer_peer(&mut self, conn: ConnId, ask: &LeaseAsk, answer: LeaseAnswer) {
-        let id = match ask.question {
+    pub(super) fn answer_peer(
+        &mut self,
+        conn: ConnId,
+        request: &LeaseRequest,
+        answer: LeaseAnswer,
+    ) {
+        let id = match request.question {
             LeaseQuestion::Renew { id } | LeaseQuestion::TimeToLive { id, .. } => id,
             LeaseQuestion::List => 0,
         };
@@ -276,11 +324,6 @@ impl Replica {
         self.reply_peer(conn, status, TEXT, format!("{NOT_PRIMARY}\n").into_bytes());
     }
 
-    /// Asks for a part of a snapshot.
-    pub(super) fn ask_for_part(&mut self, ask: PeerAsk, asked: PartAsked) {
-        self.ask(ask, Purpose::SnapshotPart(asked));
-    }
-
     pub(super) fn reply_peer(
         &mut self,
         conn: ConnId,
@@ -288,7 +331,7 @@ impl Replica {
         content_type: &'static str,
         body: Vec<u8>,
     ) {
-        self.peering.replies.push(PeerReply { conn, status, content_type, body });
+        self.peer_requests.reply(conn, status, content_type, body);
     }
 }
 

@@ -10,36 +10,35 @@ use std::sync::atomic::Ordering;
 use etcore_engine::types::LogIndex;
 use etcore_proto::raftpb::{self, EntryType, MessageType};
 use etcore_raftlog::node::{Destination, Role, StepError};
-use etcore_raftlog::peer::{PeerAsk, PeerReport};
+use etcore_raftlog::peer::PeerReport;
 
 use super::Replica;
-use super::asks::PeerReply;
 use crate::work::Job;
 use crate::{entry, limits};
 
 /// See the module text.
+///
+/// Invariant: `bytes` is what the messages of the three inboxes cost.
 #[derive(Default)]
-pub(super) struct Peering {
+pub(super) struct PeerQueue {
     /// Heartbeats, votes, answers.
     urgent: VecDeque<raftpb::Message>,
     /// Appends.
     bulk: VecDeque<raftpb::Message>,
     /// Proposals that other members gave to this one, and when.
-    pub(super) forwarded: VecDeque<(u64, raftpb::Message)>,
+    forwarded: VecDeque<(u64, raftpb::Message)>,
     bytes: usize,
     /// The disk is behind: appends wait. What ends that wakes the shard.
     choked: bool,
     /// One reason for that is that too much was not applied: nothing else wakes the shard when all
     /// of it is.
     waits_for_apply: bool,
-    pub(super) outbox: Vec<raftpb::Message>,
-    pub(super) asks: Vec<PeerAsk>,
-    pub(super) replies: Vec<PeerReply>,
+    outbox: Vec<raftpb::Message>,
     /// Reachable peers, and since when.
-    pub(super) active: BTreeMap<u64, u64>,
-    /// Those that were reachable and are not, since when, and have said nothing for a while.
+    active: BTreeMap<u64, u64>,
+    /// Members that were reachable and are not, since when, and have said nothing for a while.
     lost: BTreeMap<u64, u64>,
-    /// Those to whom a message was lost and that have said nothing since.
+    /// Members to whom a message was lost and that have said nothing since.
     silent: BTreeSet<u64>,
     /// Appends without entries, which only say what is committed, and until when they wait for one
     /// with entries to say it.
@@ -58,10 +57,98 @@ fn cost_bytes(message: &raftpb::Message) -> usize {
     message.entries.iter().map(|entry| data(entry) + 32).sum::<usize>() + 128
 }
 
-impl Peering {
+impl PeerQueue {
     fn has_room(&self) -> bool {
         let count = self.urgent.len() + self.bulk.len() + self.forwarded.len();
         count < limits::PEER_INBOX_MESSAGES && self.bytes < limits::PEER_INBOX_BYTES
+    }
+
+    /// How many messages with proposals of other members wait.
+    #[cfg(test)]
+    pub(super) fn forwarded_len(&self) -> usize {
+        self.forwarded.len()
+    }
+
+    /// True if there are proposals of other members.
+    pub(super) fn has_forwarded(&self) -> bool {
+        !self.forwarded.is_empty()
+    }
+
+    /// Takes a message in; the next turn steps it.
+    fn receive(&mut self, message: raftpb::Message, now_ms: u64) {
+        let from = message.from.unwrap_or(0);
+        self.bytes += cost_bytes(&message);
+        if !self.silent.is_empty() {
+            self.silent.remove(&from);
+        }
+        if !self.lost.is_empty() {
+            // It lives: what it sent before it died has come by then.
+            let lives = |_: &u64, since_ms: &mut u64| now_ms > *since_ms + limits::LOST_MS;
+            self.lost.extract_if(from..=from, lives).for_each(drop);
+        }
+        match MessageType::try_from(message.r#type.unwrap_or(0)) {
+            Ok(MessageType::MsgProp) => {
+                self.forwarders.insert(from, now_ms);
+                self.forwarded.push_back((now_ms, message));
+            }
+            Ok(MessageType::MsgApp) if !message.entries.is_empty() => self.bulk.push_back(message),
+            _ => self.urgent.push_back(message),
+        }
+    }
+
+    /// The next heartbeat, vote or answer.
+    fn next_urgent(&mut self) -> Option<raftpb::Message> {
+        let message = self.urgent.pop_front()?;
+        self.bytes -= cost_bytes(&message);
+        Some(message)
+    }
+
+    /// The next append, and what it costs, unless appends wait.
+    fn next_bulk(&mut self) -> Option<(raftpb::Message, usize)> {
+        if self.choked {
+            return None;
+        }
+        let message = self.bulk.pop_front()?;
+        let bytes = cost_bytes(&message);
+        self.bytes -= bytes;
+        Some((message, bytes))
+    }
+
+    /// Appends wait while this member is behind, `for_apply` with applying.
+    fn choke(&mut self, behind: bool, for_apply: bool) {
+        debug_assert!(behind || !for_apply, "what is not applied is a way of being behind");
+        (self.choked, self.waits_for_apply) = (behind, for_apply);
+    }
+
+    /// A heartbeat leaves for a member; returns how late it is, in milliseconds.
+    fn heartbeat_leaves(&mut self, to: u64, now_ms: u64, interval_ms: u64) -> u64 {
+        let last_ms = self.heartbeats.insert(to, now_ms).unwrap_or(now_ms);
+        (now_ms - last_ms).saturating_sub(2 * interval_ms)
+    }
+
+    /// A member is connected.
+    fn connected(&mut self, id: u64, now_ms: u64) {
+        self.active.entry(id).or_insert(now_ms);
+        self.lost.remove(&id);
+        self.silent.remove(&id);
+    }
+
+    /// A member is connected no longer.
+    fn disconnected(&mut self, id: u64, now_ms: u64) {
+        self.active.remove(&id);
+        self.lost.insert(id, now_ms);
+    }
+
+    /// True once, when so many members are connected that the election clock may be put forward.
+    fn advances(&mut self) -> bool {
+        self.active.len() >= 2 && !std::mem::replace(&mut self.advanced, true)
+    }
+
+    /// Checks the invariant, which takes a look at everything.
+    pub(super) fn check(&self) {
+        let forwarded = self.forwarded.iter().map(|(_, message)| message);
+        let all = self.urgent.iter().chain(&self.bulk).chain(forwarded);
+        assert_eq!(all.map(cost_bytes).sum::<usize>(), self.bytes, "what the inboxes hold");
     }
 
     /// True if a turn would take something.
@@ -108,7 +195,7 @@ impl Peering {
     }
 
     /// The next forwarded proposals, if they take no more than `room_bytes`.
-    pub(super) fn next_forwarded(&mut self, room_bytes: usize) -> Option<raftpb::Message> {
+    fn next_forwarded(&mut self, room_bytes: usize) -> Option<raftpb::Message> {
         let fits = |(_, message): &mut (u64, _)| cost_bytes(message) <= room_bytes;
         let (_, message) = self.forwarded.pop_front_if(fits)?;
         self.bytes -= cost_bytes(&message);
@@ -139,59 +226,36 @@ impl Replica {
     /// True if [`Replica::step`] takes another message now. If not, whoever reads the peers stops
     /// reading them.
     pub fn wants_messages(&self) -> bool {
-        self.peering.has_room()
+        self.peer_queue.has_room()
     }
 
     /// A message from a peer; the next turn takes it.
     pub fn step(&mut self, message: raftpb::Message) {
-        let peering = &mut self.peering;
-        peering.bytes += cost_bytes(&message);
-        if !peering.silent.is_empty() {
-            peering.silent.remove(&message.from.unwrap_or(0));
-        }
-        if !peering.lost.is_empty() {
-            // It lives: what it sent before it died has come by then.
-            let (from, now_ms) = (message.from.unwrap_or(0), self.now_ms);
-            let lives = |_: &u64, since_ms: &mut u64| now_ms > *since_ms + limits::LOST_MS;
-            peering.lost.extract_if(from..=from, lives).for_each(drop);
-        }
-        match MessageType::try_from(message.r#type.unwrap_or(0)) {
-            Ok(MessageType::MsgProp) => {
-                peering.forwarders.insert(message.from.unwrap_or(0), self.now_ms);
-                peering.forwarded.push_back((self.now_ms, message));
-            }
-            Ok(MessageType::MsgApp) if !message.entries.is_empty() => {
-                peering.bulk.push_back(message);
-            }
-            _ => peering.urgent.push_back(message),
-        }
+        self.peer_queue.receive(message, self.turn.now_ms());
     }
 
     /// Takes what the turn left to be sent, in order.
     pub fn take_messages(&mut self, out: &mut Vec<raftpb::Message>) {
-        self.peering.release(self.now_ms);
-        out.append(&mut self.peering.outbox);
+        self.peer_queue.release(self.turn.now_ms());
+        out.append(&mut self.peer_queue.outbox);
     }
 
     /// What the transport has noticed.
     pub fn peer_report(&mut self, report: PeerReport) {
         match report {
             PeerReport::Unreachable(id) => {
-                self.peering.silent.insert(id);
+                self.peer_queue.silent.insert(id);
                 self.log.node.report_unreachable(id);
             }
             PeerReport::SnapshotSent { to, ok } => self.log.node.report_snapshot(to, ok),
             PeerReport::Active(id) => {
-                self.peering.active.entry(id).or_insert(self.now_ms);
-                self.peering.lost.remove(&id);
-                self.peering.silent.remove(&id);
+                self.peer_queue.connected(id, self.turn.now_ms());
                 self.refresh_connected();
                 self.advance_election();
             }
             PeerReport::Inactive(id) => {
-                self.peering.active.remove(&id);
-                self.forget_make(id);
-                self.peering.lost.insert(id, self.now_ms);
+                self.peer_queue.disconnected(id, self.turn.now_ms());
+                self.peer_requests.forget_make(id);
                 self.refresh_connected();
             }
             PeerReport::Refused(id) => self.leader_refused(id),
@@ -204,33 +268,28 @@ impl Replica {
 
     /// Steps what came from peers, up to the bounds of a turn.
     pub(super) fn step_messages(&mut self) {
-        if !self.peering.bulk.is_empty() {
-            self.work.note(Job::Messages);
+        if !self.peer_queue.bulk.is_empty() {
+            self.turn.note(Job::Messages);
         }
-        while let Some(message) = self.peering.urgent.pop_front() {
-            self.peering.bytes -= cost_bytes(&message);
+        while let Some(message) = self.peer_queue.next_urgent() {
             self.step_now(message);
         }
-        if !self.peering.bulk.is_empty() {
-            let behind =
-                self.log.is_congested() || self.to_apply.is_full() || self.must_wait_for_space(0);
-            self.peering.choked = behind;
-            self.peering.waits_for_apply = self.to_apply.is_full();
+        if !self.peer_queue.bulk.is_empty() {
+            let is_full = self.applier.backlog().is_full();
+            let behind = self.log.is_congested() || is_full || self.must_wait_for_space(0);
+            self.peer_queue.choke(behind, is_full);
         }
         let mut stepped_bytes = 0;
-        while !self.peering.choked
-            && stepped_bytes < limits::PROPOSE_BYTES
-            && let Some(message) = self.peering.bulk.pop_front()
+        while stepped_bytes < limits::PROPOSE_BYTES
+            && let Some((message, bytes)) = self.peer_queue.next_bulk()
         {
-            let bytes = cost_bytes(&message);
-            self.peering.bytes -= bytes;
             stepped_bytes += bytes;
             self.step_now(message);
         }
-        let leader = self.soft_state.leader;
-        if self.log.node.destination() == Destination::Leader && !self.peering.has_lost(leader) {
+        let leader = self.standing.leader();
+        if self.log.node.destination() == Destination::Leader && !self.peer_queue.has_lost(leader) {
             // A leader takes them with its own proposals; anybody else passes them on.
-            while let Some(message) = self.peering.next_forwarded(usize::MAX) {
+            while let Some(message) = self.peer_queue.next_forwarded(usize::MAX) {
                 self.step_now(message);
             }
         }
@@ -245,8 +304,8 @@ impl Replica {
             // One alone may be larger than a turn's room.
             let alone = taken_bytes == 0 && !scarce;
             let left_bytes = if alone { usize::MAX } else { room_bytes - taken_bytes };
-            let Some(mut message) = self.peering.next_forwarded(left_bytes) else {
-                if scarce && let Some(lost) = self.peering.next_forwarded(usize::MAX) {
+            let Some(mut message) = self.peer_queue.next_forwarded(left_bytes) else {
+                if scarce && let Some(lost) = self.peer_queue.next_forwarded(usize::MAX) {
                     tracing::debug!(entries = lost.entries.len(), "forwarded proposals dropped");
                     continue;
                 }
@@ -280,7 +339,7 @@ impl Replica {
         // All are appended, at once, or none.
         if self.log.node.status().last_index.0 >= last + count {
             for (at, lease) in ending {
-                self.desk.note_ending(lease, LogIndex(last + at));
+                self.leases.note_ending(lease, LogIndex(last + at));
             }
         }
     }
@@ -295,8 +354,8 @@ impl Replica {
 
     pub(super) fn step_raft(&mut self, message: raftpb::Message) {
         let (kind, from) = (message.r#type.unwrap_or(0), message.from.unwrap_or(0));
-        if from == self.soft_state.leader {
-            self.failover.heard(self.now_ms);
+        if from == self.standing.leader() {
+            self.failover.heard(self.turn.now_ms());
         }
         match self.log.node.step(message) {
             Ok(()) => {}
@@ -313,16 +372,16 @@ impl Replica {
     /// Keeps what raft wants sent for [`Replica::take_messages`], and warns when heartbeats leave
     /// late, as etcd does.
     pub(super) fn post(&mut self, messages: &mut Vec<raftpb::Message>) {
-        if self.silent {
+        if self.watchdog.is_silent() {
             messages.clear();
             return;
         }
+        let now_ms = self.turn.now_ms();
         let heartbeat = MessageType::MsgHeartbeat as i32;
         let interval_ms = u64::try_from(self.shared.config.heartbeat.as_millis()).unwrap_or(100);
         for message in messages.iter().filter(|message| message.r#type == Some(heartbeat)) {
             let to = message.to.unwrap_or(0);
-            let last_ms = self.peering.heartbeats.insert(to, self.now_ms).unwrap_or(self.now_ms);
-            let late_ms = (self.now_ms - last_ms).saturating_sub(2 * interval_ms);
+            let late_ms = self.peer_queue.heartbeat_leaves(to, now_ms, interval_ms);
             if late_ms > 0 {
                 self.shared.metrics.heartbeat_failures.inc();
                 tracing::warn!(
@@ -339,14 +398,13 @@ impl Replica {
         for message in messages.iter().filter(|message| message.r#type == Some(snapshot)) {
             self.snapshot_sent(message);
         }
-        let now_ms = self.now_ms;
-        messages.drain(..).for_each(|message| self.peering.send(message, now_ms));
+        messages.drain(..).for_each(|message| self.peer_queue.send(message, now_ms));
     }
 
     /// Leader or role changed: heartbeats start anew, and other connections matter.
     pub(super) fn leader_changed(&mut self) {
-        self.peering.heartbeats.clear();
-        self.peering.held.clear();
+        self.peer_queue.heartbeats.clear();
+        self.peer_queue.held.clear();
         self.refresh_connected();
     }
 
@@ -354,18 +412,18 @@ impl Replica {
     /// quorum, others to their leader.
     pub(super) fn refresh_connected(&self) {
         let own_id = self.shared.member_id;
-        let since_ms = match (self.soft_state.role, self.soft_state.leader) {
+        let since_ms = match (self.standing.role(), self.standing.leader()) {
             (Role::Leader, _) => {
-                let voters = self.members.iter().filter(|member| member.id != own_id);
+                let voters = self.state.members().iter().filter(|member| member.id != own_id);
                 let mut since: Vec<u64> =
-                    voters.map(|member| self.peering.connected_since(&[member.id])).collect();
+                    voters.map(|member| self.peer_queue.connected_since(&[member.id])).collect();
                 since.sort_unstable();
                 // This member and so many others are a majority.
-                let others = self.members.len() / 2;
+                let others = self.state.members().len() / 2;
                 others.checked_sub(1).and_then(|last| since.get(last).copied()).unwrap_or(0)
             }
             (_, 0) => 0,
-            (_, leader) => self.peering.connected_since(&[leader]),
+            (_, leader) => self.peer_queue.connected_since(&[leader]),
         };
         self.shared.status.connected_since_ms.store(since_ms, Ordering::Relaxed);
     }
@@ -373,15 +431,13 @@ impl Replica {
     /// Once its peers are there, a member that has just started need not wait for a whole election
     /// timeout to find out that nobody leads (etcd: adjustTicks).
     fn advance_election(&mut self) {
-        let active = self.peering.active.len();
-        let peering = &mut self.peering;
-        if peering.advanced || active < 2 {
+        if !self.peer_queue.advances() {
             return;
         }
-        peering.advanced = true;
+        let active = self.peer_queue.active.len();
         let config = &self.shared.config;
-        let late = self.now_ms > self.started_ms + limits::ELECTION_ADVANCE_MS;
-        if !config.initial_election_tick_advance || late || self.soft_state.leader != 0 {
+        let late = self.turn.now_ms() > self.turn.started_ms() + limits::ELECTION_ADVANCE_MS;
+        if !config.initial_election_tick_advance || late || self.standing.leader() != 0 {
             return;
         }
         let ticks = config.election_ticks().saturating_sub(2);

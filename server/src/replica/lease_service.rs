@@ -1,5 +1,5 @@
-//! What the replica does about leases: applies their entries, answers the fronts' questions, and,
-//! as leader, proposes the revocation of what has expired.
+//! The service for leases: applies their entries, answers questions about them, and, as leader,
+//! proposes the revocation of what has expired.
 //!
 //! Questions come through rings of their own, so that a renewal never waits behind writes that wait
 //! for the disk. They are answered after the turn's entries are applied and published. Only a
@@ -24,16 +24,21 @@ use prost::Message;
 
 use super::Replica;
 use super::apply::Halt;
-use super::batches::Batch;
-use super::propose::Origin;
-use super::walks::Walks;
-use crate::channel::{LeaseAnswer, LeaseAsk, LeaseQuestion, Reply, ToFront};
+use super::intake::Origin;
+use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest, Reply, ToFront};
 use crate::kv::counts::Counts;
 use crate::kv::pieces::Pieces;
 use crate::lease::pace::Pace;
 use crate::lease::{self, Lessor, Renewal};
 use crate::work::Job;
 use crate::{entry, limits, wire};
+
+mod batches;
+mod walks;
+
+pub use batches::BATCH_PATH;
+use batches::Batches;
+use walks::Walks;
 
 /// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
 const APPLY_WAIT_MS: u64 = 1000;
@@ -43,25 +48,25 @@ const SLEPT_TICKS: u64 = 3;
 /// A question that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) asker: Asker,
+    pub(super) requester: Requester,
     pub(super) since_ms: u64,
     /// Asked of the leader again then.
     pub(super) not_before_ms: u64,
     /// What a leader must have applied before it answers: all that was committed when it first
     /// looked at the question. What came later may keep it busy for good.
     pub(super) after: Option<LogIndex>,
-    pub(super) ask: LeaseAsk,
+    pub(super) request: LeaseRequest,
 }
 
 impl Waiting {
-    pub(super) fn new(asker: Asker, since_ms: u64, ask: LeaseAsk) -> Self {
-        Self { asker, since_ms, not_before_ms: 0, after: None, ask }
+    pub(super) fn new(requester: Requester, since_ms: u64, request: LeaseRequest) -> Self {
+        Self { requester, since_ms, not_before_ms: 0, after: None, request }
     }
 }
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asker {
+pub(super) enum Requester {
     Front(usize),
     /// Another member, over this connection.
     Peer(ConnId),
@@ -80,30 +85,32 @@ enum Leadership {
 }
 
 /// The lessor, and everything that waits for it.
-pub(super) struct LeaseDesk {
-    pub(super) lessor: Lessor,
+///
+/// Invariants: a question is in one queue; only a primary lessor has questions in `confirming`,
+/// `answerable`, `behind` or `parked`, but for a moment after it was demoted; `retry` ascends by
+/// the time of its questions, `confirming` by their rounds.
+pub(super) struct LeaseService {
+    lessor: Lessor,
     pace: Pace,
     leadership: Leadership,
     /// To be looked at: a follower passes it on, a leader has itself confirmed first.
-    pub(super) queued: VecDeque<Waiting>,
+    queued: VecDeque<Waiting>,
     /// A leader's: they wait for the read round with this ticket, the first for the oldest.
-    pub(super) confirming: VecDeque<(u64, Waiting)>,
+    confirming: VecDeque<(u64, Waiting)>,
     /// The last read round that has ended.
     confirmed: u64,
     /// A leader that is confirmed answers these at the end of the turn.
-    pub(super) answerable: VecDeque<Waiting>,
+    answerable: VecDeque<Waiting>,
     /// A leader's: they wait for entries, the first for the oldest.
-    pub(super) behind: VecDeque<Waiting>,
+    behind: VecDeque<Waiting>,
     /// Other members' batches.
-    pub(super) batches: Vec<Batch>,
-    /// Questions in them.
-    pub(super) batched: usize,
+    batches: Batches,
     /// To be asked of the leader.
-    pub(super) forward: VecDeque<Waiting>,
-    /// The same, not before their time. The first is the first that is due.
-    pub(super) retry: VecDeque<Waiting>,
-    /// Those whose answers are long.
-    pub(super) walks: Walks,
+    forward: VecDeque<Waiting>,
+    /// To be asked of the leader when their time has come. The first is the first that is due.
+    retry: VecDeque<Waiting>,
+    /// Questions whose answers are long.
+    walks: Walks,
     /// Renewals that wait for an entry about their lease.
     parked: BTreeMap<i64, Vec<Waiting>>,
     /// Leases whose checkpoint must be cleared before they can be renewed.
@@ -115,9 +122,10 @@ pub(super) struct LeaseDesk {
     /// Leases that clients have asked to end, with the last entry that asks for it: another member
     /// may have answered it before this leader applies it. No longer than the unapplied end of the
     /// log.
-    pub(super) ending: BTreeMap<i64, LogIndex>,
+    ending: BTreeMap<i64, LogIndex>,
 }
 
+/// Microseconds, for the pace of revocations.
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -134,7 +142,7 @@ pub(super) fn written_keys<K: AsRef<[u8]>>(keys: impl Iterator<Item = K>) -> Pie
     pieces.sealed()
 }
 
-impl LeaseDesk {
+impl LeaseService {
     pub(super) fn new(lessor: Lessor, fast_renewals: bool) -> Self {
         Self {
             lessor,
@@ -145,8 +153,7 @@ impl LeaseDesk {
             confirmed: 0,
             answerable: VecDeque::new(),
             behind: VecDeque::new(),
-            batches: Vec::new(),
-            batched: 0,
+            batches: Batches::default(),
             forward: VecDeque::new(),
             retry: VecDeque::new(),
             walks: Walks::default(),
@@ -156,6 +163,85 @@ impl LeaseDesk {
             fast_renewals,
             ending: BTreeMap::new(),
         }
+    }
+
+    /// The leases.
+    pub(super) fn lessor(&self) -> &Lessor {
+        &self.lessor
+    }
+
+    /// The leases, for entries that change them.
+    pub(super) fn lessor_mut(&mut self) -> &mut Lessor {
+        &mut self.lessor
+    }
+
+    /// True for a leader that has applied the first entry of its term.
+    pub(super) fn is_primary(&self) -> bool {
+        self.lessor.is_primary()
+    }
+
+    /// Looks at questions with the next turn.
+    pub(super) fn queue(&mut self, waiting: impl IntoIterator<Item = Waiting>) {
+        self.queued.extend(waiting);
+    }
+
+    /// Asks the leader again when the time of these questions has come, which is the same for all.
+    pub(super) fn retry(&mut self, waiting: impl IntoIterator<Item = Waiting>) {
+        self.retry.extend(waiting);
+    }
+
+    /// Sorts what a member that does not lead has queued. Returns a peer's question, which is to
+    /// be refused; `None` once all are sorted.
+    pub(super) fn sort_for_leader(&mut self) -> Option<(ConnId, LeaseQuestion)> {
+        while let Some(waiting) = self.queued.pop_front() {
+            let question = waiting.request.question;
+            match waiting.requester {
+                Requester::Peer(conn) => return Some((conn, question)),
+                Requester::Nobody => {}
+                Requester::Front(_) if question == LeaseQuestion::List => self.walks.push(waiting),
+                Requester::Front(_) => self.forward.push_back(waiting),
+            }
+        }
+        None
+    }
+
+    /// Questions whose time has come are to be asked again.
+    pub(super) fn forward_due(&mut self, now_ms: u64) {
+        while let Some(due) = self.retry.pop_front_if(|waiting| waiting.not_before_ms <= now_ms) {
+            self.forward.push_back(due);
+        }
+    }
+
+    /// The next question to ask the leader.
+    pub(super) fn next_forward(&mut self) -> Option<Waiting> {
+        self.forward.pop_front()
+    }
+
+    /// True if a walk has something to do.
+    pub(super) fn has_walks(&self) -> bool {
+        self.walks.has_work()
+    }
+
+    /// Checks the invariants, which takes a look at everything.
+    pub(super) fn check(&self) {
+        let retry = self.retry.iter().map(|waiting| waiting.not_before_ms);
+        assert!(retry.is_sorted(), "questions are asked again in order");
+        let rounds = self.confirming.iter().map(|(round, _)| *round);
+        assert!(rounds.is_sorted(), "read rounds have an order");
+        self.batches.check();
+        self.walks.check();
+    }
+
+    /// Clients' wishes to end a lease that were proposed, and not applied yet.
+    #[cfg(test)]
+    pub(super) fn ending_len(&self) -> usize {
+        self.ending.len()
+    }
+
+    /// Questions in other members' batches.
+    #[cfg(test)]
+    pub(super) fn batched(&self) -> usize {
+        self.batches.questions()
     }
 
     /// This member leads no longer: what waited for its entries waits for a leader now.
@@ -185,8 +271,7 @@ impl LeaseDesk {
     /// When something is to be looked at though nothing has come.
     pub(super) fn next_look_ms(&self) -> u64 {
         let retry_ms = self.retry.front().map(|waiting| waiting.not_before_ms);
-        let batches_ms = self.batches.iter().map(Batch::due_ms);
-        batches_ms.chain(retry_ms).min().unwrap_or(u64::MAX)
+        retry_ms.unwrap_or(u64::MAX).min(self.batches.due_ms())
     }
 
     /// True if a leader may answer what the read round with this ticket was for.
@@ -216,7 +301,7 @@ impl LeaseDesk {
     }
 
     /// How long until the next revocations may be proposed, should some wait: less than the
-    /// millisecond that [`LeaseDesk::deadline_ms`] says.
+    /// millisecond that [`LeaseService::deadline_ms`] says.
     pub(super) fn pause(&self, now: Duration) -> Option<Duration> {
         let waits = self.lessor.has_overdue() && self.leadership == Leadership::Sure;
         waits.then(|| Duration::from_micros(self.pace.wait_us(micros(now))))
@@ -274,43 +359,44 @@ impl LeaseDesk {
 impl Replica {
     /// When a turn is due sooner than in a millisecond: how soon.
     pub fn pause(&self) -> Option<Duration> {
-        let may_propose = self.is_leader() && !self.proposals_wait && !self.spare_wait;
-        if may_propose { self.desk.pause(self.shared.clock.elapsed()) } else { None }
+        let may_propose =
+            self.is_leader() && !self.intake.waits() && !self.intake.waits_for_spare();
+        if may_propose { self.leases.pause(self.shared.clock.elapsed()) } else { None }
     }
 
     /// A leader that was not run for long may have been replaced: it asks before it lets leases
     /// live or die. Called with every tick.
     pub(super) fn tick_leases(&mut self, slept_ms: u64, tick_ms: u64) {
-        let now_ms = self.now_ms;
+        let now_ms = self.turn.now_ms();
         if slept_ms > SLEPT_TICKS * tick_ms && self.is_leader() {
-            self.desk.leadership = Leadership::Doubted;
+            self.leases.leadership = Leadership::Doubted;
         }
         // The fronts answer what is overdue by themselves; peers are told.
         let mut peers = Vec::new();
         let mut is_due = |waiting: &Waiting| {
-            let overdue = waiting.ask.deadline_ms <= now_ms;
-            if let Asker::Peer(conn) = waiting.asker
+            let overdue = waiting.request.deadline_ms <= now_ms;
+            if let Requester::Peer(conn) = waiting.requester
                 && overdue
             {
-                peers.push((conn, waiting.ask.question));
+                peers.push((conn, waiting.request.question));
             }
             !overdue
         };
-        let desk = &mut self.desk;
+        let leases = &mut self.leases;
         for queue in [
-            &mut desk.queued,
-            &mut desk.answerable,
-            &mut desk.behind,
-            &mut desk.forward,
-            &mut desk.retry,
+            &mut leases.queued,
+            &mut leases.answerable,
+            &mut leases.behind,
+            &mut leases.forward,
+            &mut leases.retry,
         ] {
             queue.retain(&mut is_due);
         }
-        desk.confirming.retain(|(_, waiting)| is_due(waiting));
-        desk.walks.retain(&mut is_due);
-        desk.end_unwanted_walk();
-        let lessor = &mut self.desk.lessor;
-        self.desk.parked.retain(|id, waiting| {
+        leases.confirming.retain(|(_, waiting)| is_due(waiting));
+        leases.walks.retain(&mut is_due);
+        leases.end_unwanted_walk();
+        let lessor = &mut self.leases.lessor;
+        self.leases.parked.retain(|id, waiting| {
             waiting.retain(&mut is_due);
             if waiting.is_empty() {
                 lessor.clearing_failed(*id);
@@ -318,11 +404,11 @@ impl Replica {
             !waiting.is_empty()
         });
         peers.into_iter().for_each(|(conn, question)| self.refuse_peer(conn, question));
-        if self.is_leader() && self.desk.lessor.is_primary() {
+        if self.is_leader() && self.leases.lessor.is_primary() {
             let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
             while self.is_behind()
-                && let Some(waiting) = (self.desk.behind.pop_front_if(|waiting| overdue(waiting)))
-                    .or_else(|| self.desk.answerable.pop_front_if(|waiting| overdue(waiting)))
+                && let Some(waiting) = (self.leases.behind.pop_front_if(|waiting| overdue(waiting)))
+                    .or_else(|| self.leases.answerable.pop_front_if(|waiting| overdue(waiting)))
             {
                 let refused = LeaseAnswer::Refused(EtcdError::TimeoutWaitAppliedIndex.into());
                 self.answer_lease(&waiting, refused);
@@ -331,17 +417,17 @@ impl Replica {
     }
 
     /// Takes what the fronts ask.
-    pub(super) fn take_lease_asks(&mut self) {
-        if self.desk.leadership == Leadership::Doubted {
-            self.next_read += 1;
-            if self.log.node.read_index(self.next_read) {
-                self.desk.leadership = Leadership::Asked(self.next_read);
-            }
+    pub(super) fn take_lease_requests(&mut self) {
+        if self.leases.leadership == Leadership::Doubted
+            && let Some(round) = self.reads.begin_round(&mut self.log.node)
+        {
+            self.leases.leadership = Leadership::Asked(round);
         }
+        let since_ms = self.turn.now_ms();
         for front in 0..self.fronts.len() {
-            while let Some(ask) = self.fronts[front].asks.pop() {
-                let (asker, since_ms) = (Asker::Front(front), self.now_ms);
-                self.desk.queued.push_back(Waiting::new(asker, since_ms, ask));
+            while let Some(request) = self.fronts.link(front).next_lease_request() {
+                let requester = Requester::Front(front);
+                self.leases.queued.push_back(Waiting::new(requester, since_ms, request));
             }
         }
     }
@@ -353,59 +439,52 @@ impl Replica {
     }
 
     /// Before a leader answers what has come with this turn, a quorum tells that it leads still.
-    pub(super) fn confirm_lease_asks(&mut self) {
-        let is_new = |batch: &Batch| batch.round.is_none();
-        let has_batches = self.desk.batches.iter().any(is_new);
-        if !self.is_leader() || self.desk.queued.is_empty() && !has_batches {
+    pub(super) fn confirm_lease_requests(&mut self) {
+        let has_new = !self.leases.queued.is_empty() || self.leases.batches.has_new();
+        if !self.is_leader() || !has_new {
             return;
         }
-        let round = self.next_read + 1;
-        if !self.log.node.read_index(round) {
-            // Too many rounds wait: the next turn tries again.
-            return;
-        }
-        self.next_read = round;
-        let asked = self.desk.queued.drain(..).map(|waiting| (round, waiting));
-        self.desk.confirming.extend(asked);
-        for batch in self.desk.batches.iter_mut().filter(|batch| is_new(batch)) {
-            batch.round = Some(round);
-        }
+        // If too many rounds wait, the next turn tries again.
+        let Some(round) = self.reads.begin_round(&mut self.log.node) else { return };
+        let asked = self.leases.queued.drain(..).map(|waiting| (round, waiting));
+        self.leases.confirming.extend(asked);
+        self.leases.batches.confirm_by(round);
     }
 
     /// Answers what can be answered; the rest waits.
-    pub(super) fn answer_lease_asks(&mut self) {
-        if !self.desk.batches.is_empty() {
+    pub(super) fn answer_lease_requests(&mut self) {
+        if !self.leases.batches.is_empty() {
             self.answer_batches();
         }
         match self.is_leader() {
             true => self.answer_as_leader(),
-            false => self.pass_on_lease_asks(),
+            false => self.pass_on_lease_requests(),
         }
-        if self.desk.walks.len() > 0 {
+        if self.leases.walks.len() > 0 {
             self.walk_on();
         }
     }
 
     fn answer_as_leader(&mut self) {
-        let desk = &mut self.desk;
-        while let Some((round, _)) = desk.confirming.front()
-            && desk.is_confirmed(Some(*round))
+        let leases = &mut self.leases;
+        while let Some((round, _)) = leases.confirming.front()
+            && leases.is_confirmed(Some(*round))
         {
-            desk.answerable.extend(desk.confirming.pop_front().map(|(_, waiting)| waiting));
+            leases.answerable.extend(leases.confirming.pop_front().map(|(_, waiting)| waiting));
         }
-        if desk.answerable.is_empty() && desk.behind.is_empty() || !desk.lessor.is_primary() {
+        if leases.answerable.is_empty() && leases.behind.is_empty() || !leases.lessor.is_primary() {
             return;
         }
         let (commit, (applied, _)) = (self.log.node.status().commit, self.store.applied());
         let is_over = |waiting: &mut Waiting| waiting.after.is_none_or(|after| after <= applied);
-        while let Some(waiting) = self.desk.behind.pop_front_if(is_over) {
+        while let Some(waiting) = self.leases.behind.pop_front_if(is_over) {
             self.answer_or_park(waiting);
         }
-        for _ in 0..self.desk.answerable.len() {
-            let Some(mut waiting) = self.desk.answerable.pop_front() else { return };
+        for _ in 0..self.leases.answerable.len() {
+            let Some(mut waiting) = self.leases.answerable.pop_front() else { return };
             let behind = *waiting.after.get_or_insert(commit) > applied;
-            if behind && !self.desk.is_fast(waiting.ask.question) {
-                self.desk.behind.push_back(waiting);
+            if behind && !self.leases.is_fast(waiting.request.question) {
+                self.leases.behind.push_back(waiting);
             } else {
                 self.answer_or_park(waiting);
             }
@@ -413,18 +492,18 @@ impl Replica {
     }
 
     fn answer_or_park(&mut self, waiting: Waiting) {
-        if waiting.asker == Asker::Nobody {
+        if waiting.requester == Requester::Nobody {
             return;
         }
-        if self.desk.walks_for(waiting.ask.question) {
-            return self.desk.walks.push(waiting);
+        if self.leases.walks_for(waiting.request.question) {
+            return self.leases.walks.push(waiting);
         }
-        match (self.lease_answer(waiting.ask.question), waiting.ask.question) {
+        match (self.lease_answer(waiting.request.question), waiting.request.question) {
             (Some(answer), _) => self.answer_lease(&waiting, answer),
             (None, LeaseQuestion::Renew { id }) => {
-                self.desk.parked.entry(id).or_default().push(waiting);
+                self.leases.parked.entry(id).or_default().push(waiting);
             }
-            (None, _) => self.desk.answerable.push_back(waiting),
+            (None, _) => self.leases.answerable.push_back(waiting),
         }
     }
 
@@ -439,18 +518,18 @@ impl Replica {
     }
 
     pub(super) fn answer_lease(&mut self, waiting: &Waiting, answer: LeaseAnswer) {
-        match waiting.asker {
-            Asker::Front(front) => {
-                self.fronts[front].send(ToFront::Lease { slot: waiting.ask.slot, answer });
+        match waiting.requester {
+            Requester::Front(front) => {
+                self.fronts.send(front, ToFront::Lease { slot: waiting.request.slot, answer });
             }
-            Asker::Peer(conn) => self.answer_peer(conn, &waiting.ask, answer),
-            Asker::Nobody => {}
+            Requester::Peer(conn) => self.answer_peer(conn, &waiting.request, answer),
+            Requester::Nobody => {}
         }
     }
 
     /// `None` if it must wait for an entry.
     fn renew(&mut self, id: i64) -> Option<LeaseAnswer> {
-        match self.desk.lessor.renew(id, self.now_ms) {
+        match self.leases.lessor.renew(id, self.turn.now_ms()) {
             Renewal::Renewed(ttl_s) => {
                 self.shared.metrics.lease_renewed.inc();
                 Some(LeaseAnswer::Renewed { ttl_s })
@@ -459,13 +538,13 @@ impl Replica {
             Renewal::Expired => None,
             Renewal::ClearFirst(propose) => {
                 if propose {
-                    self.desk.to_clear.push(id);
+                    self.leases.to_clear.push(id);
                     // Whoever asks may not stay, and the entry may be lost.
-                    let deadline_ms = self.now_ms + self.request_timeout_ms;
-                    let ask =
-                        LeaseAsk { slot: 0, deadline_ms, question: LeaseQuestion::Renew { id } };
-                    let marker = Waiting::new(Asker::Nobody, self.now_ms, ask);
-                    self.desk.parked.entry(id).or_default().push(marker);
+                    let deadline_ms = self.turn.now_ms() + self.request_timeout_ms;
+                    let question = LeaseQuestion::Renew { id };
+                    let request = LeaseRequest { slot: 0, deadline_ms, question };
+                    let marker = Waiting::new(Requester::Nobody, self.turn.now_ms(), request);
+                    self.leases.parked.entry(id).or_default().push(marker);
                 }
                 None
             }
@@ -473,10 +552,10 @@ impl Replica {
     }
 
     fn time_to_live(&self, id: i64, keys: bool) -> LeaseAnswer {
-        let lessor = &self.desk.lessor;
+        let lessor = &self.leases.lessor;
         // Few, or a walk would answer it.
         let keys = if keys { written_keys(lessor.keys(id)) } else { Pieces::default() };
-        LeaseAnswer::TimeToLive { times: lessor.time_to_live(id, self.now_ms), keys }
+        LeaseAnswer::TimeToLive { times: lessor.time_to_live(id, self.turn.now_ms()), keys }
     }
 
     /// Adds to a batch of proposals what this leader has to say about leases.
@@ -485,20 +564,20 @@ impl Replica {
         batch: &mut Vec<Bytes>,
         origins: &mut Vec<Option<Origin>>,
     ) {
-        if !self.desk.lessor.is_primary() || self.desk.leadership != Leadership::Sure {
+        if !self.leases.lessor.is_primary() || self.leases.leadership != Leadership::Sure {
             return;
         }
-        let now_ms = self.now_ms;
-        self.work.note(Job::Leases);
-        let backlog = self.desk.lessor.collect_expired(now_ms);
-        let allowed = self.desk.pace.allow(backlog, micros(self.shared.clock.elapsed()));
+        let now_ms = self.turn.now_ms();
+        self.turn.note(Job::Leases);
+        let backlog = self.leases.lessor.collect_expired(now_ms);
+        let allowed = self.leases.pace.allow(backlog, micros(self.shared.clock.elapsed()));
         // They are slices of one piece of memory.
         let mut entries = Vec::with_capacity(allowed * entry::REVOKE_BYTES_MAX);
         let mut ends = Vec::with_capacity(allowed);
         while ends.len() < allowed
-            && let Some(id) = self.desk.lessor.next_expired(now_ms)
+            && let Some(id) = self.leases.lessor.next_expired(now_ms)
         {
-            if self.auth.is_enabled() {
+            if self.state.auth().is_enabled() {
                 let lease_revoke = Some(pb::LeaseRevokeRequest { id });
                 let revoke = pb::InternalRaftRequest { lease_revoke, ..Default::default() };
                 let header = self.own_header();
@@ -508,19 +587,19 @@ impl Replica {
             }
             ends.push(entries.len());
         }
-        self.desk.pace.took(ends.len());
+        self.leases.pace.took(ends.len());
         let (entries, mut start) = (Bytes::from(entries), 0);
         for end in ends {
             batch.push(entries.slice(start..end));
             start = end;
         }
-        for id in std::mem::take(&mut self.desk.to_clear) {
+        for id in std::mem::take(&mut self.leases.to_clear) {
             batch.push(self.checkpoint_entry(&[(id, 0)]));
         }
-        if now_ms >= self.desk.next_checkpoint_ms && self.desk.lessor.has_checkpoints() {
-            self.desk.next_checkpoint_ms = now_ms + limits::LEASE_CHECKPOINT_MS;
+        if now_ms >= self.leases.next_checkpoint_ms && self.leases.lessor.has_checkpoints() {
+            self.leases.next_checkpoint_ms = now_ms + limits::LEASE_CHECKPOINT_MS;
             let most = limits::LEASE_CHECKPOINT_LEASES;
-            let leases = self.desk.lessor.due_checkpoints(now_ms, most);
+            let leases = self.leases.lessor.due_checkpoints(now_ms, most);
             if !leases.is_empty() {
                 batch.push(self.checkpoint_entry(&leases));
             }
@@ -541,20 +620,16 @@ impl Replica {
         entry.encode_to_vec().into()
     }
 
-    pub(super) fn new_request_id(&mut self) -> u64 {
-        self.ids.next(&self.shared.ids)
-    }
-
     /// The first entry of a term was applied: if it is this leader's, all before it are; another
     /// leader answers reads from now on.
     pub(super) fn begin_term(&mut self, term: Term) {
-        self.waiting.begin_term(term, self.now_ms);
-        if !self.is_leader() && term == self.soft_state.term {
+        self.proposals.begin_term(term, self.turn.now_ms());
+        if !self.is_leader() && term == self.standing.term() {
             self.log.node.retry_reads();
         }
-        if self.is_leader() && term == self.soft_state.term {
+        if self.is_leader() && term == self.standing.term() {
             let extend_ms = u64::try_from(self.shared.config.election.as_millis()).unwrap_or(0);
-            self.desk.lessor.promote(self.now_ms, extend_ms);
+            self.leases.lessor.promote(self.turn.now_ms(), extend_ms);
         }
     }
 
@@ -563,7 +638,7 @@ impl Replica {
         entry: &LogEntry,
         request: &pb::LeaseGrantRequest,
     ) -> Reply {
-        let lessor = &mut self.desk.lessor;
+        let lessor = &mut self.leases.lessor;
         let ttl_s = match lessor.check_grant(request.id, request.ttl) {
             Ok(ttl_s) => ttl_s,
             Err(error) => {
@@ -571,7 +646,7 @@ impl Replica {
                 return Reply::Refused(error.into());
             }
         };
-        lessor.grant(request.id, ttl_s, self.now_ms);
+        lessor.grant(request.id, ttl_s, self.turn.now_ms());
         let mut txn = self.store.begin(entry.index, entry.term);
         if let Some(row) = lessor.row(request.id) {
             txn.bucket_put(Bucket::Lease, &lease::row_key(request.id), &row);
@@ -588,15 +663,15 @@ impl Replica {
 
     /// Deletes the lease and its keys, in order and as one revision.
     pub(super) fn apply_lease_revoke(&mut self, entry: &LogEntry, id: i64) -> Result<Reply, Halt> {
-        self.desk.forget_ending(id, entry.index);
-        if let Err(error) = self.alarms.admit_change() {
+        self.leases.forget_ending(id, entry.index);
+        if let Err(error) = self.state.alarms().admit_change() {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(error.into()));
         }
-        if self.desk.lessor.key_count(id) > limits::APPLY_ANSWER_KEYS {
+        if self.leases.lessor.key_count(id) > limits::APPLY_ANSWER_KEYS {
             return self.revoke_in_slices(entry, id);
         }
-        let Some(revoked) = self.desk.lessor.revoke(id) else {
+        let Some(revoked) = self.leases.lessor.revoke(id) else {
             self.store.skip(entry.index, entry.term);
             return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         };
@@ -622,12 +697,12 @@ impl Replica {
         let mut txn = self.store.begin(entry.index, entry.term);
         for checkpoint in &request.checkpoints {
             let (id, left_s) = (checkpoint.id, checkpoint.remaining_ttl);
-            if self.desk.lessor.checkpoint(id, left_s, self.now_ms)
-                && let Some(row) = self.desk.lessor.row(id)
+            if self.leases.lessor.checkpoint(id, left_s, self.turn.now_ms())
+                && let Some(row) = self.leases.lessor.row(id)
             {
                 txn.bucket_put(Bucket::Lease, &lease::row_key(id), &row);
             }
-            self.desk.unpark(id);
+            self.leases.unpark(id);
         }
         txn.commit();
     }

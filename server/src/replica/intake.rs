@@ -3,14 +3,13 @@
 use bytes::Bytes;
 use etcore_engine::types::LogIndex;
 use etcore_proto::error::EtcdError;
-use etcore_proto::pb::{etcdserverpb as pb, membershippb};
 use etcore_raftlog::node::{Destination, ProposeError, Proposed};
 use etcore_raftlog::wal::Admission;
-use prost::Message;
 
-use super::{Proposal, Replica};
-use crate::channel::{Reply, Slot, ToFront, ToReplica};
-use crate::cluster::version;
+use super::Replica;
+use super::link::FrontLink;
+use super::reads::Round;
+use crate::channel::{Slot, ToFront, ToReplica};
 use crate::work::Job;
 use crate::{entry, limits};
 
@@ -23,6 +22,48 @@ pub(super) struct Origin {
     pub(super) slot: Slot,
     /// The request's.
     pub(super) id: u64,
+}
+
+/// What the last turn has left in the rings, and whose turn it is.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    /// No proposal was taken in the last turn: the log is busy, or there is no leader. What ends
+    /// that wakes the shard, so what waits in the rings is no reason to stay awake.
+    waits: bool,
+    /// Large proposals wait for the end of a log write or of a checkpoint, which wakes the shard.
+    large_waits: bool,
+    /// Everything but small proposals of this member's clients waits for the log's spare segment,
+    /// which wakes the shard.
+    waits_for_spare: bool,
+    /// In this turn other members' clients come first.
+    peers_first: bool,
+}
+
+impl Intake {
+    /// True if no proposal was taken in the last turn, and something else will wake the shard.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// True if only small proposals were taken in the last turn, for want of a spare segment.
+    pub(super) fn waits_for_spare(&self) -> bool {
+        self.waits_for_spare
+    }
+
+    /// True if large proposals wait for something that will wake the shard.
+    pub(super) fn large_waits(&self) -> bool {
+        self.large_waits
+    }
+
+    fn begin(&mut self) {
+        (self.waits, self.waits_for_spare) = (false, false);
+    }
+
+    /// Every other turn other members' clients come first.
+    fn alternate(&mut self) -> bool {
+        self.peers_first = !self.peers_first;
+        self.peers_first
+    }
 }
 
 /// What one step of raft proposes.
@@ -63,15 +104,15 @@ impl Replica {
     /// Proposes what the fronts sent, fairly in turn, up to the bounds of one raft step, or gives
     /// it to the leader. While nobody leads it stays in the rings; the fronts time it out.
     pub(super) fn take_requests(&mut self) {
-        (self.proposals_wait, self.spare_wait) = (false, false);
+        self.intake.begin();
         match self.log.node.destination() {
             Destination::Here => self.take_as_leader(),
             // What is sent to a leader that is gone would only get lost.
-            Destination::Leader if !self.peering.has_lost(self.soft_state.leader) => {
+            Destination::Leader if !self.peer_queue.has_lost(self.standing.leader()) => {
                 self.take_as_follower();
             }
             Destination::Leader | Destination::Nowhere => {
-                self.proposals_wait = true;
+                self.intake.waits = true;
                 self.take_reads();
             }
         }
@@ -85,10 +126,10 @@ impl Replica {
         for front in 0..self.fronts.len() {
             while taken < limits::PROPOSE_ENTRIES {
                 // What this member took as large while it led comes first.
-                let large = self.fronts[front].large.pop_front();
+                let large = self.fronts.link(front).next_large();
                 let (origin, data) = match large {
                     Some(large) => large,
-                    None => match self.fronts[front].next() {
+                    None => match self.fronts.link(front).next() {
                         None => break,
                         Some(ToReplica::Propose { slot, id, data }) => {
                             (Origin { front, slot, id }, data)
@@ -112,22 +153,19 @@ impl Replica {
     }
 
     fn take_as_leader(&mut self) {
-        if self.to_apply.is_long() {
-            // Turns follow each other until that is applied, or a page comes.
-            self.proposals_wait = true;
-            return self.take_reads();
-        }
         // Known before the turn: nothing in it changes that.
         let tight = self.is_short_of_space();
-        if !tight && self.must_wait_for_space(0) {
-            self.proposals_wait = true;
+        // While the backlog is long, turns follow each other until that is applied, or a page
+        // comes.
+        if self.applier.backlog().is_long() || !tight && self.must_wait_for_space(0) {
+            self.intake.waits = true;
             return self.take_reads();
         }
         // Without a spare segment only what fits into the current one.
         let (room, scarce) = match self.log.writer.admit(1, limits::PROPOSE_BYTES as u64) {
             Ok(()) => (limits::PROPOSE_BYTES, false),
             Err(Admission::Busy { .. }) => {
-                self.proposals_wait = true;
+                self.intake.waits = true;
                 return self.take_reads();
             }
             Err(Admission::NoSpace { reason }) => {
@@ -140,29 +178,11 @@ impl Replica {
             }
             Err(Admission::Failed(error)) => return self.fail(format!("log: {error}")),
         };
-        // Every other turn other members' clients come first.
-        self.peers_first = !self.peers_first;
-        let from_peers =
-            if self.peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
+        let peers_first = self.intake.alternate();
+        let from_peers = if peers_first { self.step_forwarded(room, tight, scarce) } else { 0 };
         let room = room.saturating_sub(from_peers);
         let mut batch = Batch::new(room, scarce, tight);
-        for front in 0..self.fronts.len() {
-            while !batch.is_full()
-                && let Some(message) = self.fronts[front].next()
-            {
-                match message {
-                    ToReplica::Propose { slot, id, data } => {
-                        let origin = Origin { front, slot, id };
-                        if data.len() > limits::LARGE_PROPOSAL_BYTES {
-                            self.fronts[front].large.push_back((origin, data));
-                        } else {
-                            self.take_proposal(origin, data, &mut batch);
-                        }
-                    }
-                    other => self.take_other(front, other),
-                }
-            }
-        }
+        self.fill(&mut batch);
         self.take_large(&mut batch);
         let Batch { mut data, mut origins, bytes, .. } = batch;
         // Revocations give space back; they are small, and this is room for all of a turn.
@@ -170,20 +190,41 @@ impl Replica {
             self.propose_leases(&mut data, &mut origins);
         }
         self.propose(data, origins);
-        if !self.peers_first {
+        if !peers_first {
             self.step_forwarded(room.saturating_sub(bytes), tight, scarce);
+        }
+    }
+
+    /// Fills a leader's batch with small proposals; large ones are kept for [`Self::take_large`].
+    fn fill(&mut self, batch: &mut Batch) {
+        for front in 0..self.fronts.len() {
+            while !batch.is_full()
+                && let Some(message) = self.fronts.link(front).next()
+            {
+                match message {
+                    ToReplica::Propose { slot, id, data } => {
+                        let origin = Origin { front, slot, id };
+                        if data.len() > limits::LARGE_PROPOSAL_BYTES {
+                            self.fronts.link(front).keep_large(origin, data);
+                        } else {
+                            self.take_proposal(origin, data, batch);
+                        }
+                    }
+                    other => self.take_other(front, other),
+                }
+            }
         }
     }
 
     /// Without a spare segment yet: small proposals of this member's clients go into what is left
     /// of the last one, which large ones do not fill, and everything else waits.
     fn take_small(&mut self, tight: bool) {
-        self.spare_wait = true;
+        self.intake.waits_for_spare = true;
         let room = usize::try_from(self.log.writer.room_bytes()).unwrap_or(0);
         let mut batch = Batch::new(room.min(limits::PROPOSE_BYTES), true, tight);
         'fronts: for front in 0..self.fronts.len() {
             while batch.data.len() < limits::PROPOSE_ENTRIES
-                && let Some(message) = self.fronts[front].next()
+                && let Some(message) = self.fronts.link(front).next()
             {
                 let (slot, id, data) = match message {
                     ToReplica::Propose { slot, id, data } => (slot, id, data),
@@ -193,12 +234,12 @@ impl Replica {
                     }
                 };
                 if data.len() > limits::LARGE_PROPOSAL_BYTES {
-                    self.fronts[front].large.push_back((Origin { front, slot, id }, data));
+                    self.fronts.link(front).keep_large(Origin { front, slot, id }, data);
                 } else if batch.fits(&data) {
                     self.take_proposal(Origin { front, slot, id }, data, &mut batch);
                 } else {
-                    self.fronts[front].put_back(ToReplica::Propose { slot, id, data });
-                    self.proposals_wait = true;
+                    self.fronts.link(front).put_back(ToReplica::Propose { slot, id, data });
+                    self.intake.waits = true;
                     break 'fronts;
                 }
             }
@@ -220,13 +261,13 @@ impl Replica {
     /// Adds large proposals, one of each front in turn, while the log's next write is short and
     /// the page file has room beyond what is kept for small ones.
     fn take_large(&mut self, batch: &mut Batch) {
-        self.large_wait = false;
-        if self.fronts.iter().all(|front| front.large.is_empty()) {
+        self.intake.large_waits = false;
+        if !self.fronts.iter().any(FrontLink::has_large) {
             return;
         }
         let spared_bytes = limits::SMALL_PROPOSALS_SPARE_BYTES;
         if !batch.tight && self.must_wait_for_space(spared_bytes) {
-            self.large_wait = true;
+            self.intake.large_waits = true;
             return;
         }
         let mut any = true;
@@ -234,12 +275,13 @@ impl Replica {
             for front in 0..self.fronts.len() {
                 let write_bytes = self.log.writer.staged_bytes() + batch.bytes as u64;
                 if write_bytes >= limits::LARGE_BATCH_BYTES || batch.is_full() {
-                    self.large_wait = write_bytes >= limits::LARGE_BATCH_BYTES;
+                    self.intake.large_waits = write_bytes >= limits::LARGE_BATCH_BYTES;
                     return;
                 }
-                if let Some((origin, data)) = self.fronts[front].large.pop_front() {
+                if let Some((origin, data)) = self.fronts.link(front).next_large() {
                     self.take_proposal(origin, data, batch);
-                    (any, self.took_large) = (true, true);
+                    any = true;
+                    self.turn.note_large();
                 }
             }
         }
@@ -248,7 +290,7 @@ impl Replica {
     /// Reads go on while proposals must wait for the disk, or for a leader.
     fn take_reads(&mut self) {
         for front in 0..self.fronts.len() {
-            while let Some(message) = self.fronts[front].next_but_proposals() {
+            while let Some(message) = self.fronts.link(front).next_but_proposals() {
                 self.take_other(front, message);
             }
         }
@@ -266,31 +308,23 @@ impl Replica {
     }
 
     fn take_read(&mut self, front: usize, up_to: u64) {
-        self.next_read += 1;
-        if self.log.node.read_index(self.next_read) {
-            self.reads.push_back((self.next_read, front, up_to));
-        } else {
+        if !self.reads.begin_front_round(&mut self.log.node, front, up_to) {
             // The front's reads time out; it may ask again with its next ticket.
             self.shared.metrics.read_indexes_failed.inc();
         }
     }
 
     pub(super) fn finish_reads(&mut self, ticket: u64, index: LogIndex) {
-        self.desk.read_finished(ticket);
-        while let Some((known, front, up_to)) = self.reads.front().copied() {
-            if known > ticket {
-                break;
-            }
-            self.reads.pop_front();
-            self.fronts[front].send(ToFront::ReadReady { up_to, index });
+        self.leases.read_finished(ticket);
+        while let Some(Round { front, up_to, .. }) = self.reads.next_ended(ticket) {
+            self.fronts.send(front, ToFront::ReadReady { up_to, index });
         }
     }
 
     pub(super) fn refuse(&mut self, from: Option<Origin>, error: EtcdError) {
         self.shared.metrics.proposals_failed.inc();
         if let Some(Origin { front, slot, .. }) = from {
-            let reply = Reply::Refused(error.into());
-            self.fronts[front].send(ToFront::Reply { slot, reply });
+            self.fronts.refuse(front, slot, error);
         }
     }
 
@@ -299,8 +333,8 @@ impl Replica {
         if batch.is_empty() {
             return;
         }
-        self.work.note(Job::Proposals);
-        let deadline_ms = self.now_ms + self.request_timeout_ms;
+        self.turn.note(Job::Proposals);
+        let deadline_ms = self.turn.now_ms() + self.request_timeout_ms;
         // Expired leases are not renewed anyway.
         let of_clients =
             (0..).zip(batch.iter().zip(&origins)).filter(|(_, (_, from))| from.is_some());
@@ -310,74 +344,28 @@ impl Replica {
         match self.log.node.propose(batch.into_iter()) {
             Ok(Proposed::Appended { first, term, .. }) => {
                 for (at, lease) in ending {
-                    self.desk.note_ending(lease, LogIndex(first.0 + at));
+                    self.leases.note_ending(lease, LogIndex(first.0 + at));
                 }
-                // What an earlier leadership of this member has left there is gone.
-                self.outlive_overwritten(first.0);
-                for (index, from) in (first.0..).zip(origins) {
-                    let index = LogIndex(index);
-                    self.proposals.push_back(Proposal { index, term, from, deadline_ms });
-                }
+                self.proposals.appended(first, term, origins, deadline_ms);
             }
             Ok(Proposed::Forwarded { .. }) => {
-                for origin in origins.into_iter().flatten() {
-                    self.waiting.insert(origin, deadline_ms, self.soft_state.term);
-                }
+                let origins = origins.into_iter().flatten();
+                self.proposals.forwarded(origins, deadline_ms, self.standing.term());
             }
             Err(error) => {
-                let error = match error {
-                    ProposeError::NoLeader | ProposeError::Dropped => EtcdError::NoLeader,
-                    ProposeError::Transferring => EtcdError::LeaderChanged,
-                    ProposeError::TooManyUncommitted => EtcdError::TooManyRequests,
-                    ProposeError::TooLarge { .. } | ProposeError::Empty => {
-                        EtcdError::RequestTooLarge
-                    }
-                };
+                let error = refusal(&error);
                 origins.into_iter().for_each(|from| self.refuse(from, error));
             }
         }
     }
+}
 
-    /// Publishes this member's name and client URLs through raft, as every etcd member does when it
-    /// starts, until that is applied. A member alone sets the cluster version with it.
-    pub(super) fn propose_member(&mut self) {
-        if self.published_self
-            || self.now_ms < self.publish_again_ms
-            || self.log.node.destination() == Destination::Nowhere
-        {
-            return;
-        }
-        self.publish_again_ms = self.now_ms + self.request_timeout_ms;
-        let config = &self.shared.config;
-        let attributes = membershippb::Attributes {
-            name: config.name.clone(),
-            client_urls: config.advertise_client_urls.clone(),
-        };
-        let publish = pb::InternalRaftRequest {
-            cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
-                member_id: self.shared.member_id,
-                member_attributes: Some(attributes),
-            }),
-            ..Default::default()
-        };
-        let cluster_version = pb::InternalRaftRequest {
-            cluster_version_set: Some(membershippb::ClusterVersionSetRequest {
-                ver: version::CLUSTER.to_owned(),
-            }),
-            ..Default::default()
-        };
-        let alone = self.is_leader() && self.log.node.conf_state().voters.len() == 1;
-        let requests = [(alone && self.cluster_version.is_none()).then_some(cluster_version)];
-        let mut batch = Vec::new();
-        for mut request in requests.into_iter().flatten().chain([publish]) {
-            let id = self.new_request_id();
-            if request.cluster_member_attr_set.is_some() {
-                self.publishing.push(id);
-            }
-            request.header = Some(pb::RequestHeader { id, ..Default::default() });
-            batch.push(request.encode_to_vec().into());
-        }
-        let origins = vec![None; batch.len()];
-        self.propose(batch, origins);
+/// What a client is told when raft does not take its proposal.
+fn refusal(error: &ProposeError) -> EtcdError {
+    match error {
+        ProposeError::NoLeader | ProposeError::Dropped => EtcdError::NoLeader,
+        ProposeError::Transferring => EtcdError::LeaderChanged,
+        ProposeError::TooManyUncommitted => EtcdError::TooManyRequests,
+        ProposeError::TooLarge { .. } | ProposeError::Empty => EtcdError::RequestTooLarge,
     }
 }

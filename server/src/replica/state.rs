@@ -1,0 +1,103 @@
+//! The small buckets of the store, decoded: members, cluster version, alarms, auth, downgrade.
+//!
+//! Part of the replica. Read when the member starts, after an entry that changes one of them, and
+//! when a snapshot takes the store's place; published with each view. It must always say what the
+//! store says.
+
+use std::sync::Arc;
+
+use etcore_engine::bucket::Bucket;
+use etcore_engine::store::Store;
+
+use super::authing;
+use super::membership::CLUSTER_VERSION_KEY;
+use crate::auth::Auth;
+use crate::cluster::alarm::Alarms;
+use crate::cluster::downgrade::Downgrade;
+use crate::cluster::member::Member;
+
+/// See the module text. Invariant: members ascend by ID.
+pub(super) struct State {
+    members: Arc<Vec<Member>>,
+    cluster_version: Option<Arc<str>>,
+    alarms: Arc<Alarms>,
+    auth: Arc<Auth>,
+    downgrade: Arc<Downgrade>,
+}
+
+impl State {
+    /// Decodes all of it. What is wrong with the auth buckets, if anything is, comes with it.
+    pub(super) fn load(store: &Store) -> (Self, Result<(), String>) {
+        let (auth, outcome) = match Auth::load(store) {
+            Ok(auth) => (auth, Ok(())),
+            Err(error) => (Auth::default(), Err(error)),
+        };
+        authing::warn_of_auth(&auth, false);
+        let state = Self {
+            members: members(store),
+            cluster_version: cluster_version(store),
+            alarms: Arc::new(Alarms::load(store)),
+            auth: Arc::new(auth),
+            downgrade: Arc::new(Downgrade::load(store)),
+        };
+        (state, outcome)
+    }
+
+    pub(super) fn members(&self) -> &Arc<Vec<Member>> {
+        &self.members
+    }
+
+    pub(super) fn cluster_version(&self) -> Option<&Arc<str>> {
+        self.cluster_version.as_ref()
+    }
+
+    pub(super) fn alarms(&self) -> &Arc<Alarms> {
+        &self.alarms
+    }
+
+    pub(super) fn auth(&self) -> &Arc<Auth> {
+        &self.auth
+    }
+
+    pub(super) fn downgrade(&self) -> &Arc<Downgrade> {
+        &self.downgrade
+    }
+
+    /// Decodes what is about the cluster again.
+    pub(super) fn refresh_cluster(&mut self, store: &Store) {
+        self.members = members(store);
+        self.cluster_version = cluster_version(store);
+        self.downgrade = Arc::new(Downgrade::load(store));
+    }
+
+    /// Decodes the alarms again; returns those of before if they have changed.
+    pub(super) fn refresh_alarms(&mut self, store: &Store) -> Option<Arc<Alarms>> {
+        let alarms = Alarms::load(store);
+        (alarms != *self.alarms).then(|| std::mem::replace(&mut self.alarms, Arc::new(alarms)))
+    }
+
+    /// Decodes the auth buckets again; returns what was there before.
+    ///
+    /// # Errors
+    /// What is wrong with what the store holds; nothing has changed then.
+    pub(super) fn refresh_auth(&mut self, store: &Store) -> Result<Arc<Auth>, String> {
+        let auth = Arc::new(Auth::load(store)?);
+        Ok(std::mem::replace(&mut self.auth, auth))
+    }
+}
+
+/// The members bucket, decoded.
+fn members(store: &Store) -> Arc<Vec<Member>> {
+    let mut members: Vec<Member> = store
+        .bucket_iter(Bucket::Members, b"")
+        .filter_map(|(_, json)| Member::from_json(json).ok())
+        .collect();
+    members.sort_by_key(|member| member.id);
+    Arc::new(members)
+}
+
+/// The cluster version, if the leader has set it.
+fn cluster_version(store: &Store) -> Option<Arc<str>> {
+    let version = store.bucket_get(Bucket::Cluster, CLUSTER_VERSION_KEY)?;
+    std::str::from_utf8(version).ok().map(Arc::from)
+}
