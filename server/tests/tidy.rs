@@ -181,8 +181,6 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
     // A metric a line, in the order of `/metrics`.
     ("server/src/metrics.rs", "new"),
-    // The replica's parts, which are becoming types of their own.
-    ("server/src/replica.rs", "new"),
 ];
 
 fn root() -> PathBuf {

@@ -1,7 +1,8 @@
 //! Where a member is between its start and its end: whether it serves, hands over, stops, and why.
 //!
-//! Part of [`Shared`](super::Shared), which sets what must wake threads as well; everybody reads it.
-//! Every step is taken once and none is taken back. It must never block, nor wake anybody itself.
+//! Part of [`Shared`](super::Shared), which sets what must wake threads as well; everybody reads
+//! it. Every step is taken once and none is taken back. It must never block, nor wake anybody
+//! itself.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

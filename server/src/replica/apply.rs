@@ -218,12 +218,10 @@ impl Replica {
             Request::ClusterMemberAttrSet(attributes) => {
                 let id = whole.header.as_ref().map_or(0, |header| header.id);
                 self.introduction.note_applied(id);
-                self.apply_attributes(entry, attributes)?;
-                Ok(None)
+                self.apply_attributes(entry, attributes).map(|()| None)
             }
             Request::ClusterVersionSet(version) => {
-                self.apply_cluster_version(entry, version)?;
-                Ok(None)
+                self.apply_cluster_version(entry, version).map(|()| None)
             }
             Request::DowngradeInfoSet(downgrade) => {
                 self.apply_downgrade(entry, downgrade);

@@ -1,4 +1,5 @@
-//! How a member that has started gets known: it publishes itself through raft, then lets clients in.
+//! How a member that has started gets known: it publishes itself through raft, then lets clients
+//! in.
 //!
 //! Part of the replica. As every etcd member does, it proposes its name and client URLs until that
 //! is applied. Once it is in the view that it publishes, so is everything that was committed before

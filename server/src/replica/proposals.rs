@@ -2,9 +2,10 @@
 //!
 //! Part of the replica. A proposal that this member appended as leader is matched by its place in
 //! the log, one that it forwarded by the ID of its request. A forwarded proposal that got lost on
-//! its way is answered when its time is up, since nobody can say what became of it, or sooner: once the first entry of a later leader is applied, what an earlier one was given
-//! and has not got into the log is most likely lost with it. etcd lets its clients wait for their
-//! whole seven seconds then. Every one has its place in a front that waits, which is its bound.
+//! its way is answered when its time is up, since nobody can say what became of it, or sooner: once
+//! the first entry of a later leader is applied, what an earlier one was given and has not got into
+//! the log is most likely lost with it. etcd lets its clients wait for their whole seven seconds
+//! then. Every one has its place in a front that waits, which is its bound.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 

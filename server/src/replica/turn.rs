@@ -189,8 +189,8 @@ impl Replica {
         self.turn.next = Some(Stage::Receive);
     }
 
-    /// The next stage of the turn, to be given to [`Replica::run`], also when it is the shard's own;
-    /// `None` at the end of the turn.
+    /// The next stage of the turn, to be given to [`Replica::run`], also when it is the shard's
+    /// own; `None` at the end of the turn.
     pub fn next_stage(&self) -> Option<Stage> {
         self.turn.next
     }

@@ -3,9 +3,9 @@
 //!
 //! A follower has a few batches on their way, so what its clients renew while those travel leaves
 //! in the next one: renewals are bounded by bytes, not by round trips. A leader of etcd's make does
-//! not know the path; it is then asked one question a time, in etcd's form (see `peer_requests`). What a
-//! leader cannot answer soon, because it must apply something first, it hands back with the index
-//! that it waits for. The keys of a lease do not travel: an answer says what the leader had
+//! not know the path; it is then asked one question a time, in etcd's form (see `peer_requests`).
+//! What a leader cannot answer soon, because it must apply something first, it hands back with the
+//! index that it waits for. The keys of a lease do not travel: an answer says what the leader had
 //! applied, and who has applied that too knows them. Nothing here may keep an answer waiting for
 //! another for long.
 
