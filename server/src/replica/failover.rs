@@ -6,13 +6,14 @@
 //! agrees) when it is its turn among the others, and answers those of others from then on although
 //! it heard of the leader lately. A leader that lives, and whose port is closed to some only, is
 //! heard of by the others, which do not answer: so nothing here can depose it, and what is tried
-//! is bounded: a leader that was doubted and is heard of again is left alone for a while. Off by
-//! `--fast-failover=false`.
+//! is bounded: a member asks for no election in place of a leader that it has doubted and heard of
+//! again for a while, and only answers those of others. Off by `--fast-failover=false`.
 
 use etcore_engine::mutation::{Mutation, is_on};
 use etcore_raftlog::node::Role;
 
 use super::Replica;
+use crate::clock::millis;
 use crate::limits;
 
 /// See the module text.
@@ -60,7 +61,16 @@ impl Replica {
         let lives = |(known, in_term, until_ms): (u64, u64, u64)| {
             (known, in_term) == (leader, term) && self.turn.now_ms() < until_ms
         };
-        if self.failover.doubt.is_some_and(is_known) || self.failover.lives.is_some_and(lives) {
+        if self.failover.doubt.is_some_and(is_known) {
+            return;
+        }
+        if self.failover.lives.is_some_and(lives) {
+            // It may have died meanwhile. Who has not doubted it asks, and is answered here once
+            // two heartbeats are missing: one that lives is heard of before.
+            let silent_ms = 2 * millis(self.shared.config.heartbeat);
+            if self.turn.now_ms() >= self.failover.heard_ms + silent_ms {
+                self.log.node.doubt_leader();
+            }
             return;
         }
         tracing::warn!(

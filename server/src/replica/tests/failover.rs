@@ -62,3 +62,27 @@ fn a_leader_that_lives_is_not_deposed_because_its_port_is_closed_to_some() {
         assert_eq!(cluster.reply(others[0], slot), Ok(()));
     }
 }
+
+#[test]
+fn a_leader_that_was_doubted_and_lived_is_replaced_soon_when_it_dies_after_all() {
+    let mut took = Vec::new();
+    for seed in 91..101 {
+        let mut cluster = Cluster::new(3, seed);
+        let leader = cluster.ready();
+        let others = cluster.others(leader);
+        refused(&mut cluster, &others[..1], leader);
+        cluster.run_ms(400);
+        assert_eq!(cluster.leader(), leader, "seed {seed}: it lives");
+        cluster.crash(leader);
+        let died_ms = cluster.now_ms;
+        // Its port refuses whoever dials, again and again.
+        while cluster.agreed_leader().is_none_or(|at| at == leader) {
+            refused(&mut cluster, &others, leader);
+            cluster.run_ms(50);
+            assert!(cluster.now_ms < died_ms + 5000, "seed {seed}");
+        }
+        took.push(cluster.now_ms - died_ms);
+    }
+    took.sort_unstable();
+    assert!(took[took.len() / 2] < 900, "less than an election timeout: {took:?}");
+}
