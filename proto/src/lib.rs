@@ -24,6 +24,7 @@
 //! are decoded ([`decode`]), its log and peer messages ([`raftpb`]) and its error table
 //! ([`error`]), and Go's notation of flags ([`gotext`]).
 
+pub mod civil;
 pub mod deadlines;
 pub mod decode;
 pub mod error;

@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use etcore_proto::civil;
+
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -10,29 +12,15 @@ const MONTHS: [&str; 12] =
 pub fn http_date(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil::date_of(days);
     format!(
         "{}, {day:02} {} {year} {:02}:{:02}:{:02} GMT",
         DAYS[(days % 7) as usize],
-        MONTHS[month as usize],
+        MONTHS[month as usize - 1],
         second / 3600,
         second / 60 % 60,
         second % 60
     )
-}
-
-/// Year, month from 0 and day of month of a day after 1970. Years are counted from March, so that
-/// a leap day ends one, in cycles of 400 years.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const CYCLE: u64 = 146_097;
-    let shifted = days + 719_468;
-    let (cycle, day) = (shifted / CYCLE, shifted % CYCLE);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    // Months 10 and 11 from March are those of the next year.
-    (cycle * 400 + year + month / 10, (month + 2) % 12, day)
 }
 
 #[cfg(test)]
