@@ -5,6 +5,7 @@
 //! events or data that must not be lost: when it is full the producer keeps its message and tries
 //! again in its next turn.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -18,6 +19,13 @@ pub struct Producer<T> {
     waker: Option<Waker>,
     /// Whether something was pushed since the last wake-up.
     dirty: bool,
+}
+
+/// A producing end that loses nothing: what finds the ring full waits here, in order, and what is
+/// new never overtakes it. Its owner bounds what may wait.
+pub struct Outgoing<T> {
+    producer: Producer<T>,
+    waiting: VecDeque<T>,
 }
 
 /// The consuming end.
@@ -57,6 +65,54 @@ impl<T> Producer<T> {
     }
 }
 
+impl<T> Outgoing<T> {
+    /// Sends through this end.
+    pub fn new(producer: Producer<T>) -> Self {
+        Self { producer, waiting: VecDeque::new() }
+    }
+
+    /// Puts a message in at once if there is room and nothing waits; it waits otherwise.
+    pub fn push(&mut self, message: T) {
+        if self.waiting.is_empty() {
+            if let Err(message) = self.producer.push(message) {
+                self.waiting.push_back(message);
+            }
+        } else {
+            self.waiting.push_back(message);
+        }
+    }
+
+    /// Puts a message in with the next [`Outgoing::flush`], should it still be wanted then.
+    pub fn push_later(&mut self, message: T) {
+        self.waiting.push_back(message);
+    }
+
+    /// True if something waits.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// True if something waits that has room now.
+    pub fn can_flush(&self) -> bool {
+        self.is_waiting() && self.producer.room() > 0
+    }
+
+    /// Passes on what waits, as far as there is room, without what is not `wanted` any more, and
+    /// wakes the consumer. Once per turn.
+    pub fn flush(&mut self, mut wanted: impl FnMut(&T) -> bool) {
+        while let Some(message) = self.waiting.pop_front() {
+            if !wanted(&message) {
+                continue;
+            }
+            if let Err(message) = self.producer.push(message) {
+                self.waiting.push_front(message);
+                break;
+            }
+        }
+        self.producer.flush();
+    }
+}
+
 impl<T> Consumer<T> {
     /// The next message.
     pub fn pop(&mut self) -> Option<T> {
@@ -89,6 +145,21 @@ mod tests {
                 taken += 1;
             }
         }
+    }
+
+    #[test]
+    fn what_finds_the_ring_full_waits_in_order_and_is_left_out_when_nobody_wants_it() {
+        let (producer, mut consumer) = ring(2, None);
+        let mut outgoing = Outgoing::new(producer);
+        outgoing.push_later(1);
+        assert!(consumer.is_empty() && outgoing.can_flush());
+        (2..=5).for_each(|message| outgoing.push(message));
+        outgoing.flush(|_| true);
+        assert!(outgoing.is_waiting() && !outgoing.can_flush());
+        assert_eq!((consumer.pop(), consumer.pop()), (Some(1), Some(2)));
+        outgoing.flush(|message| *message != 4);
+        assert_eq!((consumer.pop(), consumer.pop(), consumer.pop()), (Some(3), Some(5), None));
+        assert!(!outgoing.is_waiting());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rings between the replica and its fronts.
 //!
-//! Part of the replica. A reply is never lost: what finds the ring full waits here, and there is
-//! never more of it than the front has asked for. Proposals that cannot be taken are put aside, so
+//! Part of the replica. A reply is never lost: what finds the ring full waits, and there is never
+//! more of it than the front has asked for. Proposals that cannot be taken are put aside, so
 //! that reads behind them in the ring do not wait with them.
 
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use etcore_proto::error::EtcdError;
 
 use super::intake::Origin;
-use crate::channel::{Consumer, LeaseRequest, Producer, Reply, Slot, ToFront, ToReplica};
+use crate::channel::{Consumer, LeaseRequest, Outgoing, Producer, Reply, Slot, ToFront, ToReplica};
 use crate::limits;
 
 /// The rings to one front.
@@ -22,10 +22,8 @@ pub struct FrontLink {
     deferred: VecDeque<ToReplica>,
     /// Requests about leases from the front.
     lease_requests: Consumer<LeaseRequest>,
-    /// To the front.
-    outbox: Producer<ToFront>,
-    /// What did not fit into the ring; bounded by what the front may have outstanding.
-    backlog: VecDeque<ToFront>,
+    /// To the front. What waits for room is bounded by what the front may have outstanding.
+    outbox: Outgoing<ToFront>,
     /// Large proposals out of the ring, bounded likewise: small ones overtake them.
     large: VecDeque<(Origin, Bytes)>,
 }
@@ -41,8 +39,7 @@ impl FrontLink {
             inbox,
             deferred: VecDeque::new(),
             lease_requests,
-            outbox,
-            backlog: VecDeque::new(),
+            outbox: Outgoing::new(outbox),
             large: VecDeque::new(),
         }
     }
@@ -101,32 +98,7 @@ impl FrontLink {
     /// True if there is something else than proposals that a turn would take, or room for what
     /// found the ring full.
     pub(super) fn has_input(&self) -> bool {
-        self.can_flush() || self.has_news() || !self.lease_requests.is_empty()
-    }
-
-    fn send(&mut self, message: ToFront) {
-        if self.backlog.is_empty() {
-            if let Err(message) = self.outbox.push(message) {
-                self.backlog.push_back(message);
-            }
-        } else {
-            self.backlog.push_back(message);
-        }
-    }
-
-    /// True if something that found the ring full has room now.
-    fn can_flush(&self) -> bool {
-        !self.backlog.is_empty() && self.outbox.room() > 0
-    }
-
-    fn flush(&mut self) {
-        while let Some(message) = self.backlog.pop_front() {
-            if let Err(message) = self.outbox.push(message) {
-                self.backlog.push_front(message);
-                break;
-            }
-        }
-        self.outbox.flush();
+        self.outbox.can_flush() || self.has_news() || !self.lease_requests.is_empty()
     }
 }
 
@@ -153,7 +125,7 @@ impl Fronts {
 
     /// Sends a message now, whatever is published.
     pub(super) fn send(&mut self, front: usize, message: ToFront) {
-        self.0[front].send(message);
+        self.0[front].outbox.push(message);
     }
 
     /// Refuses what waits in this place of a front.
@@ -163,6 +135,6 @@ impl Fronts {
 
     /// Hands over what the turn has sent.
     pub(super) fn flush(&mut self) {
-        self.0.iter_mut().for_each(FrontLink::flush);
+        self.0.iter_mut().for_each(|link| link.outbox.flush(|_| true));
     }
 }
