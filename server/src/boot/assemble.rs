@@ -29,7 +29,7 @@ use crate::disk::pages::{PageFile, Pages};
 use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
-use crate::freer::{Freeing, Freer};
+use crate::freer::Freer;
 use crate::front::{self, Front, SocketQueue};
 use crate::ids::RequestIds;
 use crate::limits;
@@ -145,17 +145,7 @@ pub(crate) fn shared(
         cluster_id: stored.cluster_id,
         clock,
         ids: RequestIds::new(stored.member_id, stored.nonce),
-        view: ArcSwap::from_pointee(MemberView {
-            store: stored.store.publish(),
-            members: Arc::default(),
-            cluster_version: None,
-            is_learner: false,
-            alarms: Arc::default(),
-            auth: Arc::default(),
-            downgrade: Arc::default(),
-            page_file,
-            freeing: Freeing::default(),
-        }),
+        view: ArcSwap::from_pointee(MemberView::of_keys(stored.store.publish(), page_file)),
         status: StatusCell::default(),
         metrics: Metrics::new(stored.member_id),
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),

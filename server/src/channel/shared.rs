@@ -93,15 +93,21 @@ impl MemberView {
 
     /// A view of no data, for a front that has nobody to serve: it holds nothing in memory.
     pub fn nothing() -> Self {
+        let store = Store::in_memory(EngineConfig::default()).publish();
+        Self::of_keys(store, PageFile::default())
+    }
+
+    /// A view of keys and values alone: the first of a member, before it has published one.
+    pub fn of_keys(store: Arc<View>, page_file: PageFile) -> Self {
         Self {
-            store: Store::in_memory(EngineConfig::default()).publish(),
+            store,
             members: Arc::default(),
             cluster_version: None,
             is_learner: false,
             alarms: Arc::default(),
             auth: Arc::default(),
             downgrade: Arc::default(),
-            page_file: PageFile::default(),
+            page_file,
             freeing: Freeing::default(),
         }
     }

@@ -25,7 +25,6 @@ use crate::config::flags::{self, Asked};
 use crate::disk::pages::{PageFile, Pages};
 use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
-use crate::freer::Freeing;
 use crate::metrics::Metrics;
 
 mod crowding;
@@ -107,17 +106,7 @@ impl Rig {
             cluster_id: 2,
             clock: Clock::start(),
             ids: crate::ids::RequestIds::new(1, 0),
-            view: ArcSwap::from_pointee(MemberView {
-                store: store.publish(),
-                members: Arc::default(),
-                cluster_version: None,
-                is_learner: false,
-                alarms: Arc::default(),
-                auth: Arc::default(),
-                downgrade: Arc::default(),
-                page_file: PageFile::default(),
-                freeing: Freeing::default(),
-            }),
+            view: ArcSwap::from_pointee(MemberView::of_keys(store.publish(), PageFile::default())),
             status: StatusCell::default(),
             metrics: Metrics::new(1),
             connections: vec![AtomicUsize::new(0)],
@@ -165,17 +154,10 @@ impl Rig {
 
     /// All see this store from now on.
     fn publish(&self, store: &mut Store) {
-        self.front.shared.view.store(Arc::new(MemberView {
-            store: store.publish(),
-            members: Arc::default(),
-            cluster_version: None,
-            is_learner: false,
-            alarms: Arc::default(),
-            auth: Arc::default(),
-            downgrade: Arc::default(),
-            page_file: PageFile::default(),
-            freeing: Freeing::default(),
-        }));
+        self.front
+            .shared
+            .view
+            .store(Arc::new(MemberView::of_keys(store.publish(), PageFile::default())));
     }
 
     fn turn(&mut self) {
