@@ -123,7 +123,7 @@ impl Hasher {
                 lock(&self.compaction).take();
                 Ok(())
             }
-            // What is in the queue ends, and the thread looks for it then.
+            // The thread looks for it after each job, so the jobs of a full queue do as well.
             Ok(()) | Err(TrySendError::Full(Queued::Compaction)) => Ok(()),
         }
     }
@@ -193,13 +193,11 @@ impl<P: FollowingPages> Worker<P> {
     fn run(mut self) {
         while let Ok(queued) = self.inbox.recv() {
             self.begin(queued);
+            self.go_on();
             while self.job.is_some() {
-                self.advance();
                 // Requests go first where cores are few.
                 std::thread::yield_now();
-                if self.job.is_none() {
-                    self.begin(Queued::Compaction);
-                }
+                self.go_on();
             }
             self.pages.let_go();
         }
@@ -216,8 +214,16 @@ impl<P: FollowingPages> Worker<P> {
             let Ok(queued) = self.inbox.try_recv() else { return false };
             self.begin(queued);
         }
-        self.advance();
+        self.go_on();
         true
+    }
+
+    /// Does a part of the job under way; after its last one, a compaction that waits is begun.
+    fn go_on(&mut self) {
+        self.advance();
+        if self.job.is_none() {
+            self.begin(Queued::Compaction);
+        }
     }
 
     fn begin(&mut self, queued: Queued) {
