@@ -51,6 +51,10 @@ use reads::Reads;
 pub use routes::{Unary, routes};
 use watch::WatchStreams;
 
+/// Election timeouts without a leader after which streams that asked for one are ended (etcd:
+/// maxNoLeaderCnt).
+const LEADERLESS_ELECTIONS: u64 = 3;
+
 /// What services are made of.
 pub struct Setup {
     /// The number of their front.

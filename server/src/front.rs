@@ -258,14 +258,12 @@ impl Front {
     }
 
     fn attach(&mut self, driver: &mut dyn Driver, socket: Accepted) {
-        let refused = self.drain != Drain::No || self.wire.open() >= limits::CONNECTIONS;
-        let attached =
-            if refused { Ok(false) } else { self.wire.attach(driver, socket).map(|()| true) };
-        match attached {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(error = %error, "an accepted connection could not be served");
+        if self.drain == Drain::No && self.wire.open() < limits::CONNECTIONS {
+            match self.wire.attach(driver, socket) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(error = %error, "an accepted connection could not be served");
+                }
             }
         }
         self.shared.connections[self.acceptor.index].fetch_sub(1, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use prost::Message as _;
 
 use super::call::{Call, Caller, Outcome, Refusal, decode, malformed_message};
 use super::pending::{CallKind, LeaseCall, PendingCall, To};
-use super::{Cx, Services};
+use super::{Cx, LEADERLESS_ELECTIONS, Services};
 use crate::auth;
 use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest, Slot};
 use crate::clock::millis;
@@ -26,9 +26,6 @@ use crate::limits;
 use crate::quota;
 use crate::replies::{CallId, ConnId};
 use crate::wire::{Header, write_int64};
-
-/// A stream that asked for a leader ends after so many election timeouts without one.
-const LEADERLESS_ELECTIONS: u64 = 3;
 
 /// The KeepAlive streams of a front, and what new leases are named by. Invariant: `unanswered` is
 /// the sum of the streams' queues.

@@ -36,7 +36,7 @@ enum OnLearner {
 
 /// How a method is served.
 enum Serve {
-    /// One request, one answer.
+    /// One request, and one answer or a stream of them.
     Unary {
         /// Whether a message is a request of the method; asked only before a call is refused for
         /// another reason, as grpc-go decodes before it asks anybody.
@@ -51,9 +51,6 @@ enum Serve {
         /// Decodes it as apply will, and refuses what apply should not see.
         check: fn(Bytes) -> Outcome,
     },
-    /// A stream of answers to one request, which is not looked at before the gate: grpc-go reads
-    /// it after it has called what refuses calls for their heads.
-    Answers { call: fn(&mut Cx<'_>, Call, Message) -> Outcome },
     /// Streams both ways. `open` has the gate's verdict to tell.
     Stream { open: fn(&mut Cx<'_>, CallId, &RequestMeta), message: fn(&mut Cx<'_>, CallId, Bytes) },
 }
@@ -130,10 +127,9 @@ macro_rules! proposal {
 const METHODS: &[Method] = &[
     unary!("/etcdserverpb.KV/Range", is::<pb::RangeRequest>, range)
         .on_learner(OnLearner::IfSerializable),
-    Method::new(
-        "/etcdserverpb.KV/RangeStream",
-        Serve::Answers { call: |cx, call, message| cx.range_stream(call, message) },
-    ),
+    // A stream of answers: grpc-go reads the request after it has asked what refuses calls for
+    // their heads.
+    unary!("/etcdserverpb.KV/RangeStream", |_| Ok(()), range_stream),
     unary!("/etcdserverpb.KV/Put", kv::is_put, put),
     proposal!(
         "/etcdserverpb.KV/DeleteRange",
@@ -217,9 +213,7 @@ impl Services {
             Ok(()) => {
                 let mut cx = self.with(out);
                 match &method.serve {
-                    Serve::Unary { call: serve, .. } | Serve::Answers { call: serve } => {
-                        serve(&mut cx, call, message)
-                    }
+                    Serve::Unary { call: serve, .. } => serve(&mut cx, call, message),
                     Serve::Proposal { field, check, .. } => {
                         let message = message.into_bytes();
                         check(message.clone()).and_then(|()| cx.propose(call, *field, &message))
@@ -280,7 +274,7 @@ impl Services {
     }
 
     /// Why a call is refused for what its head says, whatever it asks for.
-    pub(super) fn head_gate(&self, meta: &RequestMeta) -> Result<(), EtcdError> {
+    fn head_gate(&self, meta: &RequestMeta) -> Result<(), EtcdError> {
         let version = meta.client_api_version.as_deref().unwrap_or_default();
         if std::str::from_utf8(version).is_err() {
             return Err(EtcdError::InvalidClientApiVersion);
@@ -308,7 +302,7 @@ impl Services {
 fn is_request_of(method: &Method, message: Message) -> Outcome {
     match &method.serve {
         Serve::Unary { is_request, .. } | Serve::Proposal { is_request, .. } => is_request(message),
-        Serve::Answers { .. } | Serve::Stream { .. } => Ok(()),
+        Serve::Stream { .. } => Ok(()),
     }
 }
 

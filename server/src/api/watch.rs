@@ -12,7 +12,7 @@ use etcore_proto::grpc::RequestMeta;
 use etcore_proto::pb::etcdserverpb as pb;
 
 use super::call::malformed_message;
-use super::{Cx, Services};
+use super::{Cx, LEADERLESS_ELECTIONS, Services};
 use crate::auth;
 use crate::clock::millis;
 use crate::config::Config;
@@ -22,9 +22,6 @@ use crate::replies::{CallId, ConnId};
 use crate::watch::{Counts, Hub, HubConfig, Turn};
 use crate::work::Job;
 
-/// Election timeouts without a leader after which streams that asked for one are ended (etcd:
-/// maxNoLeaderCnt).
-const LEADERLESS_ELECTIONS: u64 = 3;
 /// etcd's floor for the interval of notifications.
 const PROGRESS_MS_MIN: u64 = 100;
 /// etcd's default for it.
