@@ -4,9 +4,11 @@
 //! SO_REUSEPORT is set only when asked for, because it would let a second member steal connections.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+
+use socket2::SockRef;
 
 use crate::config::ListenUrl;
 
@@ -21,7 +23,7 @@ pub struct BindOptions {
 
 /// The address of a connected socket's peer; `None` for a unix socket.
 pub fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
-    TcpStream::from(socket.try_clone().ok()?).peer_addr().ok()
+    SockRef::from(socket).peer_addr().ok()?.as_socket()
 }
 
 /// Binds one URL. A host name that resolves to several addresses is bound at the first IPv4 one, as
@@ -129,6 +131,16 @@ mod tests {
         let taken = ListenUrl::Tcp { host: "127.0.0.1".into(), port };
         let error = bind(&taken, BindOptions::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_peer_has_an_address_unless_its_socket_is_a_unix_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (own, _) = listener.accept().unwrap();
+        assert_eq!(peer_address(&own.into()), Some(peer.local_addr().unwrap()));
+        let (own, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(peer_address(&own.into()), None);
     }
 
     #[test]
