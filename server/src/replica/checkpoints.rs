@@ -85,11 +85,14 @@ impl Checkpoints {
         self.skipped = Some(index);
     }
 
-    /// The page file holds everything up to `durable`: takes the skipped entry if it is behind.
-    /// [`None`] if there is none, `Some(None)` if it is not behind yet.
-    pub(super) fn take_skipped(&mut self, durable: LogIndex) -> Option<Option<LogIndex>> {
-        let index = self.skipped?;
-        Some((durable >= index).then(|| self.skipped.take()).flatten())
+    /// The entry that was skipped, until the page file is known to be beyond it.
+    pub(super) fn skipped(&self) -> Option<LogIndex> {
+        self.skipped
+    }
+
+    /// The page file is beyond the skipped entry.
+    pub(super) fn forget_skipped(&mut self) {
+        self.skipped = None;
     }
 }
 
@@ -99,10 +102,6 @@ impl Replica {
         let took_ms = self.checkpoints.end(self.turn.now_ms());
         let took = Duration::from_millis(took_ms);
         self.shared.metrics.backend_commit.observe(took.as_secs_f64());
-        self.finish_checkpoint(output);
-    }
-
-    fn finish_checkpoint(&mut self, output: CheckpointOutput) {
         self.watchdog.checkpoint_ended();
         self.turn.note(Job::CheckpointEnds);
         self.shared.note_size(output.file_bytes, output.free_bytes);

@@ -120,9 +120,11 @@ impl Replica {
 
     /// After a checkpoint: says once that no start will find the skipped entry again.
     pub(super) fn follow_up_skipped(&mut self) {
-        let durable = self.store.durable_applied();
-        let Some(passed) = self.checkpoints.take_skipped(durable) else { return };
-        let Some(index) = passed else { return self.store.checkpoint_now() };
+        let Some(index) = self.checkpoints.skipped() else { return };
+        if self.store.durable_applied() < index {
+            return self.store.checkpoint_now();
+        }
+        self.checkpoints.forget_skipped();
         tracing::warn!(
             index = index.0,
             "the skipped entry is behind this member for good: start it without \
