@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use super::{CompareError, host};
 use crate::cli::number;
 
-/// What is measured.
+/// A comparison: the servers it starts and the loads they meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// One member: CPU per request, latency, throughput, memory; about ten minutes.

@@ -21,7 +21,7 @@ struct Case {
     body: &'static str,
 }
 
-/// What is missing, if anything is.
+/// Says what cannot be measured here; `None` if everything can.
 pub(super) fn note() -> Option<String> {
     (!h2load::is_there()).then(|| "h2load is missing: cpu_* is not measured".to_owned())
 }

@@ -19,7 +19,7 @@ struct LogWrites {
     seconds: f64,
 }
 
-/// Of a load of one client, in microseconds.
+/// The latency of one client's load, in microseconds.
 struct Latency {
     median: f64,
     mean: f64,

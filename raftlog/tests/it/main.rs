@@ -15,7 +15,7 @@ mod etcd;
 mod peer;
 /// The framings of the peer streams.
 mod peer_codec;
-/// What is refused.
+/// Logs and requests that are refused.
 mod refusals;
 /// A single member on a real directory.
 mod single;

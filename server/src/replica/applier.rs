@@ -22,7 +22,7 @@ pub(super) struct Applier {
     backlog: Backlog,
     /// The entry before these, if it is between two slices.
     running: Option<Box<Running>>,
-    /// Of [`limits::APPLY_TURN_COST`], what is left in this turn.
+    /// The part of [`limits::APPLY_TURN_COST`] that is left in this turn.
     room: usize,
     /// When this turn applies no more.
     until: Duration,
@@ -33,7 +33,7 @@ pub(super) struct Applier {
     scratch: Scratch,
 }
 
-/// What is applied next.
+/// The next thing to apply.
 pub(super) enum Next {
     /// A slice of the entry that was begun.
     Slice(Box<Running>),

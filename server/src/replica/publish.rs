@@ -68,7 +68,7 @@ impl Replica {
             before.free_elsewhere();
         }
         drop(before);
-        // What is applied is committed, and a reader must never see it the other way round.
+        // Applied entries are committed, and a reader must never see it the other way round.
         self.shared.status.committed.fetch_max(applied.0, Ordering::Release);
         self.shared.status.applied.store(applied.0, Ordering::Release);
         self.log.node.on_applied(applied);

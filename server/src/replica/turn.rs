@@ -2,7 +2,7 @@
 //!
 //! The shard begins a turn, then runs one stage after another until there is none. Which stage
 //! follows which is decided here and nowhere else. A stage that is the shard's own work
-//! ([`Stage::Send`], [`Stage::Submit`]) stands between two of the replica's so that clients and
+//! ([`Stage::SendBeforeLog`] and its like) stands between two of the replica's so that clients and
 //! the disk do not wait for what the next stage takes long for. Nothing here does I/O.
 
 use super::{DurableWrite, Replica};
