@@ -9,6 +9,7 @@ use etcore_proto::raftpb::{Message, MessageType};
 use prost::Message as _;
 
 use super::codec::{Decoder, Encoder};
+use super::queue::is_bulk;
 use super::{ConnId, Lane, PeerAsk, StreamKind};
 
 /// See the module text.
@@ -117,6 +118,11 @@ impl Job {
             Self::Ask(ask) => ask.lane,
             Self::Probe => Lane::Probes,
         }
+    }
+
+    /// Entries or proposals.
+    pub(super) fn is_bulk(&self) -> bool {
+        matches!(self, Self::Post(message) if is_bulk(message))
     }
 
     /// Method, path, content type and body.

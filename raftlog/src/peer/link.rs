@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use etcore_proto::raftpb::MessageType;
+
 use super::conn::Job;
 use super::queue::Queue;
 use super::{ConnId, Counters, Lane, StreamKind};
@@ -58,6 +60,18 @@ pub(super) struct Queued {
     pub(super) job: Job,
     /// When it must be answered.
     pub(super) deadline_ms: u64,
+}
+
+impl Queued {
+    /// True for a heartbeat, or the answer to one, that a later one replaces: the later one's commit
+    /// index is no lower, and who acknowledges its read round acknowledges all rounds before.
+    pub(super) fn says_less(&self, later: &Job) -> bool {
+        let (Job::Post(earlier), Job::Post(later)) = (&self.job, later) else { return false };
+        let kind = later.r#type.unwrap_or(0);
+        let is_heartbeat = kind == MessageType::MsgHeartbeat as i32
+            || kind == MessageType::MsgHeartbeatResp as i32;
+        is_heartbeat && earlier.r#type == later.r#type && earlier.term <= later.term
+    }
 }
 
 /// The end of a stream on which this member receives.

@@ -25,6 +25,12 @@ pub(super) fn weight(message: &Message) -> usize {
     64 + message.context.as_ref().map_or(0, |context| context.len()) + entries.sum::<usize>()
 }
 
+/// Entries and proposals: there are many, they are large, and raft sends entries again.
+pub(super) fn is_bulk(message: &Message) -> bool {
+    let kind = message.r#type.unwrap_or(0);
+    kind == MessageType::MsgApp as i32 || kind == MessageType::MsgProp as i32
+}
+
 impl Queue {
     /// False if it is full, and the message is not taken.
     pub(super) fn push(&mut self, message: Message) -> bool {
@@ -36,8 +42,7 @@ impl Queue {
             return false;
         }
         self.bytes += weight;
-        let kind = message.r#type.unwrap_or(0);
-        if kind == MessageType::MsgApp as i32 || kind == MessageType::MsgProp as i32 {
+        if is_bulk(&message) {
             self.bulk.push_back(message);
         } else {
             self.urgent.push_back(message);

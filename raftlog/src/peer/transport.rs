@@ -171,10 +171,7 @@ impl Transport {
             .filter(|stream| *stream == StreamKind::Message || is_append)
             .find_map(|stream| Some((stream, link.writer(stream).conn?)));
         let Some((stream, conn)) = stream else {
-            if !self.post(peer, message) {
-                self.drop_message(peer, kind, Channel::Pipeline);
-            }
-            return;
+            return self.post(peer, message);
         };
         if link.writer(stream).queue.push(message) {
             link.has_named_snapshot |= kind == MessageType::MsgSnap as i32;

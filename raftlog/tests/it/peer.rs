@@ -302,6 +302,33 @@ fn before_a_stream_is_up_a_vote_is_posted() {
 }
 
 #[test]
+fn what_leadership_depends_on_is_posted_however_much_else_waits() {
+    let mut net = Net::new(2, 2);
+    let waiting = limits::PEER_PIPELINE_MESSAGES as u64;
+    for index in 0..2 * waiting {
+        net.send(1, append(1, 2, index, 100));
+    }
+    for index in 0..4 * waiting {
+        net.send(1, Message { commit: Some(index), ..message(MessageType::MsgHeartbeat, 1, 2, 0) });
+    }
+    net.send(1, message(MessageType::MsgReadIndexResp, 1, 2, 9));
+    net.run(500);
+    let got: Vec<_> = std::mem::take(&mut net.member(2).received);
+    let of = |kind: MessageType| got.iter().filter(move |m| m.r#type == Some(kind as i32));
+    // The newest heartbeat says all that those before it did.
+    let commits: Vec<_> = of(MessageType::MsgHeartbeat).filter_map(|m| m.commit).collect();
+    assert_eq!(commits, [4 * waiting - 1]);
+    assert_eq!(of(MessageType::MsgReadIndexResp).count(), 1);
+    let appends: Vec<_> = of(MessageType::MsgApp).filter_map(|m| m.index).collect();
+    assert_eq!(appends, (0..appends.len() as u64).collect::<Vec<_>>(), "the oldest, in order");
+    assert_eq!(appends.len() as u64, waiting - 2, "two made room");
+    let place = |kind: MessageType| got.iter().position(|m| m.r#type == Some(kind as i32));
+    assert!(place(MessageType::MsgReadIndexResp) < place(MessageType::MsgApp));
+    let (_, counters) = net.member(1).transport.counters().next().unwrap();
+    assert_eq!(counters.sent_failures, waiting + 2, "dropped ones are counted");
+}
+
+#[test]
 fn broken_links_come_back_by_themselves_and_the_loss_is_reported() {
     let mut net = Net::new(3, 3);
     net.run(300);

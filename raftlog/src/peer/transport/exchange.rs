@@ -14,7 +14,9 @@ use crate::limits;
 use crate::peer::conn::{Exchange, Job, Purpose, Role};
 use crate::peer::link::Queued;
 use crate::peer::queue::weight;
-use crate::peer::{AskError, ConnId, Event, Lane, PeerAnswer, PeerReport, Refusal, StreamKind};
+use crate::peer::{
+    AskError, Channel, ConnId, Event, Lane, PeerAnswer, PeerReport, Refusal, StreamKind,
+};
 
 const _: () = assert!(IDLE_MS > PROBE_MS && IDLE_MS < SILENCE_MS);
 
@@ -22,15 +24,34 @@ const _: () = assert!(IDLE_MS > PROBE_MS && IDLE_MS < SILENCE_MS);
 const FROM_REMOVED: &[u8] = b"cannot process message from removed member";
 
 impl Transport {
-    /// Posts a message; false if too many wait.
-    pub(super) fn post(&mut self, peer: u64, message: Message) -> bool {
-        let Some(link) = self.link(peer) else { return false };
-        if link.lane(Lane::Messages).jobs.len() >= limits::PEER_PIPELINE_MESSAGES {
-            return false;
-        }
+    /// Posts a message, or drops one if too many wait. A post takes a round trip, so a few
+    /// hundred a second pass at most: entries and proposals wait for the rest, since leadership and
+    /// linearizable reads depend on it.
+    pub(super) fn post(&mut self, peer: u64, message: Message) {
+        let kind = message.r#type.unwrap_or(0);
         let deadline_ms = self.now_ms + SILENCE_MS;
-        self.queue_job(peer, Job::Post(Box::new(message)), deadline_ms);
-        true
+        let Some(link) = self.link(peer) else { return };
+        let jobs = &mut link.lane(Lane::Messages).jobs;
+        let job = Job::Post(Box::new(message));
+        let dropped = if let Some(earlier) = jobs.iter_mut().find(|queued| queued.says_less(&job)) {
+            *earlier = Queued { job, deadline_ms };
+            return;
+        } else if jobs.len() < limits::PEER_PIPELINE_MESSAGES {
+            None
+        } else {
+            let last = (!job.is_bulk()).then(|| jobs.iter().rposition(|last| last.job.is_bulk()));
+            match last.flatten().and_then(|at| jobs.remove(at)) {
+                None => return self.drop_message(peer, kind, Channel::Pipeline),
+                dropped => dropped,
+            }
+        };
+        let first_bulk = jobs.iter().position(|queued| queued.job.is_bulk());
+        let at = if job.is_bulk() { jobs.len() } else { first_bulk.unwrap_or(jobs.len()) };
+        jobs.insert(at, Queued { job, deadline_ms });
+        if let Some(Queued { job: Job::Post(message), .. }) = dropped {
+            self.drop_message(peer, message.r#type.unwrap_or(0), Channel::Pipeline);
+        }
+        self.start_jobs(peer, Lane::Messages);
     }
 
     pub(super) fn queue_job(&mut self, peer: u64, job: Job, deadline_ms: u64) {
