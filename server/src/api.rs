@@ -69,6 +69,8 @@ pub struct Setup {
     pub from_replica: Consumer<ToFront>,
     /// Pages for reads.
     pub pages: Pages,
+    /// Pages for reads of the state of before a snapshot.
+    pub former_pages: Pages,
     /// Where long reads pin their revision.
     pub pins: RevisionPins,
     /// Computes hashes.
@@ -117,6 +119,7 @@ impl Services {
             to_lessor,
             from_replica,
             pages,
+            former_pages,
             pins,
             hasher,
             waker,
@@ -124,7 +127,7 @@ impl Services {
         Self {
             index,
             from_replica,
-            reads: Reads::new(&shared, pages, pins),
+            reads: Reads::new(&shared, pages, former_pages, pins),
             pending: Pending::default(),
             outbox: Outbox::new(to_replica, to_lessor),
             lease: LeaseStreams::new(seed),
@@ -189,7 +192,8 @@ impl Services {
     /// Sets the time and takes the newest view for this turn. Called before calls are handled.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
-        self.reads.refresh(&self.shared);
+        let former_until_ms = now_ms + limits::FORMER_STATE_MS;
+        self.reads.refresh(&self.shared, self.pending.has_listings().then_some(former_until_ms));
     }
 
     /// Takes the newest view if it has moved on since the turn began: another front may have
@@ -236,6 +240,7 @@ impl Services {
     pub fn tick(&mut self, out: &mut dyn Replies) {
         self.work.note(Job::Tick);
         self.rendered.tick();
+        self.reads.tick(self.now_ms, |file| self.pending.lists_from(file));
         let mut cx = self.with(out);
         cx.tick_lease_streams();
         cx.time_out_pending();

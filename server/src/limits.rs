@@ -125,6 +125,10 @@ pub const CONNECTION_RECEIVE_BYTES: usize = 32 << 20;
 pub const HANDOFFS: usize = 4096;
 /// Bytes of the page file mapped by one thread.
 pub const PAGE_WINDOW_BYTES: u64 = 256 << 20;
+/// How long the state of before a snapshot is kept for long answers that began in it. Such a state
+/// holds its index in memory and its page file on the device; a client that reads slower than this
+/// is cut off, unless what it reads is in the snapshot as well.
+pub const FORMER_STATE_MS: u64 = 30_000;
 /// Page reads of one thread that are under way.
 pub const PAGE_FETCHES: usize = 256;
 

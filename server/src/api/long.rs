@@ -3,7 +3,8 @@
 //! What they read is pinned; they are measured first, then written in pieces as the peer's window
 //! opens ([`Answer`]), a slice or a piece at a time, so that an answer of any size costs a piece
 //! of memory, however slow its reader, and keeps nobody waiting. RangeStream goes the same way,
-//! message by message.
+//! message by message. When a snapshot takes the place of the member's state, answers that are under
+//! way are completed from the state of before, for a while.
 
 use etcore_engine::pins::RevisionPin;
 use etcore_engine::types::Revision;
@@ -36,6 +37,8 @@ const MESSAGE_BYTES_MAX: u64 = i32::MAX as u64;
 /// A long answer under way.
 pub(super) struct Long {
     work: Work,
+    /// Number of the page file in which it began.
+    page_file: u64,
     /// What sorting holds is charged here.
     sorting: BudgetLease,
     sorting_bytes: usize,
@@ -125,7 +128,12 @@ impl Cx<'_> {
     }
 
     fn long(&self, work: Work) -> Box<Long> {
-        Box::new(Long { work, sorting: self.api.reads.sorting_lease(), sorting_bytes: 0 })
+        Box::new(Long {
+            work,
+            page_file: self.api.reads.page_file(),
+            sorting: self.api.reads.sorting_lease(),
+            sorting_bytes: 0,
+        })
     }
 
     /// Begins a long unary Range.
@@ -284,7 +292,7 @@ impl Cx<'_> {
     /// One step; what is left waits for the next turn, a page, or the window.
     pub(super) fn continue_long(&mut self, call: Call, mut long: Box<Long>) {
         self.api.work.note(Job::LongAnswers);
-        let view = self.api.reads.store().clone();
+        let view = self.api.reads.store_of(long.page_file).clone();
         self.api.listed_bytes += limits::LIST_STEP_COST;
         let id = call.id;
         let stepped = self.long_step(id, &mut long, &view);
@@ -321,6 +329,7 @@ impl Cx<'_> {
     }
 
     fn long_step(&mut self, call: CallId, long: &mut Long, view: &View) -> Result<Next, Stop> {
+        let page_file = long.page_file;
         match &mut long.work {
             Work::Plan { plan, pinned } => {
                 let PinnedState { pin, revision, compact_revision } = &*pinned;
@@ -328,7 +337,7 @@ impl Cx<'_> {
                 let reader = Pinned { view, revision, compact_revision, pin };
                 let mut rows = limits::RANGE_CHUNK_KEYS;
                 self.api.listed_bytes += rows * limits::LIST_KEY_COST;
-                let (pages, hits) = self.api.reads.source();
+                let (pages, hits) = self.api.reads.source_of(page_file);
                 if !plan.step(&reader, pages, hits, &mut rows)? {
                     return Ok(Next::Again);
                 }
@@ -345,7 +354,7 @@ impl Cx<'_> {
                 Ok(Next::Again)
             }
             Work::Answer(sending) => {
-                let next = self.send_some(call, sending, view)?;
+                let next = self.send_some(call, sending, page_file, view)?;
                 let bytes = sending.answer.memory_bytes();
                 if !long.charge(bytes) {
                     return Err(EtcdError::TooManyRequests.into());
@@ -355,7 +364,7 @@ impl Cx<'_> {
                 }
                 Ok(next)
             }
-            Work::Stream(stream) => self.stream_step(call, stream, view),
+            Work::Stream(stream) => self.stream_step(call, stream, page_file, view),
             Work::Moved => Ok(Next::Gone),
         }
     }
@@ -367,9 +376,10 @@ impl Cx<'_> {
         &mut self,
         call: CallId,
         sending: &mut Sending,
+        page_file: u64,
         view: &View,
     ) -> Result<Next, Stop> {
-        let (pages, hits) = self.api.reads.source();
+        let (pages, hits) = self.api.reads.source_of(page_file);
         let Some(length) = sending.length else {
             let measured = sending.answer.measure(view, pages, hits)?;
             self.api.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
@@ -385,7 +395,7 @@ impl Cx<'_> {
             return Ok(Next::Window);
         }
         let mut piece = self.api.reads.take_buffer();
-        let (pages, hits) = self.api.reads.source();
+        let (pages, hits) = self.api.reads.source_of(page_file);
         let written = sending.answer.write(view, pages, hits, room, &mut piece);
         let next = written.map(|finished| {
             self.api.listed_bytes += piece.len();
@@ -407,12 +417,13 @@ impl Cx<'_> {
         &mut self,
         call: CallId,
         stream: &mut Stream,
+        page_file: u64,
         view: &View,
     ) -> Result<Next, Stop> {
         match &mut stream.stage {
             StreamStage::Count { keys, pin } => {
                 self.api.listed_bytes += limits::RANGE_CHUNK_KEYS * limits::LIST_KEY_COST;
-                let (pages, hits) = self.api.reads.source();
+                let (pages, hits) = self.api.reads.source_of(page_file);
                 let mut look = Look { view, pin, pages, hits };
                 if keys.measure(&mut look)? {
                     stream.begin();
@@ -425,7 +436,7 @@ impl Cx<'_> {
                 }
                 let before = self.api.listed_bytes;
                 let measured = sending.length.is_some();
-                let next = self.send_some(call, sending, view)?;
+                let next = self.send_some(call, sending, page_file, view)?;
                 if measured {
                     *bytes += (self.api.listed_bytes - before) as u64;
                 }
@@ -444,6 +455,11 @@ impl Cx<'_> {
 }
 
 impl Long {
+    /// Number of the page file in which it began.
+    pub(super) fn page_file(&self) -> u64 {
+        self.page_file
+    }
+
     /// Charges what sorting holds; false if that is too much.
     fn charge(&mut self, bytes: usize) -> bool {
         let before = std::mem::replace(&mut self.sorting_bytes, bytes);

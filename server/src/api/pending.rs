@@ -386,6 +386,19 @@ impl Pending {
         self.listings.get(&call).copied()
     }
 
+    /// True if there are listings.
+    pub(super) fn has_listings(&self) -> bool {
+        !self.listings.is_empty()
+    }
+
+    /// True if a listing reads the page file of this number.
+    pub(super) fn lists_from(&self, page_file: u64) -> bool {
+        self.listings.values().any(|slot| {
+            let kind = self.get(*slot).map(|call| &call.kind);
+            matches!(kind, Some(CallKind::Long(long)) if long.page_file() == page_file)
+        })
+    }
+
     fn get(&self, slot: Slot) -> Option<&PendingCall> {
         call_at(&self.places, slot)
     }

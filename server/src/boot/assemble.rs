@@ -25,7 +25,7 @@ use crate::channel::ring;
 use crate::channel::{Lifecycle, MemberView, Shared, StatusCell};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::disk::pages::{PageFile, Pages};
+use crate::disk::pages::{PageFile, PageReader, Pages};
 use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
@@ -38,12 +38,14 @@ use crate::peers::{self, Peers};
 use crate::replica::{self, FrontLink, LogFiles, LogPools, Replica};
 use crate::shard::Shard;
 
+/// Makes a reader's way to the page file, which wakes its thread.
+pub(crate) type PagesMaker = Box<dyn Fn(PageReader, &Waker) -> Pages>;
+
 /// What every shard is wired with.
 pub(crate) struct Wiring {
     /// What all shards see.
     pub(crate) shared: Arc<Shared>,
-    /// Makes one thread's way to the page file.
-    pub(crate) pages: Box<dyn Fn(&Waker) -> Pages>,
+    pub(crate) pages: PagesMaker,
     pub(crate) hasher: Hasher,
     pub(crate) front_wakers: Vec<Waker>,
     pub(crate) replica_waker: Waker,
@@ -75,7 +77,8 @@ pub(super) fn run(
     let mut pool_threads = PoolThreads::default();
     let mut pool =
         |name, threads, jobs| Pool::start(name, Size { threads, jobs }, &mut pool_threads);
-    let page_jobs = (fronts + 1) * limits::PAGE_FETCHES;
+    // A front may read the state of before a snapshot as well.
+    let page_jobs = (2 * fronts + 1) * limits::PAGE_FETCHES;
     let page_pool = pool("etcore-pages", limits::PAGE_THREADS, page_jobs)?;
     let name_pool = pool("etcore-names", limits::NAME_THREADS, limits::PEER_NAMES)?;
     let commit = pool("etcore-commit", 1, limits::LOG_COMMIT_JOBS)?;
@@ -91,7 +94,7 @@ pub(super) fn run(
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
     let Recovered { stored, nonce, page_disk, log_disk } = recovered;
-    let pages = Box::new(move |waker: &Waker| {
+    let pages = Box::new(move |_, waker: &Waker| {
         let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
         Pages::new(map, page_pool.clone(), waker.clone())
     });
@@ -197,7 +200,8 @@ impl Wiring {
                 to_replica,
                 to_lessor,
                 from_replica,
-                pages: (self.pages)(waker),
+                pages: (self.pages)(PageReader::Front, waker),
+                former_pages: (self.pages)(PageReader::Former, waker),
                 pins: pins.clone(),
                 hasher: self.hasher.clone(),
                 waker: waker.clone(),
@@ -232,7 +236,7 @@ impl Wiring {
             files,
             store,
             lessor,
-            pages: (self.pages)(&self.replica_waker),
+            pages: (self.pages)(PageReader::Replica, &self.replica_waker),
             background,
             spare_bytes,
             hasher: self.hasher.clone(),

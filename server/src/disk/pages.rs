@@ -28,6 +28,17 @@ pub struct PageFile {
     pub file: Option<SharedFile>,
 }
 
+/// Who reads through a [`Pages`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageReader {
+    /// A front, of the member's state.
+    Front,
+    /// A front, of the state of before a snapshot.
+    Former,
+    /// The replica.
+    Replica,
+}
+
 /// See the module text.
 pub struct Pages {
     source: Source,
@@ -125,6 +136,11 @@ impl Pages {
             },
             Source::Simulated(pages) => pages.follow(page_file),
         }
+    }
+
+    /// Number of the page file that is read: see [`PageFile::number`].
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Sends the requests that reads have left to the pool.

@@ -32,6 +32,7 @@ mod http;
 mod leases;
 mod loopback;
 mod silence;
+mod snapshots;
 mod watching;
 
 /// What a front told its driver.
@@ -121,7 +122,7 @@ impl Rig {
         let page_file = Arc::new(tempfile::tempfile().unwrap());
         let pins = store.revision_pins().clone();
         let (hasher, _) = Hasher::start(shared.clone(), page_file.clone(), pins).unwrap();
-        let map = PageMap::new(page_file, limits::PAGE_WINDOW_BYTES);
+        let map = || PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
         let (to_replica, replica) = ring(limits::RING_TO_REPLICA, None);
         let (to_lessor, lessor) = ring(limits::RING_LEASES, None);
         let (to_front, from_replica) = ring(limits::RING_TO_FRONT, None);
@@ -132,7 +133,8 @@ impl Rig {
             to_replica,
             to_lessor,
             from_replica,
-            pages: Pages::new(map, pool, waker.clone()),
+            pages: Pages::new(map(), pool.clone(), waker.clone()),
+            former_pages: Pages::new(map(), pool, waker.clone()),
             pins: store.revision_pins().clone(),
             hasher,
             waker: waker.clone(),
@@ -154,10 +156,13 @@ impl Rig {
 
     /// All see this store from now on.
     fn publish(&self, store: &mut Store) {
-        self.front
-            .shared
-            .view
-            .store(Arc::new(MemberView::of_keys(store.publish(), PageFile::default())));
+        self.publish_from(store, PageFile::default());
+    }
+
+    /// All see this store from now on, whose pages are there.
+    fn publish_from(&self, store: &mut Store, page_file: PageFile) {
+        let view = MemberView::of_keys(store.publish(), page_file);
+        self.front.shared.view.store(Arc::new(view));
     }
 
     fn turn(&mut self) {

@@ -127,7 +127,9 @@ impl Member {
         let of_pages = disk.clone();
         let wiring = assemble::Wiring {
             shared: shared.clone(),
-            pages: Box::new(move |_| Pages::simulated(Box::new(Ready(DiskPages::new(&of_pages))))),
+            pages: Box::new(move |_, _| {
+                Pages::simulated(Box::new(Ready(DiskPages::new(&of_pages))))
+            }),
             hasher,
             front_wakers: vec![Waker::simulated()],
             replica_waker: Waker::simulated(),

@@ -29,7 +29,7 @@ use crate::channel::Shared;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::flags::{self, Asked};
-use crate::disk::pages::Pages;
+use crate::disk::pages::{PageReader, Pages};
 use crate::driver::{AnyListener, Waker};
 use crate::front::Front;
 use crate::peers::{self, Peers};
@@ -263,14 +263,17 @@ fn pages_maker(
     plan: &Plan,
     prng: Prng,
     made: Rc<RefCell<Vec<Arrivals>>>,
-) -> Box<dyn Fn(&Waker) -> Pages> {
+) -> assemble::PagesMaker {
     let (disk, effects, prng) = (disk.clone(), effects.clone(), RefCell::new(prng));
-    let (fronts, warm_percent, memory) = (plan.fronts, plan.warm_percent, plan.replica_pages);
-    Box::new(move |waker| {
-        let warm = prng.borrow_mut().below(100) < warm_percent;
+    let (warm_percent, memory) = (plan.warm_percent, plan.replica_pages);
+    Box::new(move |reader, waker| {
+        let is_warm = || prng.borrow_mut().below(100) < warm_percent;
+        let (warm, room) = match reader {
+            PageReader::Front => (is_warm(), FRONT_PAGES),
+            PageReader::Former => (false, FRONT_PAGES),
+            PageReader::Replica => (is_warm(), memory),
+        };
         let number = made.borrow().len();
-        // The fronts are made first.
-        let room = if number < fronts { FRONT_PAGES } else { memory };
         let (pages, arrivals) =
             SimPages::new(number, &disk, effects.clone(), waker.clone(), warm, room);
         made.borrow_mut().push(arrivals);
