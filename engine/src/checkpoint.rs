@@ -25,12 +25,12 @@ use crate::index::Index;
 use crate::limits::{
     CHECKPOINT_DEPTH, CHECKPOINT_WRITE_BYTES, FILE_GROWTH_BYTES, FILE_RESERVE_BYTES,
 };
-use crate::mutation::{Mutation, is_on};
 use crate::page::meta::Meta;
 use crate::page::node::DB_FILE;
 use crate::page::space::{Extent, Space};
 use crate::page::{PagePtr, UNIT_BYTES};
 use crate::pins::VersionPins;
+use crate::seeded_bug::{SeededBug, is_on};
 use crate::snapshot::SnapshotSource;
 use crate::table::{Row, TablesView};
 use crate::types::{Identity, LogIndex, REV_KEY_BYTES, Revision, TOMBSTONE_MARK, Term};
@@ -236,7 +236,7 @@ impl Checkpointer {
         input.removable = self.compaction.target(input.removable);
         let checkpoint = self.meta.checkpoint + 1;
         // Both durable metas, and what views still read.
-        let mut held = match is_on(Mutation::PinnedPageReused) {
+        let mut held = match is_on(SeededBug::PinnedPageReused) {
             true => Vec::new(),
             false => self.pins.versions(),
         };
@@ -356,7 +356,7 @@ impl Checkpointer {
                 }
             }
             Stage::Grow => return Ok(self.grow(job, disk)),
-            Stage::Write(_) if is_on(Mutation::MetaBeforePages) => job.stage = Stage::SyncPages,
+            Stage::Write(_) if is_on(SeededBug::MetaBeforePages) => job.stage = Stage::SyncPages,
             Stage::Write(_) => {
                 self.submit(disk, Outstanding::Other("sync pages"), FileOp::Sync { file });
                 job.stage = Stage::SyncPages;
@@ -524,7 +524,7 @@ impl Checkpointer {
 
     fn finish(&mut self, job: Job) -> CheckpointOutput {
         self.pages.end();
-        let before = match is_on(Mutation::LogReleasedEarly) {
+        let before = match is_on(SeededBug::LogReleasedEarly) {
             true => &job.meta,
             false => &self.meta,
         };

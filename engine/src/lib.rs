@@ -29,7 +29,7 @@
 //! (FORMAT.md describes it), and `tree`, reading it; [`checkpoint`], writing it; [`map`], reading
 //! it through memory maps, or with plain calls ([`read`]); [`hash`], comparing members; [`pins`],
 //! who still needs what; [`snapshot`], copies for members that lag; [`limits`], every bound;
-//! `testing`, the doubles (behind the feature of that name); [`mutation`], the faults that the
+//! `testing`, the doubles (behind the feature of that name); [`seeded_bug`], the faults that the
 //! simulator must find.
 //!
 //! ```text
@@ -46,10 +46,10 @@ pub mod hash;
 mod index;
 pub mod limits;
 pub mod map;
-pub mod mutation;
 pub mod page;
 pub mod pins;
 pub mod read;
+pub mod seeded_bug;
 pub mod snapshot;
 pub mod store;
 mod table;

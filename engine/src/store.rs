@@ -21,8 +21,8 @@ use crate::limits::{
     COMPACTION_CHECKPOINT_MS, CONF_STATE_BYTES_MAX, INDEX_COMPACT_LEAVES_PER_PUBLISH,
     INDEX_COMPACT_LEAVES_PER_TURN,
 };
-use crate::mutation::{Mutation, is_on};
 use crate::pins::{PinsExhausted, RevisionPins, VersionPins};
+use crate::seeded_bug::{SeededBug, is_on};
 use crate::table::{Mark, Tables};
 use crate::types::{Identity, LogIndex, RevKey, Revision, Term};
 use crate::view::{TreeVersion, View};
@@ -359,18 +359,18 @@ impl Store {
             tables: self.tables.view().clone(),
             segments,
             bucket_changes: std::mem::take(&mut self.bucket_changes),
-            applied: match is_on(Mutation::ApplyAgainAfterRestart) {
+            applied: match is_on(SeededBug::ApplyAgainAfterRestart) {
                 true => LogIndex(self.applied.0.saturating_sub(1)),
                 false => self.applied,
             },
             term: self.term,
             revision: self.revision,
-            conf_state: match is_on(Mutation::ConfStateForgotten) {
+            conf_state: match is_on(SeededBug::ConfStateForgotten) {
                 true => Vec::new(),
                 false => self.conf_state.to_vec(),
             },
             identity: self.identity,
-            compact_scheduled: match is_on(Mutation::CompactionForgotten) {
+            compact_scheduled: match is_on(SeededBug::CompactionForgotten) {
                 true => Revision(-1),
                 false => self.compact_revision,
             },

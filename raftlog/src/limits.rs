@@ -114,7 +114,7 @@ pub const PEER_SNAPSHOT_CONNECTIONS: usize = 8;
 pub const PEER_LEASE_CONNECTIONS: usize = 1024;
 
 /// Questions of one kind waiting for one peer; more are answered as overloaded.
-pub const PEER_ASKS: usize = 2048;
+pub const PEER_REQUESTS: usize = 2048;
 
 /// Bytes encoded for one send on a stream; the rest waits for the next.
 pub const PEER_SEND_BYTES: usize = 256 << 10;

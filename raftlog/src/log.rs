@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use etcore_engine::file::{Disk, FileOp, FileOutput, run};
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_proto::raftpb;
 
 use crate::limits;
@@ -123,7 +123,7 @@ impl Log {
             }
             let entries = self.node.entries_of(write);
             let mut hard_state = write.hard_state;
-            if is_on(Mutation::VoteForgotten)
+            if is_on(SeededBug::VoteForgotten)
                 && let Some(state) = &mut hard_state
             {
                 state.vote = 0;
@@ -132,7 +132,7 @@ impl Log {
             if write.must_sync {
                 self.staged = write.number;
             }
-            if is_on(Mutation::AnswerBeforeSync) {
+            if is_on(SeededBug::AnswerBeforeSync) {
                 self.node.on_persisted(write.number);
             }
         }

@@ -17,7 +17,7 @@ mod storage;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 use raft::eraftpb;
@@ -259,7 +259,7 @@ impl Node {
     /// The state machine has applied everything up to `index`, which was handed out as committed,
     /// or installed the snapshot at `index`.
     pub fn on_applied(&mut self, index: LogIndex) {
-        let index = match is_on(Mutation::PublishBeforeCommit) {
+        let index = match is_on(SeededBug::PublishBeforeCommit) {
             true => {
                 let log = &self.raw.raft.raft_log;
                 index.0.min(log.committed).min(log.persisted)
@@ -486,7 +486,7 @@ impl Node {
         for entry in ready.take_committed_entries() {
             out.committed.push(log_entry(entry));
         }
-        if is_on(Mutation::PublishBeforeCommit) {
+        if is_on(SeededBug::PublishBeforeCommit) {
             self.hand_out_early(&write, out);
         }
         self.dispatch(ready.take_messages(), ready.take_persisted_messages());
@@ -547,7 +547,7 @@ impl Node {
     }
 
     fn send_after(&mut self, number: u64, message: eraftpb::Message) {
-        if number <= self.persisted || is_on(Mutation::FollowerAnswersBeforeSync) {
+        if number <= self.persisted || is_on(SeededBug::FollowerAnswersBeforeSync) {
             self.outbox.push(inbound::to_wire(message));
         } else if self.held.len() < limits::HELD_MESSAGES_MAX {
             self.held.push_back((number, inbound::to_wire(message)));

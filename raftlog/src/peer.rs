@@ -122,10 +122,10 @@ pub enum PeerReport {
     Removed,
     /// A question was answered, or will not be.
     Answered {
-        /// As in [`PeerAsk::token`].
+        /// As in [`PeerRequest::token`].
         token: u64,
         /// The answer.
-        answer: Result<PeerAnswer, AskError>,
+        answer: Result<PeerResponse, RequestError>,
     },
 }
 
@@ -134,7 +134,7 @@ pub const DIAL_REFUSED: &str = "connect: connection refused";
 
 /// A peer's answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAnswer {
+pub struct PeerResponse {
     /// HTTP status.
     pub status: u16,
     /// The body.
@@ -143,7 +143,7 @@ pub struct PeerAnswer {
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AskError {
+pub enum RequestError {
     /// No such peer, or no connection to it.
     #[error("peer is unreachable")]
     Unreachable,
@@ -157,7 +157,7 @@ pub enum AskError {
 
 /// A question to a peer's HTTP handlers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAsk {
+pub struct PeerRequest {
     /// The peer.
     pub to: u64,
     /// On whose connections it travels.
@@ -178,7 +178,7 @@ pub struct PeerAsk {
 
 /// A peer's question that is not about raft's messages; answer it by [`Transport::answer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAsked {
+pub struct IncomingRequest {
     /// Where it came in.
     pub conn: ConnId,
     /// The method.

@@ -12,8 +12,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use etcore_engine::mutation::{Mutation, is_on};
 use etcore_engine::pins::RevisionPins;
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 
 use crate::background::hasher::Hasher;
 use crate::channel::{Consumer, LeaseRequest, Producer, Shared, ToFront, ToReplica};
@@ -200,7 +200,7 @@ impl Services {
     /// answered from it meanwhile, and what one member answers never goes back.
     pub fn catch_up(&mut self) {
         let newest = self.shared.status.applied.load(Ordering::Acquire);
-        if newest > self.reads.store().applied.0 && !is_on(Mutation::OldViewServed) {
+        if newest > self.reads.store().applied.0 && !is_on(SeededBug::OldViewServed) {
             self.begin_turn(self.now_ms);
         }
     }

@@ -14,7 +14,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::LeaseId;
 use etcore_engine::wire::KvRef;
 use etcore_proto::error::EtcdError;
@@ -588,7 +588,7 @@ impl Lease {
     /// Milliseconds left.
     fn left_ms(&self) -> u64 {
         let left_s = u64::try_from(self.left_s()).unwrap_or(0);
-        left_s * if is_on(Mutation::LeaseEndsEarly) { 750 } else { 1000 }
+        left_s * if is_on(SeededBug::LeaseEndsEarly) { 750 } else { 1000 }
     }
 
     /// When it may be revoked; 0 if this member does not know.

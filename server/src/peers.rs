@@ -13,7 +13,9 @@ use std::sync::Arc;
 use etcore_proto::raftpb::Message;
 use etcore_raftlog::peer::{ConnId, Effect, Local, Settings, Transport};
 
-pub use etcore_raftlog::peer::{AskError, Lane, PeerAnswer, PeerAsk, PeerAsked, PeerReport};
+pub use etcore_raftlog::peer::{
+    IncomingRequest, Lane, PeerReport, PeerRequest, PeerResponse, RequestError,
+};
 
 use crate::channel::Shared;
 use crate::cluster::member::Member;
@@ -69,7 +71,7 @@ pub struct Peers {
     prober: Prober,
     reporter: Reporter,
     /// For the replica.
-    asked: VecDeque<PeerAsked>,
+    incoming: VecDeque<IncomingRequest>,
     /// Nothing is read: too much waits for the replica.
     is_choked: bool,
     spare_bufs: Vec<Vec<u8>>,
@@ -116,7 +118,7 @@ impl Peers {
             resolver: Resolver::new(pool, waker),
             prober: Prober::default(),
             reporter: Reporter::default(),
-            asked: VecDeque::new(),
+            incoming: VecDeque::new(),
             is_choked: false,
             spare_bufs: Vec::new(),
             now_ms: 0,
@@ -130,8 +132,8 @@ impl Peers {
     }
 
     /// Asks a peer something; the answer comes as a report.
-    pub fn ask(&mut self, ask: PeerAsk) {
-        self.transport.ask(ask);
+    pub fn request(&mut self, request: PeerRequest) {
+        self.transport.request(request);
     }
 
     /// The oldest message received and not taken. What is not taken is not read on for.
@@ -140,11 +142,11 @@ impl Peers {
     }
 
     /// The oldest question of a peer that only the replica can answer.
-    pub fn next_asked(&mut self) -> Option<PeerAsked> {
-        self.asked.pop_front()
+    pub fn next_request(&mut self) -> Option<IncomingRequest> {
+        self.incoming.pop_front()
     }
 
-    /// Answers a question of [`Peers::next_asked`].
+    /// Answers a question of [`Peers::next_request`].
     pub fn answer(&mut self, conn: ConnId, status: u16, content_type: &str, body: &[u8]) {
         self.transport.answer(conn, status, &[("Content-Type", content_type)], body);
     }
@@ -170,7 +172,7 @@ impl Peers {
     pub fn has_input(&self, wants_messages: bool) -> bool {
         (wants_messages && self.transport.has_received())
             || !self.accepted.is_empty()
-            || !self.asked.is_empty()
+            || !self.incoming.is_empty()
             || self.resolver.has_answers()
             || self.transport.has_input()
     }
@@ -240,8 +242,8 @@ impl Peers {
             self.reporter.count(&self.shared, &self.transport);
             self.prober.look(&self.shared.metrics.network, now_ms);
         }
-        while let Some(asked) = self.transport.next_asked() {
-            self.take_question(asked);
+        while let Some(incoming) = self.transport.next_request() {
+            self.take_request(incoming);
         }
     }
 
@@ -446,23 +448,23 @@ impl Peers {
         }
     }
 
-    fn take_question(&mut self, asked: PeerAsked) {
-        let path = asked.target.split('?').next().unwrap_or_default();
+    fn take_request(&mut self, incoming: IncomingRequest) {
+        let path = incoming.target.split('?').next().unwrap_or_default();
         if REPLICA_PATHS.contains(&path) {
-            return self.asked.push_back(asked);
+            return self.incoming.push_back(incoming);
         }
         let now = self.shared.clock.unix();
         let date = http::http_date(now);
         if path == PROBING_PATH {
             let body = prober::answer(now);
             let fields = [("Content-Type", http::TEXT), ("Date", &*date)];
-            return self.transport.answer(asked.conn, 200, &fields, body.as_bytes());
+            return self.transport.answer(incoming.conn, 200, &fields, body.as_bytes());
         }
         let view = self.shared.view.load();
-        let page = http::peer(&self.shared, &view, &asked.method, &asked.target);
+        let page = http::peer(&self.shared, &view, &incoming.method, &incoming.target);
         let mut fields = vec![("Content-Type", page.content_type), ("Date", date.as_str())];
         fields.extend(page.headers.iter().map(|(name, value)| (*name, value.as_str())));
-        self.transport.answer(asked.conn, page.status, &fields, &page.body);
+        self.transport.answer(incoming.conn, page.status, &fields, &page.body);
     }
 }
 

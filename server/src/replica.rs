@@ -27,7 +27,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::store::Store;
 use etcore_raftlog::log::Log;
 use etcore_raftlog::node::{Effects, Role, SoftState};
@@ -406,7 +406,7 @@ impl Replica {
             }
         }
         let known = self.standing.change(soft_state);
-        if soft_state.role != Role::Leader && !is_on(Mutation::LeaseRevokedByFollower) {
+        if soft_state.role != Role::Leader && !is_on(SeededBug::LeaseRevokedByFollower) {
             self.leases.demote();
         } else if known.role != Role::Leader {
             status.elected_ms.store(self.turn.now_ms().max(1), Ordering::Relaxed);

@@ -14,7 +14,7 @@ use etcore_proto::raftpb;
 use crate::channel::Shared;
 use crate::driver::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken};
 use crate::front::Front;
-use crate::peers::{PeerAsk, PeerReport, Peers};
+use crate::peers::{PeerReport, PeerRequest, Peers};
 use crate::replica::{DurableWrite, PeerReply, Replica, Stage};
 use crate::work::Work;
 
@@ -45,7 +45,7 @@ struct Roles {
 struct PeerTraffic {
     messages: Vec<raftpb::Message>,
     reports: Vec<PeerReport>,
-    requests: Vec<PeerAsk>,
+    requests: Vec<PeerRequest>,
     replies: Vec<PeerReply>,
 }
 
@@ -188,7 +188,7 @@ impl Roles {
         peers.turn(now_ms);
         peers.take_reports(&mut self.traffic.reports);
         self.traffic.reports.drain(..).for_each(|report| replica.peer_report(report));
-        while let Some(asked) = peers.next_asked() {
+        while let Some(asked) = peers.next_request() {
             replica.asked(asked);
         }
         while replica.wants_messages()
@@ -205,7 +205,7 @@ impl Roles {
         replica.take_messages(&mut traffic.messages);
         peers.send(&mut traffic.messages);
         replica.take_peer_requests(&mut traffic.requests);
-        traffic.requests.drain(..).for_each(|request| peers.ask(request));
+        traffic.requests.drain(..).for_each(|request| peers.request(request));
         replica.take_peer_replies(&mut traffic.replies);
         for reply in traffic.replies.drain(..) {
             peers.answer(reply.conn, reply.status, reply.content_type, &reply.body);

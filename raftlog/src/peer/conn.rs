@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use super::codec::{Decoder, Encoder};
 use super::queue::is_bulk;
-use super::{ConnId, Lane, PeerAsk, StreamKind};
+use super::{ConnId, Lane, PeerRequest, StreamKind};
 
 /// See the module text.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ pub(super) enum Job {
     /// One message.
     Post(Box<Message>),
     /// A question of the replica's.
-    Ask(Box<PeerAsk>),
+    Request(Box<PeerRequest>),
     /// Whether the peer is there.
     Probe,
 }
@@ -115,7 +115,7 @@ impl Job {
     pub(super) fn lane(&self) -> Lane {
         match self {
             Self::Post(_) => Lane::Messages,
-            Self::Ask(ask) => ask.lane,
+            Self::Request(request) => request.lane,
             Self::Probe => Lane::Probes,
         }
     }
@@ -132,7 +132,9 @@ impl Job {
                 let body = message.encode_to_vec().into();
                 ("POST", super::handshake::PIPELINE_PATH, "application/protobuf", body)
             }
-            Self::Ask(ask) => (ask.method, &ask.target, ask.content_type, ask.body.clone()),
+            Self::Request(request) => {
+                (request.method, &request.target, request.content_type, request.body.clone())
+            }
             Self::Probe => ("GET", super::handshake::PROBING_PATH, "", Bytes::new()),
         }
     }

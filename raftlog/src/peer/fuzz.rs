@@ -65,7 +65,7 @@ fn transport() -> Transport {
 
 /// Answers what is asked, takes what came, and lets a minute pass.
 fn settle(transport: &mut Transport) {
-    while let Some(asked) = transport.next_asked() {
+    while let Some(asked) = transport.next_request() {
         transport.answer(asked.conn, 404, &[], b"no");
     }
     while transport.next_received().is_some() {}

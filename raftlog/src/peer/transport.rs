@@ -14,8 +14,8 @@ use super::conn::{Conn, Exchange, Job, Purpose, Reader, ReaderState, Role, Serve
 use super::link::Link;
 use super::queue::weight;
 use super::{
-    AskError, Channel, ConnId, Counters, Effect, Event, Local, PeerAsk, PeerAsked, PeerReport,
-    StreamKind,
+    Channel, ConnId, Counters, Effect, Event, IncomingRequest, Local, PeerReport, PeerRequest,
+    RequestError, StreamKind,
 };
 use crate::limits;
 
@@ -76,7 +76,7 @@ pub struct Transport {
     received: VecDeque<Message>,
     received_bytes: usize,
     reports: Vec<PeerReport>,
-    asked: VecDeque<PeerAsked>,
+    incoming: VecDeque<IncomingRequest>,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl Transport {
             received: VecDeque::new(),
             received_bytes: 0,
             reports: Vec::new(),
-            asked: VecDeque::new(),
+            incoming: VecDeque::new(),
         }
     }
 
@@ -198,14 +198,14 @@ impl Transport {
     }
 
     /// Asks a peer something; the answer comes as a report.
-    pub fn ask(&mut self, ask: PeerAsk) {
-        let (peer, token) = (ask.to, ask.token);
-        let deadline_ms = self.now_ms + ask.timeout_ms;
-        let waiting = self.link(peer).map(|link| link.lane(ask.lane).jobs.len());
+    pub fn request(&mut self, request: PeerRequest) {
+        let (peer, token) = (request.to, request.token);
+        let deadline_ms = self.now_ms + request.timeout_ms;
+        let waiting = self.link(peer).map(|link| link.lane(request.lane).jobs.len());
         let refused = match waiting {
-            None => AskError::Unreachable,
-            Some(waiting) if waiting >= limits::PEER_ASKS => AskError::Overloaded,
-            Some(_) => return self.queue_job(peer, Job::Ask(Box::new(ask)), deadline_ms),
+            None => RequestError::Unreachable,
+            Some(waiting) if waiting >= limits::PEER_REQUESTS => RequestError::Overloaded,
+            Some(_) => return self.queue_job(peer, Job::Request(Box::new(request)), deadline_ms),
         };
         self.reports.push(PeerReport::Answered { token, answer: Err(refused) });
     }
@@ -218,8 +218,8 @@ impl Transport {
     }
 
     /// The oldest question received and not taken.
-    pub fn next_asked(&mut self) -> Option<PeerAsked> {
-        self.asked.pop_front()
+    pub fn next_request(&mut self) -> Option<IncomingRequest> {
+        self.incoming.pop_front()
     }
 
     /// Moves what the replica must know to `out`.
@@ -256,7 +256,7 @@ impl Transport {
     /// True if a turn would find something else to do.
     pub fn has_input(&self) -> bool {
         !self.reports.is_empty()
-            || !self.asked.is_empty()
+            || !self.incoming.is_empty()
             || !self.effects.is_empty()
             || !self.dirty.is_empty()
             || !self.events.is_empty()
@@ -507,7 +507,7 @@ impl Transport {
             self.end(id, "the member was removed");
         }
         for queued in link.lanes.into_iter().flat_map(|lane| lane.jobs) {
-            self.fail_job(peer, queued.job, AskError::Unreachable, "the member was removed");
+            self.fail_job(peer, queued.job, RequestError::Unreachable, "the member was removed");
         }
         self.event(Event::Removed { peer });
     }

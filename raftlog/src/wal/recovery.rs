@@ -9,7 +9,7 @@ use bytes::Bytes;
 use etcore_engine::file::{
     AlignedBuf, BLOCK_BYTES, Disk, FileId, FileOp, FileOutput, OpenMode, run,
 };
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 
@@ -160,7 +160,7 @@ pub fn recover(
             Action::Cut => Some(cut(disk, &path, file, &bytes, offset, options.repair)?),
             _ => None,
         };
-        if options.repair && !is_on(Mutation::UnsyncedTailTrusted) {
+        if options.repair && !is_on(SeededBug::UnsyncedTailTrusted) {
             harden(disk, dir, &path, file, &bytes[..offset])?;
         }
         if options.repair {

@@ -3,7 +3,7 @@
 //! Called by recovery and by the inspector. It knows frames, checksums and the order of a segment's
 //! head; it must not know what the records mean to raft.
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 
 use super::record::{FRAME_BYTES, Frame, Record, RecordKind, decode};
 use super::tail::{SECTOR_BYTES, Stop, has_lost_sector, is_zero, zero_length};
@@ -129,7 +129,7 @@ impl<'a> Scan<'a> {
             Some(crc) => crc32c::crc32c_append(crc, &record.data),
             None => return Err((Stop::BadMeaning, "a segment without a checksum at its head")),
         };
-        if record.crc != next && !(is_on(Mutation::TornTailTaken) && is_torn()) {
+        if record.crc != next && !(is_on(SeededBug::TornTailTaken) && is_torn()) {
             return Err((Stop::BadRecord, "a record that does not match its checksum"));
         }
         let expected = match self.records_seen {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use etcore_engine::file::{AlignedBuf, FileId, FileOp, FileOutput};
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_proto::raftpb;
 use prost::Message as _;
 
@@ -398,7 +398,7 @@ impl Writer {
     /// it can still be read.
     pub fn release(&mut self, to: LogIndex) -> LogIndex {
         let mark = self.marks.iter().rev().find(|(index, _)| *index <= to);
-        let mark = match is_on(Mutation::LogReleasedEarly) {
+        let mark = match is_on(SeededBug::LogReleasedEarly) {
             true => to.0,
             false => mark.map_or(0, |(index, _)| index.0),
         };

@@ -7,8 +7,8 @@ use etcore_engine::testing::prng::Prng;
 use etcore_proto::raftpb::{Entry, Message, MessageType};
 use etcore_raftlog::limits;
 use etcore_raftlog::peer::{
-    AskError, ConnId, Effect, End, Event, Lane, Local, PeerAnswer, PeerAsk, PeerReport, Refusal,
-    Settings, StreamKind, Transport, fuzz,
+    ConnId, Effect, End, Event, Lane, Local, PeerReport, PeerRequest, PeerResponse, Refusal,
+    RequestError, Settings, StreamKind, Transport, fuzz,
 };
 
 const CLUSTER: u64 = 0xcdf8;
@@ -220,7 +220,7 @@ impl Member {
         while let Some(event) = self.transport.next_event() {
             self.events.push(event);
         }
-        while let Some(asked) = self.transport.next_asked() {
+        while let Some(asked) = self.transport.next_request() {
             if asked.target == self.silent_about {
                 continue;
             }
@@ -542,7 +542,7 @@ fn a_sender_that_is_not_known_yet_is_answered_at_the_address_it_gives() {
 #[test]
 fn questions_are_answered_or_fail_in_time() {
     let mut net = Net::new(2, 11);
-    let ask = |to, token, timeout_ms| PeerAsk {
+    let ask = |to, token, timeout_ms| PeerRequest {
         to,
         lane: Lane::Questions,
         method: "POST",
@@ -554,19 +554,21 @@ fn questions_are_answered_or_fail_in_time() {
     };
     net.run(100);
     for token in 0..100 {
-        net.members[0].transport.ask(ask(2, token, 5000));
+        net.members[0].transport.request(ask(2, token, 5000));
     }
-    net.members[0].transport.ask(ask(9, 100, 1000));
+    net.members[0].transport.request(ask(9, 100, 1000));
     net.run(2000);
     let body = Bytes::from_static(b"/leases/internal what");
     for token in 0..100 {
-        let answer = Ok(PeerAnswer { status: 200, body: body.clone() });
+        let answer = Ok(PeerResponse { status: 200, body: body.clone() });
         assert!(net.member(1).reports.contains(&PeerReport::Answered { token, answer }), "{token}");
     }
-    let unknown = PeerReport::Answered { token: 100, answer: Err(AskError::Unreachable) };
+    let unknown = PeerReport::Answered { token: 100, answer: Err(RequestError::Unreachable) };
     assert!(net.member(1).reports.contains(&unknown));
     // As large as the keys of a lease with many of them.
-    net.members[0].transport.ask(PeerAsk { target: "/large".to_owned(), ..ask(2, 102, 5000) });
+    net.members[0]
+        .transport
+        .request(PeerRequest { target: "/large".to_owned(), ..ask(2, 102, 5000) });
     net.run(3000);
     let large = net.member(1).reports.iter().find_map(|report| match report {
         PeerReport::Answered { token: 102, answer } => answer.as_ref().ok(),
@@ -574,16 +576,16 @@ fn questions_are_answered_or_fail_in_time() {
     });
     assert_eq!(large.map(|answer| answer.body.len()), Some(5 << 20));
     net.stalled = vec![(1, 0)];
-    net.members[0].transport.ask(ask(2, 101, 700));
+    net.members[0].transport.request(ask(2, 101, 700));
     net.run(900);
-    let late = PeerReport::Answered { token: 101, answer: Err(AskError::TimedOut) };
+    let late = PeerReport::Answered { token: 101, answer: Err(RequestError::TimedOut) };
     assert!(net.member(1).reports.contains(&late), "{:?}", net.member(1).reports.last());
 }
 
 #[test]
 fn what_waits_for_answers_holds_up_nothing_of_another_kind() {
     let mut net = Net::new(2, 17);
-    let ask = |lane, target: &str, token| PeerAsk {
+    let ask = |lane, target: &str, token| PeerRequest {
         to: 2,
         lane,
         method: "GET",
@@ -596,13 +598,13 @@ fn what_waits_for_answers_holds_up_nothing_of_another_kind() {
     net.run(300);
     net.member(2).silent_about = "/part";
     for token in 0..50 {
-        net.members[0].transport.ask(ask(Lane::Snapshots, "/part", token));
+        net.members[0].transport.request(ask(Lane::Snapshots, "/part", token));
     }
     net.run(100);
     for token in 50..650 {
-        net.members[0].transport.ask(ask(Lane::Leases, "/leases", token));
+        net.members[0].transport.request(ask(Lane::Leases, "/leases", token));
     }
-    net.members[0].transport.ask(ask(Lane::Questions, "/version", 650));
+    net.members[0].transport.request(ask(Lane::Questions, "/version", 650));
     net.run(50);
     let answered = |report: &&PeerReport| matches!(report, PeerReport::Answered { .. });
     assert_eq!(net.member(1).reports.iter().filter(answered).count(), 601);
@@ -727,7 +729,7 @@ fn a_peer_that_ends_before_its_question_is_answered_is_not_kept_for_ever() {
     transport.begin(1_000);
     let id = transport.accepted().expect("there is room");
     transport.received(id, b"POST /leases HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
-    assert!(transport.next_asked().is_some());
+    assert!(transport.next_request().is_some());
     transport.closed(id, None);
     // It may still read the answer.
     transport.begin(5_900);

@@ -18,7 +18,7 @@ use super::call::{Call, Caller, Outcome, Refusal, decode, malformed_message};
 use super::pending::{CallKind, LeaseCall, PendingCall, To};
 use super::{Cx, LEADERLESS_ELECTIONS, Services};
 use crate::auth;
-use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest, Slot};
+use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest, Slot};
 use crate::clock::millis;
 use crate::entry::{self, field};
 use crate::kv::answer::Draft;
@@ -103,17 +103,13 @@ impl LeaseStreams {
 }
 
 impl Services {
-    fn ask_lessor(
-        &mut self,
-        pending: PendingCall,
-        question: LeaseQuestion,
-    ) -> Result<Slot, EtcdError> {
+    fn ask_lessor(&mut self, pending: PendingCall, query: LeaseQuery) -> Result<Slot, EtcdError> {
         if self.draining {
             return Err(EtcdError::Stopped);
         }
         let deadline_ms = pending.deadline_ms;
         let slot = self.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;
-        self.outbox.push_lease_request(LeaseRequest { slot, deadline_ms, question });
+        self.outbox.push_lease_request(LeaseRequest { slot, deadline_ms, query });
         Ok(slot)
     }
 
@@ -171,14 +167,14 @@ impl Cx<'_> {
         let pb::LeaseTimeToLiveRequest { id, keys } = decode(message.into_bytes())?;
         let kind = CallKind::Lease(LeaseCall::TimeToLive { id });
         let pending = self.api.pending_call(call, kind);
-        self.api.ask_lessor(pending, LeaseQuestion::TimeToLive { id, keys })?;
+        self.api.ask_lessor(pending, LeaseQuery::TimeToLive { id, keys })?;
         Err(Refusal::Waiting)
     }
 
     pub(super) fn lease_leases(&mut self, call: Call, message: Message) -> Outcome {
         decode::<pb::LeaseLeasesRequest>(message.into_bytes())?;
         let pending = self.api.pending_call(call, CallKind::Lease(LeaseCall::Leases));
-        self.api.ask_lessor(pending, LeaseQuestion::List)?;
+        self.api.ask_lessor(pending, LeaseQuery::List)?;
         Err(Refusal::Waiting)
     }
 
@@ -264,7 +260,7 @@ impl Cx<'_> {
         let kind = CallKind::Lease(LeaseCall::KeepAlive { number });
         let pending = self.api.pending_call(call, kind);
         let asked = if self.api.lease.unanswered < limits::KEEP_ALIVES {
-            self.api.ask_lessor(pending, LeaseQuestion::Renew { id: lease })
+            self.api.ask_lessor(pending, LeaseQuery::Renew { id: lease })
         } else {
             Err(EtcdError::TooManyRequests)
         };
@@ -401,7 +397,7 @@ impl Cx<'_> {
         }
     }
 
-    /// A question was not answered in time: without a leader that is why.
+    /// A query was not answered in time: without a leader that is why.
     pub(super) fn time_out_lease(&mut self, call: CallId, asked: LeaseCall, error: EtcdError) {
         let no_leader = error == EtcdError::Timeout && !self.api.shared.has_leader();
         let status = if no_leader { EtcdError::NoLeader } else { error }.into();

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_proto::deadlines::Deadlines;
 use etcore_proto::pb::etcdserverpb as pb;
@@ -321,7 +321,7 @@ impl Pending {
                 break;
             }
             self.tickets.pop_front();
-            if applied >= index || is_on(Mutation::StaleReadIndex) {
+            if applied >= index || is_on(SeededBug::StaleReadIndex) {
                 self.runnable.push_back(slot);
             } else {
                 self.wait_for_index(slot, index);

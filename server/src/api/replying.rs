@@ -188,8 +188,8 @@ impl Cx<'_> {
                 (CallKind::Health(check), To::Http(id)) => {
                     self.finish_health(*id, &check, Err(error));
                 }
-                (CallKind::Lease(question), To::Call(call)) => {
-                    self.time_out_lease(call.id, question, error);
+                (CallKind::Lease(query), To::Call(call)) => {
+                    self.time_out_lease(call.id, query, error);
                 }
                 // etcd proposes it, as it does what changes alarms.
                 (CallKind::AlarmList(_), to) => {

@@ -152,11 +152,11 @@ pub struct Worker<P> {
 /// A job under way.
 struct Started {
     hasher: KvHasher,
-    asker: Asker,
+    requester: Requester,
 }
 
 /// Who wants a hash.
-enum Asker {
+enum Requester {
     Compaction,
     ByRevision { asked: i64, newest: i64, reply: HashRequester },
     Everything { newest: i64, reply: HashRequester },
@@ -236,12 +236,12 @@ impl<P: FollowingPages> Worker<P> {
         };
         match job {
             Job::Compaction(hasher) => {
-                self.job = Some(Started { hasher: *hasher, asker: Asker::Compaction });
+                self.job = Some(Started { hasher: *hasher, requester: Requester::Compaction });
             }
             Job::ByRevision { revision, reply } => self.begin_by_revision(revision, reply),
             Job::Everything { hasher, reply } => {
-                let asker = Asker::Everything { newest: hasher.revision().0, reply };
-                self.job = Some(Started { hasher: *hasher, asker });
+                let requester = Requester::Everything { newest: hasher.revision().0, reply };
+                self.job = Some(Started { hasher: *hasher, requester });
             }
         }
     }
@@ -277,8 +277,8 @@ impl<P: FollowingPages> Worker<P> {
         }
         let revision = if asked == 0 { newest } else { Revision(asked) };
         let hasher = KvHasher::new(HashKind::ByRevision, revision, compacted, pin);
-        let asker = Asker::ByRevision { asked, newest: newest.0, reply };
-        self.job = Some(Started { hasher, asker });
+        let requester = Requester::ByRevision { asked, newest: newest.0, reply };
+        self.job = Some(Started { hasher, requester });
     }
 
     /// The newest revision, the compact revision, and a pin that came in time for it.
@@ -300,38 +300,41 @@ impl<P: FollowingPages> Worker<P> {
     fn advance(&mut self) {
         let Some(mut job) = self.job.take() else { return };
         if self.shared.lifecycle.is_stopping() {
-            return self.end(job.asker, Err(EtcdError::Stopped.into()));
+            return self.end(job.requester, Err(EtcdError::Stopped.into()));
         }
         let view = self.shared.view.load_full();
         self.pages.follow(&view.page_file);
         if !job.hasher.is_sound(&view.store) {
             // A compaction came between the pin and the first look, or the member has gone over to
             // a snapshot that is compacted further.
-            return match job.asker {
-                Asker::Compaction => {}
-                Asker::ByRevision { asked, reply, .. } => self.begin_by_revision(asked, reply),
-                Asker::Everything { reply, .. } => answer(reply, Err(EtcdError::Compacted.into())),
+            return match job.requester {
+                Requester::Compaction => {}
+                Requester::ByRevision { asked, reply, .. } => self.begin_by_revision(asked, reply),
+                Requester::Everything { reply, .. } => {
+                    answer(reply, Err(EtcdError::Compacted.into()));
+                }
             };
         }
         match job.hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {
-            Ok(Fetch::Ready(Some(hash))) => self.end(job.asker, Ok(hash)),
+            Ok(Fetch::Ready(Some(hash))) => self.end(job.requester, Ok(hash)),
             // These pages are read with blocking calls: there is nothing to wait for.
             Ok(Fetch::Ready(None) | Fetch::Pending(_)) => self.job = Some(job),
             Err(error) => {
                 tracing::error!(error = %error, "hashing met damaged data");
-                self.end(job.asker, Err(EtcdError::Corrupt.into()));
+                self.end(job.requester, Err(EtcdError::Corrupt.into()));
             }
         }
     }
 
-    fn end(&mut self, asker: Asker, result: Result<KvHash, Status>) {
-        match asker {
-            Asker::Compaction => {
+    fn end(&mut self, requester: Requester, result: Result<KvHash, Status>) {
+        match requester {
+            Requester::Compaction => {
                 if let Ok(hash) = result {
                     self.remember(hash);
                 }
             }
-            Asker::ByRevision { newest, reply, .. } | Asker::Everything { newest, reply } => {
+            Requester::ByRevision { newest, reply, .. }
+            | Requester::Everything { newest, reply } => {
                 answer(reply, result.map(|hash| (hash, newest)));
             }
         }

@@ -36,7 +36,7 @@ struct Options {
     hardships: bool,
     history: Option<String>,
     /// The deliberate fault that is on; `all` tries each.
-    mutation: Option<String>,
+    bug: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     const USAGE: &str = "sim [--seed N | --seeds A..B] [--members N] [--threads N] [--trace] \
-                         [--all] [--hardships] [--history FILE] [--mutation NAME|all]";
+                         [--all] [--hardships] [--history FILE] [--bug NAME|all]";
     let mut options = Options {
         seeds: 0..1,
         members: None,
@@ -72,7 +72,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
         all: false,
         hardships: false,
         history: None,
-        mutation: None,
+        bug: None,
     };
     let mut arguments = arguments.peekable();
     while let Some(name) = arguments.next() {
@@ -94,7 +94,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--all" => options.all = true,
             "--hardships" => options.hardships = true,
             "--history" => options.history = Some(value()?),
-            "--mutation" => options.mutation = Some(value()?),
+            "--bug" => options.bug = Some(value()?),
             _ => return Err(USAGE.to_owned()),
         }
     }
@@ -112,22 +112,22 @@ fn is_wanted(seed: u64, options: &Options) -> bool {
 }
 
 fn start(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
-    match &options.mutation {
+    match &options.bug {
         None => simulate(options, out),
         Some(name) => mutate(name, options, out),
     }
 }
 
 /// Lets each fault be found: prints the first seed that does, and the property that it breaks.
-#[cfg(feature = "mutations")]
+#[cfg(feature = "seeded-bugs")]
 fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Result<bool> {
-    use etcore_engine::mutation::{Mutation, switch};
+    use etcore_engine::seeded_bug::{SeededBug, switch};
     let mut all_found = true;
-    for mutation in Mutation::ALL {
-        if name != "all" && name != format!("{mutation:?}") {
+    for bug in SeededBug::ALL {
+        if name != "all" && name != format!("{bug:?}") {
             continue;
         }
-        switch(Some(mutation));
+        switch(Some(bug));
         let clock = Clock::start();
         let mut found = None;
         let mut virtual_ns = 0;
@@ -147,20 +147,20 @@ fn mutate(name: &str, options: &Options, out: &mut impl Write) -> std::io::Resul
         match found {
             Some((seed, violation)) => writeln!(
                 out,
-                "{mutation:?}: seed {seed}, {took:.1} s, {simulated} virtual s: {violation:.300}"
+                "{bug:?}: seed {seed}, {took:.1} s, {simulated} virtual s: {violation:.300}"
             )?,
             None => {
                 all_found = false;
-                writeln!(out, "{mutation:?}: not found, {took:.1} s, {simulated} virtual s")?;
+                writeln!(out, "{bug:?}: not found, {took:.1} s, {simulated} virtual s")?;
             }
         }
     }
     Ok(all_found)
 }
 
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(feature = "seeded-bugs"))]
 fn mutate(_: &str, _: &Options, out: &mut impl Write) -> std::io::Result<bool> {
-    writeln!(out, "built without the feature `mutations`")?;
+    writeln!(out, "built without the feature `seeded-bugs`")?;
     Ok(false)
 }
 

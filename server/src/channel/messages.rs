@@ -92,12 +92,12 @@ pub struct LeaseRequest {
     /// When the front answers by itself.
     pub deadline_ms: u64,
     /// What it wants to know.
-    pub question: LeaseQuestion,
+    pub query: LeaseQuery,
 }
 
 /// What only the leader's lessor can answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseQuestion {
+pub enum LeaseQuery {
     /// A renewal.
     Renew {
         /// The lease.
@@ -114,7 +114,7 @@ pub enum LeaseQuestion {
     List,
 }
 
-/// What came of a [`LeaseQuestion`].
+/// What came of a [`LeaseQuery`].
 #[derive(Debug, Clone)]
 pub enum LeaseAnswer {
     /// It was renewed.

@@ -9,7 +9,7 @@
 //! is bounded: a member asks for no election in place of a leader that it has doubted and heard of
 //! again for a while, and only answers those of others. Off by `--fast-failover=false`.
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_raftlog::node::Role;
 
 use super::Replica;
@@ -53,7 +53,7 @@ impl Replica {
     pub(super) fn leader_refused(&mut self, id: u64) {
         let (leader, term) = (self.standing.leader(), self.standing.term().0);
         let is_follower = self.standing.role() == Role::Follower;
-        let is_off = !self.shared.config.fast_failover || is_on(Mutation::DeadLeaderUnnoticed);
+        let is_off = !self.shared.config.fast_failover || is_on(SeededBug::DeadLeaderUnnoticed);
         if is_off || id != leader || !is_follower {
             return;
         }

@@ -1,7 +1,7 @@
-//! The service for leases: applies their entries, answers questions about them, and, as leader,
+//! The service for leases: applies their entries, answers queries about them, and, as leader,
 //! proposes the revocation of what has expired.
 //!
-//! Questions come through rings of their own, so that a renewal never waits behind writes that wait
+//! Queries come through rings of their own, so that a renewal never waits behind writes that wait
 //! for the disk. They are answered after the turn's entries are applied and published. Only a
 //! leader answers them: one whose lessor is primary, and that a read round has confirmed since they
 //! came. A leader that was cut off or slept may have been replaced without knowing it, and would
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
@@ -22,7 +22,7 @@ use prost::Message;
 
 use super::Replica;
 use super::intake::Origin;
-use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest, ToFront};
+use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest, ToFront};
 use crate::kv::pieces::Pieces;
 use crate::lease::pace::Pace;
 use crate::lease::{Lessor, Renewal};
@@ -37,12 +37,12 @@ pub use batches::BATCH_PATH;
 use batches::Batches;
 use walks::Walks;
 
-/// How long a question waits for committed entries to be applied (etcd `applyTimeout`).
+/// How long a query waits for committed entries to be applied (etcd `applyTimeout`).
 const APPLY_WAIT_MS: u64 = 1000;
 /// After this many heartbeat intervals without a turn a leader asks whether it still is one.
 const SLEPT_TICKS: u64 = 3;
 
-/// A question that waits.
+/// A query that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) requester: Requester,
@@ -50,7 +50,7 @@ pub(super) struct Waiting {
     /// Asked of the leader again then.
     pub(super) not_before_ms: u64,
     /// What a leader must have applied before it answers: all that was committed when it first
-    /// looked at the question. What came later may keep it busy for good.
+    /// looked at the query. What came later may keep it busy for good.
     pub(super) after: Option<LogIndex>,
     pub(super) request: LeaseRequest,
 }
@@ -83,9 +83,9 @@ enum Leadership {
 
 /// The lessor, and everything that waits for it.
 ///
-/// Invariants: a question is in one queue; only a primary lessor has questions in `confirming`,
+/// Invariants: a query is in one queue; only a primary lessor has queries in `confirming`,
 /// `answerable`, `behind` or `parked`, but for a moment after it was demoted; `retry` ascends by
-/// the time of its questions, `confirming` by their rounds.
+/// the time of its queries, `confirming` by their rounds.
 pub(super) struct LeaseService {
     lessor: Lessor,
     pace: Pace,
@@ -106,7 +106,7 @@ pub(super) struct LeaseService {
     forward: VecDeque<Waiting>,
     /// To be asked of the leader when their time has come. The first is the first that is due.
     retry: VecDeque<Waiting>,
-    /// Questions whose answers are long.
+    /// Queries whose answers are long.
     walks: Walks,
     /// Renewals that wait for an entry about their lease.
     parked: BTreeMap<i64, Vec<Waiting>>,
@@ -177,39 +177,39 @@ impl LeaseService {
         self.lessor.is_primary()
     }
 
-    /// Looks at questions with the next turn.
+    /// Looks at queries with the next turn.
     pub(super) fn queue(&mut self, waiting: impl IntoIterator<Item = Waiting>) {
         self.queued.extend(waiting);
     }
 
-    /// Asks the leader again when the time of these questions has come, which is the same for all.
+    /// Asks the leader again when the time of these queries has come, which is the same for all.
     pub(super) fn retry(&mut self, waiting: impl IntoIterator<Item = Waiting>) {
         self.retry.extend(waiting);
     }
 
-    /// Sorts what a member that does not lead has queued. Returns a peer's question, which is to
+    /// Sorts what a member that does not lead has queued. Returns a peer's query, which is to
     /// be refused; `None` once all are sorted.
-    pub(super) fn sort_for_leader(&mut self) -> Option<(ConnId, LeaseQuestion)> {
+    pub(super) fn sort_for_leader(&mut self) -> Option<(ConnId, LeaseQuery)> {
         while let Some(waiting) = self.queued.pop_front() {
-            let question = waiting.request.question;
+            let query = waiting.request.query;
             match waiting.requester {
-                Requester::Peer(conn) => return Some((conn, question)),
+                Requester::Peer(conn) => return Some((conn, query)),
                 Requester::Nobody => {}
-                Requester::Front(_) if question == LeaseQuestion::List => self.walks.push(waiting),
+                Requester::Front(_) if query == LeaseQuery::List => self.walks.push(waiting),
                 Requester::Front(_) => self.forward.push_back(waiting),
             }
         }
         None
     }
 
-    /// Questions whose time has come are to be asked again.
+    /// Queries whose time has come are to be asked again.
     pub(super) fn forward_due(&mut self, now_ms: u64) {
         while let Some(due) = self.retry.pop_front_if(|waiting| waiting.not_before_ms <= now_ms) {
             self.forward.push_back(due);
         }
     }
 
-    /// The next question to ask the leader.
+    /// The next query to ask the leader.
     pub(super) fn next_forward(&mut self) -> Option<Waiting> {
         self.forward.pop_front()
     }
@@ -222,7 +222,7 @@ impl LeaseService {
     /// Checks the invariants, which takes a look at everything.
     pub(super) fn check(&self) {
         let retry = self.retry.iter().map(|waiting| waiting.not_before_ms);
-        assert!(retry.is_sorted(), "questions are asked again in order");
+        assert!(retry.is_sorted(), "queries are asked again in order");
         let rounds = self.confirming.iter().map(|(round, _)| *round);
         assert!(rounds.is_sorted(), "read rounds have an order");
         self.batches.check();
@@ -235,10 +235,10 @@ impl LeaseService {
         self.ending.len()
     }
 
-    /// Questions in other members' batches.
+    /// Queries in other members' batches.
     #[cfg(test)]
     pub(super) fn batched(&self) -> usize {
-        self.batches.questions()
+        self.batches.queries()
     }
 
     /// This member leads no longer: what waited for its entries waits for a leader now.
@@ -273,20 +273,20 @@ impl LeaseService {
 
     /// True if a leader may answer what the read round with this ticket was for.
     pub(super) fn is_confirmed(&self, round: Option<u64>) -> bool {
-        let ended = is_on(Mutation::LeaseAnsweredUnconfirmed)
+        let ended = is_on(SeededBug::LeaseAnsweredUnconfirmed)
             || self.confirmed >= round.unwrap_or(u64::MAX);
         self.lessor.is_primary() && ended
     }
 
-    /// Questions that wait for this member, in whatever queue a leader or a follower has for them.
+    /// Queries that wait for this member, in whatever queue a leader or a follower has for them.
     pub(super) fn waiting(&self) -> usize {
         let sure = self.answerable.len() + self.behind.len() + self.walks.len();
         self.queued.len() + self.confirming.len() + sure
     }
 
-    /// True for a question that need not wait for entries on their way.
-    pub(super) fn is_fast(&self, question: LeaseQuestion) -> bool {
-        matches!(question, LeaseQuestion::Renew { id } if self.renews_fast(id))
+    /// True for a query that need not wait for entries on their way.
+    pub(super) fn is_fast(&self, query: LeaseQuery) -> bool {
+        matches!(query, LeaseQuery::Renew { id } if self.renews_fast(id))
     }
 
     /// A read round has ended.
@@ -342,7 +342,7 @@ impl LeaseService {
     fn renews_fast(&self, id: i64) -> bool {
         self.fast_renewals
             && self.lessor.contains(id)
-            && (is_on(Mutation::EndingLeaseRenewed) || !self.ending.contains_key(&id))
+            && (is_on(SeededBug::EndingLeaseRenewed) || !self.ending.contains_key(&id))
     }
 
     /// What waited for an entry about this lease is looked at again.
@@ -375,7 +375,7 @@ impl Replica {
             if let Requester::Peer(conn) = waiting.requester
                 && overdue
             {
-                peers.push((conn, waiting.request.question));
+                peers.push((conn, waiting.request.query));
             }
             !overdue
         };
@@ -400,7 +400,7 @@ impl Replica {
             }
             !waiting.is_empty()
         });
-        peers.into_iter().for_each(|(conn, question)| self.refuse_peer(conn, question));
+        peers.into_iter().for_each(|(conn, query)| self.refuse_peer(conn, query));
         if self.is_leader() && self.leases.lessor.is_primary() {
             let overdue = |waiting: &Waiting| waiting.since_ms + APPLY_WAIT_MS <= now_ms;
             while self.is_behind()
@@ -480,7 +480,7 @@ impl Replica {
         for _ in 0..self.leases.answerable.len() {
             let Some(mut waiting) = self.leases.answerable.pop_front() else { return };
             let behind = *waiting.after.get_or_insert(commit) > applied;
-            if behind && !self.leases.is_fast(waiting.request.question) {
+            if behind && !self.leases.is_fast(waiting.request.query) {
                 self.leases.behind.push_back(waiting);
             } else {
                 self.answer_or_park(waiting);
@@ -492,12 +492,12 @@ impl Replica {
         if waiting.requester == Requester::Nobody {
             return;
         }
-        if self.leases.walks_for(waiting.request.question) {
+        if self.leases.walks_for(waiting.request.query) {
             return self.leases.walks.push(waiting);
         }
-        match (self.lease_answer(waiting.request.question), waiting.request.question) {
+        match (self.lease_answer(waiting.request.query), waiting.request.query) {
             (Some(answer), _) => self.answer_lease(&waiting, answer),
-            (None, LeaseQuestion::Renew { id }) => {
+            (None, LeaseQuery::Renew { id }) => {
                 self.leases.parked.entry(id).or_default().push(waiting);
             }
             (None, _) => self.leases.answerable.push_back(waiting),
@@ -505,12 +505,12 @@ impl Replica {
     }
 
     /// What a leader answers; `None` if an entry about the lease must be applied first.
-    pub(super) fn lease_answer(&mut self, question: LeaseQuestion) -> Option<LeaseAnswer> {
-        match question {
-            LeaseQuestion::Renew { id } => self.renew(id),
-            LeaseQuestion::TimeToLive { id, keys } => Some(self.time_to_live(id, keys)),
+    pub(super) fn lease_answer(&mut self, query: LeaseQuery) -> Option<LeaseAnswer> {
+        match query {
+            LeaseQuery::Renew { id } => self.renew(id),
+            LeaseQuery::TimeToLive { id, keys } => Some(self.time_to_live(id, keys)),
             // A walk answers it.
-            LeaseQuestion::List => None,
+            LeaseQuery::List => None,
         }
     }
 
@@ -538,8 +538,8 @@ impl Replica {
                     self.leases.to_clear.push(id);
                     // Whoever asks may not stay, and the entry may be lost.
                     let deadline_ms = self.turn.now_ms() + self.request_timeout_ms;
-                    let question = LeaseQuestion::Renew { id };
-                    let request = LeaseRequest { slot: 0, deadline_ms, question };
+                    let query = LeaseQuery::Renew { id };
+                    let request = LeaseRequest { slot: 0, deadline_ms, query };
                     let marker = Waiting::new(Requester::Nobody, self.turn.now_ms(), request);
                     self.leases.parked.entry(id).or_default().push(marker);
                 }

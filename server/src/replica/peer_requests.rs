@@ -2,7 +2,7 @@
 //! that a follower asks its leader for, the same asked of this member, and the peers' versions.
 //!
 //! The transport carries them; see [`Replica::take_peer_requests`], [`Replica::asked`] and
-//! [`Replica::take_peer_replies`]. A question that gets no
+//! [`Replica::take_peer_replies`]. A request that gets no
 //! answer is asked again, of whoever leads then, until its client's time is up.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,14 +11,16 @@ use bytes::Bytes;
 use etcore_proto::decode::decode;
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::{etcdserverpb as pb, leasepb};
-use etcore_raftlog::peer::{AskError, ConnId, Lane, PeerAnswer, PeerAsk, PeerAsked};
+use etcore_raftlog::peer::{
+    ConnId, IncomingRequest, Lane, PeerRequest, PeerResponse, RequestError,
+};
 use prost::Message;
 
 use super::Replica;
 use super::lease_service::BATCH_PATH;
 use super::lease_service::{Requester, Waiting, written_keys};
 use super::snapshots::{PART_PATH, PartAsked};
-use crate::channel::{LeaseAnswer, LeaseQuestion, LeaseRequest};
+use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest};
 use crate::http::TEXT;
 use crate::kv::pieces::Pieces;
 use crate::lease::TimeToLive;
@@ -31,10 +33,10 @@ const PROTOBUF: &str = "application/protobuf";
 pub(super) const NOT_PRIMARY: &str = "not a primary lessor";
 /// What etcd says when it has not applied enough within a second.
 const NOT_APPLIED: &str = "waiting for node to catch up its applied index has timed out";
-/// The pause before a question is asked again (etcd: the same).
+/// The pause before a request is asked again (etcd: the same).
 pub(super) const RETRY_MS: u64 = 50;
 
-/// The answer to a [`PeerAsked`].
+/// The answer to a [`IncomingRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerReply {
     /// Who asked.
@@ -47,7 +49,7 @@ pub struct PeerReply {
     pub body: Vec<u8>,
 }
 
-/// What an outstanding question is for.
+/// What an outstanding request is for.
 pub(super) enum Purpose {
     Lease(Waiting),
     /// A batch, and whom it was sent to.
@@ -57,27 +59,27 @@ pub(super) enum Purpose {
     SnapshotPart(PartAsked),
 }
 
-/// The questions that are out, and what the turn leaves to be asked and answered.
+/// The requests that are out, and what the turn leaves to be asked and answered.
 ///
-/// Invariant: `singles` and `batches` count the questions about leases in `out`.
+/// Invariant: `singles` and `batches` count the queries about leases in `out`.
 #[derive(Default)]
 pub(super) struct PeerRequests {
     last_token: u64,
     out: BTreeMap<u64, Purpose>,
-    /// How many of them are single questions about leases, and how many batches.
+    /// How many of them are single queries about leases, and how many batches.
     singles: usize,
     batches: usize,
     /// Members that do not know batches; found out anew whenever they are reached again.
     asked_singly: BTreeSet<u64>,
     /// Questions that leave with this turn.
-    requests: Vec<PeerAsk>,
-    /// Answers to peers' questions that leave with this turn.
+    requests: Vec<PeerRequest>,
+    /// Answers to peers' requests that leave with this turn.
     replies: Vec<PeerReply>,
 }
 
 impl PeerRequests {
-    /// Asks a question when the turn is over.
-    pub(super) fn ask(&mut self, mut request: PeerAsk, purpose: Purpose) {
+    /// Asks a request when the turn is over.
+    pub(super) fn ask(&mut self, mut request: PeerRequest, purpose: Purpose) {
         self.last_token += 1;
         request.token = self.last_token;
         match &purpose {
@@ -100,7 +102,7 @@ impl PeerRequests {
         self.replies.push(PeerReply { conn, status, content_type, body });
     }
 
-    /// Takes what a question was for, now that it has ended; `None` if nobody waits for it.
+    /// Takes what a request was for, now that it has ended; `None` if nobody waits for it.
     fn take_ended(&mut self, token: u64) -> Option<Purpose> {
         let purpose = self.out.remove(&token)?;
         match &purpose {
@@ -111,8 +113,8 @@ impl PeerRequests {
         Some(purpose)
     }
 
-    /// Takes all questions about leases: a late answer finds nobody.
-    fn take_lease_questions(&mut self) -> impl Iterator<Item = Purpose> {
+    /// Takes all queries about leases: a late answer finds nobody.
+    fn take_lease_queries(&mut self) -> impl Iterator<Item = Purpose> {
         let is_lease = |_: &u64, purpose: &mut Purpose| {
             matches!(purpose, Purpose::Lease(_) | Purpose::Leases(..))
         };
@@ -142,8 +144,8 @@ impl PeerRequests {
 }
 
 impl Replica {
-    /// Takes the questions that the turn left to be asked.
-    pub fn take_peer_requests(&mut self, out: &mut Vec<PeerAsk>) {
+    /// Takes the requests that the turn left to be asked.
+    pub fn take_peer_requests(&mut self, out: &mut Vec<PeerRequest>) {
         out.append(&mut self.peer_requests.requests);
     }
 
@@ -154,8 +156,8 @@ impl Replica {
 
     /// A member that does not lead asks the one that does, and lists leases by itself.
     pub(super) fn pass_on_lease_requests(&mut self) {
-        while let Some((conn, question)) = self.leases.sort_for_leader() {
-            self.refuse_peer(conn, question);
+        while let Some((conn, query)) = self.leases.sort_for_leader() {
+            self.refuse_peer(conn, query);
         }
         self.leases.forward_due(self.turn.now_ms());
         let leader = self.standing.leader();
@@ -174,8 +176,8 @@ impl Replica {
 
     /// Asks in etcd's form.
     fn ask_singly(&mut self, leader: u64, waiting: Waiting) {
-        let (target, body) = request(waiting.request.question);
-        let ask = PeerAsk {
+        let (target, body) = request(waiting.request.query);
+        let ask = PeerRequest {
             to: leader,
             lane: Lane::Leases,
             method: "POST",
@@ -188,9 +190,9 @@ impl Replica {
         self.peer_requests.ask(ask, Purpose::Lease(waiting));
     }
 
-    /// Whoever was asked leads no longer: the questions wait for the next leader.
+    /// Whoever was asked leads no longer: the requests wait for the next leader.
     pub(super) fn take_back_lease_requests(&mut self) {
-        for purpose in self.peer_requests.take_lease_questions() {
+        for purpose in self.peer_requests.take_lease_queries() {
             match purpose {
                 Purpose::Lease(waiting) => self.leases.queue([waiting]),
                 Purpose::Leases(_, batch) => self.leases.queue(batch),
@@ -202,7 +204,7 @@ impl Replica {
 
     /// Asks a member for its version.
     pub(super) fn ask_version(&mut self, member: u64) {
-        let ask = PeerAsk {
+        let ask = PeerRequest {
             to: member,
             lane: Lane::Questions,
             method: "GET",
@@ -216,7 +218,7 @@ impl Replica {
     }
 
     /// A peer has answered, or will not.
-    pub(super) fn peer_answered(&mut self, token: u64, answer: Result<PeerAnswer, AskError>) {
+    pub(super) fn peer_answered(&mut self, token: u64, answer: Result<PeerResponse, RequestError>) {
         let answer = answer.ok();
         match self.peer_requests.take_ended(token) {
             None => {}
@@ -227,8 +229,8 @@ impl Replica {
             }
             Some(Purpose::Leases(leader, batch)) => self.batch_answered(leader, batch, answer),
             Some(Purpose::Lease(mut waiting)) => {
-                let question = waiting.request.question;
-                match answer.and_then(|answer| read(question, answer.status, &answer.body)) {
+                let query = waiting.request.query;
+                match answer.and_then(|answer| read(query, answer.status, &answer.body)) {
                     Some(answer) => self.answer_lease(&waiting, answer),
                     None => {
                         waiting.not_before_ms = self.turn.now_ms() + RETRY_MS;
@@ -240,29 +242,29 @@ impl Replica {
     }
 
     /// A peer asks this member about a lease.
-    pub fn asked(&mut self, asked: PeerAsked) {
-        let PeerAsked { conn, method, target, body } = asked;
+    pub fn asked(&mut self, asked: IncomingRequest) {
+        let IncomingRequest { conn, method, target, body } = asked;
         if let Some((PART_PATH, query)) = target.split_once('?') {
             return self.asked_for_part(conn, &method, query);
         }
         if method != "POST" {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());
         }
-        let question = match target.as_str() {
+        let query = match target.as_str() {
             BATCH_PATH => return self.asked_in_batch(conn, &body),
             LEASES => decode::<pb::LeaseKeepAliveRequest>(body)
                 .ok()
-                .map(|request| LeaseQuestion::Renew { id: request.id }),
+                .map(|request| LeaseQuery::Renew { id: request.id }),
             LEASES_INTERNAL => decode::<leasepb::LeaseInternalRequest>(body).ok().map(|request| {
                 let request = request.lease_time_to_live_request.unwrap_or_default();
-                LeaseQuestion::TimeToLive { id: request.id, keys: request.keys }
+                LeaseQuery::TimeToLive { id: request.id, keys: request.keys }
             }),
             _ => {
                 let text = format!("unknown request path {target:?}\n");
                 return self.reply_peer(conn, 400, TEXT, text.into_bytes());
             }
         };
-        let Some(question) = question else {
+        let Some(query) = query else {
             let text = b"error unmarshalling request\n".to_vec();
             return self.reply_peer(conn, 400, TEXT, text);
         };
@@ -271,7 +273,7 @@ impl Replica {
         }
         let since_ms = self.turn.now_ms();
         let deadline_ms = since_ms + self.request_timeout_ms;
-        let request = LeaseRequest { slot: 0, deadline_ms, question };
+        let request = LeaseRequest { slot: 0, deadline_ms, query };
         self.leases.queue([Waiting::new(Requester::Peer(conn), since_ms, request)]);
     }
 
@@ -282,9 +284,9 @@ impl Replica {
         request: &LeaseRequest,
         answer: LeaseAnswer,
     ) {
-        let id = match request.question {
-            LeaseQuestion::Renew { id } | LeaseQuestion::TimeToLive { id, .. } => id,
-            LeaseQuestion::List => 0,
+        let id = match request.query {
+            LeaseQuery::Renew { id } | LeaseQuery::TimeToLive { id, .. } => id,
+            LeaseQuery::List => 0,
         };
         let body = match answer {
             LeaseAnswer::Renewed { ttl_s } if ttl_s > 0 => {
@@ -319,8 +321,8 @@ impl Replica {
     }
 
     /// This member does not lead, or does not know.
-    pub(super) fn refuse_peer(&mut self, conn: ConnId, question: LeaseQuestion) {
-        let status = if matches!(question, LeaseQuestion::Renew { .. }) { 400 } else { 500 };
+    pub(super) fn refuse_peer(&mut self, conn: ConnId, query: LeaseQuery) {
+        let status = if matches!(query, LeaseQuery::Renew { .. }) { 400 } else { 500 };
         self.reply_peer(conn, status, TEXT, format!("{NOT_PRIMARY}\n").into_bytes());
     }
 
@@ -336,33 +338,33 @@ impl Replica {
 }
 
 /// The path and the body that ask a leader.
-fn request(question: LeaseQuestion) -> (&'static str, Bytes) {
-    match question {
-        LeaseQuestion::TimeToLive { id, keys } => {
+fn request(query: LeaseQuery) -> (&'static str, Bytes) {
+    match query {
+        LeaseQuery::TimeToLive { id, keys } => {
             let lease_time_to_live_request = Some(pb::LeaseTimeToLiveRequest { id, keys });
             let request = leasepb::LeaseInternalRequest { lease_time_to_live_request };
             (LEASES_INTERNAL, request.encode_to_vec().into())
         }
-        LeaseQuestion::Renew { id } => {
+        LeaseQuery::Renew { id } => {
             (LEASES, pb::LeaseKeepAliveRequest { id }.encode_to_vec().into())
         }
-        LeaseQuestion::List => (LEASES, Bytes::new()),
+        LeaseQuery::List => (LEASES, Bytes::new()),
     }
 }
 
 /// What a leader's answer means; `None` if it must be asked again.
-fn read(question: LeaseQuestion, status: u16, body: &[u8]) -> Option<LeaseAnswer> {
-    match (question, status) {
-        (LeaseQuestion::Renew { .. }, 404) => Some(LeaseAnswer::Renewed { ttl_s: 0 }),
-        (LeaseQuestion::TimeToLive { .. }, 404) => {
+fn read(query: LeaseQuery, status: u16, body: &[u8]) -> Option<LeaseAnswer> {
+    match (query, status) {
+        (LeaseQuery::Renew { .. }, 404) => Some(LeaseAnswer::Renewed { ttl_s: 0 }),
+        (LeaseQuery::TimeToLive { .. }, 404) => {
             Some(LeaseAnswer::TimeToLive { times: None, keys: Pieces::default() })
         }
-        (LeaseQuestion::Renew { id }, 200) => {
+        (LeaseQuery::Renew { id }, 200) => {
             let body = Bytes::copy_from_slice(body);
             let response = decode::<pb::LeaseKeepAliveResponse>(body).ok()?;
             (response.id == id).then_some(LeaseAnswer::Renewed { ttl_s: response.ttl })
         }
-        (LeaseQuestion::TimeToLive { id, .. }, 200) => {
+        (LeaseQuery::TimeToLive { id, .. }, 200) => {
             let body = Bytes::copy_from_slice(body);
             let response = decode::<leasepb::LeaseInternalResponse>(body).ok()?;
             let response = response.lease_time_to_live_response.filter(|found| found.id == id)?;
@@ -380,18 +382,18 @@ mod tests {
 
     #[test]
     fn questions_and_answers_are_etcds_messages() {
-        let (target, body) = request(LeaseQuestion::TimeToLive { id: 5, keys: true });
+        let (target, body) = request(LeaseQuery::TimeToLive { id: 5, keys: true });
         assert_eq!(target, "/leases/internal");
         let decoded = leasepb::LeaseInternalRequest::decode(body).unwrap();
         assert_eq!(
             decoded.lease_time_to_live_request,
             Some(pb::LeaseTimeToLiveRequest { id: 5, keys: true })
         );
-        let renew = LeaseQuestion::Renew { id: 5 };
+        let renew = LeaseQuery::Renew { id: 5 };
         let answer = pb::LeaseKeepAliveResponse { header: None, id: 5, ttl: 9 }.encode_to_vec();
         assert!(matches!(read(renew, 200, &answer), Some(LeaseAnswer::Renewed { ttl_s: 9 })));
         assert!(matches!(read(renew, 404, b"x"), Some(LeaseAnswer::Renewed { ttl_s: 0 })));
-        let other = LeaseQuestion::Renew { id: 6 };
+        let other = LeaseQuery::Renew { id: 6 };
         assert!(read(other, 200, &answer).is_none(), "another lease's answer");
         assert!(read(renew, 400, b"not a primary lessor").is_none(), "asked again");
         assert!(read(renew, 200, b"\xff").is_none());

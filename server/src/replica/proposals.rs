@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::{LogIndex, Term};
 use etcore_proto::error::EtcdError;
 use etcore_raftlog::types::LogEntry;
@@ -55,7 +55,7 @@ impl Forwarded {
     /// The first entry of this term was applied. What an earlier leader passes on to this one is
     /// still on its way for a moment.
     fn begin_term(&mut self, term: Term, now_ms: u64) {
-        if !self.by_id.is_empty() && !is_on(Mutation::LostProposalsWaitOn) {
+        if !self.by_id.is_empty() && !is_on(SeededBug::LostProposalsWaitOn) {
             self.lost = Some((term, now_ms + limits::PASSED_ON_MS));
         }
     }

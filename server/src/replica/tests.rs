@@ -16,7 +16,7 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::raftpb::{self, MessageType};
 use etcore_raftlog::peer::{
-    AskError, ConnId, Lane as AskLane, PeerAnswer, PeerAsk, PeerAsked, PeerReport,
+    ConnId, IncomingRequest, Lane as AskLane, PeerReport, PeerRequest, PeerResponse, RequestError,
 };
 use prost::Message as _;
 
@@ -24,7 +24,7 @@ use super::*;
 use crate::background::{SimulatedBackground, worker};
 use crate::boot::{self, assemble};
 use crate::channel::{
-    Consumer, LeaseAnswer, LeaseQuestion, LeaseRequest, Producer, Reply, Slot, ToFront, ToReplica,
+    Consumer, LeaseAnswer, LeaseQuery, LeaseRequest, Producer, Reply, Slot, ToFront, ToReplica,
     ring,
 };
 use crate::clock::Clock;
@@ -294,9 +294,9 @@ impl Member {
 enum Parcel {
     Message(raftpb::Message),
     /// Who asked, with the question.
-    Ask(u64, PeerAsk),
+    Ask(u64, PeerRequest),
     /// Who answers, the question's token, status and body.
-    Answer(u64, u64, PeerAnswer),
+    Answer(u64, u64, PeerResponse),
     Report(PeerReport),
 }
 
@@ -324,7 +324,7 @@ struct Cluster {
     /// connections; the others wait.
     ask_slots: usize,
     /// By who asks whom: the tokens of those on their way, and those that wait.
-    lanes: BTreeMap<(u64, u64), (BTreeSet<u64>, VecDeque<PeerAsk>)>,
+    lanes: BTreeMap<(u64, u64), (BTreeSet<u64>, VecDeque<PeerRequest>)>,
     /// No member knows batches, as if all were of another make.
     knows_no_batches: bool,
     next_slot: u64,
@@ -458,7 +458,7 @@ impl Cluster {
     }
 
     /// A question leaves, or waits for a connection.
-    fn ask_in_lane(&mut self, from: u64, ask: PeerAsk) {
+    fn ask_in_lane(&mut self, from: u64, ask: PeerRequest) {
         if ask.lane == AskLane::Leases {
             let (out, waiting) = self.lanes.entry((from, ask.to)).or_default();
             if out.len() >= self.ask_slots {
@@ -471,8 +471,8 @@ impl Cluster {
 
     /// Its connection is free for the next one.
     fn ask_ended(&mut self, from: u64, token: u64) {
-        let ended = self.lanes.iter_mut().find_map(|((asker, _), (out, waiting))| {
-            (*asker == from && out.remove(&token)).then(|| waiting.pop_front())
+        let ended = self.lanes.iter_mut().find_map(|((requester, _), (out, waiting))| {
+            (*requester == from && out.remove(&token)).then(|| waiting.pop_front())
         });
         if let Some(next) = ended.flatten() {
             self.ask_in_lane(from, next);
@@ -480,31 +480,36 @@ impl Cluster {
     }
 
     /// A question arrives at the member it is for.
-    fn ask(&mut self, from: u64, ask: PeerAsk) {
+    fn ask(&mut self, from: u64, ask: PeerRequest) {
         if self.holds_asks.contains(&(from, ask.to)) {
             return;
         }
         let pair = (from.min(ask.to), from.max(ask.to));
         if !self.connected(from, ask.to) || self.lost_asks.contains(&pair) {
-            let answer = Err(AskError::Unreachable);
+            let answer = Err(RequestError::Unreachable);
             let report = PeerReport::Answered { token: ask.token, answer };
             return self.post(from, Parcel::Report(report));
         }
         if ask.target == "/version" {
             let body = Bytes::from_static(br#"{"etcdserver":"3.7.1","etcdcluster":"not_decided"}"#);
-            let answer = PeerAnswer { status: 200, body };
+            let answer = PeerResponse { status: 200, body };
             return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
         }
         if self.knows_no_batches && ask.target == crate::replica::LEASE_BATCH_PATH {
-            let answer = PeerAnswer { status: 404, body: Bytes::new() };
+            let answer = PeerResponse { status: 404, body: Bytes::new() };
             return self.post(from, Parcel::Answer(ask.to, ask.token, answer));
         }
         self.posted += 1;
         let conn = ConnId { slot: self.posted as u32, generation: 0 };
         self.asked.insert(conn, (from, ask.token));
         let at = self.at(ask.to);
-        let PeerAsk { method, target, body, .. } = ask;
-        self.members[at].replica.asked(PeerAsked { conn, method: method.to_owned(), target, body });
+        let PeerRequest { method, target, body, .. } = ask;
+        self.members[at].replica.asked(IncomingRequest {
+            conn,
+            method: method.to_owned(),
+            target,
+            body,
+        });
     }
 
     /// Time passes by one step and everybody takes a turn.
@@ -545,15 +550,15 @@ impl Cluster {
         for ask in asks {
             // If nobody answers; an answer that comes first is the only one.
             self.posted += 1;
-            let answer = Err(AskError::TimedOut);
+            let answer = Err(RequestError::TimedOut);
             let late = Parcel::Report(PeerReport::Answered { token: ask.token, answer });
             self.network.insert((self.now_ms + ask.timeout_ms, self.posted), (from, late));
             self.ask_in_lane(from, ask);
         }
         for reply in replies {
-            let Some((asker, token)) = self.asked.remove(&reply.conn) else { continue };
-            let answer = PeerAnswer { status: reply.status, body: reply.body.into() };
-            self.post(asker, Parcel::Answer(from, token, answer));
+            let Some((requester, token)) = self.asked.remove(&reply.conn) else { continue };
+            let answer = PeerResponse { status: reply.status, body: reply.body.into() };
+            self.post(requester, Parcel::Answer(from, token, answer));
         }
     }
 

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::Ordering;
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 
 use super::Replica;
 use crate::channel::StalledWork;
@@ -130,7 +130,7 @@ impl Replica {
         if !self.is_leader()
             || is_alone
             || waited_ms < election_ms
-            || is_on(Mutation::HungLeaderLeadsOn)
+            || is_on(SeededBug::HungLeaderLeadsOn)
         {
             self.watchdog.silent = false;
             return;

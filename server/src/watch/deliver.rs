@@ -4,7 +4,7 @@
 //! Part of the hub, the same for live and catch-up cursors. It must never hold bytes back: what a
 //! stream does not take now is read again later.
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::Revision;
 use etcore_proto::error::EtcdError;
 
@@ -82,7 +82,7 @@ impl Hub {
             if portion.too_much {
                 return self.send_large(turn, slot, portion.revision);
             }
-            if is_on(Mutation::WatchBatchDropped) && portion.revision % 16 == 0 {
+            if is_on(SeededBug::WatchBatchDropped) && portion.revision % 16 == 0 {
                 hit = portion.end;
                 continue;
             }

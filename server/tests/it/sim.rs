@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use etcore_engine::mutation::{Mutation, switch};
+use etcore_engine::seeded_bug::{SeededBug, switch};
 use etcore_server::sim::{Plan, Report, run};
 
 fn is_long() -> bool {
@@ -102,28 +102,28 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
 const SEEDS_MOST: u64 = 300;
 
 /// Faults, each with a seed that showed it.
-const FAULTS: [(Mutation, u64); 21] = [
-    (Mutation::AnswerBeforeSync, 2002),
-    (Mutation::VoteForgotten, 2037),
-    (Mutation::ApplyAgainAfterRestart, 3),
-    (Mutation::StaleReadIndex, 3),
-    (Mutation::LeaseEndsEarly, 1001),
-    (Mutation::PinnedPageReused, 3),
-    (Mutation::TornTailTaken, 23),
-    (Mutation::ConfStateForgotten, 1),
-    (Mutation::WatchBatchDropped, 1),
-    (Mutation::MetaBeforePages, 67),
-    (Mutation::LogReleasedEarly, 187),
-    (Mutation::UnsyncedTailTrusted, 17),
-    (Mutation::OldViewServed, 5),
-    (Mutation::LeaseRevokedByFollower, 1054),
-    (Mutation::FollowerAnswersBeforeSync, 1080),
-    (Mutation::CompactionForgotten, 2),
-    (Mutation::PublishBeforeCommit, 5),
-    (Mutation::SnapshotLogReleased, 18),
-    (Mutation::LostProposalsWaitOn, 6),
-    (Mutation::HungLeaderLeadsOn, 40),
-    (Mutation::RenewalsOneByOne, 9),
+const FAULTS: [(SeededBug, u64); 21] = [
+    (SeededBug::AnswerBeforeSync, 2002),
+    (SeededBug::VoteForgotten, 2037),
+    (SeededBug::ApplyAgainAfterRestart, 3),
+    (SeededBug::StaleReadIndex, 3),
+    (SeededBug::LeaseEndsEarly, 1001),
+    (SeededBug::PinnedPageReused, 3),
+    (SeededBug::TornTailTaken, 23),
+    (SeededBug::ConfStateForgotten, 1),
+    (SeededBug::WatchBatchDropped, 1),
+    (SeededBug::MetaBeforePages, 67),
+    (SeededBug::LogReleasedEarly, 187),
+    (SeededBug::UnsyncedTailTrusted, 17),
+    (SeededBug::OldViewServed, 5),
+    (SeededBug::LeaseRevokedByFollower, 1054),
+    (SeededBug::FollowerAnswersBeforeSync, 1080),
+    (SeededBug::CompactionForgotten, 2),
+    (SeededBug::PublishBeforeCommit, 5),
+    (SeededBug::SnapshotLogReleased, 18),
+    (SeededBug::LostProposalsWaitOn, 6),
+    (SeededBug::HungLeaderLeadsOn, 40),
+    (SeededBug::RenewalsOneByOne, 9),
 ];
 
 #[test]

@@ -15,7 +15,7 @@ use crate::peer::conn::{Exchange, Job, Purpose, Role};
 use crate::peer::link::Queued;
 use crate::peer::queue::weight;
 use crate::peer::{
-    AskError, Channel, ConnId, Event, Lane, PeerAnswer, PeerReport, Refusal, StreamKind,
+    Channel, ConnId, Event, Lane, PeerReport, PeerResponse, Refusal, RequestError, StreamKind,
 };
 
 const _: () = assert!(IDLE_MS > PROBE_MS && IDLE_MS < SILENCE_MS);
@@ -232,11 +232,11 @@ impl Transport {
             }
             Job::Post(message) => {
                 let error = self.post_refused(peer, status, &body);
-                self.fail_job(peer, Job::Post(message), AskError::Unreachable, &error);
+                self.fail_job(peer, Job::Post(message), RequestError::Unreachable, &error);
             }
-            Job::Ask(ask) => {
-                let answer = Ok(PeerAnswer { status, body });
-                self.reports.push(PeerReport::Answered { token: ask.token, answer });
+            Job::Request(request) => {
+                let answer = Ok(PeerResponse { status, body });
+                self.reports.push(PeerReport::Answered { token: request.token, answer });
             }
             Job::Probe => {
                 let answer = match status {
@@ -276,7 +276,7 @@ impl Transport {
     }
 
     /// A job ends without success.
-    pub(super) fn fail_job(&mut self, peer: u64, job: Job, why: AskError, error: &str) {
+    pub(super) fn fail_job(&mut self, peer: u64, job: Job, why: RequestError, error: &str) {
         match job {
             Job::Post(message) => {
                 if message.r#type == Some(MessageType::MsgSnap as i32) {
@@ -294,8 +294,8 @@ impl Transport {
                     self.deactivate(peer, error);
                 }
             }
-            Job::Ask(ask) => {
-                self.reports.push(PeerReport::Answered { token: ask.token, answer: Err(why) });
+            Job::Request(request) => {
+                self.reports.push(PeerReport::Answered { token: request.token, answer: Err(why) });
             }
             Job::Probe => self.probe_ended(peer, Err(error.to_owned())),
         }
@@ -306,7 +306,7 @@ impl Transport {
         let Some(link) = self.link(peer) else { return };
         link.next_url();
         for queued in std::mem::take(&mut link.lane(lane).jobs) {
-            self.fail_job(peer, queued.job, AskError::Unreachable, error);
+            self.fail_job(peer, queued.job, RequestError::Unreachable, error);
         }
     }
 
@@ -328,7 +328,7 @@ impl Transport {
                 late.extend(over);
             }
             for queued in late {
-                self.fail_job(peer, queued.job, AskError::TimedOut, "i/o timeout");
+                self.fail_job(peer, queued.job, RequestError::TimedOut, "i/o timeout");
             }
         }
     }
@@ -355,7 +355,7 @@ impl Transport {
             }
             return;
         }
-        let why = if is_late { AskError::TimedOut } else { AskError::Unreachable };
+        let why = if is_late { RequestError::TimedOut } else { RequestError::Unreachable };
         if let Some(link) = self.link(peer) {
             link.next_url();
         }

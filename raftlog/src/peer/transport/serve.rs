@@ -12,7 +12,7 @@ use crate::peer::codec::{self, Encoder};
 use crate::peer::conn::{Conn, Incoming, Role, Server, Writer};
 use crate::peer::handshake::{PIPELINE_PATH, STREAM_PREFIX, field, parse_id};
 use crate::peer::queue::weight;
-use crate::peer::{ConnId, Event, PeerAsked, Refusal, StreamKind};
+use crate::peer::{ConnId, Event, IncomingRequest, Refusal, StreamKind};
 
 /// Why a stream is not granted.
 enum Denied {
@@ -61,7 +61,7 @@ impl Transport {
         self.conns[slot].conn = Some(conn);
     }
 
-    /// Answers a question that [`Transport::next_asked`] gave; nothing happens if its connection is
+    /// Answers a question that [`Transport::next_request`] gave; nothing happens if its connection is
     /// gone.
     pub fn answer(&mut self, id: ConnId, status: u16, fields: &[(&str, &str)], body: &[u8]) {
         let Some(mut conn) = self.take(id) else { return };
@@ -194,7 +194,7 @@ impl Transport {
             return self.take_message(server, body);
         }
         let (method, target) = (request.method.clone(), request.target.clone());
-        self.asked.push_back(PeerAsked { conn: id, method, target, body });
+        self.incoming.push_back(IncomingRequest { conn: id, method, target, body });
         request.is_asked = true;
         server.request = Some(request);
     }

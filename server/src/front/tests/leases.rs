@@ -4,7 +4,7 @@ use etcore_proto::error::EtcdError;
 use etcore_proto::grpc::StreamId;
 
 use super::*;
-use crate::channel::{LeaseAnswer, LeaseQuestion, Slot};
+use crate::channel::{LeaseAnswer, LeaseQuery, Slot};
 
 impl Caller {
     fn keep_alive(&mut self, user: u64, metadata: &[(&str, &[u8])]) -> StreamId {
@@ -28,9 +28,9 @@ impl Caller {
 impl Rig {
     /// What was asked since the last call.
     fn asked(&mut self) -> Vec<(Slot, i64)> {
-        let id = |ask: LeaseRequest| match ask.question {
-            LeaseQuestion::Renew { id } => (ask.slot, id),
-            question => panic!("{question:?}"),
+        let id = |ask: LeaseRequest| match ask.query {
+            LeaseQuery::Renew { id } => (ask.slot, id),
+            query => panic!("{query:?}"),
         };
         std::iter::from_fn(|| self.lessor.pop()).map(id).collect()
     }

@@ -1,21 +1,21 @@
-//! Questions about leases between members of this make: all that a turn has gathered in one
+//! Queries about leases between members of this make: all that a turn has gathered in one
 //! request, answered together.
 //!
 //! A follower has a few batches on their way, so what its clients renew while those travel leaves
 //! in the next one: renewals are bounded by bytes, not by round trips. A leader of etcd's make does
-//! not know the path; it is then asked one question a time, in etcd's form (see `peer_requests`).
+//! not know the path; it is then asked one query a time, in etcd's form (see `peer_requests`).
 //! What a leader cannot answer soon, because it must apply something first, it hands back with the
 //! index that it waits for. The keys of a lease do not travel: an answer says what the leader had
 //! applied, and who has applied that too knows them. Nothing here may keep an answer waiting for
 //! another for long.
 
 use bytes::Bytes;
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::LogIndex;
-use etcore_raftlog::peer::{ConnId, Lane, PeerAnswer, PeerAsk};
+use etcore_raftlog::peer::{ConnId, Lane, PeerRequest, PeerResponse};
 
 use super::{LeaseService, Waiting};
-use crate::channel::{LeaseAnswer, LeaseQuestion};
+use crate::channel::{LeaseAnswer, LeaseQuery};
 use crate::http::TEXT;
 use crate::kv::pieces::Pieces;
 use crate::lease::TimeToLive;
@@ -27,7 +27,7 @@ use crate::replica::peer_requests::{NOT_PRIMARY, Purpose, RETRY_MS};
 pub const BATCH_PATH: &str = "/etcore/leases";
 
 const OCTETS: &str = "application/octet-stream";
-/// First byte of a question. Another one is not understood.
+/// First byte of a query. Another one is not understood.
 const FORM: u8 = 1;
 /// First byte of an answer.
 const ANSWER_FORM: u8 = 2;
@@ -39,7 +39,7 @@ const TIMES: u8 = 2;
 const NO_LEASE: u8 = 3;
 const AGAIN: u8 = 4;
 
-/// What a leader says to a question.
+/// What a leader says to a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     /// There is no such lease.
@@ -60,7 +60,7 @@ struct Batch {
     due_ms: u64,
     /// The read round that confirms the leader for it, once that has begun.
     round: Option<u64>,
-    /// Questions without an answer.
+    /// Queries without an answer.
     open: usize,
     items: Vec<Item>,
     /// What was applied, and when, when it was looked at last.
@@ -69,17 +69,17 @@ struct Batch {
 
 /// The batches of other members.
 ///
-/// Invariants: `questions` is how many are in all batches; each batch counts its own open ones.
+/// Invariants: `queries` is how many are in all batches; each batch counts its own open ones.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     waiting: Vec<Batch>,
-    questions: usize,
+    queries: usize,
 }
 
 impl Batches {
-    /// How many questions wait in batches.
-    pub(super) fn questions(&self) -> usize {
-        self.questions
+    /// How many queries wait in batches.
+    pub(super) fn queries(&self) -> usize {
+        self.queries
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -104,7 +104,7 @@ impl Batches {
     }
 
     fn add(&mut self, conn: ConnId, due_ms: u64, items: Vec<Item>) {
-        self.questions += items.len();
+        self.queries += items.len();
         let (open, round, looked) = (items.len(), None, None);
         self.waiting.push(Batch { conn, due_ms, round, open, items, looked });
     }
@@ -116,38 +116,38 @@ impl Batches {
 
     /// Checks the invariants, which takes a look at everything.
     pub(super) fn check(&self) {
-        let questions = self.waiting.iter().map(|batch| batch.items.len());
-        assert_eq!(questions.sum::<usize>(), self.questions, "questions in batches");
+        let queries = self.waiting.iter().map(|batch| batch.items.len());
+        assert_eq!(queries.sum::<usize>(), self.queries, "queries in batches");
         for batch in &self.waiting {
             let open = batch.items.iter().filter(|item| item.said.is_none()).count();
-            assert_eq!(open, batch.open, "open questions of a batch");
+            assert_eq!(open, batch.open, "open queries of a batch");
         }
     }
 }
 
 #[derive(Debug)]
 struct Item {
-    question: LeaseQuestion,
+    query: LeaseQuery,
     after: Option<LogIndex>,
     said: Option<Said>,
 }
 
 impl Replica {
-    /// Sends the questions that wait to a leader of this make.
+    /// Sends the queries that wait to a leader of this make.
     pub(in crate::replica) fn ask_in_batches(&mut self, leader: u64) {
-        let (batches, questions) = match is_on(Mutation::RenewalsOneByOne) {
+        let (batches, queries) = match is_on(SeededBug::RenewalsOneByOne) {
             true => (1, 1),
             false => (limits::LEASE_BATCHES, limits::LEASE_BATCH_QUESTIONS),
         };
         while self.peer_requests.batches() < batches && self.leases.has_forward() {
-            let batch = self.leases.take_forward(questions);
-            let ask = PeerAsk {
+            let batch = self.leases.take_forward(queries);
+            let ask = PeerRequest {
                 to: leader,
                 lane: Lane::Leases,
                 method: "POST",
                 target: BATCH_PATH.to_owned(),
                 content_type: OCTETS,
-                body: write_questions(&batch),
+                body: write_queries(&batch),
                 timeout_ms: limits::LEASE_BATCH_MS,
                 token: 0,
             };
@@ -160,7 +160,7 @@ impl Replica {
         &mut self,
         leader: u64,
         mut batch: Vec<Waiting>,
-        answer: Option<PeerAnswer>,
+        answer: Option<PeerResponse>,
     ) {
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         if status == 404 {
@@ -177,20 +177,20 @@ impl Replica {
             return self.leases.retry(batch);
         };
         for (mut waiting, said) in batch.into_iter().zip(said) {
-            let answer = match (waiting.request.question, said) {
+            let answer = match (waiting.request.query, said) {
                 (_, Said::Again(after)) => {
                     waiting.after = after;
                     self.leases.forward_last(waiting);
                     continue;
                 }
-                (LeaseQuestion::TimeToLive { keys: true, .. }, Said::Times(times)) => {
+                (LeaseQuery::TimeToLive { keys: true, .. }, Said::Times(times)) => {
                     self.leases.walks.push_behind(waiting, times, applied);
                     continue;
                 }
-                (LeaseQuestion::TimeToLive { .. }, Said::Times(times)) => {
+                (LeaseQuery::TimeToLive { .. }, Said::Times(times)) => {
                     LeaseAnswer::TimeToLive { times: Some(times), keys: Pieces::default() }
                 }
-                (LeaseQuestion::TimeToLive { .. }, _) => {
+                (LeaseQuery::TimeToLive { .. }, _) => {
                     LeaseAnswer::TimeToLive { times: None, keys: Pieces::default() }
                 }
                 (_, Said::Renewed(ttl_s)) => LeaseAnswer::Renewed { ttl_s },
@@ -202,12 +202,12 @@ impl Replica {
 
     /// A follower asks this member.
     pub(in crate::replica) fn asked_in_batch(&mut self, conn: ConnId, body: &[u8]) {
-        let Some(items) = read_questions(body) else {
+        let Some(items) = read_queries(body) else {
             let text = b"error unmarshalling request\n".to_vec();
             return self.reply_peer(conn, 400, TEXT, text);
         };
         let batches = &mut self.leases.batches;
-        if batches.questions() + items.len() > limits::KEEP_ALIVES {
+        if batches.queries() + items.len() > limits::KEEP_ALIVES {
             return self.reply_peer(conn, 503, TEXT, b"too many requests\n".to_vec());
         }
         batches.add(conn, self.turn.now_ms() + limits::LEASE_BATCH_HOLD_MS, items);
@@ -217,7 +217,7 @@ impl Replica {
     pub(super) fn answer_batches(&mut self) {
         let is_leader = self.is_leader();
         let mut batches = self.leases.batches.take();
-        let Batches { waiting, questions } = &mut batches;
+        let Batches { waiting, queries } = &mut batches;
         waiting.retain_mut(|batch| {
             if is_leader && self.leases.is_confirmed(batch.round) {
                 self.look_at(batch);
@@ -225,7 +225,7 @@ impl Replica {
             if is_leader && batch.open > 0 && self.turn.now_ms() < batch.due_ms {
                 return true;
             }
-            *questions -= batch.items.len();
+            *queries -= batch.items.len();
             if is_leader {
                 let answers = write_answers(self.store.applied().0, &batch.items);
                 self.reply_peer(batch.conn, 200, OCTETS, answers);
@@ -248,10 +248,10 @@ impl Replica {
         }
         for item in batch.items.iter_mut().filter(|item| item.said.is_none()) {
             let behind = *item.after.get_or_insert(commit) > applied;
-            if behind && !self.leases.is_fast(item.question) {
+            if behind && !self.leases.is_fast(item.query) {
                 continue;
             }
-            let said = match self.lease_answer(item.question) {
+            let said = match self.lease_answer(item.query) {
                 Some(LeaseAnswer::Renewed { ttl_s }) if ttl_s > 0 => Said::Renewed(ttl_s),
                 Some(LeaseAnswer::TimeToLive { times: Some(times), .. }) => Said::Times(times),
                 Some(_) => Said::NoLease,
@@ -268,7 +268,7 @@ impl LeaseService {
         !self.forward.is_empty()
     }
 
-    /// Takes the first questions to be asked of the leader, at most so many.
+    /// Takes the first queries to be asked of the leader, at most so many.
     fn take_forward(&mut self, most: usize) -> Vec<Waiting> {
         let count = self.forward.len().min(most);
         self.forward.drain(..count).collect()
@@ -310,28 +310,28 @@ fn number(index: Option<LogIndex>) -> i64 {
     index.map_or(0, |index| index.0.cast_signed())
 }
 
-fn write_questions(batch: &[Waiting]) -> Bytes {
+fn write_queries(batch: &[Waiting]) -> Bytes {
     let mut out = Vec::with_capacity(1 + batch.len() * RECORD_BYTES);
     out.push(FORM);
     for waiting in batch {
-        let (kind, id) = match waiting.request.question {
-            LeaseQuestion::Renew { id } => (RENEW, id),
-            LeaseQuestion::TimeToLive { id, .. } => (TIMES, id),
-            LeaseQuestion::List => (TIMES, 0),
+        let (kind, id) = match waiting.request.query {
+            LeaseQuery::Renew { id } => (RENEW, id),
+            LeaseQuery::TimeToLive { id, .. } => (TIMES, id),
+            LeaseQuery::List => (TIMES, 0),
         };
         write_record(&mut out, kind, id, number(waiting.after));
     }
     out.into()
 }
 
-fn read_questions(body: &[u8]) -> Option<Vec<Item>> {
+fn read_queries(body: &[u8]) -> Option<Vec<Item>> {
     let item = |(kind, id, after)| {
-        let question = match kind {
-            RENEW => LeaseQuestion::Renew { id },
-            TIMES => LeaseQuestion::TimeToLive { id, keys: false },
+        let query = match kind {
+            RENEW => LeaseQuery::Renew { id },
+            TIMES => LeaseQuery::TimeToLive { id, keys: false },
             _ => return None,
         };
-        Some(Item { question, after: index(after), said: None })
+        Some(Item { query, after: index(after), said: None })
     };
     records(body.strip_prefix(&[FORM])?)?.map(item).collect()
 }
@@ -376,16 +376,16 @@ mod tests {
 
     #[test]
     fn questions_and_answers_are_read_as_they_were_written_and_nothing_else_is() {
-        let ask = |question| LeaseRequest { slot: 3, deadline_ms: 9, question };
-        let renew = LeaseQuestion::Renew { id: i64::MAX };
-        let times = LeaseQuestion::TimeToLive { id: -5, keys: false };
+        let ask = |query| LeaseRequest { slot: 3, deadline_ms: 9, query };
+        let renew = LeaseQuery::Renew { id: i64::MAX };
+        let times = LeaseQuery::TimeToLive { id: -5, keys: false };
         let mut batch =
             [renew, times].map(|asked| Waiting::new(Requester::Front(0), 0, ask(asked)));
         batch[1].after = Some(LogIndex(1 << 40));
-        let body = write_questions(&batch);
-        let mut items = read_questions(&body).unwrap();
-        assert_eq!((items[0].question, items[0].after), (renew, None));
-        assert_eq!((items[1].question, items[1].after), (times, Some(LogIndex(1 << 40))));
+        let body = write_queries(&batch);
+        let mut items = read_queries(&body).unwrap();
+        assert_eq!((items[0].query, items[0].after), (renew, None));
+        assert_eq!((items[1].query, items[1].after), (times, Some(LogIndex(1 << 40))));
         let all = [
             Said::Renewed(60),
             Said::NoLease,
@@ -400,7 +400,7 @@ mod tests {
             assert_eq!(read_answers(&answers, 3), None);
             assert_eq!(read_answers(&answers[..answers.len() - 1], 2), None);
         }
-        assert!(read_questions(&body[1..]).is_none() && read_questions(b"").is_none());
-        assert!(read_questions(&[&[FORM][..], &[9; RECORD_BYTES]].concat()).is_none());
+        assert!(read_queries(&body[1..]).is_none() && read_queries(b"").is_none());
+        assert!(read_queries(&[&[FORM][..], &[9; RECORD_BYTES]].concat()).is_none());
     }
 }

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use etcore_engine::types::LogIndex;
 
 use super::{LeaseService, Waiting};
-use crate::channel::{LeaseAnswer, LeaseQuestion};
+use crate::channel::{LeaseAnswer, LeaseQuery};
 use crate::kv::pieces::Pieces;
 use crate::lease::{KeysStep, Lessor, TimeToLive};
 use crate::limits;
 use crate::replica::Replica;
 use crate::work::Job;
 
-/// A question that waits for a walk.
+/// A query that waits for a walk.
 pub(super) struct Wanted {
     waiting: Waiting,
     /// What the leader said, if it was asked.
@@ -29,7 +29,7 @@ pub(super) struct Walks {
     /// They wait until this member has applied so much.
     behind: VecDeque<(LogIndex, Wanted)>,
     next: VecDeque<Wanted>,
-    question: Option<LeaseQuestion>,
+    query: Option<LeaseQuery>,
     current: Vec<Wanted>,
 }
 
@@ -40,7 +40,7 @@ impl Walks {
 
     /// True if a turn would go on with a walk.
     pub(super) fn has_work(&self) -> bool {
-        self.question.is_some() || !self.next.is_empty()
+        self.query.is_some() || !self.next.is_empty()
     }
 
     pub(super) fn push(&mut self, waiting: Waiting) {
@@ -61,13 +61,13 @@ impl Walks {
 
     /// Checks the invariant.
     pub(super) fn check(&self) {
-        assert!(self.question.is_some() || self.current.is_empty(), "nobody waits for no walk");
+        assert!(self.query.is_some() || self.current.is_empty(), "nobody waits for no walk");
     }
 
     /// Takes out what only a leader can answer.
     fn take_times(&mut self) -> impl Iterator<Item = Waiting> {
         let wants_times = |wanted: &mut Wanted| {
-            wanted.times.is_none() && wanted.waiting.request.question != LeaseQuestion::List
+            wanted.times.is_none() && wanted.waiting.request.query != LeaseQuery::List
         };
         let mut taken: Vec<Wanted> = self.current.extract_if(.., wants_times).collect();
         for wanted in std::mem::take(&mut self.next) {
@@ -82,14 +82,14 @@ impl Walks {
 }
 
 impl LeaseService {
-    /// True for a question that takes a walk.
-    pub(super) fn walks_for(&self, question: LeaseQuestion) -> bool {
-        match question {
-            LeaseQuestion::List => true,
-            LeaseQuestion::TimeToLive { id, keys } => {
+    /// True for a query that takes a walk.
+    pub(super) fn walks_for(&self, query: LeaseQuery) -> bool {
+        match query {
+            LeaseQuery::List => true,
+            LeaseQuery::TimeToLive { id, keys } => {
                 keys && self.lessor.key_count(id) > limits::APPLY_ANSWER_KEYS
             }
-            LeaseQuestion::Renew { .. } => false,
+            LeaseQuery::Renew { .. } => false,
         }
     }
 
@@ -102,7 +102,7 @@ impl LeaseService {
 
     /// Gives up a walk that nobody waits for any more.
     pub(super) fn end_unwanted_walk(&mut self) {
-        if self.walks.current.is_empty() && self.walks.question.take().is_some() {
+        if self.walks.current.is_empty() && self.walks.query.take().is_some() {
             self.lessor.end_walks();
         }
     }
@@ -111,7 +111,7 @@ impl LeaseService {
     /// begins again.
     pub(in crate::replica) fn go_over_to(&mut self, lessor: Lessor) -> Lessor {
         let walks = &mut self.walks;
-        walks.question = None;
+        walks.query = None;
         for wanted in std::mem::take(&mut walks.current).into_iter().rev() {
             walks.next.push_front(wanted);
         }
@@ -120,18 +120,18 @@ impl LeaseService {
 
     /// True if a walk is under way, one that was begun included.
     fn begin_walk(&mut self) -> bool {
-        if self.walks.question.is_some() {
+        if self.walks.query.is_some() {
             return true;
         }
         let Some(first) = self.walks.next.front() else { return false };
-        let question = first.waiting.request.question;
-        match question {
-            LeaseQuestion::TimeToLive { id, .. } => self.lessor.begin_keys(id),
-            LeaseQuestion::List | LeaseQuestion::Renew { .. } => self.lessor.begin_listing(),
+        let query = first.waiting.request.query;
+        match query {
+            LeaseQuery::TimeToLive { id, .. } => self.lessor.begin_keys(id),
+            LeaseQuery::List | LeaseQuery::Renew { .. } => self.lessor.begin_listing(),
         }
-        self.walks.question = Some(question);
+        self.walks.query = Some(query);
         for wanted in std::mem::take(&mut self.walks.next) {
-            match wanted.waiting.request.question == question {
+            match wanted.waiting.request.query == query {
                 true => self.walks.current.push(wanted),
                 false => self.walks.next.push_back(wanted),
             }
@@ -151,7 +151,7 @@ impl Replica {
         }
         let mut rows = limits::LEASE_WALK_STEP;
         while rows > 0 && self.leases.begin_walk() {
-            let list = self.leases.walks.question == Some(LeaseQuestion::List);
+            let list = self.leases.walks.query == Some(LeaseQuery::List);
             let found = if list {
                 match self.leases.lessor.list_on(&mut rows) {
                     None => return,
@@ -171,9 +171,9 @@ impl Replica {
 
     /// A walk is at its end.
     fn walked(&mut self, found: &Found) {
-        self.leases.walks.question = None;
+        self.leases.walks.query = None;
         for Wanted { waiting, times } in std::mem::take(&mut self.leases.walks.current) {
-            let LeaseQuestion::TimeToLive { id, .. } = waiting.request.question else {
+            let LeaseQuery::TimeToLive { id, .. } = waiting.request.query else {
                 if let Found::Leases(leases) = found {
                     self.answer_lease(&waiting, leases.clone());
                 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use etcore_engine::snapshot::{Part, UnitRange, WantedParts};
 use etcore_engine::types::{Identity, LogIndex, Term};
 use etcore_proto::raftpb;
-use etcore_raftlog::peer::{Lane, PeerAnswer, PeerAsk};
+use etcore_raftlog::peer::{Lane, PeerRequest, PeerResponse};
 
 use super::{PART_PATH, Replica};
 use crate::background::{Loaded, Received, Task};
@@ -172,7 +172,7 @@ impl Replica {
     pub(in crate::replica) fn part_answered(
         &mut self,
         asked: PartAsked,
-        answer: Option<PeerAnswer>,
+        answer: Option<PeerResponse>,
     ) {
         let now_ms = self.turn.now_ms();
         let receiving = self.snapshots.receiving.as_mut();
@@ -240,7 +240,7 @@ impl Replica {
         let (to, index) = (receiving.from, receiving.index.0);
         for asked in ranges {
             let UnitRange { from, until } = asked.range.unwrap_or(UnitRange { from: 0, until: 0 });
-            let ask = PeerAsk {
+            let ask = PeerRequest {
                 to,
                 lane: if asked.range.is_some() { Lane::Snapshots } else { Lane::Questions },
                 method: "GET",

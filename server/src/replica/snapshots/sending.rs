@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use etcore_engine::mutation::{Mutation, is_on};
+use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::snapshot::UnitRange;
 use etcore_engine::types::LogIndex;
 use etcore_proto::raftpb;
@@ -130,7 +130,7 @@ impl Sending {
 
     /// The log is kept from the entry after this one.
     fn log_from(&self) -> Option<LogIndex> {
-        if is_on(Mutation::SnapshotLogReleased) {
+        if is_on(SeededBug::SnapshotLogReleased) {
             return None;
         }
         let receivers = self.receivers.values().map(|receiver| match &receiver.catching_up {

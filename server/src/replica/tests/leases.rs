@@ -12,11 +12,11 @@ fn grant(cluster: &mut Cluster, at: usize, id: i64, ttl: i64) {
 }
 
 #[track_caller]
-fn ask(cluster: &mut Cluster, at: usize, question: LeaseQuestion) -> LeaseAnswer {
+fn ask(cluster: &mut Cluster, at: usize, query: LeaseQuery) -> LeaseAnswer {
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
     let deadline_ms = cluster.now_ms + 7000;
-    let asked = cluster.members[at].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
+    let asked = cluster.members[at].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
     assert!(asked.is_ok());
     cluster.until(7000, "an answer about a lease", |cluster| {
         cluster.members[at].leases.contains_key(&slot)
@@ -36,16 +36,16 @@ fn any_member_answers_questions_about_leases_with_what_the_leader_knows() {
     grant(&mut cluster, follower, 7, 10);
     cluster.read(leader);
     for at in [leader, follower] {
-        let renewed = ask(&mut cluster, at, LeaseQuestion::Renew { id: 7 });
+        let renewed = ask(&mut cluster, at, LeaseQuery::Renew { id: 7 });
         assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 10 }), "{renewed:?}");
-        let unknown = ask(&mut cluster, at, LeaseQuestion::Renew { id: 8 });
+        let unknown = ask(&mut cluster, at, LeaseQuery::Renew { id: 8 });
         assert!(matches!(unknown, LeaseAnswer::Renewed { ttl_s: 0 }), "{unknown:?}");
-        let times = ask(&mut cluster, at, LeaseQuestion::TimeToLive { id: 7, keys: true });
+        let times = ask(&mut cluster, at, LeaseQuery::TimeToLive { id: 7, keys: true });
         let LeaseAnswer::TimeToLive { times: Some(times), .. } = times else { panic!("{times:?}") };
         assert!(times.granted_s == 10 && (8..=10).contains(&times.left_s), "{times:?}");
-        let gone = ask(&mut cluster, at, LeaseQuestion::TimeToLive { id: 8, keys: false });
+        let gone = ask(&mut cluster, at, LeaseQuery::TimeToLive { id: 8, keys: false });
         assert!(matches!(gone, LeaseAnswer::TimeToLive { times: None, .. }), "{gone:?}");
-        let list = ask(&mut cluster, at, LeaseQuestion::List);
+        let list = ask(&mut cluster, at, LeaseQuery::List);
         let LeaseAnswer::Leases(list) = &list else { panic!("{list:?}") };
         assert_eq!(ids_of(list), [7]);
     }
@@ -71,14 +71,14 @@ fn any_member_lists_many_leases_and_many_keys_and_goes_on_with_everything_else_m
         }
     }
     for at in [leader, follower] {
-        let LeaseAnswer::Leases(list) = ask(&mut cluster, at, LeaseQuestion::List) else {
+        let LeaseAnswer::Leases(list) = ask(&mut cluster, at, LeaseQuery::List) else {
             panic!("no list");
         };
         let mut ids = ids_of(&list);
         ids.sort_unstable();
         assert!(ids.into_iter().eq(1..=3000));
-        let question = LeaseQuestion::TimeToLive { id: 7, keys: true };
-        let LeaseAnswer::TimeToLive { times: Some(times), keys } = ask(&mut cluster, at, question)
+        let query = LeaseQuery::TimeToLive { id: 7, keys: true };
+        let LeaseAnswer::TimeToLive { times: Some(times), keys } = ask(&mut cluster, at, query)
         else {
             panic!("no keys");
         };
@@ -88,8 +88,8 @@ fn any_member_lists_many_leases_and_many_keys_and_goes_on_with_everything_else_m
     // The leader ends leading in the middle of a walk: another tells the times.
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
-    let question = LeaseQuestion::TimeToLive { id: 7, keys: true };
-    let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, question };
+    let query = LeaseQuery::TimeToLive { id: 7, keys: true };
+    let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, query };
     assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
     cluster.until(100, "the walk", |cluster| cluster.members[leader].replica.leases.has_walks());
     cluster.isolate(leader, true);
@@ -105,7 +105,7 @@ fn a_lease_that_is_kept_alive_through_a_follower_lives_and_then_ends_everywhere(
     grant(&mut cluster, follower, 7, 3);
     for _ in 0..10 {
         cluster.run_ms(1000);
-        let renewed = ask(&mut cluster, follower, LeaseQuestion::Renew { id: 7 });
+        let renewed = ask(&mut cluster, follower, LeaseQuery::Renew { id: 7 });
         assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 3 }), "{renewed:?}");
     }
     cluster.run_ms(2800);
@@ -139,7 +139,7 @@ fn a_question_waits_for_a_leader_and_is_asked_again() {
     grant(&mut cluster, leader, 7, 60);
     let follower = cluster.others(leader)[0];
     cluster.crash(leader);
-    let renewed = ask(&mut cluster, follower, LeaseQuestion::Renew { id: 7 });
+    let renewed = ask(&mut cluster, follower, LeaseQuery::Renew { id: 7 });
     assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 60 }), "{renewed:?}");
 }
 
@@ -154,7 +154,7 @@ fn a_leader_that_is_cut_off_ends_no_lease_that_another_keeps_alive() {
         others.iter().any(|at| cluster.members[*at].leads())
     });
     for _ in 0..8 {
-        let renewed = ask(&mut cluster, others[0], LeaseQuestion::Renew { id: 7 });
+        let renewed = ask(&mut cluster, others[0], LeaseQuery::Renew { id: 7 });
         assert!(matches!(renewed, LeaseAnswer::Renewed { ttl_s: 4 }), "{renewed:?}");
         cluster.run_ms(1000);
     }
@@ -185,8 +185,8 @@ fn a_leader_that_was_replaced_without_knowing_it_says_nothing_about_leases() {
         cluster.next_slot += 2;
         let (first, deadline_ms) = (cluster.next_slot - 1, cluster.now_ms + 60_000);
         for (slot, id) in [(first, 7), (first + 1, 8)] {
-            let question = LeaseQuestion::Renew { id };
-            let ask = LeaseRequest { slot, deadline_ms, question };
+            let query = LeaseQuery::Renew { id };
+            let ask = LeaseRequest { slot, deadline_ms, query };
             assert!(cluster.members[old].to_lessor.push(ask).is_ok());
         }
         cluster.run_ms(5000);
@@ -212,10 +212,9 @@ fn a_leader_whose_disk_is_slower_than_its_followers_waits_before_it_says_that_th
     assert!(exists(&cluster, follower, 7) && !exists(&cluster, leader, 7), "committed without it");
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
-    let question = LeaseQuestion::TimeToLive { id: 7, keys: false };
+    let query = LeaseQuery::TimeToLive { id: 7, keys: false };
     let deadline_ms = cluster.now_ms + 7000;
-    let asked =
-        cluster.members[follower].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
+    let asked = cluster.members[follower].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
     assert!(asked.is_ok());
     cluster.run_ms(500);
     assert!(cluster.members[follower].leases.is_empty());
@@ -236,9 +235,8 @@ fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledg
     assert!(!exists(&cluster, leader, 7), "it has not applied the grant");
     cluster.next_slot += 1;
     let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
-    let question = LeaseQuestion::Renew { id: 7 };
-    let asked =
-        cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
+    let query = LeaseQuery::Renew { id: 7 };
+    let asked = cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
     assert!(asked.is_ok());
     cluster.run_ms(200);
     assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
@@ -264,13 +262,13 @@ fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags()
         assert!(exists(&cluster, leader, 7), "it has not applied the end");
         cluster.next_slot += 1;
         let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
-        let question = LeaseQuestion::Renew { id: 7 };
+        let query = LeaseQuery::Renew { id: 7 };
         let asked =
-            cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, question });
+            cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
         assert!(asked.is_ok());
         cluster.run_ms(200);
         assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
-        let other = ask(&mut cluster, leader, LeaseQuestion::Renew { id: 8 });
+        let other = ask(&mut cluster, leader, LeaseQuery::Renew { id: 8 });
         assert!(matches!(other, LeaseAnswer::Renewed { ttl_s: 60 }), "{other:?}");
         assert!(exists(&cluster, leader, 7), "others need not wait");
         cluster.members[leader].holds_writes = false;
@@ -313,8 +311,8 @@ fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_appli
             cluster.propose(leader, RAFT_LEASE_GRANT, &request.encode_to_vec());
         }
         if step == ASKED {
-            let question = LeaseQuestion::TimeToLive { id: 7, keys: false };
-            let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, question };
+            let query = LeaseQuery::TimeToLive { id: 7, keys: false };
+            let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, query };
             assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
         }
         cluster.step();
@@ -356,8 +354,8 @@ fn keep_alive(cluster: &mut Cluster, leases: i64, ttl: i64, ms: u64) -> usize {
             let slot = cluster.next_slot;
             let deadline_ms = cluster.now_ms + 7000;
             let at = followers[id.cast_unsigned() as usize % followers.len()];
-            let question = LeaseQuestion::Renew { id };
-            let ask = LeaseRequest { slot, deadline_ms, question };
+            let query = LeaseQuery::Renew { id };
+            let ask = LeaseRequest { slot, deadline_ms, query };
             assert!(cluster.members[at].to_lessor.push(ask).is_ok());
             asked.insert(slot, id);
         }
@@ -413,8 +411,8 @@ fn a_question_that_a_leader_cannot_answer_yet_does_not_keep_others_of_its_batch_
     for id in (1..=20).chain([99, 100]) {
         cluster.next_slot += 1;
         let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
-        let question = LeaseQuestion::Renew { id };
-        let ask = LeaseRequest { slot, deadline_ms, question };
+        let query = LeaseQuery::Renew { id };
+        let ask = LeaseRequest { slot, deadline_ms, query };
         assert!(cluster.members[follower].to_lessor.push(ask).is_ok());
         asked.push((id, slot));
     }

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::raftpb::{Entry, Message, MessageType};
 use etcore_raftlog::peer::{
-    ConnId, Effect, End, Event, Lane, Local, PeerAsk, PeerReport, Settings, StreamKind, Transport,
+    ConnId, Effect, End, Event, Lane, Local, PeerReport, PeerRequest, Settings, StreamKind,
+    Transport,
 };
 use etcore_server::cluster::identity;
 use prost::Message as _;
@@ -112,7 +113,7 @@ impl Follower {
         while let Some(message) = self.transport.next_received() {
             self.step(message);
         }
-        while let Some(asked) = self.transport.next_asked() {
+        while let Some(asked) = self.transport.next_request() {
             let (status, body): (u16, &[u8]) = match asked.target.as_str() {
                 "/raft/probing" => (200, br#"{"OK":true,"Now":"2026-11-21T12:00:00.5Z"}"#),
                 "/version" => (200, br#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0"}"#),
@@ -382,7 +383,7 @@ fn etcd_leads_with_our_votes_and_replicates_to_us_without_a_complaint() {
     assert_eq!(reading.join().unwrap().as_deref(), Some("forwarded"));
 
     // A question to its HTTP handlers.
-    let ask = PeerAsk {
+    let ask = PeerRequest {
         to: follower.peer,
         lane: Lane::Questions,
         method: "GET",
@@ -392,7 +393,7 @@ fn etcd_leads_with_our_votes_and_replicates_to_us_without_a_complaint() {
         timeout_ms: 3000,
         token: 5,
     };
-    follower.transport.ask(ask);
+    follower.transport.request(ask);
     let mut version = None;
     follower.until(limit, "answered", |f| {
         version = f.reports.drain(..).find_map(|report| match report {

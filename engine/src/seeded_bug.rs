@@ -1,13 +1,13 @@
 //! Faults put in on purpose, for the simulator to find.
 //!
-//! Without the cargo feature `mutations` every question here is a constant false, and the compiler
+//! Without the cargo feature `seeded-bugs` every question here is a constant false, and the compiler
 //! leaves the faults out. With it, the simulator switches one on for its thread, and none is made
 //! anywhere else. The tests of the server are built so; a member that serves never is. Each fault
 //! is named where it is put in.
 
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutation {
+pub enum SeededBug {
     /// The log counts a write as durable when it is handed over.
     AnswerBeforeSync,
     /// A vote is not written.
@@ -59,7 +59,7 @@ pub enum Mutation {
     SnapshotLogReleased,
 }
 
-impl Mutation {
+impl SeededBug {
     /// All of them.
     pub const ALL: [Self; 24] = [
         Self::AnswerBeforeSync,
@@ -89,26 +89,26 @@ impl Mutation {
     ];
 }
 
-#[cfg(feature = "mutations")]
+#[cfg(feature = "seeded-bugs")]
 std::thread_local! {
-    static CURRENT: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+    static CURRENT: std::cell::Cell<Option<SeededBug>> = const { std::cell::Cell::new(None) };
 }
 
 /// Switches a fault on for this thread, or all off.
-#[cfg(feature = "mutations")]
-pub fn switch(mutation: Option<Mutation>) {
+#[cfg(feature = "seeded-bugs")]
+pub fn switch(mutation: Option<SeededBug>) {
     CURRENT.set(mutation);
 }
 
 /// True if the fault is to be made.
-#[cfg(feature = "mutations")]
-pub fn is_on(mutation: Mutation) -> bool {
+#[cfg(feature = "seeded-bugs")]
+pub fn is_on(mutation: SeededBug) -> bool {
     CURRENT.get() == Some(mutation)
 }
 
 /// True if the fault is to be made: never.
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(feature = "seeded-bugs"))]
 #[inline(always)]
-pub const fn is_on(_: Mutation) -> bool {
+pub const fn is_on(_: SeededBug) -> bool {
     false
 }
