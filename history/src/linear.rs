@@ -44,8 +44,9 @@ pub const REFUSED: &str = "what was refused has no effect";
 /// Not a violation of the store's: too many choices were open.
 pub const UNDECIDED: &str = "the history leaves few enough choices to be judged";
 
-/// Requests replayed before a search is given up, besides one for each of the history: seconds.
-const STEPS_MAX: u64 = 150_000_000;
+/// Requests replayed before a search is given up, besides one for each of the history: some ten
+/// seconds. Searches that are not over by then rarely end in minutes.
+const STEPS_MAX: u64 = 5_000_000;
 
 /// Who made a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
