@@ -46,7 +46,7 @@ pub(crate) fn usage(pid: u32) -> Result<Usage, ProcessError> {
     usage_at(&format!("/proc/{pid}"))
 }
 
-/// The same for this very process.
+/// Usage of this very process.
 pub(crate) fn own_usage() -> Result<Usage, ProcessError> {
     usage_at("/proc/self")
 }

@@ -138,7 +138,7 @@ impl Tally {
         self.sum_ns as f64 / self.count().max(1) as f64
     }
 
-    /// Of the whole population, as etcd's tool computes it.
+    /// The deviation of the whole population, as etcd's tool computes it.
     pub(crate) fn deviation_ns(&self) -> f64 {
         let mean = self.mean_ns();
         let mean_square = self.sum_squares as f64 / self.count().max(1) as f64;

@@ -84,7 +84,7 @@ struct Conflict {
 /// A revision that may have been made by several.
 struct Choice {
     revision: i64,
-    /// Of the open writes, those that are possible by time and by what was shown.
+    /// The open writes that are possible by time and by what was shown.
     candidates: Vec<usize>,
     next: usize,
     chosen: usize,
@@ -107,7 +107,7 @@ struct Search<'a> {
     open: Vec<Open>,
     demands: Demands,
     model: Model,
-    /// Of the open writes, which have been placed.
+    /// Which of the open writes have been placed.
     taken: Vec<bool>,
     used: BTreeMap<usize, i64>,
     choices: Vec<Choice>,
@@ -504,7 +504,7 @@ impl Search<'_> {
             };
             let (chosen, at) = (choice.chosen, choice.revision);
             let helps = |at: &usize| self.open[*at].footprint.meets(&conflict.keys);
-            // Those tried before count too: they failed for other reasons.
+            // Writes tried before count too: they failed for other reasons.
             let is_concerned = choice.candidates.iter().any(helps);
             if is_concerned {
                 choice.keys.add(&conflict.keys);

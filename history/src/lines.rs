@@ -46,7 +46,7 @@ pub enum ReadError {
 ///
 /// # Errors
 ///
-/// Those of the writer.
+/// Errors of the writer.
 pub fn write(history: &History, out: &mut impl Write) -> io::Result<()> {
     let start = std::iter::once(RecordRef::Start(&history.start));
     let operations = history.operations.iter().map(RecordRef::Operation);

@@ -25,12 +25,12 @@ pub const MEMBER: &str = "what one member answers never goes back while it runs"
 /// Where an operation stands: revisions doubled, one more for what comes after the write.
 pub(crate) type Place = i64;
 
-/// Of a write.
+/// The place of a write.
 pub(crate) fn of_write(revision: i64) -> Place {
     revision.saturating_mul(2)
 }
 
-/// Of anything else.
+/// The place of anything else.
 pub(crate) fn of_read(revision: i64) -> Place {
     revision.saturating_mul(2).saturating_add(1)
 }
@@ -55,7 +55,7 @@ impl Floors {
         Floors { steps: returns }
     }
 
-    /// Of all that returned before this moment.
+    /// The highest place of all that returned before this moment.
     pub(crate) fn before(&self, time: u64) -> Option<(Place, usize)> {
         let count = self.steps.partition_point(|(ret, ..)| *ret < time);
         let (_, place, index) = self.steps.get(count.checked_sub(1)?)?;

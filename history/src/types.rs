@@ -282,7 +282,7 @@ pub enum Answer {
     },
     /// To [`Request::KeepAlive`].
     KeepAlive {
-        /// Of the member that answered.
+        /// Newest revision of the member that answered.
         revision: i64,
         /// Seconds from now; 0 if there is no such lease.
         ttl: i64,

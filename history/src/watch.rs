@@ -128,7 +128,7 @@ fn against(watch: &Watch, witness: &Witness, compacted: i64) -> Result<(), Viola
                     return Err(complain(COMPLETE, watch, &wanted));
                 }
                 if !is_alike(&wanted, event, watch.prev_kv, compacted) {
-                    // Of one revision: is it another event of it?
+                    // It has the same revision: is it another event of it?
                     let later =
                         expected.any(|other| is_alike(&other, event, watch.prev_kv, compacted));
                     let property = if later { COMPLETE } else { AS_WRITTEN };

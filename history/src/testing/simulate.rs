@@ -18,7 +18,7 @@ use crate::types::{
 /// What to simulate.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Of everything.
+    /// Everything follows from it.
     pub seed: u64,
     /// Calls of all clients.
     pub operations: usize,

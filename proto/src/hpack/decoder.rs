@@ -190,7 +190,7 @@ impl Decoder {
         if is_start {
             match self.size_updates(block, &mut position) {
                 Ok(()) => {}
-                // Those that were seen are seen again, with the same result.
+                // Headers that were seen are seen again, with the same result.
                 Err(HpackError::Truncated) => return Ok(0),
                 Err(error) => return Err(error),
             }

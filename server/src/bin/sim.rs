@@ -235,7 +235,7 @@ fn judge(
             failed += 1;
             writeln!(out, "seed {seed}: {violation}")?;
             if !options.trace && !options.all {
-                // The same run again, this time with its trace kept.
+                // Runs again, this time with its trace kept.
                 for line in run(plan(seed, options), TAIL).lines {
                     writeln!(out, "{line}")?;
                 }

@@ -431,7 +431,7 @@ impl Uring {
             connecting,
             receiving: false,
             multishot: false,
-            // Until it has shown that it is not.
+            // Assumed until it has shown that it is not.
             bulky: 1,
             in_turn: false,
             paused: false,

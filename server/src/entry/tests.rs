@@ -220,7 +220,7 @@ fn an_entry_that_holds_several_requests_is_the_one_that_etcd_takes() {
     assert!(matches!(Request::of(&put_first), Some(Request::Put(_))));
     let entry = Bytes::from_static(b"\xa2\x06\x02\x08\x07");
     with_entry(&entry, |request| assert_eq!(request.err(), Some(Unapplicable::Unknown)));
-    // Of a version to come.
+    // A version to come sends it.
     let future = Bytes::from(wrap_request(1400, b"", 7));
     assert_eq!(check(&future), Err(Unapplicable::Unknown));
     assert_eq!(check(&Bytes::from_static(b"\xff")), Err(DecodeError::Wire.into()));

@@ -211,9 +211,9 @@ struct Caller {
     client: Client,
     put: MethodHandle,
     answers: Vec<(u64, String)>,
-    /// Of unary calls.
+    /// Answers of unary calls.
     responses: Vec<Vec<u8>>,
-    /// Of streaming calls.
+    /// Messages of streaming calls.
     messages: Vec<Vec<u8>>,
     /// Sent, and not read by the front yet.
     unread: Vec<u8>,

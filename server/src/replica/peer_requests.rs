@@ -43,7 +43,7 @@ pub struct PeerReply {
     pub conn: ConnId,
     /// HTTP status.
     pub status: u16,
-    /// Of the body.
+    /// Content type of the body.
     pub content_type: &'static str,
     /// The body.
     pub body: Vec<u8>,

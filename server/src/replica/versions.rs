@@ -13,7 +13,7 @@ use crate::cluster::version;
 
 /// How often the leader looks (etcd: monitorVersionInterval).
 const LOOK_MS: u64 = 4000;
-/// Of a cluster with members that cannot be asked (etcd: MinClusterVersion).
+/// The version of a cluster with members that cannot be asked (etcd: MinClusterVersion).
 const OLDEST: Version = (3, 0);
 
 /// Major and minor.

@@ -226,7 +226,7 @@ pub(super) struct World {
     pub(super) next_op: u64,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) next_connection: u64,
-    /// Until when nothing gets through, by sender and receiver.
+    /// When something gets through again, by sender and receiver.
     pub(super) blocked: BTreeMap<(usize, usize), u64>,
     pub(super) clients: Vec<Option<Box<Client>>>,
     pub(super) history: History,

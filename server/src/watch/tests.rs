@@ -166,7 +166,7 @@ struct Rig {
     calls: Vec<CallId>,
     /// Everything that ever happened, with previous values.
     log: Vec<mvccpb::Event>,
-    /// Of each stream, by id.
+    /// What each watcher is to be told, by stream and watch ID.
     expected: BTreeMap<(u32, i64), Expected>,
     told_revision: BTreeMap<u32, i64>,
     /// Revisions in headers of responses with events.
@@ -960,7 +960,7 @@ fn an_event_for_many_watchers_reaches_them_over_several_turns_and_progress_waits
             rig.check();
             let stream = rig.calls[1].stream.id();
             assert!(!rig.told_revision.contains_key(&stream), "not everybody has everything");
-            // Those that go, or come, in between change nothing for the others.
+            // Watchers that come or go in between change nothing for the others.
             let created = rig.create(1, create("k", ""));
             let cancel = pb::WatchCancelRequest { watch_id: created.watch_id };
             rig.ask(1, RequestUnion::CancelRequest(cancel));

@@ -122,7 +122,7 @@ impl Fixture {
         self.install_and(disk, limit, with_entries, false)
     }
 
-    /// The same, and the copy takes the page file's place at once, as in a member that runs.
+    /// The copy takes the page file's place at once, as in a member that runs.
     fn go_over(&self, disk: &MemDisk, limit: u64, with_entries: bool) -> bool {
         self.install_and(disk, limit, with_entries, true)
     }

@@ -109,7 +109,7 @@ impl Replica {
         self.pages.follow(self.checkpoints.page_file());
         self.state.refresh_alarms(&self.store);
         self.state.refresh_cluster(&self.store);
-        // Until a checkpoint says it.
+        // These hold until a checkpoint says better.
         let (file_bytes, free_bytes) = size_bytes;
         self.shared.note_size(file_bytes, free_bytes);
         self.give_up_covered(mark.index);
