@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `turn`, `ending` | the stages of a turn, its time; how a replica ends |
 //! | `standing` | what raft has last said of this member and its leader |
-//! | `link`, `intake`, `proposals`, `reads` | fronts' requests, who waits for what |
+//! | `link`, `intake`, `proposals`, `read_rounds` | fronts' requests, who waits for what |
 //! | `log_lanes` | the log's operations |
 //! | `applier`, `state` | entries to be applied; the small buckets they change |
 //! | `lease_service` | leases, and questions about them |
@@ -63,7 +63,7 @@ mod peer_queue;
 mod peer_requests;
 mod proposals;
 mod publish;
-mod reads;
+mod read_rounds;
 mod skip;
 mod snapshots;
 mod space;
@@ -95,7 +95,7 @@ pub use peer_requests::PeerReply;
 use peer_requests::PeerRequests;
 use proposals::Proposals;
 use publish::Publisher;
-use reads::Reads;
+use read_rounds::ReadRounds;
 pub use skip::SkipEntry;
 pub use snapshots::PART_PATH;
 use snapshots::Snapshots;
@@ -151,7 +151,7 @@ pub struct Replica {
     fronts: Fronts,
     intake: Intake,
     proposals: Proposals,
-    reads: Reads,
+    reads: ReadRounds,
     lanes: LogLanes,
     applier: Applier,
     state: State,
@@ -204,7 +204,7 @@ impl Replica {
             fronts: Fronts::new(fronts),
             intake: Intake::default(),
             proposals: Proposals::default(),
-            reads: Reads::default(),
+            reads: ReadRounds::default(),
             lanes: LogLanes::new(files),
             applier: Applier::default(),
             state,

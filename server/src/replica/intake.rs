@@ -8,7 +8,7 @@ use etcore_raftlog::wal::Admission;
 
 use super::Replica;
 use super::link::FrontLink;
-use super::reads::Round;
+use super::read_rounds::Round;
 use crate::channel::{Slot, ToFront, ToReplica};
 use crate::work::Job;
 use crate::{entry, limits};

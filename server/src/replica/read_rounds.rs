@@ -19,12 +19,12 @@ pub(super) struct Round {
 
 /// See the module text. Invariant: `rounds` ascend by ticket, and none is above `last_ticket`.
 #[derive(Debug, Default)]
-pub(super) struct Reads {
+pub(super) struct ReadRounds {
     rounds: VecDeque<Round>,
     last_ticket: u64,
 }
 
-impl Reads {
+impl ReadRounds {
     /// Begins a round that no front waits for; returns its ticket, or `None` if raft takes no more
     /// rounds now.
     pub(super) fn begin_round(&mut self, node: &mut Node) -> Option<u64> {
