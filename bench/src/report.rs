@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use etcore_proto::gotext::format_duration;
 use serde::Serialize;
 
 use crate::engine::Outcome;
@@ -110,7 +111,7 @@ impl Report<'_> {
                 continue;
             };
             let [fastest, mean, slowest] = [one.fastest_ns, one.sum_ns / one.count, one.slowest_ns]
-                .map(|ns| gotext::duration(Duration::from_nanos(ns)));
+                .map(|ns| format_duration(Duration::from_nanos(ns)));
             writeln!(text, "{unix},{fastest},{mean},{slowest},{}", one.count)?;
         }
         writeln!(text)

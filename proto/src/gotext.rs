@@ -1,8 +1,13 @@
 //! Values in the notation of Go's flags: booleans, numbers and durations, as `strconv` and
 //! `time.ParseDuration` read them.
 //!
-//! Used by the flags of the member and of the benchmark. Must never take what Go refuses, nor
+//! Used by the flags of the member and of the benchmark, and wherever a duration is shown. Must never take what Go refuses, nor
 //! refuse what Go takes: scripts that start etcd are to start this.
+
+use std::io;
+use std::time::Duration;
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Why a number is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +128,42 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     i64::try_from(if negative { -total } else { total }).ok()
 }
 
+/// A duration as Go prints it: `1.5ms`, `2m0.25s`, `0s`.
+pub fn format_duration(duration: Duration) -> String {
+    let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let scaled = |unit: u64, name: &str| format!("{}{name}", decimal(ns, unit));
+    match ns {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{ns}ns"),
+        1_000..1_000_000 => scaled(1_000, "µs"),
+        1_000_000..NS_PER_SECOND => scaled(1_000_000, "ms"),
+        _ => {
+            let minutes = ns / (60 * NS_PER_SECOND);
+            let seconds = decimal(ns % (60 * NS_PER_SECOND), NS_PER_SECOND);
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
+/// `value / unit` (a power of ten) with no trailing zeros.
+fn decimal(value: u64, unit: u64) -> String {
+    let digits = unit.ilog10() as usize;
+    let text = format!("{}.{:0digits$}", value / unit, value % unit);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// What the system said, as Go prints it: in small letters, without the number.
+pub fn format_error(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
 /// Splits off the digits at the beginning.
 fn digits(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
@@ -140,6 +181,30 @@ fn part_of(fraction: &str, unit_ns: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_the_system_are_printed_as_go_prints_them() {
+        let missing = io::Error::from_raw_os_error(2);
+        assert_eq!(format_error(&missing), "no such file or directory");
+        assert_eq!(format_error(&io::Error::other("Odd")), "odd");
+    }
+
+    #[test]
+    fn durations_are_printed_as_go_prints_them() {
+        let cases = [
+            (0, "0s"),
+            (15, "15ns"),
+            (1_500, "1.5µs"),
+            (2_000_000, "2ms"),
+            (123_456_789, "123.456789ms"),
+            (1_000_000_000, "1s"),
+            (62_500_000_000, "1m2.5s"),
+            (3_600_000_000_000, "1h0m0s"),
+        ];
+        for (ns, expected) in cases {
+            assert_eq!(format_duration(Duration::from_nanos(ns)), expected);
+        }
+    }
 
     #[test]
     fn durations_are_read_as_go_reads_them() {

@@ -25,11 +25,12 @@ use prost::Message;
 use crate::clock::Clock;
 use crate::cluster::identity;
 use crate::cluster::member::Member;
-use crate::config::{Config, ListenUrl, cluster};
+use crate::config::{Config, ListenUrl, cluster, gates};
 use crate::driver::{AnyListener, probe};
 use crate::lease::{self, Attachments, Lessor};
 use crate::limits;
 use crate::net::{self, BindOptions};
+use crate::sys;
 
 pub(crate) mod assemble;
 mod received;
@@ -51,6 +52,14 @@ pub enum BootError {
     /// The data directory cannot be used.
     #[error("cannot use data directory {path}: {error}")]
     DataDir {
+        /// Its path.
+        path: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The log's own directory cannot be used.
+    #[error("cannot use --wal-dir={path}: {error}")]
+    LogDir {
         /// Its path.
         path: String,
         /// What the system said.
@@ -125,7 +134,12 @@ struct Recovered {
 /// [`BootError`].
 pub fn start(config: Config) -> Result<Running, BootError> {
     let clock = Clock::start();
+    if config.locks_memory {
+        sys::lock_memory()
+            .map_err(|error| BootError::Machine(format!("--memory-mlock: {error}")))?;
+    }
     let dir = open_data_dir(&config.data_dir)?;
+    let config = with_log_dir(config, &dir.member)?;
     let client = bind_all(&config.listen_client_urls, &config)?;
     let peer = bind_all(&config.listen_peer_urls, &config)?;
     let choice = probe::choose(config.io_driver).map_err(BootError::Machine)?;
@@ -160,6 +174,34 @@ fn open_data_dir(path: &str) -> Result<DataDir, BootError> {
     }
 }
 
+/// Makes the log's directory, if it is to be another than the usual one.
+fn with_log_dir(mut config: Config, member_dir: &Path) -> Result<Config, BootError> {
+    if config.wal_dir.is_empty() {
+        return Ok(config);
+    }
+    let failed = |error| BootError::LogDir { path: config.wal_dir.clone(), error };
+    // Names are resolved below the member's directory otherwise.
+    let path = std::path::absolute(&config.wal_dir).map_err(failed)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
+    let mut disk = StdDisk::new(member_dir);
+    let path = path.display().to_string();
+    let path = path.trim_end_matches('/').to_owned();
+    if segments(&mut disk, &path)?.is_empty() && !segments(&mut disk, WAL_DIR)?.is_empty() {
+        return Err(BootError::Stored(format!(
+            "--wal-dir={path} holds no log, but {}/{WAL_DIR} does; move its files there, or leave \
+             the flag out",
+            member_dir.display()
+        )));
+    }
+    config.wal_dir = path;
+    Ok(config)
+}
+
+/// The log's directory, seen from the member's.
+fn log_dir(config: &Config) -> &str {
+    if config.wal_dir.is_empty() { WAL_DIR } else { &config.wal_dir }
+}
+
 fn bind_all(urls: &[ListenUrl], config: &Config) -> Result<Vec<std::os::fd::OwnedFd>, BootError> {
     let options = BindOptions {
         reuse_port: config.socket_reuse_port,
@@ -191,11 +233,50 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     let mut page_disk = StdDisk::with_locks(member_dir);
     let mut log_disk = StdDisk::with_locks(member_dir);
     let nonce = boot_nonce();
-    if segments(&mut log_disk)?.is_empty() {
+    if segments(&mut log_disk, log_dir(config))?.is_empty() {
         check_founding(config)?;
     }
-    let stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
+    let mut stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
+    check_corruption(config, &stored)?;
+    defragment_at_start(config, &mut stored);
     Ok(Recovered { stored, nonce, page_disk, log_disk })
+}
+
+/// Feature gate InitialCorruptCheck: data are compared with the other members' before anybody is
+/// served. A member that is alone has nobody to compare with.
+fn check_corruption(config: &Config, stored: &Stored) -> Result<(), BootError> {
+    if !config.feature_gates.initial_corrupt_check {
+        return Ok(());
+    }
+    let conf_state = stored.log.node.conf_state();
+    if conf_state.voters.len() + conf_state.learners.len() > 1 {
+        return Err(BootError::Cluster(gates::NO_INITIAL_CHECK.to_owned()));
+    }
+    tracing::info!(
+        local_member_id = %format_args!("{:x}", stored.member_id),
+        "initial corruption checking passed; there is no other member"
+    );
+    Ok(())
+}
+
+/// Has the page file defragmented if that frees enough; the member serves meanwhile.
+fn defragment_at_start(config: &Config, stored: &mut Stored) {
+    let threshold_bytes = config.defrag_threshold_bytes;
+    if threshold_bytes == 0 {
+        return;
+    }
+    let (size_bytes, free_bytes) = stored.checkpointer.size_bytes();
+    let is_worth_it = free_bytes >= threshold_bytes;
+    if is_worth_it {
+        stored.store.defragment();
+    }
+    tracing::info!(
+        current_db_size_bytes = size_bytes,
+        current_db_size_in_use_bytes = size_bytes - free_bytes,
+        bootstrap_defrag_threshold_bytes = threshold_bytes,
+        "{}",
+        if is_worth_it { "starting defragment" } else { "Skipping defragmentation" }
+    );
 }
 
 /// Reads the page file and the log below `member_dir`, which both disks have as their root, and
@@ -212,8 +293,9 @@ pub fn open_stored(
     log_disk: &mut dyn Disk,
 ) -> Result<Stored, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
-    received::settle(member_dir, page_disk, log_disk)?;
-    let segments = segments(log_disk)?;
+    let dir = log_dir(config);
+    received::settle(member_dir, dir, page_disk, log_disk)?;
+    let segments = segments(log_disk, dir)?;
     refuse_lost_page_file(page_disk, &segments)?;
     let mut attachments = Attachments::default();
     let mut visit = |row: &KvRef<'_>| attachments.visit(row);
@@ -237,7 +319,7 @@ pub fn open_stored(
     let conf_state = raftpb::ConfState::decode(store.conf_state())
         .map_err(|error| BootError::Stored(format!("page file: configuration: {error}")))?;
     // Whose log it is says the log, whatever the flags would make of a new member.
-    let owner = wal::owner(log_disk, WAL_DIR).map_err(|error| stored(&error))?;
+    let owner = wal::owner(log_disk, dir).map_err(|error| stored(&error))?;
     let own_id = owner.and_then(|owner| owner.node_id).unwrap_or_else(|| own_member_id(config));
     let known = store.identity();
     // Before the log is opened, which may have to cut its tail.
@@ -249,7 +331,7 @@ pub fn open_stored(
     let applied = Applied { index, term, conf_state };
     let node = node_config(config, own_id, nonce);
     let (log, found) =
-        Log::open(log_disk, WAL_DIR, node, writer, applied).map_err(|error| stored(&error))?;
+        Log::open(log_disk, dir, node, writer, applied).map_err(|error| stored(&error))?;
     tell_cut(&found);
     if let Some(skip) = config.unsafe_skip_entry {
         let committed = log.node.status().commit;
@@ -311,9 +393,9 @@ fn tell_cut(found: &Found) {
 }
 
 /// The log's segments, oldest first.
-fn segments(disk: &mut dyn Disk) -> Result<Vec<SegmentName>, BootError> {
+fn segments(disk: &mut dyn Disk, dir: &str) -> Result<Vec<SegmentName>, BootError> {
     let mut names: Vec<SegmentName> =
-        list(disk, WAL_DIR)?.iter().filter_map(|name| SegmentName::parse(name)).collect();
+        list(disk, dir)?.iter().filter_map(|name| SegmentName::parse(name)).collect();
     names.sort();
     Ok(names)
 }
@@ -412,7 +494,7 @@ fn create_log(config: &Config, own_id: u64, disk: &mut dyn Disk) -> Result<(), B
         raftpb::Metadata { node_id: Some(own_id), cluster_id: Some(identity::cluster_id(&ids)) };
     let log =
         NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
-    wal::create(disk, WAL_DIR, log).map_err(|error| BootError::Stored(error.to_string()))
+    wal::create(disk, log_dir(config), log).map_err(|error| BootError::Stored(error.to_string()))
 }
 
 #[cfg(test)]

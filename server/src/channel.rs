@@ -19,3 +19,5 @@ pub use messages::{LeaseAnswer, LeaseQuery, LeaseRequest, Reply, Slot, ToFront, 
 pub use ring::{Consumer, Outgoing, Producer, ring};
 pub use shared::{MemberView, Shared, StatusCell};
 pub use stalled::StalledWork;
+
+pub use crate::config::AutoCompaction;

@@ -1,9 +1,9 @@
 //! What an operator may set: etcd's flags and environment variables, and etcore's few own.
 //!
 //! Parsed by `main` before anything else. [`table`] knows every setting, [`flags`] reads the
-//! command line and the environment by it, and what they say together is checked last. Bad flags
-//! end the process with status 2, bad values and variables with status 1, and one line; nothing
-//! here touches files or sockets.
+//! command line and the environment by it, [`mod@file`] the configuration file, and what they say
+//! together is checked last. Bad flags end the process with status 2, bad values, variables and
+//! keys with status 1, and one line; nothing here touches files or sockets.
 
 use std::time::Duration;
 
@@ -11,18 +11,26 @@ use etcore_engine::store::EngineConfig;
 use tracing::Level;
 
 use crate::driver::probe::DriverKind;
-use crate::log::{Format, Output};
+use crate::log::{Format, Outputs};
 use crate::replica::SkipEntry;
 
 mod check;
 pub mod cluster;
+mod compaction;
+#[cfg(test)]
+mod doc;
+pub mod file;
 pub mod flags;
 pub mod gates;
 mod help;
+pub mod keys;
+mod nearest;
+pub mod old;
 pub mod table;
 pub mod url;
 pub mod value;
 
+pub use compaction::AutoCompaction;
 pub use url::ListenUrl;
 
 /// The checked configuration of one member.
@@ -34,6 +42,10 @@ pub struct Config {
     pub name: String,
     /// `--data-dir`.
     pub data_dir: String,
+    /// `--wal-dir`; the log is below the data directory if empty.
+    pub wal_dir: String,
+    /// `--host-whitelist`: hosts that plain HTTP requests may be for; `*` is any.
+    pub host_whitelist: Vec<String>,
     /// `--listen-peer-urls`.
     pub listen_peer_urls: Vec<ListenUrl>,
     /// `--listen-client-urls`.
@@ -54,8 +66,18 @@ pub struct Config {
     pub heartbeat: Duration,
     /// `--election-timeout`.
     pub election: Duration,
+    /// `--auto-compaction-mode` and `--auto-compaction-retention`.
+    pub auto_compaction: AutoCompaction,
+    /// `--bootstrap-defrag-threshold-megabytes`, in bytes; 0 never does.
+    pub defrag_threshold_bytes: u64,
     /// `--quota-backend-bytes`: 0 is the default, a negative one switches the quota off.
     pub quota_backend_bytes: i64,
+    /// `--memory-mlock`.
+    pub locks_memory: bool,
+    /// `--raft-read-timeout`.
+    pub raft_read_timeout: Duration,
+    /// `--raft-write-timeout`.
+    pub raft_write_timeout: Duration,
     /// `--max-txn-ops`.
     pub max_txn_ops: usize,
     /// `--max-request-bytes`.
@@ -84,8 +106,8 @@ pub struct Config {
     pub log_level: Level,
     /// `--log-format`.
     pub log_format: Format,
-    /// `--log-outputs`.
-    pub log_output: Output,
+    /// `--log-outputs`, and how files among them are rotated.
+    pub log_output: Outputs,
     /// `--lease-checkpoint-interval`.
     pub lease_checkpoint_interval: Duration,
     /// `--fast-failover`: a leader whose port refuses connections is replaced at once.

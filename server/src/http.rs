@@ -15,9 +15,11 @@ use crate::cluster::version;
 use crate::metrics::Exposition;
 
 mod date;
+mod host;
 mod query;
 
 pub use date::http_date;
+pub use host::{hostname, takes_host, wrong_host};
 pub use query::{Query, split};
 
 /// The content type of texts.

@@ -1,11 +1,10 @@
-//! JSON log lines with zap's field names, written by a thread of its own.
+//! Log lines with zap's field names, as JSON or for people, written by a thread of its own.
 //!
 //! Installed once by `main`; everything logs through `tracing`. It must never block a shard: lines
 //! go through a bounded queue, and when the output does not take them they are dropped and the
 //! next line that gets through says how many.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,6 +21,13 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::boot::DB_FILE;
 use crate::limits;
 
+mod journal;
+mod outputs;
+mod rotate;
+
+use outputs::Writer;
+pub use outputs::{Output, Outputs};
+
 /// How lines look (`--log-format`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -29,15 +35,6 @@ pub enum Format {
     Json,
     /// Tab-separated words.
     Console,
-}
-
-/// Where lines go (`--log-outputs`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// Standard error.
-    Stderr,
-    /// Standard output.
-    Stdout,
 }
 
 /// Keeps the writer thread; dropping it writes what is still queued, for at most a second.
@@ -49,8 +46,10 @@ pub struct Guard {
 /// Installs the logger for the whole process.
 ///
 /// # Errors
-/// When the writer thread cannot be started or a logger is installed already.
-pub fn install(level: Level, format: Format, output: Output) -> Result<Guard, String> {
+/// When an output cannot be opened, the writer thread cannot be started or a logger is installed
+/// already.
+pub fn install(level: Level, format: Format, outputs: &Outputs) -> Result<Guard, String> {
+    let mut writer = Writer::open(outputs)?;
     let (queue, lines) = bounded::<String>(limits::LOG_LINES);
     let (done, finished) = bounded(1);
     let dropped = Arc::new(AtomicU64::new(0));
@@ -58,14 +57,8 @@ pub fn install(level: Level, format: Format, output: Output) -> Result<Guard, St
     std::thread::Builder::new()
         .name("etcore-log".into())
         .spawn(move || {
-            match output {
-                Output::Stderr => {
-                    write_lines(&lines, &writer_dropped, format, &mut std::io::stderr());
-                }
-                Output::Stdout => {
-                    write_lines(&lines, &writer_dropped, format, &mut std::io::stdout());
-                }
-            }
+            let mut write = |line: &str| writer.line(line, format);
+            write_lines(&lines, &writer_dropped, format, &mut write);
             let _ = done.send(());
         })
         .map_err(|error| format!("cannot start the log thread: {error}"))?;
@@ -76,19 +69,19 @@ pub fn install(level: Level, format: Format, output: Output) -> Result<Guard, St
 }
 
 /// What was installed, for [`page_lost`].
-static INSTALLED: OnceLock<(Format, Output)> = OnceLock::new();
+static INSTALLED: OnceLock<(Format, Outputs)> = OnceLock::new();
 
 /// Has a page of the page file that is mapped and cannot be read end the process with a line that
 /// says where it is.
-pub fn tell_of_lost_pages(format: Format, output: Output) {
-    if INSTALLED.set((format, output)).is_ok() {
+pub fn tell_of_lost_pages(format: Format, outputs: Outputs) {
+    if INSTALLED.set((format, outputs)).is_ok() {
         fault::on_fault(page_lost);
     }
 }
 
 /// There is no way back to whoever reads, and no time for the queue.
 fn page_lost(offset_bytes: u64) -> ! {
-    if let Some((format, output)) = INSTALLED.get() {
+    if let Some((format, outputs)) = INSTALLED.get() {
         let mut fields = serde_json::Map::new();
         let error = format!(
             "{DB_FILE}: cannot read at byte {offset_bytes}: the device failed, or the file was cut"
@@ -96,11 +89,9 @@ fn page_lost(offset_bytes: u64) -> ! {
         fields.insert("error".into(), error.into());
         let text = "stopped after a failure";
         let line = render(*format, Level::ERROR, "server/log.rs", text, &fields);
-        // Nothing can be done, and nobody told, when the output is gone.
-        let _ = match output {
-            Output::Stderr => std::io::stderr().write_all(line.as_bytes()),
-            Output::Stdout => std::io::stdout().write_all(line.as_bytes()),
-        };
+        for output in outputs.list() {
+            outputs::last_line(output, &line);
+        }
     }
     crate::sys::end_at_once(1)
 }
@@ -119,21 +110,20 @@ fn write_lines(
     lines: &Receiver<String>,
     dropped: &AtomicU64,
     format: Format,
-    out: &mut impl std::io::Write,
+    write: &mut impl FnMut(&str),
 ) {
     for line in lines {
         if line.is_empty() {
             return;
         }
-        // Nothing can be done, and nobody told, when the output is gone.
-        let _ = out.write_all(line.as_bytes());
+        write(&line);
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let mut fields = serde_json::Map::new();
             fields.insert("dropped-lines".into(), lost.into());
             let text = "the output of the log was blocked; log lines were dropped";
             let line = render(format, Level::WARN, "server/log.rs", text, &fields);
-            let _ = out.write_all(line.as_bytes());
+            write(&line);
         }
     }
 }
@@ -285,9 +275,8 @@ mod tests {
         assert_eq!(lines.len(), limits::LOG_LINES);
         assert_eq!(dropped.load(Ordering::Relaxed), 17);
         drop(queue);
-        let mut out = Vec::new();
-        write_lines(&lines, &dropped, Format::Json, &mut out);
-        let text = String::from_utf8(out).unwrap();
+        let mut text = String::new();
+        write_lines(&lines, &dropped, Format::Json, &mut |line| text += line);
         assert_eq!(text.lines().count(), limits::LOG_LINES + 1);
         let told: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
         assert_eq!(told["dropped-lines"], 17);

@@ -1,12 +1,15 @@
 //! The `etcore` program: reads the command line, starts a member, waits for a signal.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
+use etcore_proto::gotext::format_error;
 use etcore_server::boot;
 use etcore_server::cluster::version;
 use etcore_server::config::Config;
+use etcore_server::config::file::BYTES_MAX;
 use etcore_server::config::flags::{self, Asked, Notes};
 use etcore_server::{log, notify, sys};
 
@@ -14,7 +17,7 @@ fn main() -> ExitCode {
     // First, so that every thread inherits both.
     sys::block_stop_signals();
     sys::take_short_turns();
-    match flags::parse(std::env::args().skip(1), std::env::vars()) {
+    match flags::parse_with_file(std::env::args().skip(1), std::env::vars(), read_config_file) {
         Ok(Asked::Print(text)) => {
             // A closed pipe is the reader's business.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -29,20 +32,15 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config, notes: &Notes) -> ExitCode {
-    let logger = match log::install(config.log_level, config.log_format, config.log_output) {
+    let logger = match log::install(config.log_level, config.log_format, &config.log_output) {
         Ok(logger) => logger,
         Err(error) => {
             complain(&error);
             return ExitCode::FAILURE;
         }
     };
-    log::tell_of_lost_pages(config.log_format, config.log_output);
-    for warning in &notes.warnings {
-        tracing::warn!("{warning}");
-    }
-    for variable in &notes.unknown {
-        tracing::warn!(environment_variable = %variable, "unrecognized environment variable");
-    }
+    log::tell_of_lost_pages(config.log_format, config.log_output.clone());
+    tell(notes);
     tracing::info!(
         etcd_version = version::ETCD,
         etcore_version = version::OWN,
@@ -53,6 +51,42 @@ fn run(config: Config, notes: &Notes) -> ExitCode {
     let code = run_member(config);
     drop(logger);
     code
+}
+
+/// What is to be said of the settings and where they came from.
+fn tell(notes: &Notes) {
+    if let Some(path) = &notes.file {
+        tracing::info!(
+            path,
+            "loaded server configuration, other configuration command line flags and environment \
+             variables will be ignored if provided"
+        );
+    }
+    for warning in &notes.warnings {
+        tracing::warn!("{warning}");
+    }
+    for variable in &notes.used {
+        // Its value may be a secret.
+        tracing::info!(variable_name = %variable, "recognized and used environment variable");
+    }
+    for variable in &notes.unknown {
+        tracing::warn!(environment_variable = %variable, "unrecognized environment variable");
+    }
+    for key in &notes.unknown_keys {
+        tracing::warn!(key, "unrecognized key of the configuration file");
+    }
+}
+
+/// The text of the configuration file.
+fn read_config_file(path: &str) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("open {path}: {}", format_error(&error));
+    let mut text = String::new();
+    let mut file = File::open(path).map_err(failed)?.take(BYTES_MAX + 1);
+    file.read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(format!("{path}: longer than {BYTES_MAX} bytes, which no configuration is"));
+    }
+    Ok(text)
 }
 
 fn run_member(config: Config) -> ExitCode {

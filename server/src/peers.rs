@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcore_proto::raftpb::Message;
 use etcore_raftlog::peer::{ConnId, Effect, Local, Settings, Transport};
@@ -98,7 +99,8 @@ impl Peers {
     /// No connections yet; the peer URLs are listened on from the first flush on.
     pub fn new(parts: Parts) -> Self {
         let Parts { shared, listeners, pool, waker } = parts;
-        let election_ms = u64::try_from(shared.config.election.as_millis()).unwrap_or(u64::MAX);
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = &shared.config;
         let local = Local {
             member_id: shared.member_id,
             cluster_id: shared.cluster_id,
@@ -106,9 +108,11 @@ impl Peers {
             version: version::ETCD,
             min_cluster_version: version::CLUSTER_MIN,
         };
-        let dial_timeout_ms = limits::PEER_DIAL_MS + election_ms;
+        let mut settings = Settings::new(local, limits::PEER_DIAL_MS + ms(config.election));
+        settings.read_timeout_ms = ms(config.raft_read_timeout);
+        settings.write_timeout_ms = ms(config.raft_write_timeout);
         Self {
-            transport: Transport::new(Settings { local, dial_timeout_ms }),
+            transport: Transport::new(settings),
             listeners,
             is_listening: false,
             accepted: VecDeque::new(),

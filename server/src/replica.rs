@@ -20,6 +20,7 @@
 //! | `lease_service` | leases, and questions about them |
 //! | `publish`, `introduction` | what becomes visible; how a member gets known |
 //! | `checkpoints`, `compaction`, `space`, `alarms`, `hashes` | the page file's upkeep |
+//! | `auto_compactor` | compactions that nobody asks for |
 //! | `peer_queue`, `peer_requests`, `versions` | messages and questions of peers |
 //! | `transfer`, `failover`, `watchdog` | who leads |
 //! | `snapshots` | states of the store for members that lag behind |
@@ -44,6 +45,7 @@ mod alarms;
 mod applier;
 mod apply;
 mod authing;
+mod auto_compactor;
 mod backlog;
 mod checkpoints;
 mod compaction;
@@ -77,6 +79,7 @@ mod watchdog;
 use crate::lease::Lessor;
 use alarms::QuotaWatch;
 use applier::Applier;
+use auto_compactor::AutoCompactor;
 use checkpoints::Checkpoints;
 use compaction::Compactions;
 use ending::Ending;
@@ -160,6 +163,7 @@ pub struct Replica {
     introduction: Introduction,
     checkpoints: Checkpoints,
     compactions: Compactions,
+    auto_compactor: AutoCompactor,
     space: Space,
     quota: QuotaWatch,
     hashes: Hashes,
@@ -213,6 +217,7 @@ impl Replica {
             introduction: Introduction::default(),
             checkpoints: Checkpoints::new(shared.view.load().page_file.clone()),
             compactions: Compactions::default(),
+            auto_compactor: AutoCompactor::new(shared.config.auto_compaction),
             space: Space::new(spare_bytes),
             quota: QuotaWatch::new(quota),
             hashes: Hashes::new(hasher),
@@ -305,6 +310,7 @@ impl Replica {
             self.look_for_space();
         }
         self.clear_alarm();
+        self.compact_by_itself();
         self.end_long_pins();
         self.watch_work();
         self.tick_snapshots();

@@ -20,6 +20,19 @@ pub fn block_stop_signals() {
     }
 }
 
+/// Seconds by which the local time is ahead of UTC at a moment, in seconds since 1970.
+pub fn utc_offset_s(utc_s: i64) -> i64 {
+    // SAFETY: both structs outlive the call, which fills the second; localtime_r reads the
+    // environment, which nothing here changes.
+    unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&raw const utc_s, &raw mut local).is_null() {
+            return 0;
+        }
+        local.tm_gmtoff
+    }
+}
+
 /// Ends the process with this status, and does nothing else.
 pub fn end_at_once(status: i32) -> ! {
     // SAFETY: it touches nothing of ours.
@@ -58,6 +71,30 @@ pub fn wait_for_stop() -> Option<&'static str> {
 pub fn trim_memory() {
     // SAFETY: malloc_trim may be called at any time from any thread.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Keeps every page of this process in memory, those of the future from their first use on.
+///
+/// # Errors
+/// The process may not lock as much as it may come to use: a mapping would fail later, when nobody
+/// can do anything about it.
+pub fn lock_memory() -> Result<(), String> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a struct that outlives them; raising the soft limit to the hard one
+    // is always allowed. geteuid cannot fail.
+    let may_lock_all = unsafe {
+        libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
+        limit.rlim_max == libc::RLIM_INFINITY || libc::geteuid() == 0
+    };
+    if !may_lock_all {
+        return Err(format!("RLIMIT_MEMLOCK is {} bytes and must be unlimited", limit.rlim_max));
+    }
+    // SAFETY: plain flags; it changes no page's contents.
+    let locked =
+        unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    if locked == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().to_string()) }
 }
 
 /// How many descriptors this process may have open at most.

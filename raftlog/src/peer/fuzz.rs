@@ -56,7 +56,7 @@ fn transport() -> Transport {
         version: "3.7.1",
         min_cluster_version: "3.0.0",
     };
-    let mut transport = Transport::new(Settings { local, dial_timeout_ms: 1000 });
+    let mut transport = Transport::new(Settings::new(local, 1000));
     transport.begin(1);
     let urls = ["http://b:1".to_owned()];
     transport.set_members([(REMOTE, urls.as_slice())].into_iter());

@@ -23,9 +23,10 @@ mod exchange;
 mod serve;
 mod streams;
 
-/// A link on which nothing moves for so long is broken (etcd: DefaultConnReadTimeout).
+/// The shortest time after which a link on which nothing moves may be taken for broken (etcd:
+/// DefaultConnReadTimeout).
 const SILENCE_MS: u64 = 5000;
-/// A stream says at least this often that its sender is there.
+/// A stream says at least this often that its sender is there, whatever its reader allows.
 const BEAT_MS: u64 = SILENCE_MS / 3;
 /// How often peers are probed (etcd: proberInterval).
 const PROBE_MS: u64 = SILENCE_MS - 1000;
@@ -51,6 +52,20 @@ pub struct Settings {
     pub local: Local,
     /// How long a connection may take to come about, in milliseconds.
     pub dial_timeout_ms: u64,
+    /// A link from a peer that brings nothing for so long is broken, in milliseconds; at least five
+    /// seconds.
+    pub read_timeout_ms: u64,
+    /// A connection that takes no bytes for so long is broken, in milliseconds; at least five
+    /// seconds.
+    pub write_timeout_ms: u64,
+}
+
+impl Settings {
+    /// With etcd's time limits for links.
+    pub fn new(local: Local, dial_timeout_ms: u64) -> Self {
+        let (read_timeout_ms, write_timeout_ms) = (SILENCE_MS, SILENCE_MS);
+        Self { local, dial_timeout_ms, read_timeout_ms, write_timeout_ms }
+    }
 }
 
 /// See the module text.
@@ -61,6 +76,8 @@ pub struct Settings {
 pub struct Transport {
     local: Local,
     dial_timeout_ms: u64,
+    read_timeout_ms: u64,
+    write_timeout_ms: u64,
     now_ms: u64,
     last_tick_ms: Option<u64>,
     links: Vec<Link>,
@@ -91,6 +108,8 @@ impl Transport {
         Self {
             local: settings.local,
             dial_timeout_ms: settings.dial_timeout_ms,
+            read_timeout_ms: settings.read_timeout_ms.max(SILENCE_MS),
+            write_timeout_ms: settings.write_timeout_ms.max(SILENCE_MS),
             now_ms: 0,
             last_tick_ms: None,
             links: Vec::new(),
@@ -322,14 +341,15 @@ impl Transport {
     /// Why a connection has waited too long, if it has.
     fn overdue(&mut self, id: ConnId) -> Option<&'static str> {
         let (now_ms, dial_ms) = (self.now_ms, self.dial_timeout_ms);
+        let (read_ms, write_ms) = (self.read_timeout_ms, self.write_timeout_ms);
         let conn = self.conn(id)?;
         let is_past = |since_ms: u64, limit_ms: u64| now_ms >= since_ms + limit_ms;
-        if conn.sending_ms.is_some_and(|since_ms| is_past(since_ms, SILENCE_MS)) {
+        if conn.sending_ms.is_some_and(|since_ms| is_past(since_ms, write_ms)) {
             return Some("i/o timeout");
         }
         match &mut conn.role {
             Role::Dial { .. } => is_past(conn.since_ms, dial_ms).then_some("dial timeout"),
-            Role::Reader(_) => is_past(conn.heard_ms, SILENCE_MS).then_some("i/o timeout"),
+            Role::Reader(_) => is_past(conn.heard_ms, read_ms).then_some("i/o timeout"),
             Role::Writer(writer) => {
                 if !writer.beat && is_past(writer.sent_ms, BEAT_MS) {
                     writer.beat = true;

@@ -55,7 +55,11 @@ fn url(id: u64) -> String {
 
 impl Net {
     fn new(count: u64, seed: u64) -> Self {
-        let members = (1..=count).map(|id| Member::new(local(id))).collect();
+        Self::with(count, seed, |local| Settings::new(local, 2000))
+    }
+
+    fn with(count: u64, seed: u64, settings: impl Fn(Local) -> Settings) -> Self {
+        let members = (1..=count).map(|id| Member::with(settings(local(id)))).collect();
         let mut net = Self {
             members,
             wires: BTreeMap::new(),
@@ -203,8 +207,12 @@ impl Net {
 
 impl Member {
     fn new(local: Local) -> Self {
+        Self::with(Settings::new(local, 2000))
+    }
+
+    fn with(settings: Settings) -> Self {
         Self {
-            transport: Transport::new(Settings { local, dial_timeout_ms: 2000 }),
+            transport: Transport::new(settings),
             received: Vec::new(),
             reports: Vec::new(),
             events: Vec::new(),
@@ -457,6 +465,40 @@ fn a_peer_that_takes_nothing_for_five_seconds_is_given_up() {
     assert!(net.member(1).reports.contains(&PeerReport::Inactive(2)));
     // The other side has heard nothing either.
     assert!(net.member(2).events.iter().any(|event| matches!(event, Event::Lost { .. })));
+}
+
+#[test]
+fn a_link_may_be_silent_for_as_long_as_it_was_allowed() {
+    let is_lost = |net: &Net, error: &str| {
+        let events = net.members.iter().flat_map(|member| &member.events);
+        let mut lost = events.filter_map(|event| match event {
+            Event::Lost { error, .. } => Some(error),
+            _ => None,
+        });
+        lost.any(|lost| lost == error)
+    };
+    let mut net = Net::with(2, 6, |local| Settings {
+        read_timeout_ms: 9000,
+        // Raised to five seconds.
+        write_timeout_ms: 10,
+        ..Settings::new(local, 2000)
+    });
+    net.run(300);
+    // Nothing to say but beats, which do not get through.
+    net.stalled = vec![(0, 1), (1, 0)];
+    net.run(4500);
+    assert!(!is_lost(&net, "i/o timeout"), "a beat that is stuck has five seconds");
+    let mut net = Net::with(2, 6, |local| Settings {
+        read_timeout_ms: 9000,
+        write_timeout_ms: 20_000,
+        ..Settings::new(local, 2000)
+    });
+    net.run(300);
+    net.stalled = vec![(0, 1), (1, 0)];
+    net.run(7500);
+    assert!(!is_lost(&net, "i/o timeout"));
+    net.run(2500);
+    assert!(is_lost(&net, "i/o timeout"));
 }
 
 #[test]

@@ -184,6 +184,15 @@ impl Services {
     /// A request that is not gRPC came; `is_whole` if no body follows.
     pub fn http_opened(&mut self, out: &mut dyn Replies, request: HttpRequest, is_whole: bool) {
         let HttpRequest { id, method, target, fields } = request;
+        let host = fields.get(b"host").or_else(|| fields.get(b":authority")).unwrap_or_default();
+        let host = http::hostname(&String::from_utf8_lossy(host)).to_owned();
+        if !http::takes_host(&self.shared.config.host_whitelist, &host) {
+            tracing::warn!(
+                host = %host,
+                "rejecting HTTP request to prevent DNS rebinding attacks"
+            );
+            return out.respond(id, &http::wrong_host(&host));
+        }
         if method == "OPTIONS" {
             return out.respond(id, &Page::empty(200));
         }

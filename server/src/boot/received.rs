@@ -12,14 +12,15 @@ use etcore_engine::file::{Disk, FileOp, run};
 use etcore_engine::snapshot;
 use etcore_raftlog::wal;
 
-use super::{BootError, DB_FILE, WAL_DIR, list};
+use super::{BootError, DB_FILE, list};
 
-/// Finishes or removes copies beside the page file.
+/// Finishes or removes copies beside the page file; `log_dir` is the log's.
 ///
 /// # Errors
 /// [`BootError::Stored`].
 pub(super) fn settle(
     dir: &Path,
+    log_dir: &str,
     page_disk: &mut dyn Disk,
     log_disk: &mut dyn Disk,
 ) -> Result<(), BootError> {
@@ -30,7 +31,7 @@ pub(super) fn settle(
     }
     let newest = copies.iter().filter_map(|name| snapshot::complete_index(name)).max();
     let confirmed = match newest {
-        Some(index) => wal::confirms_snapshot(log_disk, WAL_DIR, index)
+        Some(index) => wal::confirms_snapshot(log_disk, log_dir, index)
             .map_err(|error| BootError::Stored(error.to_string()))?
             .then_some(index),
         None => None,

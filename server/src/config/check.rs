@@ -1,5 +1,6 @@
 //! From settings to a [`Config`]: what etcd checks after its flags are parsed, with its words.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use etcore_engine::store::EngineConfig;
@@ -7,9 +8,12 @@ use etcore_raftlog::limits::SEGMENT_BYTES_MIN;
 use tracing::Level;
 
 use super::flags::Values;
-use super::{Config, ListenUrl, cluster, gates};
+use super::{AutoCompaction, Config, ListenUrl, cluster, gates};
 use crate::driver::probe::DriverKind;
-use crate::log::{Format, Output};
+use crate::log::{Format, Outputs};
+
+/// The shortest time limit of a link (etcd: DefaultConnReadTimeout).
+const RAFT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 
 /// Checks what the settings say together.
 ///
@@ -20,10 +24,22 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
     if name.is_empty() || name.contains(['/', '\0']) {
         return Err(format!("--name={name:?} must be a plain file name"));
     }
-    let log_output = log_output(&values.text("logger"), &values.text("log-outputs"))?;
+    let log_output = log_outputs(values)?;
+    if values.text("discovery-fallback") == "proxy" {
+        return Err(
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
+                .to_owned(),
+        );
+    }
+    check_urls(values)?;
+    if values.nanoseconds("compact-hash-check-time") <= 0 {
+        return Err("--compact-hash-check-time must be >0 (set to 0s)".to_owned());
+    }
     let log_format = log_format(&values.text("log-format"))?;
     let (heartbeat_ms, election_ms) = intervals(values)?;
-    if values.is_given("listen-client-urls") && !values.is_given("advertise-client-urls") {
+    // The file's defaults stand by themselves, as in etcd.
+    let is_told = values.is_given("advertise-client-urls") || values.are_of_file();
+    if values.is_given("listen-client-urls") && !is_told {
         return Err("--advertise-client-urls is required when --listen-client-urls is set \
                     explicitly"
             .to_owned());
@@ -38,6 +54,10 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
     };
     let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
     let mut initial_cluster = cluster::parse(&values.text("initial-cluster"))?;
+    let feature_gates = gates::parse(&values.text("feature-gates"))?.check()?;
+    if feature_gates.initial_corrupt_check && initial_cluster.len() > 1 {
+        return Err(gates::NO_INITIAL_CHECK.to_owned());
+    }
     if initial_cluster.is_empty() {
         initial_cluster.insert(name.clone(), advertise_peer_urls.clone());
     }
@@ -50,6 +70,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
             dir if dir.is_empty() => format!("{name}.etcd"),
             dir => dir,
         },
+        host_whitelist: values.text("host-whitelist").split(',').map(str::to_owned).collect(),
         listen_peer_urls: listen("listen-peer-urls")?,
         listen_client_urls: listen("listen-client-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls"),
@@ -60,6 +81,14 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         initial_cluster_token: values.text("initial-cluster-token"),
         heartbeat: Duration::from_millis(heartbeat_ms),
         election: Duration::from_millis(election_ms),
+        auto_compaction: auto_compaction(values)?,
+        defrag_threshold_bytes: values
+            .uint("bootstrap-defrag-threshold-megabytes")
+            .saturating_mul(1 << 20),
+        locks_memory: values.bool("memory-mlock"),
+        raft_read_timeout: raft_timeout(values, "raft-read-timeout"),
+        raft_write_timeout: raft_timeout(values, "raft-write-timeout"),
+        wal_dir: values.text("wal-dir"),
         quota_backend_bytes: values.int("quota-backend-bytes"),
         max_txn_ops: size("max-txn-ops"),
         max_request_bytes: size("max-request-bytes"),
@@ -73,19 +102,75 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         socket_reuse_address: values.bool("socket-reuse-address"),
         pre_vote: values.bool("pre-vote"),
         snapshot_catchup_entries: values.uint("snapshot-catchup-entries"),
-        feature_gates: gates::parse(&values.text("feature-gates"))?.check()?,
+        feature_gates,
         log_level: log_level(&values.text("log-level")),
         log_format,
         log_output,
         fast_failover: values.bool("fast-failover"),
         io_driver: io_driver(&values.text("io-driver")),
-        engine: EngineConfig::default(),
+        engine: engine(values),
         fronts: Some(size("fronts")).filter(|fronts| *fronts > 0),
         wal_segment_bytes: wal_segment_bytes(values)?,
         unsafe_skip_entry,
         lease_checkpoint_interval,
         name,
     })
+}
+
+/// Names are not bound to, and somebody must be told a host.
+fn check_urls(values: &Values) -> Result<(), String> {
+    for flag in ["listen-peer-urls", "listen-client-urls", "listen-client-http-urls"] {
+        for url in values.urls(flag) {
+            let Some(host) = host_of(&url) else { continue };
+            if host != "localhost" && host.parse::<IpAddr>().is_err() {
+                return Err(format!("expected IP in URL for binding ({url})"));
+            }
+        }
+    }
+    for (flag, form) in [
+        ("initial-advertise-peer-urls", "must be \"host:port\""),
+        (
+            "advertise-client-urls",
+            "must be in the format \"host:port\", \"unix:/path/to/socket\" or \
+             \"unixs:/path/to/socket\"",
+        ),
+    ] {
+        let urls = values.urls(flag);
+        if let Some(url) = urls.iter().find(|url| host_of(url) == Some("")) {
+            let all = urls.join(",");
+            return Err(format!("--{flag} {all:?} {form} (unexpected empty host ({url}))"));
+        }
+    }
+    Ok(())
+}
+
+/// The host of a URL that was parsed before; `None` of a socket's path.
+fn host_of(url: &str) -> Option<&str> {
+    let (scheme, rest) = url.split_once("://")?;
+    if scheme.starts_with("unix") {
+        return None;
+    }
+    let (host, _) = rest.trim_end_matches('/').rsplit_once(':')?;
+    Some(host.trim_start_matches('[').trim_end_matches(']'))
+}
+
+fn auto_compaction(values: &Values) -> Result<AutoCompaction, String> {
+    let mode = values.text("auto-compaction-mode");
+    AutoCompaction::parse(&mode, &values.text("auto-compaction-retention"))
+}
+
+/// The checkpoints' measures; nothing is the default.
+fn engine(values: &Values) -> EngineConfig {
+    let mut engine = EngineConfig::default();
+    if let entries @ 1.. = values.uint("snapshot-count") {
+        engine.checkpoint_entries = entries;
+    }
+    engine
+}
+
+/// What is too short is raised, as in etcd.
+fn raft_timeout(values: &Values, name: &str) -> Duration {
+    values.duration(name).unwrap_or_default().max(RAFT_TIMEOUT_MIN)
 }
 
 /// The driver that was named; the probe chooses otherwise.
@@ -139,26 +224,15 @@ fn intervals(values: &Values) -> Result<(u64, u64), String> {
     Ok((heartbeat_ms, election_ms))
 }
 
-fn log_output(logger: &str, outputs: &str) -> Result<Output, String> {
-    match logger {
+fn log_outputs(values: &Values) -> Result<Outputs, String> {
+    match &*values.text("logger") {
         "zap" => {}
         "capnslog" => return Err("--logger=capnslog is removed in v3.5".to_owned()),
-        _ => return Err(format!("unknown logger option {logger:?}")),
+        other => return Err(format!("unknown logger option {other:?}")),
     }
-    let mut outputs: Vec<&str> = outputs.split(',').collect();
-    outputs.sort_unstable();
-    outputs.dedup();
-    match outputs[..] {
-        ["default" | "stderr"] => Ok(Output::Stderr),
-        ["stdout"] => Ok(Output::Stdout),
-        [_, _, ..] if outputs.contains(&"default") => {
-            Err("multi logoutput for \"default\" is not supported yet".to_owned())
-        }
-        _ => Err(format!(
-            "--log-outputs={}: etcore logs to one of default, stderr and stdout",
-            outputs.join(",")
-        )),
-    }
+    let rotation = values.text("log-rotation-config-json");
+    let rotation = values.bool("enable-log-rotation").then_some(&*rotation);
+    Outputs::parse(&values.text("log-outputs"), rotation)
 }
 
 fn log_level(text: &str) -> Level {

@@ -12,11 +12,13 @@ pub struct FeatureGates {
     pub lease_checkpoint: bool,
     /// Renewals of leases that exist do not wait for entries on their way.
     pub fast_lease_keep_alive: bool,
+    /// A start with data compares them with the other members' first.
+    pub initial_corrupt_check: bool,
 }
 
 impl Default for FeatureGates {
     fn default() -> Self {
-        Self { lease_checkpoint: false, fast_lease_keep_alive: true }
+        Self { lease_checkpoint: false, fast_lease_keep_alive: true, initial_corrupt_check: false }
     }
 }
 
@@ -44,6 +46,8 @@ macro_rules! gates {
 }
 
 gates! {
+    AllAlpha
+    AllBeta
     CompactHashCheck
     FastLeaseKeepAlive
     InitialCorruptCheck
@@ -57,13 +61,28 @@ gates! {
 
 /// Gates of features that are not there. TxnModeWriteWithSharedBuffer is none of them: it is about
 /// etcd's read buffers, and either value means what is done here anyway.
-const MISSING: [Gate; 5] = [
+const MISSING: [Gate; 4] = [
     Gate::CompactHashCheck,
-    Gate::InitialCorruptCheck,
     Gate::PriorityRequest,
     Gate::SetMemberLocalAddr,
     Gate::StopGRPCServiceOnDefrag,
 ];
+
+/// Why a member of several does not start with the gate InitialCorruptCheck.
+pub const NO_INITIAL_CHECK: &str = "--feature-gates=InitialCorruptCheck=true: etcore cannot \
+                                    compare its data with the other members' yet; leave it out";
+
+/// The flag's name.
+pub(super) const FLAG: &str = "feature-gates";
+
+/// True for a gate of etcd's.
+#[cfg(test)]
+pub(super) fn is_known(name: &str) -> bool {
+    Gate::named(name).is_some()
+}
+
+/// Gates that are on unless they are switched off.
+const BETA: [Gate; 2] = [Gate::FastLeaseKeepAlive, Gate::TxnModeWriteWithSharedBuffer];
 
 /// Parses `name=bool` pairs, separated by commas.
 ///
@@ -97,9 +116,11 @@ impl Typed {
     /// # Errors
     /// A gate that needs another, or whose feature is not there.
     pub(super) fn check(&self) -> Result<FeatureGates, String> {
+        let last = |gate| self.gates.iter().rev().find(|(other, _)| *other == gate);
+        // A gate of its own name wins over that of its stage.
         let on = |gate, default| {
-            let last = self.gates.iter().rev().find(|(other, _)| *other == gate);
-            last.map_or(default, |(_, on)| *on)
+            let stage = if BETA.contains(&gate) { Gate::AllBeta } else { Gate::AllAlpha };
+            last(gate).or_else(|| last(stage)).map_or(default, |(_, on)| *on)
         };
         for gate in MISSING {
             if on(gate, false) {
@@ -112,6 +133,7 @@ impl Typed {
         let found = FeatureGates {
             lease_checkpoint: on(Gate::LeaseCheckpoint, defaults.lease_checkpoint),
             fast_lease_keep_alive: on(Gate::FastLeaseKeepAlive, defaults.fast_lease_keep_alive),
+            initial_corrupt_check: on(Gate::InitialCorruptCheck, defaults.initial_corrupt_check),
         };
         // Checkpoints are always kept on disk, as in etcd from cluster version 3.6 on.
         let persists = on(Gate::LeaseCheckpointPersist, false);
@@ -134,12 +156,18 @@ mod tests {
 
     #[test]
     fn the_defaults_are_etcds_and_a_pair_changes_one() {
-        let both = FeatureGates { lease_checkpoint: true, fast_lease_keep_alive: false };
+        let defaults = FeatureGates::default();
+        let both =
+            FeatureGates { lease_checkpoint: true, fast_lease_keep_alive: false, ..defaults };
         assert_eq!(check(""), Ok(FeatureGates::default()));
         assert_eq!(check("LeaseCheckpoint=true,, FastLeaseKeepAlive = F"), Ok(both));
         let alone = FeatureGates { lease_checkpoint: true, ..FeatureGates::default() };
         assert_eq!(check("LeaseCheckpoint=true,LeaseCheckpointPersist=true"), Ok(alone));
         assert_eq!(check("TxnModeWriteWithSharedBuffer=false"), Ok(FeatureGates::default()));
+        assert_eq!(check("AllBeta=true,AllAlpha=false"), Ok(defaults));
+        let stage = FeatureGates { fast_lease_keep_alive: false, ..defaults };
+        assert_eq!(check("AllBeta=false"), Ok(stage));
+        assert_eq!(check("FastLeaseKeepAlive=true,AllBeta=false"), Ok(defaults));
     }
 
     #[test]
@@ -163,6 +191,7 @@ mod tests {
     fn a_feature_that_is_not_there_may_only_be_off() {
         assert!(check("CompactHashCheck=false").is_ok());
         assert!(check("CompactHashCheck=true,CompactHashCheck=false").is_ok());
+        assert!(check("AllAlpha=true").is_err());
         assert!(check("CompactHashCheck=true").unwrap_err().contains("CompactHashCheck"));
     }
 }

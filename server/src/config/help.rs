@@ -10,6 +10,9 @@ Usage:
     Start a member. Flags are etcd's; each may also be set by an environment variable, --name by
     ETCD_NAME and so on.
 
+  etcore --config-file FILE
+    Take all settings from this file, YAML or JSON; flags and variables are ignored.
+
   etcore --version
     Print the version.
 
@@ -35,9 +38,8 @@ fn line(flag: &Flag) -> String {
         _ => format!("'{}'", flag.default),
     };
     let accepted = match &flag.status {
-        Status::Served | Status::Any | Status::Deprecated(_) => String::new(),
-        Status::AtMost(why) => format!(" ({why}: nothing above {} yet.)", flag.default),
-        Status::Only(_, why) | Status::Given(_, why) => match flag.accepted() {
+        Status::Served | Status::Any | Status::Deprecated(_) | Status::Moot(..) => String::new(),
+        Status::Only(_, why) => match flag.accepted() {
             values if values.is_empty() => format!(" ({why}.)"),
             values => format!(" ({why}: only {}.)", values.join(" or ")),
         },

@@ -29,12 +29,9 @@ pub enum Status {
     /// Its default, and these values, are what is done anyway; all others are refused with this
     /// reason.
     Only(&'static [&'static str], &'static str),
-    /// The default is a promise that is not kept here. Only these values may be given; all others,
-    /// the default as well, are refused with this reason.
-    Given(&'static [&'static str], &'static str),
-    /// Its default and all below, which etcd raises to it, are what is done anyway; all above are
-    /// refused with this reason.
-    AtMost(&'static str),
+    /// Any value is taken. These are what is done anyway; of all others, the default as well, one
+    /// line of the log says this.
+    Moot(&'static [&'static str], &'static str),
     /// Any value of its kind means what is done anyway, as it does in etcd or because what it
     /// tunes does not exist here.
     Any,
@@ -45,30 +42,32 @@ pub enum Status {
 impl Flag {
     /// Says why this value of the setting cannot be served, if it cannot.
     pub fn refusal(&self, value: &Value) -> Option<&'static str> {
-        let means = |text: &&str| self.kind.parse(text).is_ok_and(|known| known == *value);
+        let means = |text: &&str| self.means(text, value);
         match &self.status {
-            Status::Served | Status::Any | Status::Deprecated(_) => None,
+            Status::Served | Status::Any | Status::Deprecated(_) | Status::Moot(..) => None,
             Status::Only(others, why) => {
                 let known = means(&self.default) || others.iter().any(means);
                 (!known).then_some(why)
             }
-            Status::Given(values, why) => (!values.iter().any(means)).then_some(why),
-            Status::AtMost(why) => {
-                let most = self.kind.parse(self.default).ok()?;
-                (*value > most).then_some(why)
-            }
         }
     }
-}
 
-impl Flag {
+    /// Says what is done instead of this value, if something else is, though it is taken.
+    pub fn remark(&self, value: &Value) -> Option<&'static str> {
+        let Status::Moot(quiet, why) = &self.status else { return None };
+        (!quiet.iter().any(|text| self.means(text, value))).then_some(why)
+    }
+
+    /// True if the value may be written so.
+    fn means(&self, text: &str, value: &Value) -> bool {
+        self.kind.parse(text).is_ok_and(|known| known == *value)
+    }
+
     /// The values that are not refused, as they may be written, if not all are served.
     pub fn accepted(&self) -> Vec<String> {
         let (own, others): (Option<&str>, &[&str]) = match &self.status {
             Status::Only(others, _) => (Some(self.default), others),
-            Status::Given(values, _) => (None, values),
-            Status::AtMost(_) => (Some(self.default), &[]),
-            Status::Served | Status::Any | Status::Deprecated(_) => (None, &[]),
+            Status::Served | Status::Any | Status::Deprecated(_) | Status::Moot(..) => (None, &[]),
         };
         own.iter().chain(others).filter(|text| !text.is_empty()).map(ToString::to_string).collect()
     }
@@ -76,7 +75,12 @@ impl Flag {
 
 /// The setting of this name.
 pub fn find(name: &str) -> Option<&'static Flag> {
-    GROUPS.iter().flat_map(|(_, flags)| *flags).find(|flag| flag.name == name)
+    all().find(|flag| flag.name == name)
+}
+
+/// All settings, in the order of the help.
+pub fn all() -> impl Iterator<Item = &'static Flag> {
+    GROUPS.iter().flat_map(|(_, flags)| *flags)
 }
 
 const NO_TLS: &str = "etcore does not serve TLS yet";
@@ -85,7 +89,10 @@ const NO_DISCOVERY: &str = "etcore does not have discovery yet; list the members
                             --initial-cluster";
 const NO_TRACING: &str = "etcore does not send traces yet";
 const NO_CHECKS: &str = "etcore does not compare the members' data by itself yet";
-const OWN_STORE: &str = "etcore's store commits by measures of its own";
+const OWN_COMPACTION: &str = "compactions go on in slices of a fraction of a millisecond, beside \
+                              requests, and in the background";
+const OWN_STORE: &str = "there is no bbolt: every write is durable with the log's sync, and the \
+                         page file is written by measures of its own";
 
 const fn flag(
     name: &'static str,
@@ -106,7 +113,7 @@ const fn discovery(name: &'static str, kind: Kind, default: &'static str) -> Fla
 }
 
 use Kind::{Bool, Choice, Choices, Duration, Gates, Int, Text, Uint, Urls};
-use Status::{Any, AtMost, Deprecated, Given, Only, Served};
+use Status::{Any, Deprecated, Moot, Only, Served};
 
 /// Headings and what stands below them, in etcd's order.
 pub const GROUPS: &[(&str, &[Flag])] = &[
@@ -130,15 +137,15 @@ const MEMBER: &[Flag] = &[
         "wal-dir",
         Text,
         "",
-        Only(&[], "etcore keeps its log in --data-dir"),
-        "Directory of the log, if it is to be another.",
+        Served,
+        "Directory of the log; member/wal below --data-dir if empty.",
     ),
     flag(
         "snapshot-count",
         Uint(64),
         "10000",
-        Only(&[], "etcore takes its checkpoints by time and bytes as well, whatever the count"),
-        "Committed transactions between snapshots.",
+        Served,
+        "Log entries between checkpoints at most; time and bytes bring them about sooner.",
     ),
     flag("heartbeat-interval", Uint(64), "100", Served, "Milliseconds between heartbeats."),
     flag(
@@ -168,23 +175,21 @@ const MEMBER: &[Flag] = &[
         "max-snapshots",
         Uint(64),
         "5",
-        Only(&[], "etcore keeps no snapshot files"),
+        Moot(
+            &[],
+            "deprecated in etcd 3.6 and gone in 3.8; there are no snapshot files, and the page \
+             file holds one state",
+        ),
         "Snapshot files to keep.",
     ),
     flag(
         "max-wals",
         Uint(64),
         "5",
-        Only(&[], "etcore keeps the log files it needs and no others"),
+        Moot(&["5"], "log files are kept as long as a restart or a member that lags needs them"),
         "Log files to keep.",
     ),
-    flag(
-        "memory-mlock",
-        Bool,
-        "false",
-        Only(&[], "etcore does not lock its memory"),
-        "Keep all pages in memory.",
-    ),
+    flag("memory-mlock", Bool, "false", Served, "Keep all pages of the process in memory."),
     flag(
         "quota-backend-bytes",
         Int,
@@ -195,24 +200,24 @@ const MEMBER: &[Flag] = &[
     ),
     flag(
         "backend-bbolt-freelist-type",
-        Choice(&["map", "array"]),
+        Text,
         "map",
-        Any,
+        Moot(&["map", "array"], "there is no bbolt, and it means nothing"),
         "How bbolt keeps its free pages; there is no bbolt here.",
     ),
     flag(
         "backend-batch-interval",
         Duration,
         "0s",
-        Only(&["100ms"], OWN_STORE),
-        "Longest time between two commits of the store; 0 is 100ms.",
+        Moot(&["0s", "100ms"], OWN_STORE),
+        "Longest time between two commits of bbolt; there is no bbolt here.",
     ),
     flag(
         "backend-batch-limit",
         Int,
         "0",
-        Only(&["10000"], OWN_STORE),
-        "Most operations between two commits of the store; 0 is 10000.",
+        Moot(&["0", "10000"], OWN_STORE),
+        "Most operations between two commits of bbolt; there is no bbolt here.",
     ),
     flag("max-txn-ops", Uint(64), "128", Served, "Operations allowed in one transaction."),
     flag("max-request-bytes", Uint(64), "1572864", Served, "Bytes allowed in one request."),
@@ -244,22 +249,22 @@ const MEMBER: &[Flag] = &[
         "enable-grpc-gateway",
         Bool,
         "true",
-        Given(&["false"], "etcore has no JSON gateway yet"),
+        Moot(&["false"], "there is no JSON gateway yet, and paths below /v3/ are not found"),
         "Serve gRPC's methods as JSON over HTTP.",
     ),
     flag(
         "raft-read-timeout",
         Duration,
         "5s",
-        AtMost("etcore's connections to peers have time limits of their own"),
-        "Time limit of reads from peers; what is less than 5s is 5s.",
+        Served,
+        "Silence after which a link from a peer is broken; what is less than 5s is 5s.",
     ),
     flag(
         "raft-write-timeout",
         Duration,
         "5s",
-        AtMost("etcore's connections to peers have time limits of their own"),
-        "Time limit of writes to peers; what is less than 5s is 5s.",
+        Served,
+        "Time that a link to a peer may take no bytes; what is less than 5s is 5s.",
     ),
     flag(
         "feature-gates",
@@ -314,14 +319,20 @@ const CLUSTERING: &[Flag] = &[
     discovery("discovery-cacert", Text, ""),
     discovery("discovery-user", Text, ""),
     discovery("discovery-password", Text, ""),
-    discovery("discovery-fallback", Choice(&["exit", "proxy"]), "exit"),
+    flag(
+        "discovery-fallback",
+        Choice(&["exit", "proxy"]),
+        "exit",
+        Served,
+        "exit, since the proxy of etcd 2 is gone.",
+    ),
     discovery("discovery-srv", Text, ""),
     discovery("discovery-srv-name", Text, ""),
     flag(
         "strict-reconfig-check",
         Bool,
         "true",
-        Only(&[], "etcore never takes a change of members that would cost the quorum"),
+        Moot(&["true"], "changes of members that would cost the quorum are refused all the same"),
         "Refuse changes of members that would cost the quorum.",
     ),
     flag(
@@ -335,19 +346,26 @@ const CLUSTERING: &[Flag] = &[
         "auto-compaction-retention",
         Text,
         "0",
-        Only(&["", "0s", "0m", "0h"], "etcore does not compact by itself yet"),
-        "History to keep when compacting by itself; 0 never does.",
+        Served,
+        "History to keep when compacting by itself, such as 5m or 1h30m, or a number of hours or \
+         revisions; 0 never does.",
     ),
     flag(
         "auto-compaction-mode",
-        Choice(&["periodic", "revision"]),
+        Text,
         "periodic",
-        Any,
-        "What --auto-compaction-retention counts: time or revisions.",
+        Served,
+        "What --auto-compaction-retention counts: periodic for time, revision for revisions.",
     ),
     flag(
         "v2-deprecation",
-        Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]),
+        Choices(&[
+            "not-yet",
+            "write-only",
+            "write-only-skip-check",
+            "write-only-drop-data",
+            "gone",
+        ]),
         "",
         Deprecated(
             "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value \
@@ -390,8 +408,8 @@ const SECURITY: &[Flag] = &[
         "host-whitelist",
         Text,
         "*",
-        Only(&[""], "etcore takes HTTP requests for any host name"),
-        "Host names that HTTP requests may be for.",
+        Served,
+        "Host names that plain HTTP requests may be for, separated by commas; * is any.",
     ),
     tls("tls-min-version", Text, "TLS1.2", "Oldest TLS that is spoken."),
     tls("tls-max-version", Text, "", "Newest TLS that is spoken."),
@@ -399,8 +417,8 @@ const SECURITY: &[Flag] = &[
 
 const AUTH: &[Flag] = &[
     flag("auth-token", Text, "simple", Only(&[""], NO_AUTH), "Kind of tokens."),
-    flag("bcrypt-cost", Uint(64), "10", Only(&[], NO_AUTH), "What hashing a password costs."),
-    flag("auth-token-ttl", Uint(64), "300", Only(&[], NO_AUTH), "Seconds that a token lives."),
+    flag("bcrypt-cost", Uint(64), "10", Moot(&["10"], NO_AUTH), "What hashing a password costs."),
+    flag("auth-token-ttl", Uint(64), "300", Moot(&["300"], NO_AUTH), "Seconds that a token lives."),
 ];
 
 const MONITORING: &[Flag] = &[
@@ -429,7 +447,13 @@ const MONITORING: &[Flag] = &[
 
 const LOGGING: &[Flag] = &[
     flag("logger", Text, "zap", Served, "zap, the only one."),
-    flag("log-outputs", Text, "default", Served, "default, stderr or stdout."),
+    flag(
+        "log-outputs",
+        Text,
+        "default",
+        Served,
+        "default, stderr, stdout, systemd/journal or files, separated by commas.",
+    ),
     flag(
         "log-level",
         Choice(&["debug", "info", "warn", "error", "dpanic", "panic", "fatal"]),
@@ -442,16 +466,17 @@ const LOGGING: &[Flag] = &[
         "enable-log-rotation",
         Bool,
         "false",
-        Only(&[], "etcore writes no log files"),
-        "Rotate log files.",
+        Served,
+        "Put a log file aside when it is full; --log-outputs has one then.",
     ),
     flag(
         "log-rotation-config-json",
         Text,
         "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": \
          false}",
-        Any,
-        "How to rotate log files, if --enable-log-rotation.",
+        Served,
+        "How, if --enable-log-rotation: megabytes of a file, days and number of old ones, names by \
+         local time, gzip.",
     ),
     flag(
         "warning-unary-request-duration",
@@ -489,7 +514,7 @@ const FEATURES: &[Flag] = &[
         "compaction-batch-limit",
         Int,
         "1000",
-        Only(&[], "etcore compacts in slices of its own"),
+        Moot(&["1000"], OWN_COMPACTION),
         "Revisions that one batch of a compaction removes.",
     ),
     flag(
@@ -517,28 +542,28 @@ const FEATURES: &[Flag] = &[
         "bootstrap-defrag-threshold-megabytes",
         Uint(64),
         "0",
-        Only(&[], "etcore's file shrinks by itself"),
-        "Free space that is worth a defragmentation at the start; 0 never does.",
+        Served,
+        "Free space in the page file that is worth a defragmentation at the start; 0 never does.",
     ),
     flag(
         "max-learners",
         Int,
         "1",
-        Only(&[], "etcore cannot add learners yet"),
+        Moot(&["1"], "members cannot be added yet, and learners neither"),
         "Learners that a cluster may have.",
     ),
     flag(
         "compaction-sleep-interval",
         Duration,
         "10ms",
-        Only(&[], "etcore compacts in slices of its own"),
+        Moot(&["10ms"], OWN_COMPACTION),
         "Pause between two batches of a compaction.",
     ),
     flag(
         "downgrade-check-time",
         Duration,
         "5s",
-        Only(&[], "etcore cannot be downgraded yet"),
+        Moot(&["5s"], "a cluster cannot be downgraded yet"),
         "Time between two looks at a downgrade.",
     ),
     flag(
@@ -562,7 +587,7 @@ const UNSAFE: &[Flag] = &[
         "unsafe-no-fsync",
         Bool,
         "false",
-        Only(&[], "etcore answers no write before it is on the disk"),
+        Moot(&["false"], "every write is on the disk before it is answered all the same"),
         "Do not wait for the disk.",
     ),
 ];
@@ -613,8 +638,8 @@ const OTHER: &[Flag] = &[
         "config-file",
         Text,
         "",
-        Only(&[], "etcore reads no configuration file yet; use flags or ETCD_ variables"),
-        "File with all settings.",
+        Served,
+        "YAML or JSON file with all settings; flags and variables do not count then.",
     ),
     flag("version", Bool, "false", Served, "Print the version and exit."),
 ];

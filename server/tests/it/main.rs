@@ -28,6 +28,8 @@ mod services {
     mod maintenance;
     /// One member's start, flags, HTTP side and stop.
     mod member;
+    /// Settings: refusals beside etcd, the configuration file, what they do.
+    mod settings;
     /// Watches, as scripts.
     mod watch;
 }

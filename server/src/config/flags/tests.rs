@@ -1,6 +1,7 @@
 //! The rules of Go's flag package, the environment, and what is refused.
 
 use super::*;
+use crate::config::AutoCompaction;
 use crate::config::gates::FeatureGates;
 use crate::log::Output;
 
@@ -54,7 +55,11 @@ fn a_flag_given_twice_counts_the_second_time() {
     // Each adds to the gates before.
     let gates =
         ["--feature-gates=LeaseCheckpoint=true", "--feature-gates=FastLeaseKeepAlive=false"];
-    let expected = FeatureGates { lease_checkpoint: true, fast_lease_keep_alive: false };
+    let expected = FeatureGates {
+        lease_checkpoint: true,
+        fast_lease_keep_alive: false,
+        ..FeatureGates::default()
+    };
     assert_eq!(run(&gates, &[]).unwrap().feature_gates, expected);
 }
 
@@ -76,6 +81,7 @@ fn the_same_url_twice_in_a_list_counts_once() {
 fn what_is_no_flag_is_refused_in_gos_words() {
     let cases = [
         ("--no-such-flag", 2, "flag provided but not defined: -no-such-flag"),
+        ("-data_dir", 2, "flag provided but not defined: -data_dir; did you mean --data-dir?"),
         ("--name", 2, "flag needs an argument: -name"),
         ("---name=a", 2, "bad flag syntax: ---name=a"),
         ("--=a", 2, "bad flag syntax: --=a"),
@@ -94,7 +100,7 @@ fn what_is_no_flag_is_refused_in_gos_words() {
 fn help_lists_every_setting_with_its_default() {
     for arg in ["-h", "--help", "-help"] {
         let Ok(Asked::Print(text)) = ask(&["--name=a", arg], &[]) else { panic!("{arg}") };
-        for flag in GROUPS.iter().flat_map(|(_, flags)| *flags) {
+        for flag in table::all() {
             assert!(text.contains(&format!("\n  --{} ", flag.name)), "{}", flag.name);
         }
         assert!(text.contains("--name 'default'") && text.contains("--max-txn-ops 128"));
@@ -125,7 +131,7 @@ fn a_variable_nobody_knows_only_warns_and_images_may_name_their_version() {
 #[test]
 fn a_setting_that_is_not_served_is_refused_however_it_comes() {
     let mut count = 0;
-    for flag in GROUPS.iter().flat_map(|(_, flags)| *flags) {
+    for flag in table::all() {
         let other = match flag.kind {
             Kind::Bool if flag.default == "true" => "false",
             Kind::Bool => "true",
@@ -135,8 +141,7 @@ fn a_setting_that_is_not_served_is_refused_however_it_comes() {
             Kind::Choice(known) => known.last().expect("a choice"),
             Kind::Text | Kind::Choices(_) | Kind::Gates => "/elsewhere",
         };
-        let other = if flag.name == "enable-grpc-gateway" { "true" } else { other };
-        if matches!(flag.status, Status::Served | Status::Any | Status::Deprecated(_)) {
+        if !matches!(flag.status, Status::Only(..)) {
             continue;
         }
         count += 1;
@@ -149,14 +154,14 @@ fn a_setting_that_is_not_served_is_refused_however_it_comes() {
         assert_eq!(status, 1, "{message}");
         assert!(message.starts_with(&format!("{variable}: etcore")), "{message}");
     }
-    assert!(count > 60, "{count}");
+    assert!(count > 40, "{count}");
     let open = [("ETCD_CLIENT_CERT_AUTH", "true"), ("ETCD_CERT_FILE", "/etc/etcd/server.crt")];
     assert_eq!(refused(&[], &open).0, 1);
 }
 
 #[test]
 fn a_setting_may_say_what_is_done_anyway() {
-    for flag in GROUPS.iter().flat_map(|(_, flags)| *flags) {
+    for flag in table::all() {
         for text in flag.accepted() {
             let args = [&*format!("--{}={text}", flag.name)];
             assert!(run(&args, &[]).is_ok(), "{args:?}");
@@ -172,20 +177,22 @@ fn a_setting_may_say_what_is_done_anyway() {
         "--auto-compaction-retention=0",
         "--max-wals=0x5",
         "--cors=",
+        "--host-whitelist=a,b",
         "--log-outputs=stderr",
         "--v2-deprecation=gone",
     ] {
         assert!(run(&[same], &[]).is_ok(), "{same}");
     }
     let stdout = run(&["--log-outputs=stdout,stdout"], &[]).unwrap();
-    assert_eq!(stdout.log_output, Output::Stdout);
+    assert_eq!(stdout.log_output.list(), [Output::Stdout]);
     let Ok(Asked::Run(_, notes)) = ask(&["--v2-deprecation=write-only"], &[]) else { panic!() };
     assert!(notes.warnings[0].starts_with("--v2-deprecation is deprecated"));
 }
 
-#[test]
-fn the_unit_file_of_kubeadm_without_tls_is_taken() {
-    let args = [
+/// The command of kubeadm's static pod for etcd (`cmd/kubeadm/app/phases/etcd/local.go`), without
+/// what TLS adds.
+fn kubeadm(flags_of_version: &[&'static str]) -> Vec<&'static str> {
+    let common = [
         "--advertise-client-urls=http://192.168.0.9:2379",
         "--data-dir=/var/lib/etcd",
         "--initial-advertise-peer-urls=http://192.168.0.9:2380",
@@ -194,19 +201,45 @@ fn the_unit_file_of_kubeadm_without_tls_is_taken() {
         "--listen-peer-urls=http://192.168.0.9:2380",
         "--name=node",
         "--snapshot-count=10000",
-        "--watch-progress-notify-interval=5s",
+    ];
+    [&common[..], flags_of_version].concat()
+}
+
+#[test]
+fn the_command_lines_of_kubeadm_are_taken_without_tls() {
+    // 1.29 starts etcd 3.5, 1.36 starts 3.6.
+    let old = [
+        "--experimental-initial-corrupt-check=true",
+        "--experimental-watch-progress-notify-interval=5s",
+    ];
+    let new = ["--feature-gates=InitialCorruptCheck=true", "--watch-progress-notify-interval=5s"];
+    for flags in [old, new] {
+        let Ok(Asked::Run(config, notes)) = ask(&kubeadm(&flags), &[]) else { panic!("refused") };
+        assert_eq!(config.watch_progress_interval, Duration::from_secs(5));
+        assert!(config.feature_gates.initial_corrupt_check);
+        assert_eq!(notes.warnings.len(), if flags == old { 2 } else { 0 }, "{notes:?}");
+    }
+    // What operators add in extraArgs, with the values that are done anyway.
+    let usual = [
         "--max-snapshots=5",
         "--max-wals=5",
-        "--auto-compaction-retention=0",
+        "--auto-compaction-mode=periodic",
+        "--auto-compaction-retention=8h",
+        "--quota-backend-bytes=8589934592",
         "--strict-reconfig-check=true",
         "--metrics=basic",
         "--logger=zap",
-        "--log-outputs=default",
+        "--log-outputs=stderr",
         "--client-cert-auth=false",
-        "--enable-grpc-gateway=false",
+        "--enable-grpc-gateway=true",
+        "--initial-cluster-state=new",
+        "--election-timeout=5000",
+        "--heartbeat-interval=500",
     ];
-    let config = run(&args, &[]).unwrap();
-    assert_eq!(config.watch_progress_interval, Duration::from_secs(5));
+    let config = run(&kubeadm(&usual), &[]).unwrap();
+    let day_third = Duration::from_secs(8 * 3600);
+    assert_eq!(config.auto_compaction, AutoCompaction::Periodic(day_third));
+    assert_eq!(config.engine.checkpoint_entries, 10_000);
 }
 
 #[test]
@@ -232,11 +265,85 @@ fn what_does_not_fit_together_is_refused_with_etcds_words() {
         text("--log-outputs=stderr,default"),
         "multi logoutput for \"default\" is not supported yet"
     );
-    text("--log-outputs=/var/log/etcd.log");
     text("--log-format=xml");
+    assert_eq!(text("--auto-compaction-mode=hourly"), "unknown auto-compaction-mode \"hourly\"");
     text("--grpc-keepalive-interval=-1s");
     // Listening elsewhere without telling clients.
     text("--listen-client-urls=http://127.0.0.1:1");
     assert_eq!(refused(&["--initial-cluster-state=old"], &[]).0, 2);
     assert_eq!(refused(&["--log-level=loud"], &[]).0, 2);
+}
+
+#[test]
+fn flags_of_older_etcds_act_through_todays_and_are_told_of() {
+    let args = [
+        "--experimental-watch-progress-notify-interval=5s",
+        "--experimental-enable-lease-checkpoint",
+        "--experimental-enable-lease-checkpoint-persist=true",
+        "--debug",
+        "--proxy=off",
+        "--proxy-failure-wait",
+        "5000",
+        "--enable-v2=false",
+        "--log-package-levels=etcdserver=WARNING",
+        "--discovery=",
+        "-snapshot",
+    ];
+    let env = [("ETCD_LOG_OUTPUT", "stdout")];
+    let Ok(Asked::Run(config, notes)) = ask(&args, &env) else { panic!("refused") };
+    assert_eq!(config.watch_progress_interval, Duration::from_secs(5));
+    assert!(config.feature_gates.lease_checkpoint);
+    assert_eq!(config.log_level, tracing::Level::DEBUG);
+    assert_eq!(notes.warnings.len(), 11, "{:?}", notes.warnings);
+    let first = "--experimental-watch-progress-notify-interval: it was removed from etcd and is \
+                 taken as --watch-progress-notify-interval";
+    assert_eq!(notes.warnings[0], first);
+    assert!(notes.warnings[10].starts_with("ETCD_LOG_OUTPUT: "), "{:?}", notes.warnings);
+
+    // The new form wins, in whichever order, and of two old ones the last.
+    let both = [
+        "--watch-progress-notify-interval=7s",
+        "--experimental-watch-progress-notify-interval=5s",
+        "--feature-gates=LeaseCheckpoint=false",
+        "--experimental-enable-lease-checkpoint",
+        "--experimental-snapshot-catchup-entries=1",
+        "--experimental-snapshot-catchup-entries=2",
+    ];
+    let config = run(&both, &[]).unwrap();
+    assert_eq!(config.watch_progress_interval, Duration::from_secs(7));
+    assert!(!config.feature_gates.lease_checkpoint);
+    assert_eq!(config.snapshot_catchup_entries, 2);
+
+    let cases = [
+        ("--proxy=on", "--proxy: etcore is no proxy yet; leave it out"),
+        ("--enable-v2", "--enable-v2: etcore does not serve etcd's v2 keys yet; leave it out"),
+        ("--experimental-enable-v2v3=/p", "--experimental-enable-v2v3: etcore does not serve"),
+        ("--discovery=http://d/1", "--discovery: etcore does not have discovery yet"),
+        ("--ca-file=x --v=1", "--trusted-ca-file: etcore"),
+        ("--experimental-max-learners=x", "invalid value \"x\" for flag -experimental-max"),
+    ];
+    for (line, why) in cases {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (status, message) = refused(&args, &[]);
+        assert_eq!(status, 2, "{message}");
+        // The file that is named and the switch that it means are both not served yet.
+        let said = message.replace("--client-cert-auth: ", "--trusted-ca-file: ");
+        assert!(said.starts_with(why), "{message}");
+    }
+    let (status, message) = refused(&["--debug"], &[("ETCD_DEBUG", "true")]);
+    assert!(status == 1 && message.contains("ETCD_DEBUG"), "{message}");
+}
+
+#[test]
+fn what_means_nothing_here_is_taken_with_one_line() {
+    let args = ["--max-wals=7", "--backend-batch-limit=5", "--enable-grpc-gateway=true"];
+    let Ok(Asked::Run(_, notes)) = ask(&args, &[("ETCD_MAX_SNAPSHOTS", "0")]) else { panic!() };
+    let begins = ["--backend-batch-limit: ", "--enable-grpc-gateway: ", "ETCD_MAX_SNAPSHOTS: "];
+    for (warning, begin) in notes.warnings.iter().zip(begins) {
+        assert!(warning.starts_with(begin), "{warning}");
+    }
+    assert_eq!(notes.warnings.len(), 4);
+    let usual = ["--max-wals=5", "--backend-batch-interval=100ms", "--enable-grpc-gateway=false"];
+    let Ok(Asked::Run(_, notes)) = ask(&usual, &[]) else { panic!("refused") };
+    assert_eq!(notes, Notes::default());
 }

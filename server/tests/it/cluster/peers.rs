@@ -72,7 +72,7 @@ impl Follower {
     fn new(listener: TcpListener, local: Local, peer: u64, peer_url: String) -> Self {
         listener.set_nonblocking(true).unwrap();
         let id = local.member_id;
-        let mut transport = Transport::new(Settings { local, dial_timeout_ms: 2000 });
+        let mut transport = Transport::new(Settings::new(local, 2000));
         let urls = [peer_url];
         transport.set_members([(peer, urls.as_slice())].into_iter());
         Self {
