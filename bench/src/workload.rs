@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use etcore_proto::grpc::{CallOptions, Client, MethodHandle, StartError};
 use etcore_proto::pb::etcdserverpb::{RangeRequest, RangeResponse};
+use etcore_proto::{splitmix, varint};
 use prost::Message as _;
 
 use crate::limits;
@@ -142,14 +143,14 @@ impl Workload {
 impl Puts {
     fn new(options: &PutOptions) -> Self {
         let mut message = vec![KEY_TAG];
-        push_varint(options.key_bytes as u64, &mut message);
+        varint::write(&mut message, options.key_bytes as u64);
         let key_at = message.len();
         message.resize(key_at + options.key_bytes, 0);
         if options.value_bytes > 0 {
             message.push(VALUE_TAG);
-            push_varint(options.value_bytes as u64, &mut message);
+            varint::write(&mut message, options.value_bytes as u64);
             // Noise, so that nothing on the way gains by compressing it.
-            let noise = (0..options.value_bytes).map(|at| scramble(at as u64) as u8);
+            let noise = (0..options.value_bytes).map(|at| splitmix::at(at as u64) as u8);
             message.extend(noise);
         }
         Puts {
@@ -163,7 +164,7 @@ impl Puts {
 
     /// A key is a signed varint, as Go's `binary.PutVarint` makes it, then zeros.
     fn set_key(&mut self, number: u64) {
-        let position = if self.sequential { number } else { scramble(number) };
+        let position = if self.sequential { number } else { splitmix::at(number) };
         let mut value = (position % self.key_space) << 1;
         let key = &mut self.message[self.key_at..self.key_at + self.key_bytes];
         key.fill(0);
@@ -220,22 +221,6 @@ fn next_page(first: &RangeRequest, page: &mut Option<RangeRequest>, message: Byt
 pub(crate) fn varint_bytes(position: u64) -> usize {
     let bits = 64 - (position << 1 | 1).leading_zeros() as usize;
     bits.div_ceil(7)
-}
-
-fn push_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// A number that looks random (splitmix64).
-fn scramble(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// Field 1 of a `PutRequest`, length-delimited.

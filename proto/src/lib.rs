@@ -38,3 +38,5 @@ pub mod http1;
 pub mod limits;
 pub mod pb;
 pub mod raftpb;
+pub mod splitmix;
+pub mod varint;

@@ -7,16 +7,7 @@
 use etcore_engine::wire::varint_len;
 use etcore_proto::decode::{DecodeError, Fields, Value};
 use etcore_proto::pb::etcdserverpb as pb;
-
-/// Appends a base-128 varint.
-#[inline]
-pub fn write_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
+pub use etcore_proto::varint::write as write_varint;
 
 /// Appends a varint field unless it has proto3's default.
 #[inline]

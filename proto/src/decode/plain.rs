@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{DecodeError, Described, Fields, Kind, Shape, Value, enter};
-use crate::limits;
+use crate::{limits, varint};
 
 /// Decodes a message that holds no transaction.
 pub(super) fn decode<M: Described>(bytes: &[u8]) -> Result<M, DecodeError> {
@@ -30,8 +30,8 @@ pub(super) fn write(
     while let Some((number, value)) = fields.next_field()? {
         match (shape.kind(number), value) {
             (Some(Kind::Varint), Value::Varint(value)) => {
-                write_varint(out, u64::from(number) << 3);
-                write_varint(out, value);
+                varint::write(out, u64::from(number) << 3);
+                varint::write(out, value);
             }
             // Packed, which nothing but repeated numbers may be.
             (Some(Kind::Varints), Value::Len(range)) => {
@@ -42,8 +42,8 @@ pub(super) fn write(
                 write_len(out, number, &bytes[range]);
             }
             (Some(Kind::Varints), Value::Varint(value)) => {
-                write_varint(out, u64::from(number) << 3);
-                write_varint(out, value);
+                varint::write(out, u64::from(number) << 3);
+                varint::write(out, value);
             }
             (Some(Kind::Bytes), Value::Len(range)) => write_len(out, number, &bytes[range]),
             (Some(Kind::Text), Value::Len(range)) => {
@@ -62,16 +62,8 @@ pub(super) fn write(
     Ok(())
 }
 
-fn write_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn write_len(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    write_varint(out, u64::from(number) << 3 | 2);
-    write_varint(out, bytes.len() as u64);
+    varint::write(out, u64::from(number) << 3 | 2);
+    varint::write(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }

@@ -1,46 +1,31 @@
 //! Base64 for `-bin` metadata. Used by both sides' metadata accessors.
 
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::DecodePaddingMode::Indifferent;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD_NO_PAD};
+
+/// Go ignores bits behind the last byte.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Encodes without padding, as gRPC peers do.
 #[must_use]
 pub fn encode_base64(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let mut group = 0u32;
-        for index in 0..3 {
-            group = group << 8 | u32::from(chunk.get(index).copied().unwrap_or(0));
-        }
-        for index in 0..=chunk.len() {
-            let sextet = group >> (18 - 6 * index) & 63;
-            out.push(char::from(ALPHABET[sextet as usize]));
-        }
-    }
-    out
+    STANDARD_NO_PAD.encode(bytes)
 }
 
-/// Decodes with or without padding; `None` for anything else.
+/// Decodes what is padded to a length that four divides, or not at all; `None` for anything else.
 #[must_use]
 pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) {
+    if text.ends_with(b"=") && !text.len().is_multiple_of(4) {
         return None;
     }
-    let text = &text[..text.len() - padding];
-    if text.len() % 4 == 1 {
-        return None;
-    }
-    let mut out = Vec::with_capacity(text.len() * 3 / 4);
-    for chunk in text.chunks(4) {
-        let mut group = 0u32;
-        for index in 0..4 {
-            let sextet = chunk.get(index).map_or(Some(0), |byte| sextet_of(*byte))?;
-            group = group << 6 | sextet;
-        }
-        let [_, bytes @ ..] = group.to_be_bytes();
-        out.extend_from_slice(&bytes[..chunk.len() - 1]);
-    }
-    Some(out)
+    LENIENT.decode(text).ok()
 }
 
 /// The offset of the byte that Go's decoder would stop at, if it would: what is of a length that
@@ -49,7 +34,7 @@ pub(super) fn first_bad_byte(text: &[u8]) -> Option<usize> {
     let may_pad = text.len().is_multiple_of(4);
     for (group, chunk) in text.chunks(4).enumerate() {
         let start = group * 4;
-        let Some(place) = chunk.iter().position(|byte| sextet_of(*byte).is_none()) else {
+        let Some(place) = chunk.iter().position(|byte| !is_sextet(*byte)) else {
             // Six bits are no byte.
             if chunk.len() == 1 {
                 return Some(start);
@@ -69,16 +54,8 @@ pub(super) fn first_bad_byte(text: &[u8]) -> Option<usize> {
     None
 }
 
-fn sextet_of(byte: u8) -> Option<u32> {
-    let value = match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    };
-    Some(u32::from(value))
+fn is_sextet(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/'
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@
 //! leader asks again after a part of the timeout, not after a whole one: it disturbs nobody, since
 //! raft's pre-vote comes first. Nothing here may depend on anything but seed, state and ticks.
 
+use etcore_proto::splitmix::mix;
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::Node;
-use super::config::{NodeConfig, mix};
+use super::config::NodeConfig;
 
 /// What the node remembers of elections.
 #[derive(Debug, Default)]

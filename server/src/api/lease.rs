@@ -12,6 +12,7 @@ use bytes::Bytes;
 use etcore_proto::error::{EtcdError, Status};
 use etcore_proto::grpc::{Message, RequestMeta, frame_message};
 use etcore_proto::pb::etcdserverpb as pb;
+use etcore_proto::splitmix::SplitMix64;
 use prost::Message as _;
 
 use super::call::{Call, Caller, Outcome, Refusal, decode, malformed_message};
@@ -37,7 +38,7 @@ pub(super) struct LeaseStreams {
     /// Streams with answers to be sent at the end of the turn, so that they leave together.
     ready: Vec<CallId>,
     /// Where the next lease's ID comes from.
-    seed: u64,
+    ids: SplitMix64,
     /// When a leader was known last.
     leader_seen_ms: u64,
 }
@@ -73,7 +74,7 @@ impl LeaseStreams {
             needing_leader: BTreeSet::new(),
             unanswered: 0,
             ready: Vec::new(),
-            seed,
+            ids: SplitMix64::new(seed),
             leader_seen_ms: 0,
         }
     }
@@ -85,16 +86,10 @@ impl LeaseStreams {
         Some(stream)
     }
 
-    /// A positive number that no other lease is likely to have: the next of a sequence that visits
-    /// all 64-bit numbers, scrambled (splitmix64).
+    /// A positive number that no other lease is likely to have.
     fn new_lease_id(&mut self) -> i64 {
         loop {
-            self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut id = self.seed;
-            id = (id ^ id >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            id = (id ^ id >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            id ^= id >> 31;
-            let id = (id >> 1).cast_signed();
+            let id = (self.ids.draw() >> 1).cast_signed();
             if id != 0 {
                 return id;
             }

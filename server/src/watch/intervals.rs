@@ -7,6 +7,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use etcore_proto::splitmix::SplitMix64;
+
 /// No node.
 const NONE: u32 = u32::MAX;
 
@@ -32,13 +34,13 @@ pub(super) struct Intervals {
     nodes: Vec<Node>,
     free: Vec<u32>,
     root: u32,
-    seed: u64,
+    priorities: SplitMix64,
 }
 
 impl Intervals {
     /// The seed shapes the tree, not its answers.
     pub(super) fn new(seed: u64) -> Self {
-        Self { nodes: Vec::new(), free: Vec::new(), root: NONE, seed }
+        Self { nodes: Vec::new(), free: Vec::new(), root: NONE, priorities: SplitMix64::new(seed) }
     }
 
     /// The value of exactly this interval.
@@ -57,7 +59,7 @@ impl Intervals {
 
     /// Adds an interval that is not there yet.
     pub(super) fn insert(&mut self, start: Arc<[u8]>, end: End, value: u32) {
-        let priority = self.draw();
+        let priority = self.priorities.draw();
         let node = Node { start, end, value, priority, left: NONE, right: NONE, furthest: NONE };
         let at = match self.free.pop() {
             Some(at) => {
@@ -206,15 +208,6 @@ impl Intervals {
     fn is_before(&self, one: u32, other: u32) -> bool {
         let one = &self.nodes[one as usize];
         order(&one.start, &one.end, &self.nodes[other as usize]) == Ordering::Less
-    }
-
-    /// The next priority (splitmix64).
-    fn draw(&mut self) -> u64 {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

@@ -11,6 +11,8 @@ use flate2::Compression;
 use flate2::read::GzEncoder;
 use prost::Message as _;
 
+use crate::wire::write_varint;
+
 /// The calls that it makes, with their paths. What would harm others by right is not among them:
 /// no alarm is raised, no user or role written, no member added or removed.
 pub(super) const CALLS: [(Call, &str); 28] = [
@@ -362,39 +364,31 @@ fn add_unknown(bytes: &mut Vec<u8>, prng: &mut Prng) {
     let number = if prng.chance(1, 2) { 1 + prng.below(8) } else { 1_000 + prng.below(90_000) };
     match prng.below(5) {
         0 => {
-            varint(bytes, number << 3 | 1);
+            write_varint(bytes, number << 3 | 1);
             bytes.extend([7; 8]);
         }
         1 => {
-            varint(bytes, number << 3 | 5);
+            write_varint(bytes, number << 3 | 5);
             bytes.extend([7; 4]);
         }
         2 => {
-            varint(bytes, (900 + number) << 3 | 2);
+            write_varint(bytes, (900 + number) << 3 | 2);
             let length = prng.index(300);
-            varint(bytes, length as u64);
+            write_varint(bytes, length as u64);
             bytes.extend(std::iter::repeat_n(0xff, length));
         }
         3 => {
-            varint(bytes, (900 + number) << 3);
-            varint(bytes, u64::MAX);
+            write_varint(bytes, (900 + number) << 3);
+            write_varint(bytes, u64::MAX);
         }
         _ => {
             let depth = [1, 3, 99, 101, 9_999, 10_001, 12_000][prng.index(7)];
-            (0..depth).for_each(|_| varint(bytes, number << 3 | 3));
+            (0..depth).for_each(|_| write_varint(bytes, number << 3 | 3));
             // Sometimes one is not ended.
             let open = u64::from(prng.chance(1, 6));
-            (open..depth).for_each(|_| varint(bytes, number << 3 | 4));
+            (open..depth).for_each(|_| write_varint(bytes, number << 3 | 4));
         }
     }
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(u8::try_from(value & 0x7f).expect("seven bits") | 0x80);
-        value >>= 7;
-    }
-    out.push(u8::try_from(value).expect("seven bits"));
 }
 
 /// Bytes without meaning.
