@@ -1,8 +1,8 @@
 //! Values in the notation of Go's flags: booleans, numbers and durations, as `strconv` and
 //! `time.ParseDuration` read them.
 //!
-//! Used by the flags of the member and of the benchmark, and wherever a duration is shown. Must never take what Go refuses, nor
-//! refuse what Go takes: scripts that start etcd are to start this.
+//! Used by the flags of the member and of the benchmark, and wherever a duration is shown. Must
+//! never take what Go refuses, nor refuse what Go takes: scripts that start etcd are to start this.
 
 use std::io;
 use std::time::Duration;

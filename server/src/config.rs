@@ -44,8 +44,8 @@ pub struct Config {
     pub data_dir: String,
     /// `--wal-dir`; the log is below the data directory if empty.
     pub wal_dir: String,
-    /// `--host-whitelist`: hosts that plain HTTP requests may be for; `*` is any.
-    pub host_whitelist: Vec<String>,
+    /// `--cors` and `--host-whitelist`.
+    pub access: Access,
     /// `--listen-peer-urls`.
     pub listen_peer_urls: Vec<ListenUrl>,
     /// `--listen-client-urls`.
@@ -120,6 +120,15 @@ pub struct Config {
     pub wal_segment_bytes: u64,
     /// `--unsafe-skip-entry`.
     pub unsafe_skip_entry: Option<SkipEntry>,
+}
+
+/// Who may use HTTP that is not gRPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Origins whose pages may read the answers; `*` is any.
+    pub origins: Vec<String>,
+    /// Hosts that requests may be for; `*` is any.
+    pub hosts: Vec<String>,
 }
 
 impl Config {

@@ -51,6 +51,9 @@ pub const CONNECTION_PROPOSAL_BYTES: usize = 128 << 10;
 pub const ABANDONED_PROPOSALS: usize = 4096;
 /// Connections of one front; more are closed at once.
 pub const CONNECTIONS: usize = 64 << 10;
+/// Requests of one connection of which is remembered whose pages may read their responses, where
+/// `--cors` restricts that; the response to an older one tells browsers of nobody.
+pub const CONNECTION_ORIGINS: usize = 256;
 /// Descriptors kept for the member's own files: connections get what the process's limit leaves,
 /// and more are closed at once (etcd: reservedInternalFDNum).
 pub const RESERVED_DESCRIPTORS: usize = 150;

@@ -49,7 +49,7 @@ pub struct Guard {
 /// When an output cannot be opened, the writer thread cannot be started or a logger is installed
 /// already.
 pub fn install(level: Level, format: Format, outputs: &Outputs) -> Result<Guard, String> {
-    let mut writer = Writer::open(outputs)?;
+    let mut writer = Writer::open(outputs, SystemTime::now)?;
     let (queue, lines) = bounded::<String>(limits::LOG_LINES);
     let (done, finished) = bounded(1);
     let dropped = Arc::new(AtomicU64::new(0));

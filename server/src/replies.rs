@@ -159,6 +159,10 @@ pub trait HttpReplies {
     /// So many bytes of the request's body are no longer held: its client may send more.
     fn consumed(&mut self, request: HttpId, bytes: usize);
 
+    /// Whose pages may read the response, as browsers are told: those of `origin`, or nobody's. All
+    /// may on connections on which this was never said.
+    fn allow_origin(&mut self, request: HttpId, origin: Option<String>);
+
     /// Refuses the request as malformed, and ends the connection or stream.
     fn refuse_request(&mut self, request: HttpId);
 }

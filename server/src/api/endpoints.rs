@@ -4,6 +4,7 @@
 //! function. A check that must read waits for its linearizable point as a call does; pages that
 //! cost much are rendered for all who ask at about the same time.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -186,12 +187,18 @@ impl Services {
         let HttpRequest { id, method, target, fields } = request;
         let host = fields.get(b"host").or_else(|| fields.get(b":authority")).unwrap_or_default();
         let host = http::hostname(&String::from_utf8_lossy(host)).to_owned();
-        if !http::takes_host(&self.shared.config.host_whitelist, &host) {
+        if !http::takes_host(&self.shared.config.access.hosts, &host) {
             tracing::warn!(
                 host = %host,
                 "rejecting HTTP request to prevent DNS rebinding attacks"
             );
             return out.respond(id, &http::wrong_host(&host));
+        }
+        let origins = &self.shared.config.access.origins;
+        if !origins.iter().any(|known| known == "*") {
+            let origin = fields.get(b"origin").map(String::from_utf8_lossy);
+            let allowed = origin.filter(|origin| origins.iter().any(|known| known == origin));
+            out.allow_origin(id, allowed.map(Cow::into_owned));
         }
         if method == "OPTIONS" {
             return out.respond(id, &Page::empty(200));

@@ -7,8 +7,10 @@ use etcore_engine::store::EngineConfig;
 use etcore_raftlog::limits::SEGMENT_BYTES_MIN;
 use tracing::Level;
 
+use super::cluster::InitialCluster;
 use super::flags::Values;
-use super::{AutoCompaction, Config, ListenUrl, cluster, gates};
+use super::gates::FeatureGates;
+use super::{Access, AutoCompaction, Config, ListenUrl, cluster, gates};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
 
@@ -20,62 +22,28 @@ const RAFT_TIMEOUT_MIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// One sentence.
 pub(super) fn check(values: &Values) -> Result<Config, String> {
+    verify(values)?;
     let name = values.text("name");
-    if name.is_empty() || name.contains(['/', '\0']) {
-        return Err(format!("--name={name:?} must be a plain file name"));
-    }
-    let log_output = log_outputs(values)?;
-    if values.text("discovery-fallback") == "proxy" {
-        return Err(
-            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
-                .to_owned(),
-        );
-    }
-    check_urls(values)?;
-    if values.nanoseconds("compact-hash-check-time") <= 0 {
-        return Err("--compact-hash-check-time must be >0 (set to 0s)".to_owned());
-    }
-    let log_format = log_format(&values.text("log-format"))?;
-    let (heartbeat_ms, election_ms) = intervals(values)?;
-    // The file's defaults stand by themselves, as in etcd.
-    let is_told = values.is_given("advertise-client-urls") || values.are_of_file();
-    if values.is_given("listen-client-urls") && !is_told {
-        return Err("--advertise-client-urls is required when --listen-client-urls is set \
-                    explicitly"
-            .to_owned());
-    }
-    let lease_checkpoint_interval = values.duration("lease-checkpoint-interval")?;
-    if lease_checkpoint_interval < Duration::from_secs(1) {
-        return Err("--lease-checkpoint-interval must be at least 1s".to_owned());
-    }
+    let feature_gates = gates::parse(&values.text("feature-gates"))?.check()?;
     let unsafe_skip_entry = match &*values.text("unsafe-skip-entry") {
         "" => None,
         name => Some(name.parse().map_err(|error| format!("--unsafe-skip-entry: {error}"))?),
     };
-    let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
-    let mut initial_cluster = cluster::parse(&values.text("initial-cluster"))?;
-    let feature_gates = gates::parse(&values.text("feature-gates"))?.check()?;
-    if feature_gates.initial_corrupt_check && initial_cluster.len() > 1 {
-        return Err(gates::NO_INITIAL_CHECK.to_owned());
-    }
-    if initial_cluster.is_empty() {
-        initial_cluster.insert(name.clone(), advertise_peer_urls.clone());
-    }
+    let log_output = log_outputs(values)?;
+    let log_format = log_format(&values.text("log-format"))?;
+    let (heartbeat_ms, election_ms) = intervals(values)?;
     let listen = |flag: &str| -> Result<Vec<ListenUrl>, String> {
         values.urls(flag).iter().map(|url| ListenUrl::parse(url)).collect()
     };
     let size = |flag: &str| usize::try_from(values.uint(flag)).unwrap_or(usize::MAX);
     Ok(Config {
-        data_dir: match values.text("data-dir") {
-            dir if dir.is_empty() => format!("{name}.etcd"),
-            dir => dir,
-        },
-        host_whitelist: values.text("host-whitelist").split(',').map(str::to_owned).collect(),
+        data_dir: data_dir(values, &name),
+        access: access(values),
         listen_peer_urls: listen("listen-peer-urls")?,
         listen_client_urls: listen("listen-client-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls"),
-        advertise_peer_urls,
-        initial_cluster,
+        advertise_peer_urls: values.urls("initial-advertise-peer-urls"),
+        initial_cluster: initial_cluster(values, &name, feature_gates)?,
         joins_existing: values.text("initial-cluster-state") == "existing",
         initial_election_tick_advance: values.bool("initial-election-tick-advance"),
         initial_cluster_token: values.text("initial-cluster-token"),
@@ -112,9 +80,70 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         fronts: Some(size("fronts")).filter(|fronts| *fronts > 0),
         wal_segment_bytes: wal_segment_bytes(values)?,
         unsafe_skip_entry,
-        lease_checkpoint_interval,
+        lease_checkpoint_interval: values.duration("lease-checkpoint-interval")?,
         name,
     })
+}
+
+/// What needs no further reading.
+fn verify(values: &Values) -> Result<(), String> {
+    let name = values.text("name");
+    if name.is_empty() || name.contains(['/', '\0']) {
+        return Err(format!("--name={name:?} must be a plain file name"));
+    }
+    if values.text("discovery-fallback") == "proxy" {
+        let why = "v2 proxy is deprecated, and --discovery-fallback can't be configured as";
+        return Err(format!("{why} \"proxy\""));
+    }
+    check_urls(values)?;
+    // The file's defaults stand by themselves, as in etcd.
+    let is_told = values.is_given("advertise-client-urls") || values.are_of_file();
+    if values.is_given("listen-client-urls") && !is_told {
+        return Err("--advertise-client-urls is required when --listen-client-urls is set \
+                    explicitly"
+            .to_owned());
+    }
+    if values.nanoseconds("compact-hash-check-time") <= 0 {
+        return Err("--compact-hash-check-time must be >0 (set to 0s)".to_owned());
+    }
+    if values.duration("lease-checkpoint-interval")? < Duration::from_secs(1) {
+        return Err("--lease-checkpoint-interval must be at least 1s".to_owned());
+    }
+    Ok(())
+}
+
+fn data_dir(values: &Values, name: &str) -> String {
+    match values.text("data-dir") {
+        dir if dir.is_empty() => format!("{name}.etcd"),
+        dir => dir,
+    }
+}
+
+/// The members of a new cluster; this one alone if nobody is named.
+fn initial_cluster(
+    values: &Values,
+    name: &str,
+    gates: FeatureGates,
+) -> Result<InitialCluster, String> {
+    let mut cluster = cluster::parse(&values.text("initial-cluster"))?;
+    if gates.initial_corrupt_check && cluster.len() > 1 {
+        return Err(gates::NO_INITIAL_CHECK.to_owned());
+    }
+    if cluster.is_empty() {
+        cluster.insert(name.to_owned(), values.urls("initial-advertise-peer-urls"));
+    }
+    Ok(cluster)
+}
+
+fn access(values: &Values) -> Access {
+    let list = |text: String| text.split(',').map(|item| item.trim().to_owned()).collect();
+    Access {
+        origins: match values.text("cors") {
+            nothing if nothing.is_empty() => vec!["*".to_owned()],
+            origins => list(origins),
+        },
+        hosts: list(values.text("host-whitelist")),
+    }
 }
 
 /// Names are not bound to, and somebody must be told a host.

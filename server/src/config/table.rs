@@ -112,7 +112,7 @@ const fn discovery(name: &'static str, kind: Kind, default: &'static str) -> Fla
     flag(name, kind, default, Status::Only(&[], NO_DISCOVERY), "Discovery of the other members.")
 }
 
-use Kind::{Bool, Choice, Choices, Duration, Gates, Int, Text, Uint, Urls};
+use Kind::{Bool, Choice, Choices, Duration, Gates, Int, Origins, Text, Uint, Urls};
 use Status::{Any, Deprecated, Moot, Only, Served};
 
 /// Headings and what stands below them, in etcd's order.
@@ -399,10 +399,10 @@ const SECURITY: &[Flag] = &[
     tls("cipher-suites", Text, "", "Ciphers of TLS."),
     flag(
         "cors",
-        Text,
+        Origins,
         "*",
-        Only(&[""], "etcore allows browsers of any origin"),
-        "Origins that browsers may come from.",
+        Served,
+        "Origins whose pages may read HTTP answers, separated by commas; * is any.",
     ),
     flag(
         "host-whitelist",

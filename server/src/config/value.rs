@@ -20,6 +20,8 @@ pub enum Kind {
     Text,
     /// URLs, separated by commas: sorted, and each counts once. Nothing is the default.
     Urls,
+    /// Origins of browsers: URLs, separated by commas, or `*` for all.
+    Origins,
     /// One of these.
     Choice(&'static [&'static str]),
     /// Some of these, separated by commas.
@@ -70,6 +72,12 @@ impl Kind {
                 urls.dedup();
                 Ok(Value::Urls(urls))
             }
+            Self::Origins => {
+                if !text.is_empty() && text != "*" {
+                    text.split(',').try_for_each(|origin| check_origin(origin.trim()))?;
+                }
+                Ok(Value::Text(text.to_owned()))
+            }
             Self::Choice(known) => one_of(known, text).map(|()| Value::Text(text.to_owned())),
             Self::Choices(known) => {
                 text.split(',').try_for_each(|part| {
@@ -80,6 +88,21 @@ impl Kind {
             Self::Gates => gates::parse(text).map(|_| Value::Text(text.to_owned())),
         }
     }
+}
+
+/// etcd's `types.NewURLs`, with its words.
+fn check_origin(origin: &str) -> Result<(), String> {
+    let (scheme, rest) = origin.split_once("://").unwrap_or(("", origin));
+    match scheme {
+        "http" | "https" => {}
+        "unix" | "unixs" => return Ok(()),
+        _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {origin}")),
+    }
+    let (address, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    if !address.contains(':') {
+        return Err(format!("URL address does not have the form \"host:port\": {origin}"));
+    }
+    if path.is_empty() { Ok(()) } else { Err(format!("URL must not contain a path: {origin}")) }
 }
 
 fn one_of(known: &[&str], text: &str) -> Result<(), String> {
@@ -109,5 +132,11 @@ mod tests {
         assert_eq!(wrong(Kind::Duration, "5"), "parse error");
         assert_eq!(wrong(Kind::Choice(&["a", "b"]), "c"), "invalid value; use a, b");
         assert!(Kind::Choices(&["a", "b"]).parse("b,a").is_ok());
+        assert!(Kind::Origins.parse("https://a.example:443, http://b:1").is_ok());
+        let scheme = "URL scheme must be http, https, unix, or unixs: a.example";
+        assert_eq!(wrong(Kind::Origins, "a.example"), scheme);
+        let form = "URL address does not have the form \"host:port\": https://a.example";
+        assert_eq!(wrong(Kind::Origins, "https://a.example"), form);
+        assert_eq!(wrong(Kind::Origins, "http://a:1/"), "URL must not contain a path: http://a:1/");
     }
 }

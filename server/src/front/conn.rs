@@ -9,6 +9,7 @@ use etcore_proto::grpc::{Routes, Server, ServerConfig};
 use etcore_proto::h2::{Budget, BudgetLease};
 use etcore_proto::http1;
 
+use super::http::Origins;
 use super::transport::Transport;
 use crate::limits;
 use crate::replies::ConnId;
@@ -76,6 +77,8 @@ pub(super) struct Conn {
     incomplete: Option<(u64, u64)>,
     /// When the peer ended its side.
     ended_ms: Option<u64>,
+    /// Whose pages may read the responses to come; `None` if anybody's.
+    pub(super) origins: Option<Origins>,
 }
 
 impl Conn {
@@ -106,6 +109,7 @@ impl Conn {
             draining: false,
             incomplete: None,
             ended_ms: None,
+            origins: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! An HTTP/1.1 connection is answered one request a round, and only while the budgets have room for
 //! the answer.
 
+use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use etcore_proto::grpc::{Metadata, StreamId};
@@ -13,14 +14,35 @@ use super::Front;
 use super::conn::{Conn, Protocol};
 use crate::api::HttpRequest;
 use crate::http::{self, Page};
+use crate::limits;
 use crate::replies::{ConnId, Exchange, Gone, HttpId};
 
-/// What etcd's handlers say to browsers of any origin.
-const CORS: [(&str, &str); 3] = [
+/// What etcd's handlers say to browsers of an origin that may read the response.
+const CORS: [(&str, &str); 2] = [
     ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
     ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
-    ("Access-Control-Allow-Origin", "*"),
 ];
+
+/// Whose pages may read responses that are not sent yet, on a connection where not all may.
+#[derive(Default)]
+pub(super) struct Origins {
+    /// One of a request that its client broke off stays until others push it out.
+    waiting: VecDeque<(Exchange, Option<String>)>,
+}
+
+impl Origins {
+    fn add(&mut self, exchange: Exchange, origin: Option<String>) {
+        if self.waiting.len() >= limits::CONNECTION_ORIGINS {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((exchange, origin));
+    }
+
+    fn take(&mut self, exchange: Exchange) -> Option<String> {
+        let at = self.waiting.iter().position(|(of, _)| *of == exchange)?;
+        self.waiting.remove(at)?.1
+    }
+}
 
 impl Front {
     /// Handles what an HTTP/1.1 connection has to say: one request, since the next comes after its
@@ -81,7 +103,15 @@ impl Conn {
         now: SystemTime,
     ) -> Result<(), Gone> {
         let date = http::http_date(now);
-        let mut fields: Vec<(&str, &str)> = CORS.to_vec();
+        let origin = match &mut self.origins {
+            None => Some("*".to_owned()),
+            Some(origins) => origins.take(exchange),
+        };
+        let mut fields: Vec<(&str, &str)> = Vec::with_capacity(8);
+        if let Some(origin) = &origin {
+            fields.extend(CORS);
+            fields.push(("Access-Control-Allow-Origin", origin));
+        }
         fields.push(("Date", &date));
         if !page.content_type.is_empty() {
             fields.push(("Content-Type", page.content_type));
@@ -122,6 +152,11 @@ impl Conn {
         }
         self.charge_plain();
         Ok(())
+    }
+
+    /// See [`HttpReplies::allow_origin`](crate::replies::HttpReplies::allow_origin).
+    pub(super) fn allow_origin(&mut self, exchange: Exchange, origin: Option<String>) {
+        self.origins.get_or_insert_default().add(exchange, origin);
     }
 
     /// Bytes of a response's body that can be sent at once.

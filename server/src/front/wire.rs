@@ -476,6 +476,12 @@ impl HttpReplies for Wire {
         let _ = self.answer(request, |conn, now| conn.respond(request.exchange, page, None, now));
     }
 
+    fn allow_origin(&mut self, request: HttpId, origin: Option<String>) {
+        if let Some(conn) = self.conn(request.conn) {
+            conn.allow_origin(request.exchange, origin);
+        }
+    }
+
     fn begin_body(
         &mut self,
         request: HttpId,

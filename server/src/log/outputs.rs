@@ -10,7 +10,7 @@ use etcore_proto::gotext::format_error;
 
 use super::Format;
 use super::journal::Journal;
-use super::rotate::{Rotated, Rotation};
+use super::rotate::{Rotated, Rotation, WallClock};
 
 /// One output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Writer {
     ///
     /// # Errors
     /// One sentence about the first that cannot be opened.
-    pub(super) fn open(outputs: &Outputs) -> Result<Self, String> {
+    pub(super) fn open(outputs: &Outputs, clock: WallClock) -> Result<Self, String> {
         let open = |output: &Output| {
             Ok(match output {
                 Output::Stderr => Sink::Stderr,
@@ -117,7 +117,7 @@ impl Writer {
                     Journal::open().map_err(|error| format!("systemd/journal: {error}"))?,
                 ),
                 Output::File(path) => match outputs.rotation {
-                    Some(rotation) => Rotated::open(path, rotation)
+                    Some(rotation) => Rotated::open(path, rotation, clock)
                         .map(|file| Sink::Rotated(Box::new(file)))
                         .map_err(|error| could_not_open(path, &error))?,
                     None => append_to(path)
@@ -165,6 +165,8 @@ pub(super) fn last_line(output: &Output, line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     const USUAL: &str = "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0}";
@@ -204,12 +206,12 @@ mod tests {
         let [a, b] = ["a", "b"].map(|name| dir.path().join(name).display().to_string());
         std::fs::write(&a, "before\n").unwrap();
         let outputs = Outputs::parse(&format!("{a},{b}"), None).unwrap();
-        Writer::open(&outputs).unwrap().line("line\n", Format::Json);
+        Writer::open(&outputs, SystemTime::now).unwrap().line("line\n", Format::Json);
         last_line(&Output::File(b.clone()), "last\n");
         assert_eq!(std::fs::read_to_string(&a).unwrap(), "before\nline\n");
         assert_eq!(std::fs::read_to_string(&b).unwrap(), "line\nlast\n");
         let nowhere = Outputs::parse("/no/such/directory/x", None).unwrap();
-        let why = Writer::open(&nowhere).err().unwrap();
+        let why = Writer::open(&nowhere, SystemTime::now).err().unwrap();
         assert!(why.starts_with("open sink \"/no/such/directory/x\": "), "{why}");
     }
 }

@@ -64,6 +64,9 @@ impl Rotation {
     }
 }
 
+/// Tells the time of day.
+pub(super) type WallClock = fn() -> SystemTime;
+
 /// A file that is rotated.
 pub(super) struct Rotated {
     path: PathBuf,
@@ -71,6 +74,7 @@ pub(super) struct Rotated {
     bytes_max: u64,
     file: File,
     len_bytes: u64,
+    clock: WallClock,
     /// Wakes the thread that looks after old files.
     mill: Sender<()>,
 }
@@ -80,11 +84,11 @@ impl Rotated {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub(super) fn open(path: &str, rotation: Rotation) -> io::Result<Self> {
-        Self::with(Path::new(path), rotation, rotation.bytes_max())
+    pub(super) fn open(path: &str, rotation: Rotation, clock: WallClock) -> io::Result<Self> {
+        Self::with(Path::new(path), rotation, rotation.bytes_max(), clock)
     }
 
-    fn with(path: &Path, rotation: Rotation, bytes_max: u64) -> io::Result<Self> {
+    fn with(path: &Path, rotation: Rotation, bytes_max: u64, clock: WallClock) -> io::Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
@@ -94,9 +98,10 @@ impl Rotated {
         let (mill, signals) = bounded(1);
         let of_mill = path.to_owned();
         std::thread::Builder::new().name("etcore-log-old".into()).spawn(move || {
-            look_after_old(&of_mill, rotation, &signals);
+            look_after_old(&of_mill, rotation, clock, &signals);
         })?;
-        let rotated = Self { path: path.to_owned(), rotation, bytes_max, file, len_bytes, mill };
+        let path = path.to_owned();
+        let rotated = Self { path, rotation, bytes_max, file, len_bytes, clock, mill };
         rotated.wake_mill();
         Ok(rotated)
     }
@@ -124,7 +129,7 @@ impl Rotated {
 
     fn rotate(&mut self) -> io::Result<()> {
         let mode = self.file.metadata()?.permissions().mode() & 0o777;
-        let aside = aside(&self.path, SystemTime::now(), self.rotation.localtime);
+        let aside = aside(&self.path, (self.clock)(), self.rotation.localtime);
         std::fs::rename(&self.path, aside)?;
         let mut options = File::options();
         self.file = options.create(true).append(true).mode(0o600).open(&self.path)?;
@@ -185,10 +190,10 @@ fn is_stamp(text: &str) -> bool {
     text.len() == STAMP_BYTES && text.bytes().zip(*b"0000-00-00T00-00-00.000").all(like)
 }
 
-fn look_after_old(path: &Path, rotation: Rotation, signals: &Receiver<()>) {
+fn look_after_old(path: &Path, rotation: Rotation, clock: WallClock, signals: &Receiver<()>) {
     for () in signals {
         // What fails now is tried again with the next file that is full.
-        let _ = mill(path, rotation, SystemTime::now());
+        let _ = mill(path, rotation, clock());
     }
 }
 
@@ -265,7 +270,7 @@ mod tests {
     fn a_full_file_is_put_aside_and_the_line_begins_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/m.log");
-        let mut file = Rotated::with(&path, Rotation::default(), 10).unwrap();
+        let mut file = Rotated::with(&path, Rotation::default(), 10, SystemTime::now).unwrap();
         file.line(b"12345\n").unwrap();
         file.line(b"789\n").unwrap();
         assert!(file.line(b"longer than a file\n").is_err());
@@ -277,7 +282,10 @@ mod tests {
         assert!(all[0].starts_with("m-20") && all[0].ends_with(".log"), "{all:?}");
         // A restart goes on with the file.
         drop(file);
-        Rotated::with(&path, Rotation::default(), 10).unwrap().line(b"y\n").unwrap();
+        Rotated::with(&path, Rotation::default(), 10, SystemTime::now)
+            .unwrap()
+            .line(b"y\n")
+            .unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "x\ny\n");
     }
 

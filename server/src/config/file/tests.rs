@@ -93,8 +93,9 @@ fn what_is_wrong_is_said_with_its_key() {
 #[test]
 fn old_keys_act_and_unknown_ones_are_told_of() {
     let (config, notes) = load(
-        "experimental-watch-progress-notify-interval: 5000000000\nproxy: 'off'\nproxy-dial-timeout: \
-         1000\ndiscovery:\nno-such-key: 1\ndiscovery-fallback: proxy\nraft-read-timeout: 1\n\
+        "experimental-watch-progress-notify-interval: 5000000000\nproxy: 'off'\n\
+         proxy-dial-timeout: 1000\ndiscovery:\nno-such-key: 1\n\
+         discovery-fallback: proxy\nraft-read-timeout: 1\n\
          client-transport-security: {no-such: 1}\n",
     )
     .expect("taken");

@@ -139,7 +139,7 @@ fn a_setting_that_is_not_served_is_refused_however_it_comes() {
             Kind::Duration => "77s",
             Kind::Urls => "http://127.0.0.1:7",
             Kind::Choice(known) => known.last().expect("a choice"),
-            Kind::Text | Kind::Choices(_) | Kind::Gates => "/elsewhere",
+            Kind::Text | Kind::Origins | Kind::Choices(_) | Kind::Gates => "/elsewhere",
         };
         if !matches!(flag.status, Status::Only(..)) {
             continue;
@@ -189,24 +189,47 @@ fn a_setting_may_say_what_is_done_anyway() {
     assert!(notes.warnings[0].starts_with("--v2-deprecation is deprecated"));
 }
 
-/// The command of kubeadm's static pod for etcd (`cmd/kubeadm/app/phases/etcd/local.go`), without
-/// what TLS adds.
-fn kubeadm(flags_of_version: &[&'static str]) -> Vec<&'static str> {
-    let common = [
-        "--advertise-client-urls=http://192.168.0.9:2379",
-        "--data-dir=/var/lib/etcd",
-        "--initial-advertise-peer-urls=http://192.168.0.9:2380",
-        "--initial-cluster=node=http://192.168.0.9:2380",
-        "--listen-client-urls=http://127.0.0.1:2379,http://192.168.0.9:2379",
-        "--listen-peer-urls=http://192.168.0.9:2380",
-        "--name=node",
-        "--snapshot-count=10000",
-    ];
-    [&common[..], flags_of_version].concat()
+/// The command of kubeadm's static pod for etcd (`cmd/kubeadm/app/phases/etcd/local.go`), but for
+/// what differs between versions.
+const KUBEADM: [&str; 17] = [
+    "--advertise-client-urls=https://192.168.0.9:2379",
+    "--cert-file=/etc/kubernetes/pki/etcd/server.crt",
+    "--client-cert-auth=true",
+    "--data-dir=/var/lib/etcd",
+    "--initial-advertise-peer-urls=https://192.168.0.9:2380",
+    "--initial-cluster=node=https://192.168.0.9:2380",
+    "--key-file=/etc/kubernetes/pki/etcd/server.key",
+    "--listen-client-urls=https://127.0.0.1:2379,https://192.168.0.9:2379",
+    "--listen-metrics-urls=http://127.0.0.1:2381",
+    "--listen-peer-urls=https://192.168.0.9:2380",
+    "--name=node",
+    "--peer-cert-file=/etc/kubernetes/pki/etcd/peer.crt",
+    "--peer-client-cert-auth=true",
+    "--peer-key-file=/etc/kubernetes/pki/etcd/peer.key",
+    "--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
+    "--snapshot-count=10000",
+    "--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
+];
+
+/// The command with further flags, as far as its flags are served: without TLS its URLs are plain.
+fn kubeadm(further: &[&str]) -> Vec<String> {
+    let is_served =
+        |name: &str| table::find(name).is_none_or(|flag| !matches!(flag.status, Status::Only(..)));
+    let scheme = if is_served("cert-file") { "https://" } else { "http://" };
+    let line = KUBEADM.iter().chain(further);
+    let served = line.filter(|arg| is_served(&arg[2..arg.find('=').unwrap_or(arg.len())]));
+    served.map(|arg| arg.replace("https://", scheme)).collect()
+}
+
+fn ask_kubeadm(further: &[&str]) -> (Config, Notes) {
+    match parse(kubeadm(further), []) {
+        Ok(Asked::Run(config, notes)) => (*config, notes),
+        other => panic!("{further:?}: {other:?}"),
+    }
 }
 
 #[test]
-fn the_command_lines_of_kubeadm_are_taken_without_tls() {
+fn the_command_lines_of_kubeadm_are_taken() {
     // 1.29 starts etcd 3.5, 1.36 starts 3.6.
     let old = [
         "--experimental-initial-corrupt-check=true",
@@ -214,7 +237,7 @@ fn the_command_lines_of_kubeadm_are_taken_without_tls() {
     ];
     let new = ["--feature-gates=InitialCorruptCheck=true", "--watch-progress-notify-interval=5s"];
     for flags in [old, new] {
-        let Ok(Asked::Run(config, notes)) = ask(&kubeadm(&flags), &[]) else { panic!("refused") };
+        let (config, notes) = ask_kubeadm(&flags);
         assert_eq!(config.watch_progress_interval, Duration::from_secs(5));
         assert!(config.feature_gates.initial_corrupt_check);
         assert_eq!(notes.warnings.len(), if flags == old { 2 } else { 0 }, "{notes:?}");
@@ -230,13 +253,12 @@ fn the_command_lines_of_kubeadm_are_taken_without_tls() {
         "--metrics=basic",
         "--logger=zap",
         "--log-outputs=stderr",
-        "--client-cert-auth=false",
         "--enable-grpc-gateway=true",
         "--initial-cluster-state=new",
         "--election-timeout=5000",
         "--heartbeat-interval=500",
     ];
-    let config = run(&kubeadm(&usual), &[]).unwrap();
+    let (config, _) = ask_kubeadm(&usual);
     let day_third = Duration::from_secs(8 * 3600);
     assert_eq!(config.auto_compaction, AutoCompaction::Periodic(day_third));
     assert_eq!(config.engine.checkpoint_entries, 10_000);
