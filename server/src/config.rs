@@ -19,10 +19,12 @@ pub mod cluster;
 pub mod flags;
 pub mod gates;
 mod help;
+mod observe;
 pub mod table;
 pub mod url;
 pub mod value;
 
+pub use observe::Observe;
 pub use url::ListenUrl;
 
 /// The checked configuration of one member.
@@ -80,6 +82,8 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// `--feature-gates`.
     pub feature_gates: gates::FeatureGates,
+    /// What operators are shown.
+    pub observe: Observe,
     /// `--log-level`.
     pub log_level: Level,
     /// `--log-format`.

@@ -7,7 +7,7 @@ use etcore_raftlog::limits::SEGMENT_BYTES_MIN;
 use tracing::Level;
 
 use super::flags::Values;
-use super::{Config, ListenUrl, cluster, gates};
+use super::{Config, ListenUrl, Observe, cluster, gates};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Output};
 
@@ -74,6 +74,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         pre_vote: values.bool("pre-vote"),
         snapshot_catchup_entries: values.uint("snapshot-catchup-entries"),
         feature_gates: gates::parse(&values.text("feature-gates"))?.check()?,
+        observe: Observe::of(values)?,
         log_level: log_level(&values.text("log-level")),
         log_format,
         log_output,

@@ -28,6 +28,8 @@ mod services {
     mod maintenance;
     /// One member's start, flags, HTTP side and stop.
     mod member;
+    /// What an operator is told, beside what etcd tells.
+    mod tells;
     /// Watches, as scripts.
     mod watch;
 }
