@@ -68,6 +68,8 @@ pub struct CheckpointOutput {
     pub compact_finished: Revision,
     /// What pins allowed to remove is gone up to here.
     pub(crate) compact_reached: Revision,
+    /// Rows that it has removed, or not written, because a compaction made them useless.
+    pub compacted_rows: u64,
     /// Bytes of the file below its end.
     pub file_bytes: u64,
     /// Bytes of them that hold nothing.
@@ -146,6 +148,8 @@ struct Job {
     wanted: Vec<PagePtr>,
     /// Row keys that the compaction removes, ascending.
     removed: Vec<Vec<u8>>,
+    /// Frozen rows that a compaction has made useless before they were written.
+    unwritten: u64,
     /// Rows written again to move their pages, ascending.
     touched: Vec<Touched>,
     meta: Meta,
@@ -259,6 +263,7 @@ impl Checkpointer {
             stage: Stage::Compact,
             wanted: Vec::new(),
             removed: Vec::new(),
+            unwritten: 0,
             touched: Vec::new(),
             meta,
             written_bytes: 0,
@@ -478,7 +483,8 @@ impl Checkpointer {
     /// Makes the new pages; false if old ones are wanted first.
     fn merge(&mut self, job: &mut Job) -> Result<bool, EngineError> {
         let keys = row_keys(job);
-        let ops = bucket_ops(job, &keys);
+        let mut unwritten = 0;
+        let ops = bucket_ops(job, &keys, &mut unwritten);
         let roots = job.meta.roots;
         let mut wanted = Vec::new();
         for (root, ops) in roots.iter().zip(&ops) {
@@ -502,6 +508,7 @@ impl Checkpointer {
             }
         }
         job.meta.roots = new_roots;
+        job.unwritten = unwritten;
         self.save_space(&mut job.meta);
         Ok(true)
     }
@@ -542,6 +549,7 @@ impl Checkpointer {
             durable_applied,
             compact_finished: self.meta.compact_finished,
             compact_reached: self.compaction.reached(),
+            compacted_rows: job.removed.len() as u64 + job.unwritten,
             file_bytes: self.pages.space.end_unit() * unit,
             free_bytes: self.pages.space.free_units() * unit,
             written_bytes: job.written_bytes,
@@ -605,7 +613,7 @@ fn row_keys(job: &Job) -> Vec<RowKey> {
 }
 
 /// What changes in each bucket, ascending.
-fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey]) -> Vec<Vec<Op<'a>>> {
+fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey], unwritten: &mut u64) -> Vec<Vec<Op<'a>>> {
     let mut ops: Vec<Vec<Op<'a>>> = Vec::new();
     ops.resize_with(BUCKET_COUNT, Vec::new);
     for Change { bucket, key, value } in job.input.bucket_changes.last_of_each() {
@@ -619,6 +627,7 @@ fn bucket_ops<'a>(job: &'a Job, keys: &'a [RowKey]) -> Vec<Vec<Op<'a>>> {
         if row.at().main <= job.input.removable {
             let user_key = KvRef::parse(bytes).map_or(&[][..], |kv| kv.key);
             if !job.input.index.keeps(user_key, row.at(), job.input.removable) {
+                *unwritten += 1;
                 continue;
             }
         }

@@ -40,6 +40,11 @@ impl RevisionPins {
         Ok(RevisionPin { counts: self.counts.clone(), revision })
     }
 
+    /// How many pins there are.
+    pub fn count(&self) -> usize {
+        self.counts.lock().values().sum()
+    }
+
     /// The oldest pinned revision that has not expired.
     pub fn oldest(&self) -> Option<Revision> {
         self.counts.first().map(|key| Revision(key.cast_signed()))

@@ -88,7 +88,7 @@ fn answer(server: &mut Server, event: ServerEvent, bodies: &mut HashMap<StreamId
             let _ = server.finish(stream, Code::Ok, "");
         }
         ServerEvent::Writable { stream } => pull(server, stream, bodies),
-        ServerEvent::Cancelled { stream } => {
+        ServerEvent::Cancelled { stream, .. } => {
             bodies.remove(&stream);
         }
         ServerEvent::HttpOpened { stream, end_stream: true, .. }

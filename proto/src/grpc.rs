@@ -25,7 +25,7 @@ pub use code::Code;
 pub use message::Message;
 pub use metadata::Metadata;
 pub use routes::{MethodId, Routes, RoutesError};
-pub use server::{RequestMeta, Server, ServerConfig, ServerEvent, frame_message};
+pub use server::{OpenCall, RequestMeta, Server, ServerConfig, ServerEvent, frame_message};
 pub use text::{TimeoutError, decode_message, encode_message, encode_timeout_ms, parse_timeout_ms};
 
 pub use crate::h2::{SendError, StreamId};

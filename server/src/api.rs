@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use etcore_engine::pins::RevisionPins;
 use etcore_engine::seeded_bug::{SeededBug, is_on};
@@ -20,6 +21,7 @@ use crate::channel::{Consumer, LeaseRequest, Producer, Shared, ToFront, ToReplic
 use crate::disk::pages::Pages;
 use crate::driver::Waker;
 use crate::limits;
+use crate::metrics::FrontCalls;
 use crate::quota::Quota;
 use crate::replies::{CallId, ConnId, Replies};
 use crate::work::{Job, Work};
@@ -48,7 +50,7 @@ use maintenance::Hashes;
 use outbox::Outbox;
 use pending::Pending;
 use reads::Reads;
-pub use routes::{Unary, routes};
+pub use routes::{Unary, method_labels, routes};
 use watch::WatchStreams;
 
 /// Election timeouts without a leader after which streams that asked for one are ended (etcd:
@@ -84,6 +86,7 @@ pub struct Services {
     index: usize,
     shared: Arc<Shared>,
     from_replica: Consumer<ToFront>,
+    calls: Arc<FrontCalls>,
     reads: Reads,
     pending: Pending,
     outbox: Outbox,
@@ -97,6 +100,8 @@ pub struct Services {
     listed_bytes: usize,
     /// What was done since the last wait.
     work: Work,
+    /// Ranges evaluated since they were last timed.
+    ranges: u64,
     now_ms: u64,
     /// The replica lets clients in.
     serving: bool,
@@ -127,6 +132,7 @@ impl Services {
         Self {
             index,
             from_replica,
+            calls: shared.metrics.calls.front(index),
             reads: Reads::new(&shared, pages, former_pages, pins),
             pending: Pending::default(),
             outbox: Outbox::new(to_replica, to_lessor),
@@ -138,6 +144,7 @@ impl Services {
             quota: Quota::new(shared.config.quota_backend_bytes),
             listed_bytes: 0,
             work: Work::default(),
+            ranges: 0,
             now_ms: 0,
             serving: false,
             draining: false,
@@ -202,6 +209,21 @@ impl Services {
         let newest = self.shared.status.applied.load(Ordering::Acquire);
         if newest > self.reads.store().applied.0 && !is_on(SeededBug::OldViewServed) {
             self.begin_turn(self.now_ms);
+        }
+    }
+
+    /// True if ranges were evaluated that nobody has timed.
+    pub fn has_ranges(&self) -> bool {
+        self.ranges > 0
+    }
+
+    /// They took so long together.
+    pub fn ranges_took(&mut self, took: Duration) {
+        let count = std::mem::take(&mut self.ranges);
+        if count > 0 {
+            let each = took.as_nanos() / u128::from(count);
+            let each = Duration::from_nanos(u64::try_from(each).unwrap_or(u64::MAX));
+            self.calls.ranges(true, count, each);
         }
     }
 

@@ -25,12 +25,14 @@ pub mod gates;
 mod help;
 pub mod keys;
 mod nearest;
+mod observe;
 pub mod old;
 pub mod table;
 pub mod url;
 pub mod value;
 
 pub use compaction::AutoCompaction;
+pub use observe::Observe;
 pub use url::ListenUrl;
 
 /// The checked configuration of one member.
@@ -102,6 +104,8 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// `--feature-gates`.
     pub feature_gates: gates::FeatureGates,
+    /// What operators are shown.
+    pub observe: Observe,
     /// `--log-level`.
     pub log_level: Level,
     /// `--log-format`.

@@ -118,6 +118,17 @@ fn wrapped(request: u32, entry: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// The field of an entry's request, which says what it does; `None` if it has none.
+pub fn request_field(entry: &[u8]) -> Option<u32> {
+    let mut fields = Fields::new(entry);
+    while let Some((field, _)) = fields.next_field().ok()? {
+        if field != field::HEADER && field != field::ID {
+            return Some(field);
+        }
+    }
+    None
+}
+
 /// The ID of an entry's request, as etcd reads it; `None` if it has none.
 pub fn request_id(entry: &[u8]) -> Option<u64> {
     let (mut old, mut id) = (0, 0);

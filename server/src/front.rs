@@ -93,6 +93,8 @@ pub struct Front {
     drain: Drain,
     now_ms: u64,
     next_tick_ms: u64,
+    /// The clock was looked at since the last sleep.
+    awake: bool,
     /// Room for a list of connections, used again.
     ticked: Vec<ConnId>,
 }
@@ -111,7 +113,8 @@ impl Front {
             crate::sys::descriptors_max().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
         Self {
             services: Services::new(services, boot_id),
-            wire: Wire::new(settings, shared.clock.clone()),
+            wire: Wire::new(settings, shared.clock.clone(), shared.metrics.calls.front(index)),
+            awake: false,
             acceptor: Acceptor {
                 index,
                 socket_queues,
@@ -162,6 +165,9 @@ impl Front {
         self.shared.metrics.client_received_bytes.inc_by(bytes.len() as u64);
         // The shard may have slept since the turn began.
         self.services.catch_up();
+        if !std::mem::replace(&mut self.awake, true) {
+            self.wire.look_at_clock();
+        }
         self.services.note(crate::work::Job::Requests);
         let id = socket_conn(socket);
         self.wire.received(id, bytes);
@@ -187,8 +193,18 @@ impl Front {
         self.services.begin_turn(now_ms);
     }
 
+    /// The ranges since the clock was looked at took the time that has passed.
+    fn time_ranges(&mut self) {
+        let took = self.wire.look_at_clock();
+        self.services.ranges_took(took);
+    }
+
     /// The shard is about to wait, for long if there is no connection.
     pub fn rest(&mut self) {
+        if self.services.has_ranges() {
+            self.time_ranges();
+        }
+        self.awake = false;
         self.services.end_turn();
         if self.deadline_ms() == u64::MAX {
             self.services.rest();
@@ -203,6 +219,7 @@ impl Front {
     /// Takes replies, goes on with what waited, lets time pass, and passes on what is new.
     pub fn turn(&mut self, now_ms: u64) {
         self.begin_turn(now_ms);
+        self.time_ranges();
         self.services.receive(&mut self.wire);
         self.take_large();
         self.services.go_on(&mut self.wire);

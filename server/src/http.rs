@@ -113,14 +113,23 @@ pub fn client_version_page(method: &str, view: &MemberView) -> Page {
 }
 
 /// The page of `/metrics`. Costs as much as thousands of calls: to be rendered for many at once.
-/// What the view knows is read for it.
-pub fn metrics_page(shared: &Shared, view: &MemberView, form: Exposition) -> Page {
+/// What the view knows is read for it; `pins` are the revisions that long reads keep.
+pub fn metrics_page(shared: &Shared, view: &MemberView, pins: usize, form: Exposition) -> Page {
     let (metrics, store) = (&shared.metrics, &view.store);
     metrics.keys.set(store.key_count());
     metrics.current_revision.set(store.revision.0.unsigned_abs());
-    metrics.compact_revision.set(store.compact_revision.0.max(0).unsigned_abs());
+    metrics.storage.compact_revision.set(store.compact_revision.0 as f64);
+    metrics.storage.open_reads.set(pins as u64);
     metrics.proposals_committed.set(shared.status.committed.load(Ordering::Relaxed));
     metrics.proposals_applied.set(shared.status.applied.load(Ordering::Relaxed));
+    metrics.auth_revision.set(view.auth.revision());
+    metrics.is_learner.set(u64::from(view.is_learner));
+    if let Some(version) = &view.cluster_version {
+        // etcd names no patch in it.
+        let minor = version.rsplit_once('.').map_or(&**version, |(minor, _)| minor);
+        metrics.set_cluster_version(minor);
+    }
+    metrics.network.know(shared.member_id, view.members.iter().map(|member| member.id));
     Page {
         status: 200,
         content_type: form.content_type(),
@@ -218,6 +227,8 @@ pub fn check_page(
             _ => None,
         };
         failed |= why.is_some();
+        let kind = if path.starts_with("/livez") { "livez" } else { "readyz" };
+        shared.metrics.health_checked(kind, name, why.is_none());
         match why {
             Some(why) => list += &format!("[-]{name} failed: {why}\n"),
             None => list += &format!("[+]{name} ok\n"),

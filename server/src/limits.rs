@@ -213,6 +213,8 @@ pub const HASH_ANSWERS: usize = 2 * HASH_JOBS + 2;
 pub const HASH_STEP_ROWS: usize = 1024;
 /// Hashes of compactions that are remembered (etcd: hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
+/// Compactions under way whose end is told of.
+pub const COMPACTIONS_TOLD: usize = 64;
 
 /// Log lines waiting for standard error; more are dropped and counted, so that a blocked pipe never
 /// stops a request.

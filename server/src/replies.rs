@@ -103,11 +103,18 @@ pub trait Replies: Streams + HttpReplies {
     /// Answers a unary call with this message. What exceeds the client's window is buffered.
     fn reply(&mut self, call: CallId, message: &[u8]);
 
-    /// Sends messages that are framed already.
+    /// Sends so many messages, which are framed already.
     ///
     /// # Errors
     /// [`Gone`].
-    fn send_framed(&mut self, call: CallId, framed: &[u8]) -> Result<(), Gone>;
+    fn send_framed(&mut self, call: CallId, framed: &[u8], messages: u64) -> Result<(), Gone>;
+
+    /// The call is a transaction that only reads; such are counted apart.
+    fn reads_only(&mut self, call: CallId);
+
+    /// Ends a call that never began, since what came is no request of its method: as
+    /// [`Streams::fail`], and it counts for nothing.
+    fn refuse(&mut self, call: CallId, status: &Status);
 
     /// Ends a call with OK.
     fn finish(&mut self, call: CallId);

@@ -48,6 +48,11 @@ impl<C> Calls<C> {
     }
 
     /// All calls, in slot order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (StreamId, &C)> {
+        self.slots.iter().flatten().map(|(name, call)| (*name, call))
+    }
+
+    /// All calls, in slot order, to be changed.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (StreamId, &mut C)> {
         self.slots.iter_mut().flatten().map(|(name, call)| (*name, call))
     }

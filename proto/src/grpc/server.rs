@@ -22,7 +22,7 @@ pub use self::reply::frame_message;
 pub(super) use self::reply::prefix;
 use super::assembler::Chunk;
 use super::calls::Calls;
-use super::{Message, Metadata, MethodId, Routes, StreamId};
+use super::{Code, Message, Metadata, MethodId, Routes, StreamId};
 use crate::h2::{Budget, Config, Conn, ConnError, ErrorCode, Handler};
 use crate::limits;
 
@@ -114,6 +114,10 @@ pub enum ServerEvent {
     Cancelled {
         /// The call.
         stream: StreamId,
+        /// What it was; `None` for a request that is not gRPC.
+        call: Option<OpenCall>,
+        /// How grpc-go would have ended it.
+        code: Code,
     },
     /// A call that was refused capacity has some now.
     Writable {
@@ -140,6 +144,15 @@ pub enum ServerEvent {
         /// The body is complete.
         end_stream: bool,
     },
+}
+
+/// A call that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenCall {
+    /// Its method.
+    pub method: MethodId,
+    /// What the owner noted of it by [`Server::note`]; 0 if nothing.
+    pub note: u64,
 }
 
 /// The server's side of a connection.
@@ -282,6 +295,26 @@ impl Server {
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.conn.open_streams()
+    }
+
+    /// The call of a stream that was announced and is not over.
+    #[inline]
+    #[must_use]
+    pub fn open_call(&self, stream: StreamId) -> Option<OpenCall> {
+        self.core.calls.get(stream).and_then(Call::open)
+    }
+
+    /// All calls that were announced and are not over.
+    pub fn open_calls(&self) -> impl Iterator<Item = OpenCall> {
+        self.core.calls.iter().filter_map(|(_, call)| call.open())
+    }
+
+    /// Keeps a number with a call for as long as it is open.
+    #[inline]
+    pub fn note(&mut self, stream: StreamId, note: u64) {
+        if let Some(call) = self.core.calls.get_mut(stream) {
+            call.note = note;
+        }
     }
 
     /// Bytes queued for the client.

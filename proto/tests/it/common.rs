@@ -126,7 +126,7 @@ impl Service {
                 server.finish(stream, Code::Ok, "")
             }
             ServerEvent::Writable { stream } => self.pull(stream),
-            ServerEvent::Cancelled { stream } => {
+            ServerEvent::Cancelled { stream, .. } => {
                 self.cancelled += 1;
                 self.bodies.remove(&stream);
                 self.counts.remove(&stream);

@@ -46,6 +46,8 @@ impl Call {
 pub(super) enum Refusal {
     /// Answer with this.
     Status(Status),
+    /// It is no request of its method; answer with this.
+    Malformed(Status),
     /// It waits; nothing to answer yet.
     Waiting,
 }
@@ -62,7 +64,7 @@ pub(super) type Outcome = Result<(), Refusal>;
 /// grpc-go's words for the request of a unary call that is no protobuf.
 pub(super) fn malformed(error: DecodeError) -> Refusal {
     let text = format!("grpc: error unmarshalling request: {error}");
-    Refusal::Status(Status::new(Code::Internal, text))
+    Refusal::Malformed(Status::new(Code::Internal, text))
 }
 
 /// grpc-go's words for such a message of a stream.

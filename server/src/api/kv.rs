@@ -5,6 +5,7 @@
 //! and proposed.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_proto::error::EtcdError;
@@ -97,6 +98,7 @@ impl Cx<'_> {
             drop(request);
             return self.propose_message(call, field::TXN, message);
         }
+        self.out.reads_only(call.id);
         if check::is_serializable(&request) {
             return self.start_read_txn(call, request);
         }
@@ -124,6 +126,7 @@ impl Cx<'_> {
             &mut answer,
         );
         if let Ok(true) = answered {
+            self.api.ranges += 1;
             self.out.reply(call.id, &answer);
         }
         self.api.reads.keep_buffer(answer);
@@ -137,7 +140,10 @@ impl Cx<'_> {
                 }
                 self.wait_for_page(pending)
             }
-            Err(stop) => Err(refusal(stop)),
+            Err(stop) => {
+                self.api.calls.ranges(false, 1, Duration::ZERO);
+                Err(refusal(stop))
+            }
         }
     }
 

@@ -326,6 +326,7 @@ impl Cx<'_> {
                 break;
             };
             framed.clear();
+            let first = stream.first;
             while let Some(Renewal { id, header, ttl_s: Some(ttl_s), .. }) = stream.renewals.front()
                 && framed.len() < room
             {
@@ -340,7 +341,7 @@ impl Cx<'_> {
             if framed.is_empty() {
                 break;
             }
-            gone = self.out.send_framed(call, &framed).is_err();
+            gone = self.out.send_framed(call, &framed, stream.first - first).is_err();
         }
         self.api.reads.keep_buffer(message);
         if !gone && stream.held && stream.renewals.len() <= limits::KEEP_ALIVES_PER_STREAM / 2 {

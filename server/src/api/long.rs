@@ -142,6 +142,7 @@ impl Cx<'_> {
         call: Call,
         request: &pb::RangeRequest,
     ) -> Result<(), Refusal> {
+        self.api.ranges += 1;
         let point = self.point_of(request);
         let pin = self.api.reads.pin(&self.api.shared, point.revision())?;
         let mut draft = Draft::default();

@@ -121,7 +121,7 @@ impl Cx<'_> {
             alarm: AlarmType::Nospace as i32,
         };
         match self.propose_as(call, CallKind::QuotaAlarm, field::ALARM, &request.encode_to_vec()) {
-            Err(Refusal::Status(_)) => Err(EtcdError::NoSpace.into()),
+            Err(Refusal::Status(_) | Refusal::Malformed(_)) => Err(EtcdError::NoSpace.into()),
             waiting => waiting,
         }
     }

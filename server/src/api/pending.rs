@@ -115,6 +115,19 @@ pub(super) enum LeaseCall {
 }
 
 impl CallKind {
+    /// True if it is read once its linearizable point is reached.
+    pub(super) fn waits_for_read_index(&self) -> bool {
+        matches!(
+            self,
+            Self::Range(_)
+                | Self::ReadTxn(_)
+                | Self::AtPoint(_)
+                | Self::AlarmList(_)
+                | Self::Health(_)
+                | Self::Stream(_)
+        )
+    }
+
     /// True if the replica will reply to it.
     fn is_proposal(&self) -> bool {
         matches!(self, Self::Proposal | Self::QuotaAlarm)

@@ -172,6 +172,7 @@ impl Cx<'_> {
         if overdue.is_empty() {
             return;
         }
+        let mut read_timed_out = false;
         for slot in overdue {
             if let Some(left) = self.api.pending.abandon(slot) {
                 self.out.proposal_ended(left.to.conn(), left.bytes);
@@ -184,6 +185,7 @@ impl Cx<'_> {
             }
             let Some(left) = self.api.pending.remove(slot) else { continue };
             let error = timed_out(left.client_deadline);
+            read_timed_out |= left.kind.waits_for_read_index();
             match (left.kind, &left.to) {
                 (CallKind::Health(check), To::Http(id)) => {
                     self.finish_health(*id, &check, Err(error));
@@ -200,6 +202,10 @@ impl Cx<'_> {
                 (CallKind::Long(_), To::Call(call)) => self.out.abort(call.id),
                 (_, to) => self.fail_to(to, &error.into()),
             }
+        }
+        if read_timed_out {
+            // They waited for the same word of the leader.
+            self.api.shared.metrics.slow_read_indexes.inc();
         }
         self.api.pending.forget_ended();
     }

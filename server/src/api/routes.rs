@@ -14,15 +14,23 @@ use super::call::{Call, Outcome, Refusal, decode};
 use super::{Cx, Services, health, kv};
 use crate::auth;
 use crate::entry::field;
+use crate::metrics::{CallType, MethodLabels};
 use crate::replies::{CallId, Replies};
 
-/// What a caller must be allowed when the cluster asks who he is.
+/// What a caller must be allowed when the cluster asks who he is (etcd `v3rpc/maintenance.go`,
+/// `v3rpc/key.go`, `apply/auth.go`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Permission {
     /// Nothing: it says nothing of what is stored.
     None,
-    /// Whatever the request reads or writes; its service knows.
-    ByRequest,
+    /// To be somebody that the cluster knows.
+    Own,
+    /// To read the keys that the request names.
+    Read,
+    /// To write them; and to read those that it reads as well.
+    Write,
+    /// Everything.
+    Root,
 }
 
 /// Whether a learner serves it (etcd `isRPCSupportedForLearner`).
@@ -56,24 +64,36 @@ enum Serve {
 }
 
 struct Method {
-    path: &'static str,
+    /// What it is called in metrics, its path among it.
+    labels: MethodLabels,
     serve: Serve,
     permission: Permission,
     on_learner: OnLearner,
 }
 
 impl Method {
-    const fn new(path: &'static str, serve: Serve) -> Self {
-        let (permission, on_learner) = (Permission::ByRequest, OnLearner::No);
-        Self { path, serve, permission, on_learner }
-    }
-
-    const fn for_everybody(self) -> Self {
-        Self { permission: Permission::None, ..self }
+    const fn new(path: &'static str, serve: Serve, permission: Permission) -> Self {
+        let kind = match serve {
+            Serve::Unary { .. } | Serve::Proposal { .. } => CallType::Unary,
+            Serve::Stream { .. } => CallType::BidiStream,
+        };
+        let labels = MethodLabels { path, kind, request: "" };
+        Self { labels, serve, permission, on_learner: OnLearner::No }
     }
 
     const fn on_learner(self, on_learner: OnLearner) -> Self {
         Self { on_learner, ..self }
+    }
+
+    /// Its answers are a stream, or its requests alone are none.
+    const fn server_stream(self) -> Self {
+        let kind = CallType::ServerStream;
+        Self { labels: MethodLabels { kind, ..self.labels }, ..self }
+    }
+
+    /// etcd times its requests under this name.
+    const fn timed(self, request: &'static str) -> Self {
+        Self { labels: MethodLabels { request, ..self.labels }, ..self }
     }
 }
 
@@ -91,88 +111,115 @@ fn is_empty(message: Message) -> Outcome {
 }
 
 macro_rules! unary {
-    ($path:literal, $is_request:expr, $call:ident) => {
+    ($path:literal, $permission:ident, $is_request:expr, $call:ident) => {
         Method::new(
             $path,
             Serve::Unary {
                 is_request: $is_request,
                 call: |cx, call, message| cx.$call(call, message),
             },
+            Permission::$permission,
         )
     };
 }
 
 macro_rules! stream {
-    ($path:literal, $open:ident, $message:ident) => {
+    ($path:literal, $permission:ident, $open:ident, $message:ident) => {
         Method::new(
             $path,
             Serve::Stream {
                 open: |cx, call, meta| cx.$open(call, meta),
                 message: |cx, call, message| cx.$message(call, message),
             },
+            Permission::$permission,
         )
     };
 }
 
 macro_rules! proposal {
-    ($path:literal, $field:expr, $request:ty, $check:expr) => {
+    ($path:literal, $permission:ident, $field:expr, $request:ty, $check:expr) => {
         Method::new(
             $path,
             Serve::Proposal { field: $field, is_request: is::<$request>, check: $check },
+            Permission::$permission,
         )
     };
 }
 
 /// All methods; a [`MethodId`] is a place in it.
 const METHODS: &[Method] = &[
-    unary!("/etcdserverpb.KV/Range", is::<pb::RangeRequest>, range)
-        .on_learner(OnLearner::IfSerializable),
+    unary!("/etcdserverpb.KV/Range", Read, is::<pb::RangeRequest>, range)
+        .on_learner(OnLearner::IfSerializable)
+        .timed("Range"),
     // A stream of answers: grpc-go reads the request after it has asked what refuses calls for
     // their heads.
-    unary!("/etcdserverpb.KV/RangeStream", |_| Ok(()), range_stream),
-    unary!("/etcdserverpb.KV/Put", kv::is_put, put),
+    unary!("/etcdserverpb.KV/RangeStream", Read, |_| Ok(()), range_stream).server_stream(),
+    unary!("/etcdserverpb.KV/Put", Write, kv::is_put, put).timed("Put"),
     proposal!(
         "/etcdserverpb.KV/DeleteRange",
+        Write,
         field::DELETE_RANGE,
         pb::DeleteRangeRequest,
         kv::check_delete_range
-    ),
-    unary!("/etcdserverpb.KV/Txn", kv::is_txn, txn),
+    )
+    .timed("DeleteRange"),
+    unary!("/etcdserverpb.KV/Txn", Write, kv::is_txn, txn).timed("Txn"),
     proposal!(
         "/etcdserverpb.KV/Compact",
+        Root,
         field::COMPACTION,
         pb::CompactionRequest,
         decodes::<pb::CompactionRequest>
-    ),
-    unary!("/etcdserverpb.Lease/LeaseGrant", is::<pb::LeaseGrantRequest>, lease_grant),
+    )
+    .timed("Compaction"),
+    unary!("/etcdserverpb.Lease/LeaseGrant", Own, is::<pb::LeaseGrantRequest>, lease_grant)
+        .timed("LeaseGrant"),
     proposal!(
         "/etcdserverpb.Lease/LeaseRevoke",
+        Write,
         field::LEASE_REVOKE,
         pb::LeaseRevokeRequest,
         decodes::<pb::LeaseRevokeRequest>
-    ),
+    )
+    .timed("LeaseRevoke"),
     unary!(
         "/etcdserverpb.Lease/LeaseTimeToLive",
+        Read,
         is::<pb::LeaseTimeToLiveRequest>,
         lease_time_to_live
     ),
-    unary!("/etcdserverpb.Lease/LeaseLeases", is_empty, lease_leases),
-    stream!("/etcdserverpb.Lease/LeaseKeepAlive", open_lease_stream, lease_stream_message),
-    stream!("/etcdserverpb.Watch/Watch", open_watch, watch_message),
-    unary!("/etcdserverpb.Auth/AuthStatus", is_empty, auth_status),
-    unary!("/etcdserverpb.Cluster/MemberList", is::<pb::MemberListRequest>, member_list),
-    unary!("/etcdserverpb.Maintenance/Status", is_empty, status)
-        .for_everybody()
-        .on_learner(OnLearner::Yes),
-    unary!("/etcdserverpb.Maintenance/Alarm", is::<pb::AlarmRequest>, alarm),
-    unary!("/etcdserverpb.Maintenance/Hash", is_empty, hash),
-    unary!("/etcdserverpb.Maintenance/HashKV", is::<pb::HashKvRequest>, hash_kv),
-    unary!("/etcdserverpb.Maintenance/Defragment", is_empty, defragment),
-    unary!("/etcdserverpb.Maintenance/MoveLeader", is::<pb::MoveLeaderRequest>, move_leader),
-    unary!("/grpc.health.v1.Health/Check", health::is_check, health_check).for_everybody(),
-    stream!("/grpc.health.v1.Health/Watch", open_health_watch, health_watch),
-    unary!("/grpc.health.v1.Health/List", is_empty, health_list).for_everybody(),
+    unary!("/etcdserverpb.Lease/LeaseLeases", Read, is_empty, lease_leases),
+    stream!("/etcdserverpb.Lease/LeaseKeepAlive", Own, open_lease_stream, lease_stream_message),
+    stream!("/etcdserverpb.Watch/Watch", Read, open_watch, watch_message),
+    unary!("/etcdserverpb.Auth/AuthStatus", Own, is_empty, auth_status).timed("AuthStatus"),
+    unary!("/etcdserverpb.Cluster/MemberList", Own, is::<pb::MemberListRequest>, member_list),
+    // etcd asks for a name. As long as none can be given here, whoever looks after the member is
+    // told of it all the same.
+    unary!("/etcdserverpb.Maintenance/Status", None, is_empty, status).on_learner(OnLearner::Yes),
+    unary!("/etcdserverpb.Maintenance/Alarm", Root, is::<pb::AlarmRequest>, alarm).timed("Alarm"),
+    unary!("/etcdserverpb.Maintenance/Hash", Root, is_empty, hash),
+    unary!("/etcdserverpb.Maintenance/HashKV", Root, is::<pb::HashKvRequest>, hash_kv),
+    unary!("/etcdserverpb.Maintenance/Defragment", Root, is_empty, defragment),
+    unary!("/etcdserverpb.Maintenance/MoveLeader", Root, is::<pb::MoveLeaderRequest>, move_leader),
+    unary!("/grpc.health.v1.Health/Check", None, health::is_check, health_check),
+    stream!("/grpc.health.v1.Health/Watch", None, open_health_watch, health_watch).server_stream(),
+    unary!("/grpc.health.v1.Health/List", None, is_empty, health_list),
 ];
+
+static LABELS: [MethodLabels; METHODS.len()] = {
+    let mut labels = [METHODS[0].labels; METHODS.len()];
+    let mut at = 0;
+    while at < METHODS.len() {
+        labels[at] = METHODS[at].labels;
+        at += 1;
+    }
+    labels
+};
+
+/// What the methods are called in metrics, by their numbers.
+pub fn method_labels() -> &'static [MethodLabels] {
+    &LABELS
+}
 
 fn method(id: MethodId) -> &'static Method {
     &METHODS[usize::from(id.0)]
@@ -185,7 +232,7 @@ fn method(id: MethodId) -> &'static Method {
 pub fn routes() -> Routes {
     let methods = METHODS.iter().enumerate().map(|(at, method)| {
         let id = MethodId(u16::try_from(at).expect("some dozens of methods"));
-        (method.path, id, matches!(method.serve, Serve::Stream { .. }))
+        (method.labels.path, id, matches!(method.serve, Serve::Stream { .. }))
     });
     Routes::new(methods).expect("the table is well-formed")
 }
@@ -208,7 +255,10 @@ impl Services {
         let Unary { call, method: id, meta, message } = unary;
         let id_of_call = call.id;
         let method = method(id);
-        let outcome = match self.gate(method, &meta, &message) {
+        let gate = self.gate(method, &meta, &message);
+        // The interceptor of etcd has the request already; a stream's service is to ask for it.
+        let has_message = gate.is_ok() || method.labels.kind == CallType::Unary;
+        let outcome = match gate {
             Err(refused) => is_request_of(method, message).and(Err(refused)),
             Ok(()) => {
                 let mut cx = self.with(out);
@@ -223,6 +273,14 @@ impl Services {
                 }
             }
         };
+        if let Err(Refusal::Malformed(status)) = outcome {
+            // grpc-go refuses it before anybody counts.
+            return out.refuse(id_of_call, &status);
+        }
+        self.calls.started(id);
+        if has_message {
+            self.calls.received(id);
+        }
         if let Err(Refusal::Status(status)) = outcome {
             out.fail(id_of_call, &status);
         }
@@ -236,6 +294,7 @@ impl Services {
         id: MethodId,
         meta: &RequestMeta,
     ) {
+        self.calls.started(id);
         if let Serve::Stream { open, .. } = &method(id).serve {
             open(&mut self.with(out), call, meta);
         }
@@ -249,6 +308,7 @@ impl Services {
         id: MethodId,
         message: Bytes,
     ) {
+        self.calls.received(id);
         if let Serve::Stream { message: take, .. } = &method(id).serve {
             take(&mut self.with(out), call, message);
         }
@@ -266,7 +326,7 @@ impl Services {
         if !on_learner {
             return Err(EtcdError::NotSupportedForLearner.into());
         }
-        self.head_gate(meta)?;
+        self.head_gate(meta, false)?;
         if method.permission != Permission::None && self.reads.view().auth.is_enabled() {
             return Err(Refusal::Status(auth::not_served()));
         }
@@ -274,11 +334,10 @@ impl Services {
     }
 
     /// Why a call is refused for what its head says, whatever it asks for.
-    fn head_gate(&self, meta: &RequestMeta) -> Result<(), EtcdError> {
-        let version = meta.client_api_version.as_deref().unwrap_or_default();
-        if std::str::from_utf8(version).is_err() {
-            return Err(EtcdError::InvalidClientApiVersion);
-        }
+    fn head_gate(&self, meta: &RequestMeta, is_stream: bool) -> Result<(), EtcdError> {
+        let version = meta.client_api_version.as_deref().map(std::str::from_utf8).transpose();
+        let version = version.map_err(|_| EtcdError::InvalidClientApiVersion)?;
+        self.calls.client(version, is_stream);
         if meta.has_leader && !self.shared.has_leader() {
             return Err(EtcdError::NoLeader);
         }
@@ -290,7 +349,7 @@ impl Services {
         if self.is_learner() {
             return Err(EtcdError::NotSupportedForLearner);
         }
-        self.head_gate(meta)
+        self.head_gate(meta, true)
     }
 
     fn is_learner(&self) -> bool {

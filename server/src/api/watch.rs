@@ -139,7 +139,10 @@ impl Cx<'_> {
             self.api.watch.closed(call);
             return self.out.fail(call, &auth::not_served());
         }
+        let began = self.api.shared.clock.elapsed();
         self.with_hub(|hub, turn| hub.message(turn, call, request));
+        let took = self.api.shared.clock.elapsed().saturating_sub(began);
+        self.api.shared.metrics.watch_loops.answered(took);
     }
 
     /// Sends what the view of this turn adds, and goes on with those who are behind.
@@ -154,8 +157,14 @@ impl Cx<'_> {
             return;
         }
         api.work.note(Job::Watches);
+        let began = api.shared.clock.elapsed();
         self.with_hub(Hub::run);
         let api = &mut *self.api;
+        let events = api.watch.hub.counts().events - api.watch.counts.events;
+        if events > 0 {
+            let took = api.shared.clock.elapsed().saturating_sub(began);
+            api.shared.metrics.watch_loops.sent(events, took);
+        }
         api.reads.fetch_wanted();
         api.hold_watched();
         api.watch.report(&api.shared.metrics);
@@ -164,7 +173,11 @@ impl Cx<'_> {
     /// Notifications that are due, and streams that wait for a leader in vain.
     pub(super) fn tick_watches(&mut self) {
         if !self.api.watch.hub.is_empty() {
-            self.with_hub(Hub::tick);
+            let began = self.api.shared.clock.elapsed();
+            if self.with_hub(Hub::tick) {
+                let took = self.api.shared.clock.elapsed().saturating_sub(began);
+                self.api.shared.metrics.watch_loops.told_progress(took);
+            }
         }
         if self.api.shared.has_leader() {
             self.api.watch.leaderless_ms = None;
@@ -183,7 +196,7 @@ impl Cx<'_> {
         self.with_hub(|hub, turn| hub.end_all(turn.out, EtcdError::Stopped));
     }
 
-    fn with_hub(&mut self, handle: impl FnOnce(&mut Hub, &mut Turn<'_>)) {
+    fn with_hub<T>(&mut self, handle: impl FnOnce(&mut Hub, &mut Turn<'_>) -> T) -> T {
         let api = &mut *self.api;
         let (view, pages, _) = api.reads.evaluation();
         let mut turn = Turn {
@@ -193,6 +206,6 @@ impl Cx<'_> {
             header: api.shared.header(0),
             now_ms: api.now_ms,
         };
-        handle(&mut api.watch.hub, &mut turn);
+        handle(&mut api.watch.hub, &mut turn)
     }
 }

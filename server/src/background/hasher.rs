@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use etcore_engine::file::SharedFile;
@@ -153,6 +154,7 @@ pub struct Worker<P> {
 struct Started {
     hasher: KvHasher,
     requester: Requester,
+    began: Duration,
 }
 
 /// Who wants a hash.
@@ -236,12 +238,12 @@ impl<P: FollowingPages> Worker<P> {
         };
         match job {
             Job::Compaction(hasher) => {
-                self.job = Some(Started { hasher: *hasher, requester: Requester::Compaction });
+                self.start(*hasher, Requester::Compaction);
             }
             Job::ByRevision { revision, reply } => self.begin_by_revision(revision, reply),
             Job::Everything { hasher, reply } => {
                 let requester = Requester::Everything { newest: hasher.revision().0, reply };
-                self.job = Some(Started { hasher: *hasher, requester });
+                self.start(*hasher, requester);
             }
         }
     }
@@ -263,6 +265,7 @@ impl<P: FollowingPages> Worker<P> {
     fn begin_by_revision(&mut self, asked: i64, reply: HashRequester) {
         if let Some(hash) = self.compactions.iter().find(|hash| hash.revision.0 == asked) {
             let outcome = Ok((*hash, self.shared.view.load().store.revision.0));
+            self.shared.metrics.storage.hash_by_revision.observe(0.0);
             return answer(reply, outcome);
         }
         let (newest, compacted, pin) = match self.pin() {
@@ -278,7 +281,11 @@ impl<P: FollowingPages> Worker<P> {
         let revision = if asked == 0 { newest } else { Revision(asked) };
         let hasher = KvHasher::new(HashKind::ByRevision, revision, compacted, pin);
         let requester = Requester::ByRevision { asked, newest: newest.0, reply };
-        self.job = Some(Started { hasher, requester });
+        self.start(hasher, requester);
+    }
+
+    fn start(&mut self, hasher: KvHasher, requester: Requester) {
+        self.job = Some(Started { hasher, requester, began: self.shared.clock.elapsed() });
     }
 
     /// The newest revision, the compact revision, and a pin that came in time for it.
@@ -316,7 +323,17 @@ impl<P: FollowingPages> Worker<P> {
             };
         }
         match job.hasher.step(&view.store, &mut self.pages, limits::HASH_STEP_ROWS) {
-            Ok(Fetch::Ready(Some(hash))) => self.end(job.requester, Ok(hash)),
+            Ok(Fetch::Ready(Some(hash))) => {
+                let took = self.shared.clock.elapsed().saturating_sub(job.began).as_secs_f64();
+                match &job.requester {
+                    Requester::Compaction => {}
+                    Requester::ByRevision { .. } => {
+                        self.shared.metrics.storage.hash_by_revision.observe(took);
+                    }
+                    Requester::Everything { .. } => self.shared.metrics.storage.hash.observe(took),
+                }
+                self.end(job.requester, Ok(hash));
+            }
             // These pages are read with blocking calls: there is nothing to wait for.
             Ok(Fetch::Ready(None) | Fetch::Pending(_)) => self.job = Some(job),
             Err(error) => {

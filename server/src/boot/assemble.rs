@@ -33,7 +33,7 @@ use crate::freer::Freer;
 use crate::front::{self, Front, SocketQueue};
 use crate::ids::RequestIds;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Calls, Metrics};
 use crate::peers::{self, Peers};
 use crate::replica::{self, FrontLink, LogFiles, LogPools, Replica};
 use crate::shard::Shard;
@@ -143,6 +143,11 @@ pub(crate) fn shared(
 ) -> Arc<Shared> {
     let file = page_disk.share(stored.checkpointer.file());
     let page_file = PageFile { number: 0, cuts: 0, file };
+    let calls = Calls::new(api::method_labels(), fronts, config.observe.extensive_metrics);
+    let metrics = Metrics::new(stored.member_id, calls);
+    for (name, stage, enabled) in config.feature_gates.listed() {
+        metrics.set_feature(name, stage, enabled);
+    }
     let shared = Arc::new(Shared {
         member_id: stored.member_id,
         cluster_id: stored.cluster_id,
@@ -150,7 +155,7 @@ pub(crate) fn shared(
         ids: RequestIds::new(stored.member_id, stored.nonce),
         view: ArcSwap::from_pointee(MemberView::of_keys(stored.store.publish(), page_file)),
         status: StatusCell::default(),
-        metrics: Metrics::new(stored.member_id),
+        metrics,
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
         lifecycle: Lifecycle::new(fronts),

@@ -10,7 +10,7 @@ use tracing::Level;
 use super::cluster::InitialCluster;
 use super::flags::Values;
 use super::gates::FeatureGates;
-use super::{Access, AutoCompaction, Config, ListenUrl, cluster, gates};
+use super::{Access, AutoCompaction, Config, ListenUrl, Observe, cluster, gates};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
 
@@ -71,6 +71,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         pre_vote: values.bool("pre-vote"),
         snapshot_catchup_entries: values.uint("snapshot-catchup-entries"),
         feature_gates,
+        observe: Observe::of(values)?,
         log_level: log_level(&values.text("log-level")),
         log_format,
         log_output,

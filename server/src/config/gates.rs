@@ -22,6 +22,27 @@ impl Default for FeatureGates {
     }
 }
 
+impl FeatureGates {
+    /// All gates of etcd 3.7 with their stages, and whether they are on.
+    pub fn listed(&self) -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+        [
+            ("AllAlpha", "ALPHA", false),
+            ("AllBeta", "BETA", false),
+            ("CompactHashCheck", "ALPHA", false),
+            ("FastLeaseKeepAlive", "BETA", self.fast_lease_keep_alive),
+            ("InitialCorruptCheck", "ALPHA", false),
+            ("LeaseCheckpoint", "ALPHA", self.lease_checkpoint),
+            // Checkpoints are always kept on disk.
+            ("LeaseCheckpointPersist", "ALPHA", self.lease_checkpoint),
+            ("PriorityRequest", "ALPHA", false),
+            ("SetMemberLocalAddr", "ALPHA", false),
+            ("StopGRPCServiceOnDefrag", "ALPHA", false),
+            ("TxnModeWriteWithSharedBuffer", "BETA", true),
+        ]
+        .into_iter()
+    }
+}
+
 /// What was typed; the last word on each gate counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Typed {

@@ -433,7 +433,7 @@ const MONITORING: &[Flag] = &[
         "metrics",
         Choice(&["basic", "extensive"]),
         "basic",
-        Only(&[], "etcore has no histograms of gRPC's methods yet"),
+        Served,
         "basic, or extensive for histograms of gRPC's methods.",
     ),
     flag(

@@ -21,17 +21,20 @@ impl Front {
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Unary { stream, method, meta, message } => {
+                    wire.began(id(stream));
                     let call = Call::new(id(stream), &meta, remote);
                     self.take_unary(Unary { call, method, meta, message });
                 }
                 ServerEvent::StreamOpened { stream, method, meta } => {
+                    wire.began(id(stream));
                     services.stream_opened(wire, id(stream), method, &meta);
                 }
                 ServerEvent::StreamMessage { stream, method, message } => {
                     services.stream_message(wire, id(stream), method, message);
                 }
                 ServerEvent::Writable { stream } => services.writable(wire, id(stream)),
-                ServerEvent::Cancelled { stream } => {
+                ServerEvent::Cancelled { stream, call, code } => {
+                    wire.cancelled(call, code);
                     services.cancelled(id(stream));
                     services.http_cancelled(http::h2_id(conn_id, stream));
                 }

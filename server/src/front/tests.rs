@@ -25,7 +25,7 @@ use crate::config::flags::{self, Asked};
 use crate::disk::pages::{PageFile, Pages};
 use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
-use crate::metrics::Metrics;
+use crate::metrics::{Calls, Metrics};
 
 mod crowding;
 mod http;
@@ -109,7 +109,7 @@ impl Rig {
             ids: crate::ids::RequestIds::new(1, 0),
             view: ArcSwap::from_pointee(MemberView::of_keys(store.publish(), PageFile::default())),
             status: StatusCell::default(),
-            metrics: Metrics::new(1),
+            metrics: Metrics::new(1, Calls::new(api::method_labels(), 1, false)),
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
             lifecycle: Lifecycle::new(1),

@@ -5,19 +5,19 @@
 //! connections can. Each connection sends once a turn; budgets and buffers are shared by all.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use etcore_proto::error::{Code, Status};
-use etcore_proto::grpc::Server;
+use etcore_proto::grpc::{OpenCall, Server};
 use etcore_proto::http1::BodyLength;
 
-use super::conn::{Conn, Origin, Settings};
+use super::conn::{Conn, Origin, Protocol, Settings};
 use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
 use crate::clock::Clock;
 use crate::driver::{AnySocket, Driver};
 use crate::http::Page;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{FrontCalls, Metrics};
 use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams};
 
 /// A socket on its way in.
@@ -78,13 +78,18 @@ pub(super) struct Wire {
     /// The first place whose connection is still to get time after the last tick.
     untimed: usize,
     now_ms: u64,
+    /// The time of this turn to the microsecond: what calls are timed by.
+    now: Duration,
+    calls: Arc<FrontCalls>,
 }
 
 impl Wire {
-    pub(super) fn new(settings: Settings, clock: Clock) -> Self {
+    pub(super) fn new(settings: Settings, clock: Clock, calls: Arc<FrontCalls>) -> Self {
         Self {
             settings: Arc::new(settings),
             clock,
+            now: Duration::ZERO,
+            calls,
             conns: Vec::new(),
             loopbacks: Vec::new(),
             loopback_generation: 0,
@@ -120,6 +125,34 @@ impl Wire {
 
     pub(super) fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+    }
+
+    /// Looks at the clock; calls that come and go until it is looked at again do so now.
+    pub(super) fn look_at_clock(&mut self) -> Duration {
+        let before = std::mem::replace(&mut self.now, self.clock.elapsed());
+        self.now.saturating_sub(before)
+    }
+
+    /// A call came.
+    pub(super) fn began(&mut self, call: CallId) {
+        let note = Note { began: self.now, reads_only: false };
+        if let Some(server) = self.conn(call.conn).and_then(Conn::grpc) {
+            server.note(call.stream, note.number());
+        }
+    }
+
+    /// A call has ended, unless it had before.
+    fn ended(&self, call: Option<OpenCall>, code: Code) {
+        let Some(OpenCall { method, note }) = call else { return };
+        if let Some(note) = Note::of(note) {
+            let took = self.now.saturating_sub(note.began);
+            self.calls.handled(method, code, took, note.reads_only);
+        }
+    }
+
+    /// The transport has ended a call.
+    pub(super) fn cancelled(&self, call: Option<OpenCall>, code: Code) {
+        self.ended(call, code);
     }
 
     /// Open connections.
@@ -330,6 +363,10 @@ impl Wire {
     }
 
     fn forget(&mut self, id: ConnId) {
+        if let Some(Protocol::Grpc(server)) = self.conn(id).map(|conn| &conn.protocol) {
+            let calls: Vec<OpenCall> = server.open_calls().collect();
+            calls.into_iter().for_each(|call| self.ended(Some(call), Code::Canceled));
+        }
         match loopback_slot(id) {
             None => {
                 self.conns[id.slot as usize] = None;
@@ -402,13 +439,18 @@ impl Streams for Wire {
         write: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Result<(), Gone> {
         let server = self.server(call).ok_or(Gone)?;
+        let open = server.open_call(call.stream);
         let sent = server.send_message_with(call.stream, length_bytes, |out| write(out));
+        self.calls.sent(open, 1);
         sent.map(drop).map_err(|_| Gone)
     }
 
     fn start(&mut self, call: CallId, length_bytes: usize) -> Result<(), Gone> {
         let server = self.server(call).ok_or(Gone)?;
-        server.start_message(call.stream, length_bytes).map_err(|_| Gone)
+        let open = server.open_call(call.stream);
+        let started = server.start_message(call.stream, length_bytes);
+        self.calls.sent(open, 1);
+        started.map_err(|_| Gone)
     }
 
     fn write(&mut self, call: CallId, piece: &[u8]) -> Result<(), Gone> {
@@ -423,38 +465,60 @@ impl Streams for Wire {
 
     fn fail(&mut self, call: CallId, status: &Status) {
         let Some(server) = self.server(call) else { return };
+        let open = server.open_call(call.stream);
         if server.message_is_open(call.stream) {
             server.abort(call.stream);
         } else {
             // An error means that the client is gone, which the transport has noticed.
             let _ = server.reply_error(call.stream, status.code, &status.message);
         }
+        self.ended(open, status.code);
     }
 }
 
 /// Errors of sending mean that the client is gone, which the transport has noticed.
 impl Replies for Wire {
     fn reply(&mut self, call: CallId, message: &[u8]) {
-        if let Some(server) = self.server(call) {
-            let _ = server.reply_unary(call.stream, message);
+        let Some(server) = self.server(call) else { return };
+        let open = server.open_call(call.stream);
+        let _ = server.reply_unary(call.stream, message);
+        self.ended(open, Code::Ok);
+    }
+
+    fn send_framed(&mut self, call: CallId, framed: &[u8], messages: u64) -> Result<(), Gone> {
+        let server = self.server(call).ok_or(Gone)?;
+        let open = server.open_call(call.stream);
+        let sent = server.send_framed(call.stream, framed);
+        self.calls.sent(open, messages);
+        sent.map(drop).map_err(|_| Gone)
+    }
+
+    fn reads_only(&mut self, call: CallId) {
+        let Some(server) = self.server(call) else { return };
+        if let Some(note) = server.open_call(call.stream).and_then(|open| Note::of(open.note)) {
+            server.note(call.stream, Note { reads_only: true, ..note }.number());
         }
     }
 
-    fn send_framed(&mut self, call: CallId, framed: &[u8]) -> Result<(), Gone> {
-        let server = self.server(call).ok_or(Gone)?;
-        server.send_framed(call.stream, framed).map(drop).map_err(|_| Gone)
+    fn refuse(&mut self, call: CallId, status: &Status) {
+        if let Some(server) = self.server(call) {
+            server.note(call.stream, 0);
+        }
+        self.fail(call, status);
     }
 
     fn finish(&mut self, call: CallId) {
-        if let Some(server) = self.server(call) {
-            let _ = server.finish(call.stream, Code::Ok, "");
-        }
+        let Some(server) = self.server(call) else { return };
+        let open = server.open_call(call.stream);
+        let _ = server.finish(call.stream, Code::Ok, "");
+        self.ended(open, Code::Ok);
     }
 
     fn abort(&mut self, call: CallId) {
-        if let Some(server) = self.server(call) {
-            server.abort(call.stream);
-        }
+        let Some(server) = self.server(call) else { return };
+        let open = server.open_call(call.stream);
+        server.abort(call.stream);
+        self.ended(open, Code::Canceled);
     }
 
     fn proposal_begun(&mut self, conn: ConnId, bytes: usize) {
@@ -467,6 +531,28 @@ impl Replies for Wire {
         if let Some(conn) = self.conn(conn) {
             conn.proposal_bytes = conn.proposal_bytes.saturating_sub(bytes);
         }
+    }
+}
+
+/// What is noted of a call with the transport, in one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Note {
+    /// When it came.
+    began: Duration,
+    /// It is a transaction that only reads.
+    reads_only: bool,
+}
+
+impl Note {
+    /// Never 0, which notes nothing.
+    fn number(self) -> u64 {
+        let us = u64::try_from(self.began.as_micros()).unwrap_or(u64::MAX >> 2);
+        (us + 1) << 1 | u64::from(self.reads_only)
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        let us = (number >> 1).checked_sub(1)?;
+        Some(Self { began: Duration::from_micros(us), reads_only: number & 1 == 1 })
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Counts {
     pub ranges: u64,
     /// Puts.
     pub puts: u64,
+    /// Bytes of the keys and values put.
+    pub put_bytes: u64,
     /// Ranges deleted.
     pub deletes: u64,
 }
@@ -34,6 +36,7 @@ impl Counts {
                     counts.checks += if is_txn { reads } else { 0 };
                     counts.ranges += reads;
                     counts.puts += 1;
+                    counts.put_bytes += (put.key.len() + put.value.len()) as u64;
                 }
                 Op::Delete(request) => {
                     counts.ranges += u64::from(request.prev_kv);
@@ -50,6 +53,7 @@ impl Counts {
         let ranges = self.checks + self.ranges;
         metrics.ranges.inc_by(ranges);
         metrics.puts.inc_by(self.puts);
+        metrics.storage.put_bytes.inc_by(self.put_bytes);
         metrics.deletes.inc_by(self.deletes);
         let writes = self.puts + self.deletes;
         let steps = match writes {
@@ -116,11 +120,11 @@ mod tests {
             Counts::of(&plan)
         };
         let counts = count(Plan::new(request));
-        assert_eq!(counts, Counts { checks: 5, ranges: 5, puts: 2, deletes: 1 });
+        assert_eq!(counts, Counts { checks: 5, ranges: 5, puts: 2, put_bytes: 0, deletes: 1 });
         let alone =
             count(Plan::of(Op::Put(pb::PutRequest { prev_kv: true, ..Default::default() })));
         assert_eq!(alone, Counts { ranges: 1, puts: 1, ..Counts::default() });
-        let metrics = Metrics::new(1);
+        let metrics = Metrics::new(1, crate::metrics::Calls::default());
         counts.add_to(&metrics);
         alone.add_to(&metrics);
         Counts { ranges: 2, ..Counts::default() }.add_to(&metrics);

@@ -6,11 +6,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{Level, MethodLabels};
+use super::{Labels, Level};
 
 /// A number for each label. The names do not end as a counter's would in the text.
-type Levels = Family<MethodLabels, Level>;
-type Histograms = Family<MethodLabels, Histogram, fn() -> Histogram>;
+type Levels = Family<Labels, Level>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// One direction. `peer` names the other member in hexadecimal.
 pub struct Direction {
@@ -22,11 +22,11 @@ pub struct Direction {
 }
 
 impl Direction {
-    /// `verb` is in the names, `done` in the texts that explain them.
-    fn register(r: &mut Registry, verb: &str, done: &str, label: &'static str) -> Self {
+    /// `verb` is in the names and in the texts that explain them.
+    fn register(r: &mut Registry, verb: &str, label: &'static str) -> Self {
         let name = |what: &str| format!("etcd_network_snapshot_{verb}_{what}");
         let seconds = Histograms::new_with_constructor(durations);
-        let help = format!("How long snapshots took to be {done}");
+        let help = format!("Total latency distributions of v3 snapshot {verb}s");
         r.register(name("total_duration_seconds"), help, seconds.clone());
         let mut levels = |what, help: String| {
             let levels = Levels::default();
@@ -35,14 +35,17 @@ impl Direction {
         };
         Self {
             label,
-            inflights: levels("inflights_total", format!("Snapshots being {done}")),
-            success: levels("success", format!("Snapshots {done}")),
-            failures: levels("failures", format!("Snapshots that could not be {done}")),
+            inflights: levels(
+                "inflights_total",
+                format!("Total number of inflight snapshot {verb}s"),
+            ),
+            success: levels("success", format!("Total number of successful snapshot {verb}s")),
+            failures: levels("failures", format!("Total number of snapshot {verb} failures")),
             seconds,
         }
     }
 
-    fn labels(&self, peer: u64) -> MethodLabels {
+    fn labels(&self, peer: u64) -> Labels {
         vec![(self.label, format!("{peer:x}"))]
     }
 
@@ -78,11 +81,15 @@ pub struct Snapshots {
 
 impl Snapshots {
     pub(super) fn register(r: &mut Registry) -> Self {
-        let sent = Direction::register(r, "send", "sent", "To");
-        let received = Direction::register(r, "receive", "received", "From");
+        let sent = Direction::register(r, "send", "To");
+        let received = Direction::register(r, "receive", "From");
         let applying = Level::default();
         let name = "etcd_server_snapshot_apply_in_progress_total";
-        r.register(name, "1 while the member goes over to a snapshot", applying.clone());
+        r.register(
+            name,
+            "1 if the server is applying the incoming snapshot. 0 if none.",
+            applying.clone(),
+        );
         Self { sent, received, applying }
     }
 }

@@ -112,7 +112,7 @@ impl Reporter {
     }
 }
 
-fn pair(shared: &Shared, peer: u64) -> crate::metrics::MethodLabels {
+fn pair(shared: &Shared, peer: u64) -> crate::metrics::Labels {
     vec![("Local", format!("{:x}", shared.member_id)), ("Remote", format!("{peer:x}"))]
 }
 

@@ -10,8 +10,10 @@ use etcore_raftlog::types::LogEntry;
 
 use super::backlog::Backlog;
 use super::executing::Running;
+use crate::entry;
 use crate::kv::range::Scratch;
 use crate::limits;
+use crate::metrics::{Applied, Applies};
 
 /// See the module text.
 ///
@@ -31,6 +33,10 @@ pub(super) struct Applier {
     /// The room when the clock was last looked at.
     looked: usize,
     scratch: Scratch,
+    /// What was applied since it was last timed.
+    applied: Applied,
+    /// The entry among these that does most, about, and how much that is.
+    heaviest: Option<(usize, LogEntry)>,
 }
 
 /// The next thing to apply.
@@ -130,6 +136,22 @@ impl Applier {
         if now() >= self.until {
             self.room = 0;
         }
+    }
+
+    /// An entry was applied that does so much, about; `success` unless it was refused.
+    pub(super) fn note(&mut self, entry: &LogEntry, cost: usize, success: bool) {
+        if let Some(field) = entry::request_field(&entry.data) {
+            self.applied.note(field, success);
+        }
+        if self.heaviest.as_ref().is_none_or(|(most, _)| *most < cost) {
+            self.heaviest = Some((cost, entry.clone()));
+        }
+    }
+
+    /// What was applied in one go took so long. Returns the entry of it that does most.
+    pub(super) fn took(&mut self, applies: &Applies, took: Duration) -> Option<LogEntry> {
+        applies.observe(&mut self.applied, took);
+        Some(self.heaviest.take()?.1)
     }
 
     /// Entries were applied in one go; returns how long the first of them took.

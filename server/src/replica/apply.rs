@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use etcore_engine::types::{LeaseId, Revision};
-use etcore_proto::error::EtcdError;
+use etcore_proto::error::{Code, EtcdError};
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 
@@ -96,11 +96,13 @@ impl Replica {
     /// waited for.
     fn warn_of_slow_apply(&mut self, count: u64) {
         let Some(took) = self.applier.end(self.shared.clock.elapsed()) else { return };
+        let heaviest = self.applier.took(&self.shared.metrics.applies, took);
         let took_ms = took.as_millis();
         if took_ms <= u128::from(limits::SLOW_APPLY_MS) {
             return;
         }
         self.shared.metrics.slow_applies.inc();
+        let _ = heaviest;
         tracing::warn!(
             took = %format_args!("{took_ms}ms"),
             expected_duration = %format_args!("{}ms", limits::SLOW_APPLY_MS),
@@ -114,6 +116,14 @@ impl Replica {
     fn applied(&mut self, entry: &LogEntry, reply: Option<Reply>) {
         debug_assert_eq!(self.store.applied().0, entry.index, "each entry, once and in order");
         self.turn.note(Job::Entries);
+        let refused = reply.as_ref().is_some_and(|reply| {
+            let Reply::Refused(status) = reply else { return false };
+            // etcd takes it for done.
+            status.code != Code::OutOfRange
+        });
+        if entry.kind == EntryKind::Normal {
+            self.applier.note(entry, cost(entry), !refused);
+        }
         self.applier.take_room(cost(entry));
         self.space.note_applied(entry.data.len() as u64);
         let compaction = self.compactions.take_delay();
@@ -278,6 +288,7 @@ impl Replica {
             return Ok(Reply::Refused(EtcdError::LeaseNotFound.into()));
         }
         self.shared.metrics.puts.inc();
+        self.shared.metrics.storage.put_bytes.inc_by((put.key.len() + put.value.len()) as u64);
         let mut txn = self.store.begin(entry.index, entry.term);
         txn.put(put.key, put.value, lease);
         let revision = txn.commit().0;
@@ -290,6 +301,7 @@ impl Replica {
         let hash = self.compaction_hash(Revision(request.revision));
         match self.store.compact(Revision(request.revision)) {
             Ok(()) => {
+                self.compactions.begin(request.revision, self.turn.now_ms());
                 if let Some(hasher) = hash {
                     self.hashes.begin_compaction(hasher);
                 }

@@ -27,6 +27,7 @@ pub(super) struct Checkpoints {
     page_file: PageFile,
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
+    defragment_began_ms: u64,
     /// An entry that was skipped, and that the page file is not beyond for good yet.
     skipped: Option<LogIndex>,
 }
@@ -38,6 +39,7 @@ impl Checkpoints {
             rest_until_ms: 0,
             page_file,
             defragmenters: Vec::new(),
+            defragment_began_ms: 0,
             skipped: None,
         }
     }
@@ -101,7 +103,7 @@ impl Replica {
     pub(super) fn checkpoint_written(&mut self, output: CheckpointOutput) {
         let took_ms = self.checkpoints.end(self.turn.now_ms());
         let took = Duration::from_millis(took_ms);
-        self.shared.metrics.backend_commit.observe(took.as_secs_f64());
+        self.shared.metrics.storage.backend_commit.observe(took.as_secs_f64());
         self.watchdog.checkpoint_ended();
         self.turn.note(Job::CheckpointEnds);
         self.shared.note_size(output.file_bytes, output.free_bytes);
@@ -119,18 +121,27 @@ impl Replica {
         {
             self.fail(format!("write-ahead log: {error}"));
         }
+        self.compactions_ended(output.compacted_rows, output.compact_finished);
         self.answer_compactions(output.compact_finished);
     }
 
     pub(super) fn begin_defragment(&mut self, front: usize, slot: Slot) {
         if !self.checkpoints.is_defragmenting() {
             tracing::info!("starting defragment");
+            self.checkpoints.defragment_began_ms = self.turn.now_ms();
+            self.shared.metrics.storage.defragmenting.set(1);
             self.store.defragment();
         }
         self.checkpoints.defragmenters.push((front, slot));
     }
 
     fn end_defragment(&mut self) {
+        let storage = &self.shared.metrics.storage;
+        if self.checkpoints.is_defragmenting() {
+            let took_ms = self.turn.now_ms() - self.checkpoints.defragment_began_ms;
+            storage.defragment.observe(Duration::from_millis(took_ms).as_secs_f64());
+        }
+        storage.defragmenting.set(0);
         tracing::info!(
             db_size_bytes = self.shared.status.db_size_bytes.load(Ordering::Relaxed),
             db_in_use_bytes = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed),
@@ -145,7 +156,13 @@ impl Replica {
     pub(super) fn maybe_checkpoint(&mut self) {
         let now_ms = self.turn.now_ms();
         // Compaction of the index: a slice a turn.
+        let began = self.compactions.are_under_way().then(|| self.shared.clock.elapsed());
         if self.store.maintain() {
+            if let Some(began) = began {
+                let took = self.shared.clock.elapsed().saturating_sub(began);
+                let metrics = &self.shared.metrics.storage;
+                metrics.index_pause_ms.observe(took.as_secs_f64() * 1000.0);
+            }
             self.turn.note(Job::IndexCompaction);
             self.publisher.note_change();
         }

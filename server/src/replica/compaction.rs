@@ -5,9 +5,12 @@
 //! looks at this with every tick and, past the bounds, ends their pins: they are told that their
 //! revision is compacted, as they would be if they came now.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, UNIX_EPOCH};
 
 use etcore_engine::types::Revision;
+use etcore_proto::gowrite::{go_duration, human_bytes};
 
 use super::Replica;
 use crate::channel::ToFront;
@@ -20,6 +23,11 @@ pub(super) struct Compactions {
     held: Option<Held>,
     /// Who waits until a compaction up to this revision has removed what it can.
     waiting: Vec<(i64, usize, ToFront)>,
+    /// Compactions that have not removed everything, with when they began. Only the newest are
+    /// kept: what is lost is a line of the log.
+    under_way: VecDeque<(i64, u64)>,
+    /// Rows removed since one ended.
+    removed_rows: u64,
     /// Set by the entry being applied if its answer waits for its compaction.
     asked: Option<i64>,
 }
@@ -38,6 +46,19 @@ impl Compactions {
     pub(super) fn delay_answer(&mut self, revision: i64) {
         assert!(self.asked.is_none(), "the answer of the entry before is not out");
         self.asked = Some(revision);
+    }
+
+    /// A compaction up to `revision` has begun.
+    pub(super) fn begin(&mut self, revision: i64, now_ms: u64) {
+        if self.under_way.len() == limits::COMPACTIONS_TOLD {
+            self.under_way.pop_front();
+        }
+        self.under_way.push_back((revision, now_ms));
+    }
+
+    /// True if the index may have something to remove.
+    pub(super) fn are_under_way(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     /// The compaction that the answer of the entry just applied waits for.
@@ -70,6 +91,37 @@ impl Compactions {
 }
 
 impl Replica {
+    /// A checkpoint has removed so many rows; compactions up to `finished` have removed everything.
+    pub(super) fn compactions_ended(&mut self, rows: u64, finished: Revision) {
+        let now_ms = self.turn.now_ms();
+        let compactions = &mut self.compactions;
+        compactions.removed_rows += rows;
+        let storage = &self.shared.metrics.storage;
+        storage.compacted_keys.inc_by(rows);
+        while let Some((revision, began_ms)) = compactions.under_way.front().copied()
+            && revision <= finished.0
+        {
+            compactions.under_way.pop_front();
+            let took_ms = now_ms - began_ms;
+            storage.compaction_ms.observe(took_ms as f64);
+            let since_epoch = self.shared.clock.unix().duration_since(UNIX_EPOCH);
+            storage.compaction_last.set(since_epoch.unwrap_or_default().as_secs());
+            let size = self.shared.status.db_size_bytes.load(Ordering::Relaxed);
+            let in_use = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed);
+            // The hash has a line of its own, once it is known.
+            tracing::info!(
+                compact_revision = revision,
+                took = %go_duration(Duration::from_millis(took_ms)),
+                number_of_keys_compacted = std::mem::take(&mut compactions.removed_rows),
+                current_db_size_bytes = size,
+                current_db_size = %human_bytes(size),
+                current_db_size_in_use_bytes = in_use,
+                current_db_size_in_use = %human_bytes(in_use),
+                "finished scheduled compaction"
+            );
+        }
+    }
+
     /// Answers clients that wait until a compaction has removed what it can, when a checkpoint has
     /// finished one up to `finished`.
     pub(super) fn answer_compactions(&mut self, finished: Revision) {

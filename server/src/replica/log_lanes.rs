@@ -42,9 +42,9 @@ impl Replica {
         let now = self.shared.clock.elapsed();
         let started = self.lanes.write_started.take();
         let took = now.saturating_sub(started.expect("a write was outstanding"));
-        self.shared.metrics.wal_fsync.observe(took.as_secs_f64());
-        let bytes = self.shared.metrics.wal_write_bytes.get() + buf.len() as u64;
-        self.shared.metrics.wal_write_bytes.set(bytes);
+        let metrics = &self.shared.metrics.storage;
+        metrics.wal_fsync.observe(took.as_secs_f64());
+        metrics.wal_write_bytes.inc_by(buf.len() as u64);
         self.log_op_done(result.map(|()| FileOutput::Written(buf)));
     }
 

@@ -36,12 +36,13 @@ impl Hub {
         self.drop_failed();
     }
 
-    /// Lets time pass: sends the notifications that are due.
-    pub fn tick(&mut self, turn: &mut Turn<'_>) {
+    /// Lets time pass: sends the notifications that are due. True if there were any.
+    pub fn tick(&mut self, turn: &mut Turn<'_>) -> bool {
         if self.pending.is_some() {
             // Some watchers have what others lack: the next tick tells of both.
-            return;
+            return false;
         }
+        let mut any = false;
         while let Some((due_ms, slot)) = self.progress.first().copied() {
             if due_ms > turn.now_ms {
                 break;
@@ -52,8 +53,10 @@ impl Hub {
             stream.progress_due_ms = Some(next_ms);
             self.progress.insert((next_ms, slot));
             self.notify(turn, slot);
+            any = true;
         }
         self.drop_failed();
+        any
     }
 
     fn create(&mut self, turn: &mut Turn<'_>, slot: u32, request: &pb::WatchCreateRequest) {

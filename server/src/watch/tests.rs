@@ -296,7 +296,9 @@ impl Rig {
         }
         self.hub.pages_arrived();
         self.with_hub(Hub::run);
-        self.with_hub(Hub::tick);
+        self.with_hub(|hub, turn| {
+            hub.tick(turn);
+        });
         let (pins, view) = (self.store.revision_pins().clone(), self.view.clone());
         self.hub.hold(&pins, &view, self.now_ms);
         self.check();
@@ -891,7 +893,9 @@ fn notifications_of_progress_come_when_nothing_else_did() {
         }
         rig.view = rig.store.publish();
         rig.with_hub(Hub::run);
-        rig.with_hub(Hub::tick);
+        rig.with_hub(|hub, turn| {
+            hub.tick(turn);
+        });
         for response in rig.peers.peer(rig.calls[0]).messages.drain(..) {
             told.push((second, response.watch_id, response.events.len()));
         }

@@ -30,6 +30,8 @@ mod services {
     mod member;
     /// Settings: refusals beside etcd, the configuration file, what they do.
     mod settings;
+    /// What an operator is told, beside what etcd tells.
+    mod tells;
     /// Watches, as scripts.
     mod watch;
 }

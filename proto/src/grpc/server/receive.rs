@@ -11,7 +11,7 @@ use super::super::assembler::{AssembleError, Assembler, Framed};
 use super::super::gzip;
 use super::super::{Code, Message, MethodId};
 use super::head::{ContentType, Encoding};
-use super::{Core, RequestMeta, ServerEvent};
+use super::{Core, OpenCall, RequestMeta, ServerEvent};
 use crate::h2::{BlockKind, Conn, ErrorCode, Handler, Headers, StreamId};
 use crate::hpack::{Field, FieldSink};
 use crate::limits;
@@ -39,6 +39,8 @@ pub(super) struct Call {
     pub(super) subtype: Option<Box<[u8]>>,
     pub(super) gzip: bool,
     pub(super) head_sent: bool,
+    /// The owner's, for as long as the call is open.
+    pub(super) note: u64,
     /// The owner was told of the call.
     pub(super) announced: bool,
     /// Body bytes still to come of the message begun by `start_message`.
@@ -74,6 +76,7 @@ impl Call {
             subtype: None,
             gzip: false,
             head_sent: false,
+            note: 0,
             announced: false,
             message_left: 0,
             assembler: Assembler::default(),
@@ -84,6 +87,12 @@ impl Call {
             owed_bytes: 0,
             waiting_since_ms: None,
         }
+    }
+
+    /// The call as its owner knows it.
+    pub(super) fn open(&self) -> Option<OpenCall> {
+        let is_call = self.announced && self.phase != Phase::Http;
+        is_call.then_some(OpenCall { method: self.method, note: self.note })
     }
 
     /// What it holds while it waits for the budgets, and is charged.
@@ -185,11 +194,14 @@ impl Handler for Core {
         }
     }
 
-    fn reset(&mut self, conn: &mut Conn, stream: StreamId, _code: ErrorCode, _by_peer: bool) {
+    fn reset(&mut self, conn: &mut Conn, stream: StreamId, code: ErrorCode, by_peer: bool) {
         if let Some(mut call) = self.calls.remove(stream) {
             self.forget_body(conn, &mut call);
             if call.announced {
-                self.events.push_back(ServerEvent::Cancelled { stream });
+                // Nothing but a deadline has this side cancel a stream.
+                let expired = !by_peer && code == ErrorCode::CANCEL;
+                let code = if expired { Code::DeadlineExceeded } else { Code::Canceled };
+                self.events.push_back(ServerEvent::Cancelled { stream, call: call.open(), code });
             }
         }
     }
@@ -631,11 +643,12 @@ impl Core {
 
     /// Ends a call with a status of the transport's own.
     fn fail_call(&mut self, conn: &mut Conn, stream: StreamId, code: Code, text: &str) {
-        let announced = self.calls.get(stream).is_some_and(|call| call.announced);
+        let announced = self.calls.get(stream).filter(|call| call.announced);
+        let announced = announced.map(Call::open);
         // The stream may be gone already; then there is nobody to tell.
         let _ = self.finish(conn, stream, code, text);
-        if announced {
-            self.events.push_back(ServerEvent::Cancelled { stream });
+        if let Some(call) = announced {
+            self.events.push_back(ServerEvent::Cancelled { stream, call, code });
         }
     }
 }

@@ -5,6 +5,8 @@
 //! slow disk slows the sender. A part that is lost is asked for again from the same leader.
 //! Nothing here changes what the member serves.
 
+use std::time::Duration;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -286,6 +288,10 @@ impl Replica {
         let receiving = self.snapshots.receiving.take()?;
         let took_ms = self.turn.now_ms().saturating_sub(receiving.began_ms);
         self.shared.metrics.snapshots.received.ended(receiving.from, ok, took_ms);
+        if ok {
+            let took = Duration::from_millis(took_ms).as_secs_f64();
+            self.shared.metrics.storage.snapshot_save.observe(took);
+        }
         Some(receiving)
     }
 }

@@ -322,7 +322,7 @@ fn a_lease_ends_in_time_with_all_its_keys_in_one_revision() {
             "etcd_debugging_lease_granted_total 2",
             "etcd_debugging_lease_revoked_total 1",
             "etcd_debugging_server_lease_expired_total 1",
-            "etcd_debugging_lease_ttl_total_sum 1002.0",
+            "etcd_debugging_lease_ttl_total_sum 1002",
         ] {
             assert!(metrics.lines().any(|other| other == line), "{line} is not in\n{metrics}");
         }
