@@ -96,24 +96,22 @@ fn bind_tcp(addr: SocketAddr, options: BindOptions) -> io::Result<OwnedFd> {
 
 /// Turns off Nagle's algorithm; answers are written once per turn anyway.
 pub fn set_nodelay(socket: &OwnedFd) {
-    set_tcp_option(socket, libc::TCP_NODELAY, 1);
+    // Best effort: unix sockets have no such option, and need none.
+    let _ = SockRef::from(socket).set_tcp_nodelay(true);
 }
 
 /// Once the socket is closed and the peer has everything, the connection is gone: a peer that only
 /// goes on writing is reset, instead of being kept waiting for a minute (tcp(7), `TCP_LINGER2`).
 pub fn end_promptly(socket: &OwnedFd) {
-    set_tcp_option(socket, libc::TCP_LINGER2, -1);
-}
-
-/// Best effort: unix sockets have no such options, and need none.
-fn set_tcp_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) {
-    // SAFETY: the option value outlives the call and its size is given.
+    let no_time: libc::c_int = -1;
+    // SAFETY: the option's value outlives the call and its size is given. Best effort: unix sockets
+    // have no such option, and need none.
     unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            option,
-            (&raw const value).cast(),
+            libc::TCP_LINGER2,
+            (&raw const no_time).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         );
     }

@@ -1,6 +1,10 @@
 //! The few system calls that neither the standard library nor a driver covers: signals, affinity
 //! and priority. Each unsafe block states why it is sound; nothing here keeps state.
 
+use rustix::mm::MlockAllFlags;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 /// Ends [`wait_for_stop`] from within: a signal that means nothing to a process that does not wait
 /// for it.
 const WAKE: libc::c_int = libc::SIGURG;
@@ -41,8 +45,7 @@ pub fn end_at_once(status: i32) -> ! {
 
 /// Ends a [`wait_for_stop`] of this process at once, or the next one.
 pub fn wake_waiter() {
-    // SAFETY: a signal that is ignored by default, to the process itself.
-    unsafe { libc::kill(libc::getpid(), WAKE) };
+    let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::URG);
 }
 
 /// Waits up to a second for SIGTERM or SIGINT, or for [`wake_waiter`]; the name of the signal, if
@@ -79,48 +82,33 @@ pub fn trim_memory() {
 /// The process may not lock as much as it may come to use: a mapping would fail later, when nobody
 /// can do anything about it.
 pub fn lock_memory() -> Result<(), String> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a struct that outlives them; raising the soft limit to the hard one
-    // is always allowed. geteuid cannot fail.
-    let may_lock_all = unsafe {
-        libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
-        limit.rlim_max == libc::RLIM_INFINITY || libc::geteuid() == 0
-    };
-    if !may_lock_all {
-        return Err(format!("RLIMIT_MEMLOCK is {} bytes and must be unlimited", limit.rlim_max));
+    let limit = getrlimit(Resource::Memlock);
+    // Raising the soft limit to the hard one is always allowed.
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(Resource::Memlock, raised).map_err(|error| error.to_string())?;
+    if let Some(bytes) = limit.maximum
+        && !rustix::process::geteuid().is_root()
+    {
+        return Err(format!("RLIMIT_MEMLOCK is {bytes} bytes and must be unlimited"));
     }
-    // SAFETY: plain flags; it changes no page's contents.
-    let locked =
-        unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
-    if locked == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().to_string()) }
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    rustix::mm::mlockall(all).map_err(|error| error.to_string())
 }
 
 /// How many descriptors this process may have open at most.
 pub fn descriptors_max() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit fills the struct it is given, which outlives the call.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
 }
 
-/// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.
+/// Ties the calling thread to the `index`-th core (modulo) of its affinity mask. Best effort.
 pub fn pin_to(index: usize) {
-    // SAFETY: both sets are plain bit arrays of the size given to the calls and outlive them.
-    unsafe {
-        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) != 0 {
-            return;
-        }
-        let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize)
-            .filter(|core| libc::CPU_ISSET(*core, &allowed))
-            .collect();
-        let Some(core) = cores.get(index % cores.len().max(1)) else { return };
-        let mut one: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(*core, &mut one);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one);
-    }
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    let Some(core) = cores.get(index % cores.len().max(1)) else { return };
+    let mut one = CpuSet::new();
+    one.set(*core);
+    let _ = sched_setaffinity(None, &one);
 }
 
 /// The calling thread, all that it starts, and the kernel's workers for them ask for a core often
@@ -130,8 +118,8 @@ pub fn pin_to(index: usize) {
 pub fn take_short_turns() {
     /// The shortest that the kernel takes.
     const SLICE_NS: u64 = 100_000;
-    // SAFETY: plain numbers; on Linux 0 names the calling thread.
-    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    // On Linux it is the calling thread's.
+    let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     set_schedule(nice, SLICE_NS);
 }
 

@@ -6,16 +6,19 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use etcore_engine::file::AlignedBuf;
+use rustix::event::epoll::CreateFlags;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
-use super::reserve::Reserve;
+use super::reserve::{self, Reserve};
 use super::{
     AnyListener, AnySocket, Completions, Driver, LogFile, PeerAddress, Sent, SocketId, Waker,
     WriteToken, connect,
@@ -92,13 +95,7 @@ impl Portable {
     /// # Errors
     /// When descriptors or threads cannot be had.
     pub fn new(waker: Waker) -> io::Result<Self> {
-        // SAFETY: epoll_create1 takes no pointers; the result is checked before it is used.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `fd` is a fresh descriptor that nobody else owns.
-        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
+        let epoll = rustix::event::epoll::create(CreateFlags::CLOEXEC)?;
         let driver = Self {
             epoll,
             sockets: Vec::new(),
@@ -197,21 +194,9 @@ impl Portable {
 
     fn accept(&mut self, listener: u32, completions: &mut dyn Completions) {
         let Some(socket) = self.listeners.get(&listener) else { return };
-        // SAFETY: null address arguments are allowed; the result is checked before it is used.
-        let fd = unsafe {
-            libc::accept4(
-                socket.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-            )
-        };
-        if fd >= 0 {
-            // SAFETY: a successful accept returns a fresh descriptor that belongs to us alone.
-            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            completions.accepted(listener, socket.into());
-        } else {
-            self.reserve.on_accept_error(socket.as_raw_fd(), &io::Error::last_os_error());
+        match reserve::accept(socket.as_fd()) {
+            Ok(accepted) => completions.accepted(listener, accepted.into()),
+            Err(error) => self.reserve.on_accept_error(socket.as_fd(), &error),
         }
     }
 
@@ -437,14 +422,8 @@ impl Driver for Portable {
 
     fn attach(&mut self, socket: AnySocket) -> io::Result<SocketId> {
         let socket = socket.into_kernel();
-        let fd = socket.as_raw_fd();
-        // SAFETY: fcntl with these commands takes no pointers; the descriptor is open.
-        unsafe {
-            let flags = libc::fcntl(fd, libc::F_GETFL);
-            if flags < 0 || libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
+        let flags = fcntl_getfl(&socket)?;
+        fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
         self.insert(socket, false)
     }
 
@@ -587,32 +566,16 @@ fn write_durable(file: &File, offset_bytes: u64, buf: &[u8]) -> io::Result<()> {
     let mut written = 0;
     while written < buf.len() {
         let rest = &buf[written..];
-        let iovec = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
         let offset = offset_bytes + written as u64;
-        // SAFETY: the vector names `rest`, which outlives the call and is only read.
-        let count = unsafe {
-            libc::pwritev2(
-                file.as_raw_fd(),
-                &raw const iovec,
-                1,
-                i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?,
-                libc::RWF_DSYNC,
-            )
-        };
-        match count {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            1.. => written += usize::try_from(count).unwrap_or(0),
-            _ => {
-                let error = io::Error::last_os_error();
-                match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EOPNOTSUPP | libc::ENOSYS) => {
-                        file.write_all_at(rest, offset)?;
-                        return file.sync_data();
-                    }
-                    _ => return Err(error),
-                }
+        match pwritev2(file, &[IoSlice::new(rest)], offset, ReadWriteFlags::DSYNC) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => written += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                file.write_all_at(rest, offset)?;
+                return file.sync_data();
             }
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

@@ -5,6 +5,8 @@
 
 use std::io;
 
+use rustix::process::{Resource, getrlimit};
+
 use super::uring::Uring;
 use super::{AnySocket, Completions, Driver, SocketId, Waker, WriteToken, portable::Portable};
 use etcore_engine::file::AlignedBuf;
@@ -70,10 +72,8 @@ pub fn create(kind: DriverKind, waker: Waker) -> io::Result<Box<dyn Driver>> {
 
 /// Whether the memory-lock limit lets glommio's executor start.
 pub fn memlock_suffices() -> bool {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit fills the struct it is given, which outlives the call.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    result == 0 && limit.rlim_cur >= GLOMMIO_MEMLOCK_BYTES
+    let limit = getrlimit(Resource::Memlock).current;
+    limit.is_none_or(|bytes| bytes >= GLOMMIO_MEMLOCK_BYTES)
 }
 
 /// Moves one byte through a socket pair with exactly the operations the driver uses.

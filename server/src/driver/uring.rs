@@ -14,13 +14,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcore_engine::file::AlignedBuf;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::net::{Shutdown, shutdown};
 use socket2::SockAddr;
 
 use super::reserve::Reserve;
@@ -261,8 +262,7 @@ impl Uring {
 
     fn shut_down(&mut self, id: SocketId) {
         let Some(socket) = self.socket(id) else { return };
-        // SAFETY: shutdown takes no pointers; the descriptor is owned by the slot.
-        unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+        let _ = shutdown(&socket.fd, Shutdown::Both);
     }
 
     /// Frees the slot once nothing of the socket is in the kernel's hands.
@@ -318,7 +318,7 @@ impl Uring {
         }
         if cqe.result() < 0 {
             let error = io::Error::from_raw_os_error(-cqe.result());
-            self.reserve.on_accept_error(entry.socket.as_raw_fd(), &error);
+            self.reserve.on_accept_error(entry.socket.as_fd(), &error);
         }
         self.push_accept(listener);
     }
@@ -610,8 +610,7 @@ impl Drop for Uring {
         // that still reads or writes; the ring is then dropped before the buffers.
         for slot in &self.sockets {
             if let Some(socket) = &slot.state {
-                // SAFETY: shutdown takes no pointers; the descriptor is owned by the slot.
-                unsafe { libc::shutdown(socket.fd.as_raw_fd(), libc::SHUT_RDWR) };
+                let _ = shutdown(&socket.fd, Shutdown::Both);
             }
         }
         let _ = self.buffers.unregister(&self.ring.submitter());

@@ -5,9 +5,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 /// A cloneable handle that ends a shard's wait.
 #[derive(Clone)]
@@ -34,14 +36,8 @@ impl Waker {
     /// # Errors
     /// When the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: eventfd takes no pointers; the result is checked before it is used.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `fd` is a fresh descriptor that nobody else owns.
-        let event = unsafe { File::from_raw_fd(fd) };
-        Ok(Self::with(Event::Kernel(event)))
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self::with(Event::Kernel(event.into())))
     }
 
     /// A waker whose shard is run by the simulator.

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, getrlimit};
 
 use super::{Level, level};
 
@@ -93,15 +94,14 @@ impl Process {
                 level.set(count);
             }
         }
-        if let Some(most) = limit(libc::RLIMIT_NOFILE) {
+        if let Some(most) = getrlimit(Resource::Nofile).current {
             for level in &self.max_fds {
                 level.set(most);
             }
         }
-        if let Some(most) = limit(libc::RLIMIT_AS) {
-            // "Unlimited" is the largest number, there as here.
-            self.virtual_bytes_max.set(most as f64);
-        }
+        // "Unlimited" is the largest number, there as here.
+        let most = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
+        self.virtual_bytes_max.set(most as f64);
         // Two that read at once must not add the same twice, nor take anything back.
         self.cpu_seconds.inner().fetch_max(cpu_seconds().to_bits(), Ordering::Relaxed);
         if let Some((received, sent)) = network_bytes() {
@@ -109,12 +109,6 @@ impl Process {
             self.sent_bytes.inner().fetch_max(sent, Ordering::Relaxed);
         }
     }
-}
-
-fn limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit fills the struct it is given, which outlives the call.
-    (unsafe { libc::getrlimit(resource, &raw mut limit) } == 0).then_some(limit.rlim_cur)
 }
 
 fn cpu_seconds() -> f64 {
