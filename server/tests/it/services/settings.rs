@@ -95,6 +95,30 @@ fn settings_that_do_not_fit_together_are_refused_in_etcds_words() {
     assert!(!dir.path().join("default.etcd/member/etcore.db").exists(), "nothing was begun");
 }
 
+#[test]
+fn the_help_is_grouped_and_ordered_as_etcds() {
+    let _turn = crate::harness::turn::light();
+    let Some(etcd) = oracle("etcd") else { return };
+    let listed = |binary: &Path| -> Vec<String> {
+        let output = Command::new(binary).arg("--help").output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let lines = text.lines().filter_map(|line| match line.strip_prefix("  --") {
+            Some(flag) => flag.split(' ').next().map(str::to_owned),
+            None => (line.ends_with(':') && !line.starts_with(' ')).then(|| line.to_owned()),
+        });
+        lines.collect()
+    };
+    let (theirs, ours) = (listed(&etcd), listed(etcore()));
+    // Two stand in etcd's text only, and are no flags of it.
+    let theirs: Vec<_> = theirs
+        .iter()
+        .filter(|name| !["discovery", "discovery-proxy"].contains(&&***name))
+        .collect();
+    let ours: Vec<_> = ours.iter().filter(|name| theirs.contains(name)).collect();
+    assert_eq!(ours, theirs);
+    assert!(ours.len() > 110, "{ours:?}");
+}
+
 /// The settings of etcd's own sample file, at other places.
 fn sample(dir: &Path, client: &str, peer: &str) -> String {
     format!(
