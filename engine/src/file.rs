@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 
 pub use aligned::AlignedBuf;
-pub use std_disk::{StdDisk, allocate, read_at_most, zero_fill};
+pub use std_disk::{StdDisk, allocate, extend_with_zeros, read_at_most, zero_fill};
 
 /// Bytes in one disk block: the alignment of every [`AlignedBuf`] and of direct I/O.
 pub const BLOCK_BYTES: usize = 4096;

@@ -128,6 +128,29 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     i64::try_from(if negative { -total } else { total }).ok()
 }
 
+/// What Go says of a text that [`parse_duration`] does not take.
+pub fn duration_error(text: &str) -> String {
+    let invalid = || format!("time: invalid duration {text:?}");
+    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
+    while !rest.is_empty() {
+        let (whole, after) = digits(rest);
+        let (fraction, after) = after.strip_prefix('.').map_or(("", after), digits);
+        if whole.is_empty() && fraction.is_empty() {
+            return invalid();
+        }
+        let unit_len = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let unit = &after[..unit_len];
+        if unit.is_empty() {
+            return format!("time: missing unit in duration {text:?}");
+        }
+        if !["ns", "us", "\u{b5}s", "\u{3bc}s", "ms", "s", "m", "h"].contains(&unit) {
+            return format!("time: unknown unit {unit:?} in duration {text:?}");
+        }
+        rest = &after[unit_len..];
+    }
+    invalid()
+}
+
 /// A duration as Go prints it: `1.5ms`, `2m0.25s`, `0s`.
 pub fn format_duration(duration: Duration) -> String {
     let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -181,6 +204,26 @@ fn part_of(fraction: &str, unit_ns: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_duration_is_told_in_gos_words() {
+        let cases = [
+            ("", "time: invalid duration \"\""),
+            ("-", "time: invalid duration \"-\""),
+            ("x", "time: invalid duration \"x\""),
+            (".s", "time: invalid duration \".s\""),
+            ("5", "time: missing unit in duration \"5\""),
+            ("-1", "time: missing unit in duration \"-1\""),
+            ("1h5", "time: missing unit in duration \"1h5\""),
+            ("5d", "time: unknown unit \"d\" in duration \"5d\""),
+            ("1.5 h", "time: unknown unit \" h\" in duration \"1.5 h\""),
+            ("9999999999h", "time: invalid duration \"9999999999h\""),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_duration(text), None, "{text}");
+            assert_eq!(duration_error(text), expected);
+        }
+    }
 
     #[test]
     fn errors_of_the_system_are_printed_as_go_prints_them() {

@@ -114,15 +114,16 @@ pub struct Setup {
 }
 
 impl Background {
-    /// Starts the thread. Under `uring` with too little lockable memory for glommio the plain
-    /// thread is used; the reason is logged.
+    /// Starts the thread. Under `uring` with too little lockable memory for glommio, and on a disk
+    /// without syncs, the plain thread is used; the reason is logged.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(setup: Setup) -> io::Result<Self> {
         let tasks = Arc::new(Mailbox::new());
         let answers = Arc::new(ArrayQueue::new(limits::BACKGROUND_TASKS));
-        let with_glommio = setup.driver == DriverKind::Uring && probe::memlock_suffices();
+        let with_glommio =
+            setup.driver == DriverKind::Uring && setup.disk.syncs() && probe::memlock_suffices();
         let (inbox, outbox) = (tasks.clone(), answers.clone());
         let thread =
             std::thread::Builder::new().name("etcore-background".into()).spawn(move || {
@@ -143,7 +144,8 @@ impl Background {
                 } else {
                     tracing::info!(
                         executor = "thread",
-                        "background executor chosen: glommio needs io_uring and 512 KiB of memlock"
+                        "background executor chosen: glommio needs io_uring, 512 KiB of memlock \
+                         and syncs"
                     );
                     plain::run(worker, setup.disk, &inbox, answer);
                 }

@@ -230,8 +230,14 @@ fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::
 }
 
 fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
-    let mut page_disk = StdDisk::with_locks(member_dir);
-    let mut log_disk = StdDisk::with_locks(member_dir);
+    let disk = || match StdDisk::with_locks(member_dir) {
+        disk if config.no_fsync => disk.without_syncs(),
+        disk => disk,
+    };
+    let (mut page_disk, mut log_disk) = (disk(), disk());
+    if config.no_fsync {
+        tracing::warn!("--unsafe-no-fsync: what was acknowledged may be lost with the power");
+    }
     let nonce = boot_nonce();
     if segments(&mut log_disk, log_dir(config))?.is_empty() {
         check_founding(config)?;

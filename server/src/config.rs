@@ -74,6 +74,8 @@ pub struct Config {
     pub defrag_threshold_bytes: u64,
     /// `--quota-backend-bytes`: 0 is the default, a negative one switches the quota off.
     pub quota_backend_bytes: i64,
+    /// `--unsafe-no-fsync`.
+    pub no_fsync: bool,
     /// `--memory-mlock`.
     pub locks_memory: bool,
     /// `--raft-read-timeout`.

@@ -24,6 +24,7 @@ pub struct StdDisk {
     next_file: u32,
     completed: Vec<Completion>,
     locks: bool,
+    syncs: bool,
 }
 
 /// How long [`StdDisk::with_locks`] waits for a file that is locked. The kernel lets go of a killed
@@ -39,6 +40,7 @@ impl StdDisk {
             next_file: 0,
             completed: Vec::new(),
             locks: false,
+            syncs: true,
         }
     }
 
@@ -49,6 +51,19 @@ impl StdDisk {
     /// the next process has written.
     pub fn with_locks(root: impl Into<PathBuf>) -> Self {
         Self { locks: true, ..Self::new(root) }
+    }
+
+    /// A disk that leaves it to the system when what was written gets to the device, as an operator
+    /// may ask for: a power cut may lose all of it, and leave damage. The end of the process alone
+    /// loses nothing.
+    #[must_use]
+    pub fn without_syncs(self) -> Self {
+        Self { syncs: false, ..self }
+    }
+
+    /// False of one that leaves it to the system when writes get to the device.
+    pub fn syncs(&self) -> bool {
+        self.syncs
     }
 
     /// The directory below which names are resolved.
@@ -89,7 +104,7 @@ impl StdDisk {
                 options.create(true).truncate(false);
             }
         }
-        let file = if direct {
+        let file = if direct && self.syncs {
             match options.clone().custom_flags(libc::O_DIRECT).open(&path) {
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => options.open(&path)?,
                 other => other?,
@@ -117,15 +132,21 @@ impl StdDisk {
             FileOp::Write { file, offset_bytes, data, durable } => {
                 let handle = self.file(file)?;
                 handle.write_all_at(&data, offset_bytes)?;
-                if durable {
+                if durable && self.syncs {
                     handle.sync_data()?;
                 }
                 Ok(FileOutput::Written(data))
             }
             FileOp::ZeroFill { file, len_bytes } => {
-                zero_fill(self.file(file)?, len_bytes, Duration::ZERO)?;
+                let file = self.file(file)?;
+                if self.syncs {
+                    zero_fill(file, len_bytes, Duration::ZERO)?;
+                } else {
+                    extend_with_zeros(file, len_bytes, Duration::ZERO)?;
+                }
                 Ok(FileOutput::Done)
             }
+            FileOp::Sync { .. } | FileOp::SyncDir { .. } if !self.syncs => Ok(FileOutput::Done),
             FileOp::Sync { file } => self.file(file)?.sync_data().map(|()| FileOutput::Done),
             FileOp::Allocate { file, len_bytes } => {
                 allocate(self.file(file)?, len_bytes)?;
@@ -199,7 +220,19 @@ pub fn read_at_most(file: &File, offset_bytes: u64, len_bytes: usize) -> io::Res
 
 /// Extends `file` to `len_bytes` with written zeros and syncs it. A `pause` after every
 /// [`ZERO_CHUNK_BYTES`] leaves the device to others.
+///
+/// # Errors
+/// What the system says; a full file system says so before anything is written.
 pub fn zero_fill(file: &File, len_bytes: u64, pause: Duration) -> io::Result<()> {
+    extend_with_zeros(file, len_bytes, pause)?;
+    file.sync_all()
+}
+
+/// As [`zero_fill`], without the sync.
+///
+/// # Errors
+/// As [`zero_fill`].
+pub fn extend_with_zeros(file: &File, len_bytes: u64, pause: Duration) -> io::Result<()> {
     let old_len_bytes = file.metadata()?.len();
     // A full file system says so here, before anything is written.
     allocate(file, len_bytes)?;
@@ -218,7 +251,7 @@ pub fn zero_fill(file: &File, len_bytes: u64, pause: Duration) -> io::Result<()>
             std::thread::sleep(pause);
         }
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// Extends `file` to `len_bytes` and takes the blocks for it.
@@ -319,6 +352,25 @@ mod tests {
         assert!(!waiter.is_finished(), "it waits");
         drop(first);
         waiter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_disk_without_syncs_writes_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = StdDisk::new(dir.path()).without_syncs();
+        let Ok(FileOutput::Opened(file)) = open(&mut disk, "a") else { panic!("opened") };
+        let data = AlignedBuf::zeroed(BLOCK_BYTES);
+        for op in [
+            FileOp::ZeroFill { file, len_bytes: 3 * BLOCK_BYTES as u64 },
+            FileOp::Write { file, offset_bytes: 0, data, durable: true },
+            FileOp::Sync { file },
+            // Of a directory that is not there nothing is said: nobody looks.
+            FileOp::SyncDir { name: "none".to_owned() },
+        ] {
+            run(&mut disk, op).unwrap();
+        }
+        assert_eq!(std::fs::metadata(dir.path().join("a")).unwrap().len(), 3 * BLOCK_BYTES as u64);
+        assert!(!disk.syncs() && StdDisk::new(dir.path()).syncs());
     }
 
     #[test]

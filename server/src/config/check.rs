@@ -53,6 +53,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         defrag_threshold_bytes: values
             .uint("bootstrap-defrag-threshold-megabytes")
             .saturating_mul(1 << 20),
+        no_fsync: values.bool("unsafe-no-fsync"),
         locks_memory: values.bool("memory-mlock"),
         raft_read_timeout: raft_timeout(values, "raft-read-timeout"),
         raft_write_timeout: raft_timeout(values, "raft-write-timeout"),

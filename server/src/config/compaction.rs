@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use etcore_proto::gotext::parse_duration;
+use etcore_proto::gotext::{duration_error, parse_duration};
 
 /// What is compacted without being asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ impl AutoCompaction {
             Ok(count @ 0..) => Some(count),
             _ => match parse_duration(retention) {
                 Some(ns) => Some(ns),
-                None => return wrong(&format!("time: invalid duration {retention:?}")),
+                None => return wrong(&duration_error(retention)),
             },
         };
         match kept {

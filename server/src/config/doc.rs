@@ -127,7 +127,7 @@ const ACTS: &[(&str, &str)] = &[
     ("downgrade-check-time", "replica: looks at a downgrade"),
     ("snapshot-catchup-entries", "raftlog: entries kept behind a checkpoint for members that lag"),
     ("force-new-cluster", "boot: this member alone, with its data"),
-    ("unsafe-no-fsync", "driver and engine: no sync"),
+    ("unsafe-no-fsync", "engine and replica: files are written and never synced"),
     ("io-driver", "driver: how files and sockets are driven"),
     ("fast-failover", "replica: an election at once when the leader's port refuses"),
     ("fronts", "boot: threads that serve clients"),

@@ -47,6 +47,15 @@ pub(super) fn read(text: &str, values: &mut Values) -> Result<Remarks, String> {
     Ok(remarks)
 }
 
+/// A word more on a file that is none, if it is what packages call etcd.conf.
+pub(super) fn hint(text: &str) -> &'static str {
+    if text.lines().any(|line| line.trim_start().starts_with("ETCD_")) {
+        "; a list of variables belongs into the environment (systemd: EnvironmentFile=)"
+    } else {
+        ""
+    }
+}
+
 fn walk(
     above: &str,
     entries: Vec<(String, Node)>,

@@ -125,8 +125,9 @@ pub fn parse_with_file(
     } else {
         (values, notes) = (Values::default(), Notes::default());
         let text = open(&path).map_err(refused)?;
-        let remarks = file::read(&text, &mut values)
-            .map_err(|why| refused(format!("configuration file {path}: {why}")))?;
+        let remarks = file::read(&text, &mut values).map_err(|why| {
+            refused(format!("configuration file {path}: {why}{}", file::hint(&text)))
+        })?;
         (notes.warnings, notes.unknown_keys) = (remarks.warnings, remarks.unknown);
         notes.file = Some(path);
     }

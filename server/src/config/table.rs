@@ -587,8 +587,8 @@ const UNSAFE: &[Flag] = &[
         "unsafe-no-fsync",
         Bool,
         "false",
-        Moot(&["false"], "every write is on the disk before it is answered all the same"),
-        "Do not wait for the disk.",
+        Served,
+        "Do not wait for the disk: a power cut loses what was acknowledged.",
     ),
 ];
 

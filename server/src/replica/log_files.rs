@@ -10,7 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use etcore_engine::file::{AlignedBuf, FileOp, FileOutput, StdDisk, run, zero_fill};
+use etcore_engine::file::{
+    AlignedBuf, FileOp, FileOutput, StdDisk, extend_with_zeros, run, zero_fill,
+};
 use etcore_raftlog::types::LogEntry;
 use etcore_raftlog::wal::ReadPlan;
 
@@ -112,34 +114,50 @@ impl LogFiles {
         let handle = |disk: &StdDisk, file| {
             disk.handle(file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         };
-        let root = disk.root().to_owned();
-        let work: Box<dyn FnOnce() -> io::Result<()> + Send> = match op {
-            FileOp::Write { file, offset_bytes, data, durable: true } => {
-                return match handle(disk, file) {
-                    Ok(file) => {
-                        Started::Write(DurableWrite { file: file.into(), offset_bytes, buf: data })
-                    }
-                    Err(error) => Started::Done(Err(error)),
-                };
+        let (root, syncs) = (disk.root().to_owned(), disk.syncs());
+        let done = |()| FileOutput::Done;
+        let work: Box<dyn FnOnce() -> io::Result<FileOutput> + Send> = match op {
+            FileOp::Sync { .. } | FileOp::SyncDir { .. } if !syncs => {
+                return Started::Done(Ok(FileOutput::Done));
             }
-            FileOp::ZeroFill { file, len_bytes } => match handle(disk, file) {
-                Ok(file) => Box::new(move || zero_fill(&file, len_bytes, limits::SPARE_PAUSE)),
+            FileOp::Write { file, offset_bytes, data, durable: true } => match handle(disk, file) {
+                Ok(file) if syncs => {
+                    let file = file.into();
+                    return Started::Write(DurableWrite { file, offset_bytes, buf: data });
+                }
+                // The driver's writes are durable; this one need not be.
+                Ok(file) => Box::new(move || {
+                    file.write_all_at(&data, offset_bytes).map(|()| FileOutput::Written(data))
+                }),
                 Err(error) => return Started::Done(Err(error)),
             },
+            FileOp::ZeroFill { file, len_bytes } => {
+                let fill = if syncs { zero_fill } else { extend_with_zeros };
+                match handle(disk, file) {
+                    Ok(file) => {
+                        Box::new(move || fill(&file, len_bytes, limits::SPARE_PAUSE).map(done))
+                    }
+                    Err(error) => return Started::Done(Err(error)),
+                }
+            }
             FileOp::Sync { file } => match handle(disk, file) {
-                Ok(file) => Box::new(move || file.sync_data()),
+                Ok(file) => Box::new(move || file.sync_data().map(done)),
                 Err(error) => return Started::Done(Err(error)),
             },
             FileOp::Rename { from, to } => {
-                Box::new(move || std::fs::rename(root.join(from), root.join(to)))
+                Box::new(move || std::fs::rename(root.join(from), root.join(to)).map(done))
             }
-            FileOp::Remove { name } => Box::new(move || std::fs::remove_file(root.join(name))),
-            FileOp::SyncDir { name } => Box::new(move || File::open(root.join(name))?.sync_all()),
+            FileOp::Remove { name } => {
+                Box::new(move || std::fs::remove_file(root.join(name)).map(done))
+            }
+            FileOp::SyncDir { name } => {
+                Box::new(move || File::open(root.join(name))?.sync_all().map(done))
+            }
             other => return Started::Done(run(disk, other)),
         };
         let (finished, waker) = (self.finished.clone(), waker.clone());
         let job = Box::new(move || {
-            let result = work().map(|()| FileOutput::Done);
+            let result = work();
             // Never full: see `new`.
             let _ = finished.push((lane, result));
             waker.wake();

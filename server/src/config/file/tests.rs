@@ -91,6 +91,20 @@ fn what_is_wrong_is_said_with_its_key() {
 }
 
 #[test]
+fn what_is_no_configuration_is_refused() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let below = vec![format!("*a{}", level - 1); 10].join(", ");
+        text += &format!("a{level}: &a{level} [{below}]\n");
+    }
+    assert!(refused(&text).contains("error converting YAML to JSON: "));
+    // What packages call etcd.conf.
+    let variables = "#[member]\nETCD_NAME=\"a\"\nETCD_DATA_DIR=\"/d\"\n";
+    assert!(refused(variables).contains("EnvironmentFile="), "{}", refused(variables));
+    assert!(refused(&"[".repeat(10_000)).contains("error converting YAML to JSON: "));
+}
+
+#[test]
 fn old_keys_act_and_unknown_ones_are_told_of() {
     let (config, notes) = load(
         "experimental-watch-progress-notify-interval: 5000000000\nproxy: 'off'\n\

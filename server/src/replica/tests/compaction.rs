@@ -108,3 +108,39 @@ fn a_large_deletion_is_applied_over_many_turns_and_other_requests_go_on() {
     cluster.agree(&["after".to_owned(), "d000000".to_owned()]);
     assert_eq!(cluster.members[leader].shared.status.term.load(Ordering::Relaxed), term);
 }
+
+#[test]
+fn the_leader_compacts_by_itself_and_the_next_one_goes_on() {
+    let mut cluster = Cluster::with_flags(3, 35, &["--auto-compaction-retention=2s"]);
+    let leader = cluster.ready();
+    // Five revisions a second, at least.
+    let write = |cluster: &mut Cluster, at: usize| {
+        for number in 0..40 {
+            let slot = cluster.put(at, "k", &number.to_string());
+            assert_eq!(cluster.reply(at, slot), Ok(()));
+            cluster.run_ms(190);
+        }
+    };
+    let compacted =
+        |cluster: &Cluster, at: usize| cluster.members[at].replica.store.compact_revision().0;
+    write(&mut cluster, leader);
+    cluster.run_ms(300);
+    let (revision, before) = (cluster.members[leader].revision(), compacted(&cluster, leader));
+    assert!(before > 1 && before <= revision - 10, "two seconds are kept: {before} of {revision}");
+    let others = cluster.others(leader);
+    for at in &others {
+        assert_eq!(compacted(&cluster, *at), before, "member {at}");
+    }
+    cluster.crash(leader);
+    let next = cluster.leader_among(&others);
+    write(&mut cluster, next);
+    cluster.run_ms(300);
+    let (revision, after) = (cluster.members[next].revision(), compacted(&cluster, next));
+    assert!(after > before && after <= revision - 10, "{before}, {after} of {revision}");
+    // Nothing is written: what is old is compacted once more, and then there is nothing to do.
+    cluster.run_ms(6000);
+    let (last, newest) = (compacted(&cluster, next), cluster.members[next].revision());
+    assert_eq!(last, newest, "all that is older than two seconds");
+    cluster.run_ms(6000);
+    assert_eq!((compacted(&cluster, next), cluster.members[next].revision()), (last, newest));
+}

@@ -69,7 +69,10 @@ fn settings_that_do_not_fit_together_are_refused_in_etcds_words() {
     let (client, peer) = (free_port(), free_port());
     // Of these only the beginning is compared: Go's packages have further words.
     for (args, begins) in [
-        (["--auto-compaction-retention=5d"], "error parsing CompactionRetention: time: "),
+        (
+            ["--auto-compaction-retention=5d"],
+            "error parsing CompactionRetention: time: unknown unit \"d\" in duration \"5d\"",
+        ),
         (["--log-rotation-config-json={"], "improperly formatted log rotation config: "),
         (["--log-rotation-config-json={\"maxsize\":\"a\"}"], "invalid log rotation config: "),
     ] {
@@ -90,6 +93,30 @@ fn settings_that_do_not_fit_together_are_refused_in_etcds_words() {
         assert!(text.starts_with(begins), "{args:?}: {text}");
     }
     assert!(!dir.path().join("default.etcd/member/etcore.db").exists(), "nothing was begun");
+}
+
+#[test]
+fn the_help_is_grouped_and_ordered_as_etcds() {
+    let _turn = crate::harness::turn::light();
+    let Some(etcd) = oracle("etcd") else { return };
+    let listed = |binary: &Path| -> Vec<String> {
+        let output = Command::new(binary).arg("--help").output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let lines = text.lines().filter_map(|line| match line.strip_prefix("  --") {
+            Some(flag) => flag.split(' ').next().map(str::to_owned),
+            None => (line.ends_with(':') && !line.starts_with(' ')).then(|| line.to_owned()),
+        });
+        lines.collect()
+    };
+    let (theirs, ours) = (listed(&etcd), listed(etcore()));
+    // Two stand in etcd's text only, and are no flags of it.
+    let theirs: Vec<_> = theirs
+        .iter()
+        .filter(|name| !["discovery", "discovery-proxy"].contains(&&***name))
+        .collect();
+    let ours: Vec<_> = ours.iter().filter(|name| theirs.contains(name)).collect();
+    assert_eq!(ours, theirs);
+    assert!(ours.len() > 110, "{ours:?}");
 }
 
 /// The settings of etcd's own sample file, at other places.
@@ -244,6 +271,35 @@ fn browsers_are_told_who_may_read_and_hosts_that_are_not_listed_are_refused() {
     }
     // gRPC is for no browser.
     block_on(async { Client::connect(&setup).await.put_kv("a", "1").await });
+}
+
+#[test]
+fn without_fsync_a_member_serves_and_loses_nothing_when_it_is_killed() {
+    let _turn = crate::harness::turn::light();
+    crate::harness::on_each_driver(|driver| {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup::new(dir.path(), driver).with("--unsafe-no-fsync");
+        let mut member = setup.start();
+        let warned = "--unsafe-no-fsync: ";
+        assert!(member.lines_so_far().iter().any(|line| line.contains(warned)));
+        let put = |count: u32| {
+            block_on(async {
+                let client = Client::connect(&setup).await;
+                for number in 0..count {
+                    client.put_kv(&format!("k{number}"), &"v".repeat(10_000)).await;
+                }
+                assert!(client.get(&format!("k{}", count - 1)).await.is_some());
+            });
+        };
+        // More than a segment, so that files are made and renamed.
+        put(600);
+        member.kill();
+        let _member = setup.start();
+        block_on(async {
+            let client = Client::connect(&setup).await;
+            assert!(client.get("k0").await.is_some() && client.get("k599").await.is_some());
+        });
+    });
 }
 
 #[test]
