@@ -40,6 +40,7 @@ mod pending;
 mod reads;
 mod replying;
 mod routes;
+mod stats;
 mod watch;
 
 pub use call::{Call, Caller};
@@ -51,6 +52,7 @@ use outbox::Outbox;
 use pending::Pending;
 use reads::Reads;
 pub use routes::{Unary, method_labels, routes};
+use stats::Telling;
 use watch::WatchStreams;
 
 /// Election timeouts without a leader after which streams that asked for one are ended (etcd:
@@ -85,6 +87,7 @@ pub struct Services {
     shared: Arc<Shared>,
     from_replica: Consumer<ToFront>,
     calls: Arc<FrontCalls>,
+    telling: Telling,
     reads: Reads,
     pending: Pending,
     outbox: Outbox,
@@ -130,6 +133,7 @@ impl Services {
             index,
             from_replica,
             calls: shared.metrics.calls.front(index),
+            telling: Telling::new(&shared.config),
             reads: Reads::new(&shared, pages, pins),
             pending: Pending::default(),
             outbox: Outbox::new(to_replica, to_lessor),

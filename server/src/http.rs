@@ -188,6 +188,7 @@ pub fn health_page(
         Ok(()) => {
             shared.metrics.health_success.inc();
             let body = body("true", "").into();
+            tracing::debug!(status_code = 200, "/health OK");
             Page { status: 200, content_type: TEXT, headers: Vec::new(), body }
         }
         Err(reason) => {
@@ -269,6 +270,13 @@ fn checks_of(path: &str) -> Option<Vec<&'static str>> {
 }
 
 fn checks(path: &str, mut names: Vec<&'static str>, query: &Query) -> HealthCheck {
+    let known = |excluded: &&str| excluded.is_empty() || names.contains(excluded);
+    let unknown: Vec<&str> = query.all("exclude").filter(|excluded| !known(excluded)).collect();
+    if !unknown.is_empty() && matches!(path, "/livez" | "/readyz") {
+        let missing = format!("{unknown:?}");
+        let missing = missing.trim_matches(['[', ']']);
+        tracing::warn!(missing_health_checks = missing, "some health checks cannot be excluded");
+    }
     // A check that is asked for by its own path is made.
     if matches!(path, "/livez" | "/readyz") {
         names.retain(|name| !query.all("exclude").any(|excluded| excluded == *name));

@@ -30,7 +30,7 @@ use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
 use crate::freer::Freer;
-use crate::front::{self, Front, SocketQueue};
+use crate::front::{self, Door, Front, SocketQueue};
 use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::{Calls, Metrics};
@@ -171,7 +171,7 @@ impl Wiring {
     pub(crate) fn fronts(
         &self,
         pins: &RevisionPins,
-        listeners: Vec<AnyListener>,
+        listeners: Vec<(AnyListener, Arc<Door>)>,
     ) -> (Vec<Front>, Vec<FrontLink>) {
         let socket_queues: Vec<SocketQueue> = self
             .front_wakers
@@ -183,10 +183,7 @@ impl Wiring {
             .collect();
         let routes = Arc::new(api::routes());
         let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
-        // Bound in the order of their URLs.
-        let urls = self.shared.config.listen_client_urls.iter();
-        let urls = urls.map(|url| Arc::from(url.to_string()));
-        let mut listeners = Some(listeners.into_iter().zip(urls).collect());
+        let mut listeners = Some(listeners);
         let mut fronts = Vec::new();
         let mut links = Vec::new();
         for (index, waker) in self.front_wakers.iter().enumerate() {

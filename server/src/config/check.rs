@@ -41,17 +41,14 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
     if initial_cluster.is_empty() {
         initial_cluster.insert(name.clone(), advertise_peer_urls.clone());
     }
-    let listen = |flag: &str| -> Result<Vec<ListenUrl>, String> {
-        values.urls(flag).iter().map(|url| ListenUrl::parse(url)).collect()
-    };
     let size = |flag: &str| usize::try_from(values.uint(flag)).unwrap_or(usize::MAX);
     Ok(Config {
         data_dir: match values.text("data-dir") {
             dir if dir.is_empty() => format!("{name}.etcd"),
             dir => dir,
         },
-        listen_peer_urls: listen("listen-peer-urls")?,
-        listen_client_urls: listen("listen-client-urls")?,
+        listen_peer_urls: listen_urls(values, "listen-peer-urls")?,
+        listen_client_urls: listen_urls(values, "listen-client-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls"),
         advertise_peer_urls,
         initial_cluster,
@@ -87,6 +84,14 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         lease_checkpoint_interval,
         name,
     })
+}
+
+/// The URLs to listen on that a flag names.
+///
+/// # Errors
+/// One sentence.
+pub(super) fn listen_urls(values: &Values, flag: &str) -> Result<Vec<ListenUrl>, String> {
+    values.urls(flag).iter().map(|url| ListenUrl::parse(url)).collect()
 }
 
 /// The driver that was named; the probe chooses otherwise.

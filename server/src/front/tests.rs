@@ -34,6 +34,11 @@ mod loopback;
 mod silence;
 mod watching;
 
+/// A listener for what is named.
+fn door(serves: Serves) -> Arc<Door> {
+    Arc::new(Door { url: "http://client".to_owned(), serves })
+}
+
 /// What a front told its driver.
 #[derive(Default)]
 struct Remembering {
@@ -145,7 +150,7 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker),
             }],
-            listeners: vec![(Arc::new(OwnedFd::from(listener)).into(), "http://client".into())],
+            listeners: vec![(Arc::new(OwnedFd::from(listener)).into(), door(Serves::Everything))],
         };
         let front = Front::new(parts, 1);
         let driver = Remembering::default();
