@@ -29,6 +29,7 @@ use crate::work::{Job, Work};
 mod auth;
 mod call;
 mod cluster;
+mod debug;
 mod endpoints;
 mod health;
 mod kv;
@@ -44,6 +45,7 @@ mod stats;
 mod watch;
 
 pub use call::{Call, Caller};
+use debug::Debugging;
 pub use endpoints::HttpRequest;
 use endpoints::{RenderedPages, Uploads};
 use lease::LeaseStreams;
@@ -94,6 +96,7 @@ pub struct Services {
     lease: LeaseStreams,
     watch: WatchStreams,
     hashes: Hashes,
+    debugging: Debugging,
     rendered: RenderedPages,
     uploads: Uploads,
     quota: Quota,
@@ -139,7 +142,8 @@ impl Services {
             outbox: Outbox::new(to_replica, to_lessor),
             lease: LeaseStreams::new(seed),
             watch: WatchStreams::new(&shared.config, seed),
-            hashes: Hashes::new(hasher, waker),
+            hashes: Hashes::new(hasher, waker.clone()),
+            debugging: Debugging::new(waker),
             rendered: RenderedPages::default(),
             uploads: Uploads::default(),
             quota: Quota::new(shared.config.quota_backend_bytes),
@@ -168,6 +172,7 @@ impl Services {
         !self.from_replica.is_empty()
             || self.reads.has_finished()
             || self.hashes.has_answers()
+            || self.debugging.has_answers()
             || self.pending.has_runnable()
             || self.has_watch_input()
     }
@@ -249,6 +254,7 @@ impl Services {
         let mut cx = self.with(out);
         cx.take_replies();
         cx.take_hashes();
+        cx.take_profiles();
     }
 
     /// Goes on with what waited.

@@ -310,7 +310,8 @@ pub fn not_found() -> Page {
     text_page(404, "404 page not found\n")
 }
 
-fn not_allowed(allow: &str) -> Page {
+/// What Go says of a method that is not served, with the one that is.
+pub fn not_allowed(allow: &str) -> Page {
     let mut page = text_page(405, "Method Not Allowed\n");
     page.headers.push(("Allow", allow.to_owned()));
     page

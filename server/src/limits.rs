@@ -210,6 +210,10 @@ pub const COMPACTION_HASHES: usize = 10;
 pub const TOLD_REQUEST_BYTES: usize = 16 << 10;
 /// Entries between two lines about checkpoints (etcd: DefaultSnapshotCount).
 pub const SNAPSHOT_TOLD_ENTRIES: u64 = 10_000;
+/// Seconds of a profile that does not say how many, as in Go.
+pub const PROFILE_SECONDS: u64 = 30;
+/// Seconds of a profile at most: nobody else can have one meanwhile.
+pub const PROFILE_SECONDS_MAX: u64 = 300;
 /// Compactions under way whose end is told of.
 pub const COMPACTIONS_TOLD: usize = 64;
 

@@ -106,6 +106,10 @@ const ENDPOINTS: &[Endpoint] = &[
         let form = Exposition::accepted(&String::from_utf8_lossy(accept));
         cx.metrics(call.id, form);
     }),
+    endpoint(Paths::Exactly("/debug/vars"), |cx, call| cx.debug_vars(call.id, &call.method)),
+    endpoint(Paths::From("/debug/pprof"), |cx, call| {
+        cx.debug_pprof(call.id, &call.path, &call.query);
+    }),
     #[cfg(test)]
     Endpoint {
         paths: Paths::Exactly("/echo"),

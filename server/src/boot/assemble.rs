@@ -156,6 +156,7 @@ pub(crate) fn shared(
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
         lifecycle: Lifecycle::new(fronts),
+        profiling: AtomicBool::new(false),
         wakers: std::sync::OnceLock::new(),
         waiter: std::sync::OnceLock::new(),
         freer: std::sync::OnceLock::new(),

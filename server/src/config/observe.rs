@@ -17,6 +17,8 @@ pub struct Observe {
     pub listen_metrics_urls: Vec<ListenUrl>,
     /// `--listen-client-http-urls`: clients' HTTP, which is then not served beside gRPC.
     pub listen_client_http_urls: Vec<ListenUrl>,
+    /// `--enable-pprof`; everything logged means that as well.
+    pub enable_pprof: bool,
     /// `--warning-apply-duration`.
     pub slow_apply: Duration,
     /// `--warning-unary-request-duration`.
@@ -41,6 +43,7 @@ impl Observe {
             extensive_metrics: values.text("metrics") == "extensive",
             listen_metrics_urls: listen_urls(values, "listen-metrics-urls")?,
             listen_client_http_urls,
+            enable_pprof: values.bool("enable-pprof") || values.text("log-level") == "debug",
             slow_apply: values.duration("warning-apply-duration")?,
             slow_request: match values.duration("warning-unary-request-duration")? {
                 // To etcd it was not set.

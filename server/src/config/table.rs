@@ -398,13 +398,7 @@ const AUTH: &[Flag] = &[
 ];
 
 const MONITORING: &[Flag] = &[
-    flag(
-        "enable-pprof",
-        Bool,
-        "false",
-        Only(&[], "etcore has no /debug/pprof yet"),
-        "Serve profiles at /debug/pprof.",
-    ),
+    flag("enable-pprof", Bool, "false", Served, "Serve profiles at /debug/pprof."),
     flag(
         "metrics",
         Choice(&["basic", "extensive"]),

@@ -117,6 +117,7 @@ impl Rig {
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
             lifecycle: Lifecycle::new(1),
+            profiling: AtomicBool::new(false),
             wakers: std::sync::OnceLock::new(),
             waiter: std::sync::OnceLock::new(),
             freer: std::sync::OnceLock::new(),

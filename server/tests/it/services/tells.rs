@@ -476,3 +476,68 @@ fn what_takes_long_is_told_without_values() {
     let told = member.lines_so_far();
     assert!(told.iter().all(|line| !line.contains("secret-value")), "{told:?}");
 }
+
+#[test]
+fn a_profile_opens_in_gos_tool_and_is_taken_one_at_a_time() {
+    let _turn = crate::harness::turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), "portable").with("--enable-pprof");
+    let _member = setup.start();
+    let port = setup.client_port;
+    let (status, vars) = http_get(port, "/debug/vars");
+    let vars: serde_json::Value = serde_json::from_str(&vars).expect("JSON");
+    assert_eq!((status, &vars["raft.status"]["raftState"]), (200, &"StateLeader".into()));
+    let ask = |target: &str| {
+        use std::io::Read;
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        write!(socket, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
+        (head, bytes[end + 4..].to_vec())
+    };
+    let profile = std::thread::scope(|scope| {
+        let first = scope.spawn(|| ask("/debug/pprof/profile?seconds=2"));
+        crate::harness::block_on(async {
+            let client = crate::harness::Client::connect(&setup).await;
+            let end = Instant::now() + Duration::from_millis(1500);
+            let mut number = 0;
+            while Instant::now() < end {
+                client.put_kv("busy", &number.to_string()).await;
+                number += 1;
+            }
+        });
+        let (head, body) = ask("/debug/pprof/profile?seconds=1");
+        let body = String::from_utf8_lossy(&body);
+        assert!(head.starts_with("HTTP/1.1 500 ") && body.contains("already in use"), "{body}");
+        let (head, profile) = first.join().unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        profile
+    });
+    for (target, status) in [
+        ("/debug/pprof/", "200"),
+        ("/debug/pprof/cmdline", "200"),
+        ("/debug/pprof/heap", "404"),
+        ("/debug/pprof/profile?seconds=301", "400"),
+    ] {
+        let (head, _) = ask(target);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
+    }
+    let file = dir.path().join("profile");
+    std::fs::write(&file, &profile).unwrap();
+    let Some(go) = oracle("go") else { return };
+    let output = Command::new(go).args(["tool", "pprof", "-raw"]).arg(&file).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("cpu/nanoseconds"), "{text}");
+    assert!(text.contains("etcore_server"), "{text}");
+}
+
+#[test]
+fn profiles_are_not_there_unless_asked_for() {
+    let _turn = crate::harness::turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), "portable");
+    let _member = setup.start();
+    assert_eq!(http_get(setup.client_port, "/debug/pprof/profile?seconds=1").0, 404);
+}
