@@ -29,6 +29,7 @@ use crate::work::{Job, Work};
 mod auth;
 mod call;
 mod cluster;
+mod debug;
 mod endpoints;
 mod health;
 mod kv;
@@ -40,9 +41,11 @@ mod pending;
 mod reads;
 mod replying;
 mod routes;
+mod stats;
 mod watch;
 
 pub use call::{Call, Caller};
+use debug::Debugging;
 pub use endpoints::HttpRequest;
 use endpoints::{RenderedPages, Uploads};
 use lease::LeaseStreams;
@@ -51,6 +54,7 @@ use outbox::Outbox;
 use pending::Pending;
 use reads::Reads;
 pub use routes::{Unary, method_labels, routes};
+use stats::Telling;
 use watch::WatchStreams;
 
 /// Election timeouts without a leader after which streams that asked for one are ended (etcd:
@@ -87,12 +91,14 @@ pub struct Services {
     shared: Arc<Shared>,
     from_replica: Consumer<ToFront>,
     calls: Arc<FrontCalls>,
+    telling: Telling,
     reads: Reads,
     pending: Pending,
     outbox: Outbox,
     lease: LeaseStreams,
     watch: WatchStreams,
     hashes: Hashes,
+    debugging: Debugging,
     rendered: RenderedPages,
     uploads: Uploads,
     quota: Quota,
@@ -133,12 +139,14 @@ impl Services {
             index,
             from_replica,
             calls: shared.metrics.calls.front(index),
+            telling: Telling::new(&shared.config),
             reads: Reads::new(&shared, pages, former_pages, pins),
             pending: Pending::default(),
             outbox: Outbox::new(to_replica, to_lessor),
             lease: LeaseStreams::new(seed),
             watch: WatchStreams::new(&shared.config, seed),
-            hashes: Hashes::new(hasher, waker),
+            hashes: Hashes::new(hasher, waker.clone()),
+            debugging: Debugging::new(waker),
             rendered: RenderedPages::default(),
             uploads: Uploads::default(),
             quota: Quota::new(shared.config.quota_backend_bytes),
@@ -167,6 +175,7 @@ impl Services {
         !self.from_replica.is_empty()
             || self.reads.has_finished()
             || self.hashes.has_answers()
+            || self.debugging.has_answers()
             || self.pending.has_runnable()
             || self.has_watch_input()
     }
@@ -249,6 +258,7 @@ impl Services {
         let mut cx = self.with(out);
         cx.take_replies();
         cx.take_hashes();
+        cx.take_profiles();
     }
 
     /// Goes on with what waited.

@@ -26,6 +26,7 @@ use crate::limits;
 mod glommio_disk;
 pub mod hasher;
 mod plain;
+pub mod profiler;
 pub(crate) mod snapshots;
 pub mod worker;
 

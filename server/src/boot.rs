@@ -27,6 +27,7 @@ use crate::cluster::identity;
 use crate::cluster::member::Member;
 use crate::config::{Config, ListenUrl, cluster, gates};
 use crate::driver::{AnyListener, probe};
+use crate::front::{Door, Serves};
 use crate::lease::{self, Attachments, Lessor};
 use crate::limits;
 use crate::net::{self, BindOptions};
@@ -95,8 +96,8 @@ struct DataDir {
 
 /// Bound sockets.
 struct Listeners {
-    /// The client URLs'.
-    client: Vec<AnyListener>,
+    /// The client URLs', those for HTTP and metrics among them.
+    client: Vec<(AnyListener, Arc<Door>)>,
     /// The peer URLs'.
     peer: Vec<AnyListener>,
 }
@@ -140,7 +141,10 @@ pub fn start(config: Config) -> Result<Running, BootError> {
     }
     let dir = open_data_dir(&config.data_dir)?;
     let config = with_log_dir(config, &dir.member)?;
-    let client = bind_all(&config.listen_client_urls, &config)?;
+    let doors = doors(&config);
+    let urls: Vec<ListenUrl> = doors.iter().map(|(url, _)| (*url).clone()).collect();
+    let client = bind_all(&urls, &config)?;
+    let doors: Vec<Arc<Door>> = doors.into_iter().map(|(_, door)| door).collect();
     let peer = bind_all(&config.listen_peer_urls, &config)?;
     let choice = probe::choose(config.io_driver).map_err(BootError::Machine)?;
     tracing::info!(
@@ -152,9 +156,28 @@ pub fn start(config: Config) -> Result<Running, BootError> {
     let any = |sockets: Vec<std::os::fd::OwnedFd>| -> Vec<AnyListener> {
         sockets.into_iter().map(|socket| Arc::new(socket).into()).collect()
     };
-    let listeners = Listeners { client: any(client), peer: any(peer) };
+    // Bound in the order of their URLs.
+    let client = any(client).into_iter().zip(doors).collect();
+    let listeners = Listeners { client, peer: any(peer) };
     assemble::run(config, clock, dir, &choice, recovered, listeners)
         .map_err(|error| BootError::Machine(error.to_string()))
+}
+
+/// The URLs for clients, and what is served at each. With URLs for HTTP of its own, the others are
+/// for gRPC alone.
+fn doors(config: &Config) -> Vec<(&ListenUrl, Arc<Door>)> {
+    let observe = &config.observe;
+    let split = !observe.listen_client_http_urls.is_empty();
+    let client = if split { Serves::Grpc } else { Serves::Everything };
+    let groups = [
+        (&config.listen_client_urls, client),
+        (&observe.listen_client_http_urls, Serves::Http),
+        (&observe.listen_metrics_urls, Serves::Metrics),
+    ];
+    let doors = groups.into_iter().flat_map(|(urls, serves)| {
+        urls.iter().map(move |url| (url, Arc::new(Door { url: url.to_string(), serves })))
+    });
+    doors.collect()
 }
 
 fn open_data_dir(path: &str) -> Result<DataDir, BootError> {

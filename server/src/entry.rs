@@ -16,6 +16,7 @@ use prost::Message as _;
 use crate::quota;
 use crate::wire::{PutRef, field_len, int_len, write_int64, write_len, write_uint64};
 
+pub mod describe;
 pub mod old;
 pub mod request;
 

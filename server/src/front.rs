@@ -32,6 +32,7 @@ mod transport;
 mod wire;
 
 use conn::Settings;
+pub use conn::{Door, Serves};
 use large::LargeRequests;
 use transport::socket_conn;
 pub use wire::Accepted;
@@ -56,15 +57,15 @@ pub struct Parts {
     pub routes: Arc<Routes>,
     /// The socket queues of all fronts, its own among them.
     pub socket_queues: Vec<SocketQueue>,
-    /// Sockets to accept from, with their URLs; only front 0 has any.
-    pub listeners: Vec<(AnyListener, Arc<str>)>,
+    /// Sockets to accept from, with what is served there; only front 0 has any.
+    pub listeners: Vec<(AnyListener, Arc<Door>)>,
 }
 
 /// Sockets on their way in.
 struct Acceptor {
     index: usize,
     socket_queues: Vec<SocketQueue>,
-    listeners: Vec<(AnyListener, Arc<str>)>,
+    listeners: Vec<(AnyListener, Arc<Door>)>,
     listening: bool,
     /// Process-wide limit, shared by all fronts.
     connections_max: usize,
@@ -348,7 +349,7 @@ impl Acceptor {
 
     /// Dropping a socket closes it.
     fn accepted(&self, shared: &Shared, listener: u32, socket: AnySocket) {
-        let Some((_, url)) = self.listeners.get(listener as usize) else { return };
+        let Some((_, door)) = self.listeners.get(listener as usize) else { return };
         let load = |front: usize| shared.connections[front].load(Ordering::Relaxed);
         let open: usize = (0..shared.connections.len()).map(load).sum();
         if open >= self.connections_max {
@@ -361,7 +362,7 @@ impl Acceptor {
         // Counted here already, so that a burst spreads evenly.
         shared.connections[least].fetch_add(1, Ordering::Relaxed);
         let sockets = &self.socket_queues[least];
-        if sockets.queue.push(Accepted { socket, url: url.clone() }).is_err() {
+        if sockets.queue.push(Accepted { socket, door: door.clone() }).is_err() {
             // That front has thousands waiting already.
             shared.connections[least].fetch_sub(1, Ordering::Relaxed);
             return;

@@ -190,6 +190,7 @@ pub fn health_page(
         Ok(()) => {
             shared.metrics.health_success.inc();
             let body = body("true", "").into();
+            tracing::debug!(status_code = 200, "/health OK");
             Page { status: 200, content_type: TEXT, headers: Vec::new(), body }
         }
         Err(reason) => {
@@ -271,6 +272,13 @@ fn checks_of(path: &str) -> Option<Vec<&'static str>> {
 }
 
 fn checks(path: &str, mut names: Vec<&'static str>, query: &Query) -> HealthCheck {
+    let known = |excluded: &&str| excluded.is_empty() || names.contains(excluded);
+    let unknown: Vec<&str> = query.all("exclude").filter(|excluded| !known(excluded)).collect();
+    if !unknown.is_empty() && matches!(path, "/livez" | "/readyz") {
+        let missing = format!("{unknown:?}");
+        let missing = missing.trim_matches(['[', ']']);
+        tracing::warn!(missing_health_checks = missing, "some health checks cannot be excluded");
+    }
     // A check that is asked for by its own path is made.
     if matches!(path, "/livez" | "/readyz") {
         names.retain(|name| !query.all("exclude").any(|excluded| excluded == *name));
@@ -304,7 +312,8 @@ pub fn not_found() -> Page {
     text_page(404, "404 page not found\n")
 }
 
-fn not_allowed(allow: &str) -> Page {
+/// What Go says of a method that is not served, with the one that is.
+pub fn not_allowed(allow: &str) -> Page {
     let mut page = text_page(405, "Method Not Allowed\n");
     page.headers.push(("Allow", allow.to_owned()));
     page

@@ -213,6 +213,14 @@ pub const HASH_ANSWERS: usize = 2 * HASH_JOBS + 2;
 pub const HASH_STEP_ROWS: usize = 1024;
 /// Hashes of compactions that are remembered (etcd: hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
+/// The largest entry that is kept beside its call, for the line about a slow one.
+pub const TOLD_REQUEST_BYTES: usize = 16 << 10;
+/// Entries between two lines about checkpoints (etcd: DefaultSnapshotCount).
+pub const SNAPSHOT_TOLD_ENTRIES: u64 = 10_000;
+/// Seconds of a profile that does not say how many, as in Go.
+pub const PROFILE_SECONDS: u64 = 30;
+/// Seconds of a profile at most: nobody else can have one meanwhile.
+pub const PROFILE_SECONDS_MAX: u64 = 300;
 /// Compactions under way whose end is told of.
 pub const COMPACTIONS_TOLD: usize = 64;
 
@@ -296,9 +304,6 @@ pub const VERSION_MS: u64 = 2000;
 /// How long after its start a member's election clock may be put forward, in milliseconds (etcd:
 /// the same).
 pub const ELECTION_ADVANCE_MS: u64 = 5000;
-/// How long an entry may take to be applied before a warning, in milliseconds (etcd's default for
-/// `--warning-apply-duration`).
-pub const SLOW_APPLY_MS: u64 = 100;
 
 /// Tasks waiting for the background thread, and answers of it: checkpoints, and about copies of the
 /// page file. Those about copies are put off while fewer than [`BACKGROUND_TASKS_KEPT`] fit.

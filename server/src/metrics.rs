@@ -32,7 +32,7 @@ pub use calls::{CallType, Calls, FrontCalls, MethodLabels};
 pub use network::{Counters, Network};
 use process::Process;
 pub use snapshots::Snapshots;
-pub use storage::Storage;
+pub use storage::{Compaction, Storage};
 pub use text::Exposition;
 pub use watch_loops::WatchLoops;
 

@@ -397,16 +397,22 @@ impl Replica {
         }
     }
 
+    /// In the words of etcd's raft.
+    fn tell_of_leader(&self, soft_state: &SoftState) {
+        let (own, term) = (self.shared.member_id, soft_state.term.0);
+        let text = match (self.standing.leader(), soft_state.leader) {
+            (0, leader) => format!("elected leader {leader:x}"),
+            (before, 0) => format!("lost leader {before:x}"),
+            (before, leader) => format!("changed leader from {before:x} to {leader:x}"),
+        };
+        tracing::info!("raft.node: {own:x} {text} at term {term}");
+    }
+
     fn change_soft_state(&mut self, soft_state: SoftState) {
         let status = &self.shared.status;
         let leader_changed = soft_state.leader != self.standing.leader();
         if leader_changed {
-            tracing::info!(
-                local_member_id = %format_args!("{:x}", self.shared.member_id),
-                leader = %format_args!("{:x}", soft_state.leader),
-                term = soft_state.term.0,
-                "raft leader changed"
-            );
+            self.tell_of_leader(&soft_state);
             if soft_state.leader != 0 {
                 self.shared.metrics.leader_changes.inc();
             }

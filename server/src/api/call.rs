@@ -4,12 +4,14 @@
 //! Made by the front for every request, kept with whatever of it waits.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_proto::decode::{DecodeError, Flat};
 use etcore_proto::error::{Code, EtcdError, Status};
-use etcore_proto::grpc::RequestMeta;
+use etcore_proto::grpc::{MethodId, RequestMeta};
 
+use super::stats::Asked;
 use crate::entry;
 use crate::replies::CallId;
 
@@ -31,14 +33,27 @@ pub struct Call {
     pub deadline_ms: Option<u64>,
     /// Who asks.
     pub caller: Caller,
+    /// Its method.
+    pub method: MethodId,
+    /// When it came, on our clock.
+    pub began: Duration,
+    /// What it asks, if that is kept to be told of.
+    pub(super) asked: Asked,
 }
 
 impl Call {
     /// The call that these metadata came with.
     #[must_use]
-    pub fn new(id: CallId, meta: &RequestMeta, remote: Option<SocketAddr>) -> Self {
+    pub fn new(
+        id: CallId,
+        method: MethodId,
+        meta: &RequestMeta,
+        remote: Option<SocketAddr>,
+        began: Duration,
+    ) -> Self {
         let caller = Caller { remote, token: meta.token.clone() };
-        Self { id, deadline_ms: meta.deadline_ms, caller }
+        let asked = Asked::Nothing;
+        Self { id, deadline_ms: meta.deadline_ms, caller, method, began, asked }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct HttpRequest {
     pub target: String,
     /// Its header fields; names in lower case.
     pub fields: Metadata,
+    /// It came to a URL for metrics and health checks alone.
+    pub observes: bool,
 }
 
 /// A request that an endpoint is to answer.
@@ -75,31 +77,47 @@ enum Body {
 struct Endpoint {
     paths: Paths,
     body: Body,
+    /// It is served at URLs for metrics too.
+    observes: bool,
     serve: fn(&mut Cx<'_>, HttpCall),
 }
 
 const fn endpoint(paths: Paths, serve: fn(&mut Cx<'_>, HttpCall)) -> Endpoint {
-    Endpoint { paths, body: Body::Ignored, serve }
+    Endpoint { paths, body: Body::Ignored, observes: false, serve }
+}
+
+/// One for those who watch over the member.
+const fn observing(paths: Paths, serve: fn(&mut Cx<'_>, HttpCall)) -> Endpoint {
+    Endpoint { observes: true, ..endpoint(paths, serve) }
 }
 
 const ENDPOINTS: &[Endpoint] = &[
-    endpoint(Paths::Exactly("/health"), |cx, call| {
+    observing(Paths::Exactly("/health"), |cx, call| {
         let check = http::health_check(&call.method, &call.query);
         cx.check_or_refuse(call.id, check);
     }),
-    endpoint(Paths::From("/livez"), |cx, call| cx.named_checks(&call)),
-    endpoint(Paths::From("/readyz"), |cx, call| cx.named_checks(&call)),
+    observing(Paths::From("/livez"), |cx, call| cx.named_checks(&call)),
+    observing(Paths::From("/readyz"), |cx, call| cx.named_checks(&call)),
     endpoint(Paths::Exactly("/version"), |cx, call| {
         let page = http::client_version_page(&call.method, cx.api.reads.view());
         cx.out.respond(call.id, &page);
     }),
-    endpoint(Paths::Exactly("/metrics"), |cx, call| {
+    observing(Paths::Exactly("/metrics"), |cx, call| {
         let accept = call.fields.get(b"accept").unwrap_or_default();
         let form = Exposition::accepted(&String::from_utf8_lossy(accept));
         cx.metrics(call.id, form);
     }),
+    endpoint(Paths::Exactly("/debug/vars"), |cx, call| cx.debug_vars(call.id, &call.method)),
+    endpoint(Paths::From("/debug/pprof"), |cx, call| {
+        cx.debug_pprof(call.id, &call.path, &call.query);
+    }),
     #[cfg(test)]
-    Endpoint { paths: Paths::Exactly("/echo"), body: Body::Whole { bytes_max: 100 }, serve: echo },
+    Endpoint {
+        paths: Paths::Exactly("/echo"),
+        body: Body::Whole { bytes_max: 100 },
+        observes: false,
+        serve: echo,
+    },
 ];
 
 /// Answers with what was asked, in two pieces: so that tests have an endpoint with bodies.
@@ -183,31 +201,44 @@ impl RenderedPages {
 }
 
 impl Services {
-    /// A request that is not gRPC came; `is_whole` if no body follows.
-    pub fn http_opened(&mut self, out: &mut dyn Replies, request: HttpRequest, is_whole: bool) {
-        let HttpRequest { id, method, target, fields } = request;
+    /// Refuses requests for a host that is not to be served, and says whose pages may read the
+    /// response. False if it is refused.
+    fn lets_in(&self, out: &mut dyn Replies, id: HttpId, fields: &Metadata) -> bool {
+        let access = &self.shared.config.access;
         let host = fields.get(b"host").or_else(|| fields.get(b":authority")).unwrap_or_default();
         let host = http::hostname(&String::from_utf8_lossy(host)).to_owned();
-        if !http::takes_host(&self.shared.config.access.hosts, &host) {
+        if !http::takes_host(&access.hosts, &host) {
             tracing::warn!(
                 host = %host,
                 "rejecting HTTP request to prevent DNS rebinding attacks"
             );
-            return out.respond(id, &http::wrong_host(&host));
+            out.respond(id, &http::wrong_host(&host));
+            return false;
         }
-        let origins = &self.shared.config.access.origins;
-        if !origins.iter().any(|known| known == "*") {
+        if !access.origins.iter().any(|known| known == "*") {
             let origin = fields.get(b"origin").map(String::from_utf8_lossy);
-            let allowed = origin.filter(|origin| origins.iter().any(|known| known == origin));
+            let allowed =
+                origin.filter(|origin| access.origins.iter().any(|known| known == origin));
             out.allow_origin(id, allowed.map(Cow::into_owned));
         }
-        if method == "OPTIONS" {
+        true
+    }
+
+    /// A request that is not gRPC came; `is_whole` if no body follows.
+    pub fn http_opened(&mut self, out: &mut dyn Replies, request: HttpRequest, is_whole: bool) {
+        let HttpRequest { id, method, target, fields, observes } = request;
+        // Who may ask for metrics is the listener's business, as in etcd.
+        if !observes && !self.lets_in(out, id, &fields) {
+            return;
+        }
+        if method == "OPTIONS" && !observes {
             return out.respond(id, &Page::empty(200));
         }
         let Some((path, query)) = http::split(&target) else {
             return out.refuse_request(id);
         };
-        let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.paths.contain(&path)) else {
+        let mut endpoints = ENDPOINTS.iter().filter(|endpoint| endpoint.observes || !observes);
+        let Some(endpoint) = endpoints.find(|endpoint| endpoint.paths.contain(&path)) else {
             return out.respond(id, &http::not_found());
         };
         let call = HttpCall { id, method, path, query, fields, body: Vec::new() };

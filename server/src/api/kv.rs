@@ -15,6 +15,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 use super::call::{Call, Outcome, Refusal, decode, malformed, malformed_message};
 use super::pending::{CallKind, PendingCall, To};
 use super::reads::refusal;
+use super::stats::Asked;
 use super::{Cx, Services};
 use crate::channel::{Slot, ToReplica};
 use crate::entry::{self, field};
@@ -128,6 +129,7 @@ impl Cx<'_> {
         if let Ok(true) = answered {
             self.api.ranges += 1;
             self.out.reply(call.id, &answer);
+            self.api.ended(&call, Some(&answer));
         }
         self.api.reads.keep_buffer(answer);
         match answered {
@@ -195,8 +197,12 @@ impl Cx<'_> {
         Ok(())
     }
 
-    fn send_proposal(&mut self, call: Call, kind: CallKind, id: u64, data: Bytes) -> Outcome {
+    fn send_proposal(&mut self, mut call: Call, kind: CallKind, id: u64, data: Bytes) -> Outcome {
         self.admit_entry(data.len())?;
+        if data.len() <= limits::TOLD_REQUEST_BYTES {
+            // Should it take long, its line says what it was.
+            call.asked = Asked::Entry(data.clone());
+        }
         let (conn, bytes) = (call.id.conn, data.len());
         let pending = PendingCall { bytes, ..self.api.pending_call(call, kind) };
         let slot = self.api.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;

@@ -7,16 +7,18 @@
 //! client that asks and does not read finds its window shut.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_proto::error::{EtcdError, Status};
-use etcore_proto::grpc::{Message, RequestMeta, frame_message};
+use etcore_proto::grpc::{Message, MethodId, RequestMeta, frame_message};
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::splitmix::SplitMix64;
 use prost::Message as _;
 
 use super::call::{Call, Caller, Outcome, Refusal, decode, malformed_message};
 use super::pending::{CallKind, LeaseCall, PendingCall, To};
+use super::stats::Asked;
 use super::{Cx, LEADERLESS_ELECTIONS, Services};
 use crate::auth;
 use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest, Slot};
@@ -245,7 +247,15 @@ impl Cx<'_> {
         if stream.failed.is_some() {
             return;
         }
-        let call = Call { id, deadline_ms: Some(stream.deadline_ms), caller: Caller::default() };
+        let call = Call {
+            id,
+            deadline_ms: Some(stream.deadline_ms),
+            caller: Caller::default(),
+            // Nobody is told of single renewals.
+            method: MethodId(0),
+            began: Duration::from_millis(self.api.now_ms),
+            asked: Asked::Nothing,
+        };
         let number = stream.first + stream.renewals.len() as u64;
         let lease = match entry::request::<pb::LeaseKeepAliveRequest>(message) {
             Ok(request) => request.id,

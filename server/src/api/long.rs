@@ -12,11 +12,13 @@ use etcore_engine::view::{ReadPoint, View};
 use etcore_proto::error::{Code, EtcdError, Status};
 use etcore_proto::h2::BudgetLease;
 use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message as _;
 
 use super::Cx;
 use super::call::{Call, Refusal};
 use super::pending::{CallKind, PendingCall, To};
 use super::reads::refusal;
+use super::stats::Asked;
 use crate::kv::answer::{Answer, Draft};
 use crate::kv::counts::Counts;
 use crate::kv::execute::draft_reads;
@@ -139,10 +141,13 @@ impl Cx<'_> {
     /// Begins a long unary Range.
     pub(super) fn start_range(
         &mut self,
-        call: Call,
+        mut call: Call,
         request: &pb::RangeRequest,
     ) -> Result<(), Refusal> {
         self.api.ranges += 1;
+        if call.asked == Asked::Nothing {
+            call.asked = Asked::Message(request.encode_to_vec().into());
+        }
         let point = self.point_of(request);
         let pin = self.api.reads.pin(&self.api.shared, point.revision())?;
         let mut draft = Draft::default();
@@ -199,6 +204,7 @@ impl Cx<'_> {
         let mut answer = self.api.reads.take_buffer();
         draft.write_short(&head, &mut answer);
         self.out.reply(call.id, &answer);
+        self.api.ended(&call, Some(&answer));
         self.api.reads.keep_buffer(answer);
         Ok(())
     }
@@ -298,12 +304,14 @@ impl Cx<'_> {
         let id = call.id;
         let stepped = self.long_step(id, &mut long, &view);
         let (run, page) = match stepped {
-            Ok(Next::Finished | Next::Gone) => return,
+            Ok(Next::Finished) => return self.api.ended(&call, None),
+            Ok(Next::Gone) => return,
             Ok(Next::Again) => (true, false),
             Ok(Next::Window) => (false, false),
             Err(Stop::NeedsPage(_)) => (false, true),
             Err(stop) => {
                 if let Refusal::Status(status) = refusal(stop) {
+                    self.api.ended(&call, None);
                     self.out.fail(id, &status);
                 }
                 return;

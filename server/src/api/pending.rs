@@ -12,10 +12,12 @@ use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_proto::deadlines::Deadlines;
 use etcore_proto::pb::etcdserverpb as pb;
+use prost::Message as _;
 
 use super::Cx;
 use super::call::Call;
 use super::long::Long;
+use super::stats::Asked;
 use crate::channel::Slot;
 use crate::http::HealthCheck;
 use crate::limits;
@@ -115,6 +117,17 @@ pub(super) enum LeaseCall {
 }
 
 impl CallKind {
+    /// The request, if it is here.
+    pub(super) fn asked(&self) -> Asked {
+        match self {
+            Self::Range(request) | Self::Stream(request) => {
+                Asked::Message(request.encode_to_vec().into())
+            }
+            Self::ReadTxn(request) => Asked::Message(request.encode_to_vec().into()),
+            _ => Asked::Nothing,
+        }
+    }
+
     /// True if it is read once its linearizable point is reached.
     pub(super) fn waits_for_read_index(&self) -> bool {
         matches!(

@@ -7,6 +7,7 @@ use etcore_proto::error::{EtcdError, Status};
 
 use super::call::{Outcome, Refusal};
 use super::pending::{CallKind, PendingCall, To};
+use super::stats::Asked;
 use super::{Cx, Services};
 use crate::auth;
 use crate::channel::{Reply, Slot, ToFront};
@@ -36,6 +37,7 @@ impl Cx<'_> {
                     {
                         // A DefragmentResponse is empty: etcd sends no header.
                         self.out.reply(call.id, b"");
+                        self.api.ended(&call, None);
                     }
                 }
                 ToFront::Lease { slot, answer } => self.finish_lease(slot, answer),
@@ -61,11 +63,18 @@ impl Cx<'_> {
                 let mut answer = self.api.reads.take_buffer();
                 self.api.shared.header(revision).write(&mut answer);
                 self.out.reply(call.id, &answer);
+                self.api.ended(&call, Some(&answer));
                 self.api.reads.keep_buffer(answer);
             }
-            (_, Reply::Message(message)) => self.out.reply(call.id, &message),
+            (_, Reply::Message(message)) => {
+                self.out.reply(call.id, &message);
+                self.api.ended(&call, Some(&message));
+            }
             (_, Reply::Long(answer)) => self.start_answer(call, *answer),
-            (_, Reply::Refused(status)) => self.out.fail(call.id, &status),
+            (_, Reply::Refused(status)) => {
+                self.api.ended(&call, None);
+                self.out.fail(call.id, &status);
+            }
         }
     }
 
@@ -106,6 +115,12 @@ impl Cx<'_> {
             To::Nobody(_) => return,
         };
         call.deadline_ms = Some(deadline_ms);
+        let told = self.api.tells_of(&call).then(|| {
+            if call.asked == Asked::Nothing {
+                call.asked = kind.asked();
+            }
+            call.clone()
+        });
         // Whoever began when nobody had to say who he is must do so now.
         let reads = matches!(
             kind,
@@ -129,10 +144,12 @@ impl Cx<'_> {
             }
             CallKind::AtPoint(answer) => {
                 answer(self, id);
+                self.api.ended(&call, None);
                 Ok(())
             }
             CallKind::AlarmList(kind) => {
                 self.answer_alarm_list(id, kind);
+                self.api.ended(&call, None);
                 Ok(())
             }
             CallKind::Proposal
@@ -146,6 +163,9 @@ impl Cx<'_> {
             | CallKind::Health(_) => Ok(()),
         };
         if let Err(Refusal::Status(status)) = outcome {
+            if let Some(told) = told {
+                self.api.ended(&told, None);
+            }
             self.out.fail(id, &status);
         }
     }
@@ -160,7 +180,10 @@ impl Cx<'_> {
 
     fn fail_to(&mut self, to: &To, status: &Status) {
         match to {
-            To::Call(call) => self.out.fail(call.id, status),
+            To::Call(call) => {
+                self.api.ended(call, None);
+                self.out.fail(call.id, status);
+            }
             To::Http(id) => self.out.respond(*id, &unavailable(status)),
             To::Nobody(_) => {}
         }

@@ -11,6 +11,7 @@ use etcore_proto::grpc::{Message, MethodId, RequestMeta, Routes};
 use etcore_proto::pb::etcdserverpb as pb;
 
 use super::call::{Call, Outcome, Refusal, decode};
+use super::stats::Asked;
 use super::{Cx, Services, health, kv};
 use crate::auth;
 use crate::entry::field;
@@ -252,8 +253,12 @@ pub struct Unary {
 impl Services {
     /// A unary call came.
     pub fn unary(&mut self, out: &mut dyn Replies, unary: Unary) {
-        let Unary { call, method: id, meta, message } = unary;
+        let Unary { mut call, method: id, meta, message } = unary;
         let id_of_call = call.id;
+        let told = self.telling.of_all().then(|| {
+            call.asked = Asked::Message(message.clone().into_bytes());
+            call.clone()
+        });
         let method = method(id);
         let gate = self.gate(method, &meta, &message);
         // The interceptor of etcd has the request already; a stream's service is to ask for it.
@@ -280,6 +285,15 @@ impl Services {
         self.calls.started(id);
         if has_message {
             self.calls.received(id);
+        }
+        // The KV service tells of what it answers itself.
+        if let Some(told) = told
+            && match &outcome {
+                Ok(()) => !method.labels.path.starts_with("/etcdserverpb.KV/"),
+                Err(refusal) => matches!(refusal, Refusal::Status(_)),
+            }
+        {
+            self.ended(&told, None);
         }
         if let Err(Refusal::Status(status)) = outcome {
             out.fail(id_of_call, &status);

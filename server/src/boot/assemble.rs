@@ -30,7 +30,7 @@ use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::probe::{self, Choice};
 use crate::driver::{AnyListener, Waker};
 use crate::freer::Freer;
-use crate::front::{self, Front, SocketQueue};
+use crate::front::{self, Door, Front, SocketQueue};
 use crate::ids::RequestIds;
 use crate::limits;
 use crate::metrics::{Calls, Metrics};
@@ -159,6 +159,7 @@ pub(crate) fn shared(
         connections: (0..fronts).map(|_| AtomicUsize::new(0)).collect(),
         watching: (0..fronts).map(|_| AtomicBool::new(false)).collect(),
         lifecycle: Lifecycle::new(fronts),
+        profiling: AtomicBool::new(false),
         wakers: std::sync::OnceLock::new(),
         waiter: std::sync::OnceLock::new(),
         freer: std::sync::OnceLock::new(),
@@ -174,7 +175,7 @@ impl Wiring {
     pub(crate) fn fronts(
         &self,
         pins: &RevisionPins,
-        listeners: Vec<AnyListener>,
+        listeners: Vec<(AnyListener, Arc<Door>)>,
     ) -> (Vec<Front>, Vec<FrontLink>) {
         let socket_queues: Vec<SocketQueue> = self
             .front_wakers
@@ -186,10 +187,7 @@ impl Wiring {
             .collect();
         let routes = Arc::new(api::routes());
         let budget = Budget::new(limits::PROCESS_RECEIVE_BYTES, limits::CONNECTION_RECEIVE_BYTES);
-        // Bound in the order of their URLs.
-        let urls = self.shared.config.listen_client_urls.iter();
-        let urls = urls.map(|url| Arc::from(url.to_string()));
-        let mut listeners = Some(listeners.into_iter().zip(urls).collect());
+        let mut listeners = Some(listeners);
         let mut fronts = Vec::new();
         let mut links = Vec::new();
         for (index, waker) in self.front_wakers.iter().enumerate() {

@@ -49,6 +49,8 @@ pub struct Shared {
     pub watching: Vec<AtomicBool>,
     /// Whether it serves, hands over, stops.
     pub lifecycle: Lifecycle,
+    /// A profile is being taken.
+    pub profiling: AtomicBool,
     /// Wakes every shard; the fronts come first.
     pub wakers: std::sync::OnceLock<Vec<Waker>>,
     /// Wakes whoever waits for the member to serve or to end.

@@ -32,15 +32,12 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
     let log_output = log_outputs(values)?;
     let log_format = log_format(&values.text("log-format"))?;
     let (heartbeat_ms, election_ms) = intervals(values)?;
-    let listen = |flag: &str| -> Result<Vec<ListenUrl>, String> {
-        values.urls(flag).iter().map(|url| ListenUrl::parse(url)).collect()
-    };
     let size = |flag: &str| usize::try_from(values.uint(flag)).unwrap_or(usize::MAX);
     Ok(Config {
         data_dir: data_dir(values, &name),
         access: access(values),
-        listen_peer_urls: listen("listen-peer-urls")?,
-        listen_client_urls: listen("listen-client-urls")?,
+        listen_peer_urls: listen_urls(values, "listen-peer-urls")?,
+        listen_client_urls: listen_urls(values, "listen-client-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls"),
         advertise_peer_urls: values.urls("initial-advertise-peer-urls"),
         initial_cluster: initial_cluster(values, &name, feature_gates)?,
@@ -202,6 +199,14 @@ fn engine(values: &Values) -> EngineConfig {
 /// What is too short is raised, as in etcd.
 fn raft_timeout(values: &Values, name: &str) -> Duration {
     values.duration(name).unwrap_or_default().max(RAFT_TIMEOUT_MIN)
+}
+
+/// The URLs to listen on that a flag names.
+///
+/// # Errors
+/// One sentence.
+pub(super) fn listen_urls(values: &Values, flag: &str) -> Result<Vec<ListenUrl>, String> {
+    values.urls(flag).iter().map(|url| ListenUrl::parse(url)).collect()
 }
 
 /// The driver that was named; the probe chooses otherwise.

@@ -164,13 +164,7 @@ const MEMBER: &[Flag] = &[
     ),
     flag("listen-peer-urls", Urls, PEER_URL, Served, "URLs to listen on for peers."),
     flag("listen-client-urls", Urls, CLIENT_URL, Served, "URLs to listen on for clients."),
-    flag(
-        "listen-client-http-urls",
-        Urls,
-        "",
-        Only(&[], "etcore serves HTTP on --listen-client-urls, beside gRPC"),
-        "URLs to listen on for HTTP alone.",
-    ),
+    flag("listen-client-http-urls", Urls, "", Served, "URLs to listen on for HTTP alone."),
     flag(
         "max-snapshots",
         Uint(64),
@@ -422,13 +416,7 @@ const AUTH: &[Flag] = &[
 ];
 
 const MONITORING: &[Flag] = &[
-    flag(
-        "enable-pprof",
-        Bool,
-        "false",
-        Only(&[], "etcore has no /debug/pprof yet"),
-        "Serve profiles at /debug/pprof.",
-    ),
+    flag("enable-pprof", Bool, "false", Served, "Serve profiles at /debug/pprof."),
     flag(
         "metrics",
         Choice(&["basic", "extensive"]),
@@ -440,7 +428,7 @@ const MONITORING: &[Flag] = &[
         "listen-metrics-urls",
         Urls,
         "",
-        Only(&[], "etcore serves /metrics and /health on --listen-client-urls alone"),
+        Served,
         "Further URLs to listen on for /metrics and /health.",
     ),
 ];
@@ -482,7 +470,7 @@ const LOGGING: &[Flag] = &[
         "warning-unary-request-duration",
         Duration,
         "300ms",
-        Only(&["0s"], "etcore does not warn of slow requests yet"),
+        Served,
         "Requests that take longer are warned of.",
     ),
 ];
@@ -535,7 +523,7 @@ const FEATURES: &[Flag] = &[
         "warning-apply-duration",
         Duration,
         "100ms",
-        Only(&[], "etcore warns of slow entries by a bound of its own"),
+        Served,
         "Entries that take longer to apply are warned of.",
     ),
     flag(

@@ -38,10 +38,32 @@ pub(super) struct Settings {
     pub(super) budget: Budget,
 }
 
+/// What is served at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC, and HTTP beside it.
+    Everything,
+    /// gRPC alone: HTTP has URLs of its own.
+    Grpc,
+    /// HTTP alone.
+    Http,
+    /// `/metrics` and the health checks.
+    Metrics,
+}
+
+/// A listener for clients: it travels with its sockets.
+#[derive(Debug)]
+pub struct Door {
+    /// Its URL.
+    pub url: String,
+    /// What is served there.
+    pub serves: Serves,
+}
+
 /// Where a connection came from.
 pub(super) struct Origin {
-    /// The listener's URL.
-    pub(super) url: Arc<str>,
+    /// The listener.
+    pub(super) door: Arc<Door>,
     /// The peer's address; `None` for a unix socket and within the process.
     pub(super) remote: Option<SocketAddr>,
 }
@@ -126,7 +148,17 @@ impl Conn {
             Protocol::Unknown(seen) => {
                 seen.extend_from_slice(bytes);
                 let compared = seen.len().min(PREFACE.len());
-                if seen[..compared] != PREFACE[..compared] {
+                let is_http1 = seen[..compared] != PREFACE[..compared];
+                match self.origin.door.serves {
+                    Serves::Grpc if is_http1 => {
+                        return Err("only gRPC is served at this URL".to_owned());
+                    }
+                    Serves::Http | Serves::Metrics if !is_http1 && compared == PREFACE.len() => {
+                        return Err("only HTTP/1.1 is served at this URL".to_owned());
+                    }
+                    _ => {}
+                }
+                if is_http1 {
                     let server = http1::Server::new(limits::HTTP1_BODY_BYTES);
                     self.become_protocol(Protocol::Http1(Box::new(server)), now_ms)
                 } else if compared == PREFACE.len() {

@@ -22,7 +22,7 @@ impl Front {
             match event {
                 ServerEvent::Unary { stream, method, meta, message } => {
                     wire.began(id(stream));
-                    let call = Call::new(id(stream), &meta, remote);
+                    let call = Call::new(id(stream), method, &meta, remote, wire.now());
                     self.take_unary(Unary { call, method, meta, message });
                 }
                 ServerEvent::StreamOpened { stream, method, meta } => {

@@ -11,7 +11,7 @@ use etcore_proto::grpc::{Metadata, StreamId};
 use etcore_proto::http1::{BodyLength, ServerEvent};
 
 use super::Front;
-use super::conn::{Conn, Protocol};
+use super::conn::{Conn, Protocol, Serves};
 use crate::api::HttpRequest;
 use crate::http::{self, Page};
 use crate::limits;
@@ -58,10 +58,12 @@ impl Front {
             let Some(server) = open.http1() else { return };
             let Some(event) = server.next_event() else { return };
             let id = HttpId { conn, exchange: Exchange::Http1(server.request_number()) };
+            let observes = open.origin.door.serves == Serves::Metrics;
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Request { head, has_body } => {
                     let request = HttpRequest {
+                        observes,
                         id,
                         method: head.method,
                         target: head.target,
@@ -90,7 +92,7 @@ pub(super) fn request_of_h2(conn: ConnId, stream: StreamId, head: Metadata) -> H
         String::from_utf8_lossy(value).into_owned()
     };
     let (method, target) = (text(b":method"), text(b":path"));
-    HttpRequest { id: h2_id(conn, stream), method, target, fields: head }
+    HttpRequest { id: h2_id(conn, stream), method, target, fields: head, observes: false }
 }
 
 impl Conn {
@@ -103,9 +105,10 @@ impl Conn {
         now: SystemTime,
     ) -> Result<(), Gone> {
         let date = http::http_date(now);
-        let origin = match &mut self.origins {
-            None => Some("*".to_owned()),
-            Some(origins) => origins.take(exchange),
+        let origin = match (&mut self.origins, self.origin.door.serves) {
+            (_, Serves::Metrics) => None,
+            (None, _) => Some("*".to_owned()),
+            (Some(origins), _) => origins.take(exchange),
         };
         let mut fields: Vec<(&str, &str)> = Vec::with_capacity(8);
         if let Some(origin) = &origin {

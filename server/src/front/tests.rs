@@ -35,6 +35,11 @@ mod silence;
 mod snapshots;
 mod watching;
 
+/// A listener for what is named.
+fn door(serves: Serves) -> Arc<Door> {
+    Arc::new(Door { url: "http://client".to_owned(), serves })
+}
+
 /// What a front told its driver.
 #[derive(Default)]
 struct Remembering {
@@ -113,6 +118,7 @@ impl Rig {
             connections: vec![AtomicUsize::new(0)],
             watching: vec![AtomicBool::new(false)],
             lifecycle: Lifecycle::new(1),
+            profiling: AtomicBool::new(false),
             wakers: std::sync::OnceLock::new(),
             waiter: std::sync::OnceLock::new(),
             freer: std::sync::OnceLock::new(),
@@ -147,7 +153,7 @@ impl Rig {
                 queue: Arc::new(ArrayQueue::new(limits::HANDOFFS)),
                 waker: Some(waker),
             }],
-            listeners: vec![(Arc::new(OwnedFd::from(listener)).into(), "http://client".into())],
+            listeners: vec![(Arc::new(OwnedFd::from(listener)).into(), door(Serves::Everything))],
         };
         let front = Front::new(parts, 1);
         let driver = Remembering::default();

@@ -11,7 +11,7 @@ use etcore_proto::error::{Code, Status};
 use etcore_proto::grpc::{OpenCall, Server};
 use etcore_proto::http1::BodyLength;
 
-use super::conn::{Conn, Origin, Protocol, Settings};
+use super::conn::{Conn, Door, Origin, Protocol, Settings};
 use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
 use crate::clock::Clock;
 use crate::driver::{AnySocket, Driver};
@@ -24,8 +24,8 @@ use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies, Replie
 pub struct Accepted {
     /// The socket.
     pub socket: AnySocket,
-    /// The URL of the listener that it came to.
-    pub url: Arc<str>,
+    /// The listener that it came to.
+    pub door: Arc<Door>,
 }
 
 /// The connections that are not read because too much waits for the replica.
@@ -133,6 +133,11 @@ impl Wire {
         self.now.saturating_sub(before)
     }
 
+    /// When the clock was looked at.
+    pub(super) fn now(&self) -> Duration {
+        self.now
+    }
+
     /// A call came.
     pub(super) fn began(&mut self, call: CallId) {
         let note = Note { began: self.now, reads_only: false };
@@ -177,7 +182,7 @@ impl Wire {
     pub(super) fn attach(
         &mut self,
         driver: &mut dyn Driver,
-        Accepted { socket, url }: Accepted,
+        Accepted { socket, door }: Accepted,
     ) -> std::io::Result<()> {
         let mut remote = None;
         if let AnySocket::Kernel(fd) = &socket {
@@ -185,7 +190,7 @@ impl Wire {
             crate::net::end_promptly(fd);
             remote = crate::net::peer_address(fd);
         }
-        let origin = Origin { url, remote };
+        let origin = Origin { door, remote };
         let socket = driver.attach(socket)?;
         let slot = socket.slot as usize;
         if self.conns.len() <= slot {
@@ -205,14 +210,14 @@ impl Wire {
     /// A connection whose client is in this process: it gives its bytes to [`Wire::received`] and
     /// takes what is for it by [`Wire::take_unread`]. Served like any other.
     #[cfg_attr(not(test), expect(dead_code, reason = "Lock and Election are to come"))]
-    pub(super) fn connect(&mut self, url: &Arc<str>) -> ConnId {
+    pub(super) fn connect(&mut self, door: &Arc<Door>) -> ConnId {
         let slot = self.loopbacks.iter().position(Option::is_none).unwrap_or_else(|| {
             self.loopbacks.push(None);
             self.loopbacks.len() - 1
         });
         self.loopback_generation += 1;
         let id = loopback_conn(slot, self.loopback_generation);
-        let origin = Origin { url: url.clone(), remote: None };
+        let origin = Origin { door: door.clone(), remote: None };
         let transport = Transport::Loopback(Vec::new());
         self.loopbacks[slot] = Some(Conn::new(id, transport, origin, self.settings.clone()));
         id
@@ -272,7 +277,8 @@ impl Wire {
             return;
         }
         if let Err(reason) = conn.receive(bytes, now_ms) {
-            let Origin { url, remote } = &conn.origin;
+            let Origin { door, remote } = &conn.origin;
+            let url = &door.url;
             tracing::debug!(reason = %reason, ?remote, %url, "connection ended by an error");
             conn.failed = true;
         }

@@ -34,28 +34,59 @@ pub struct Storage {
     pub hash_by_revision: Histogram,
     /// `etcd_mvcc_db_open_read_transactions`: revisions that long reads and watchers pin.
     pub open_reads: Level,
-    /// `etcd_debugging_mvcc_db_compaction_keys_total`: rows that compactions have removed.
-    pub compacted_keys: Counter,
-    /// `etcd_debugging_mvcc_db_compaction_last`: when the last one ended, in seconds since 1970.
-    pub compaction_last: Level,
-    /// `etcd_debugging_mvcc_db_compaction_total_duration_milliseconds`.
-    pub compaction_ms: Histogram,
-    /// `etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds`: how long a slice of the
-    /// index's compaction keeps everybody waiting.
-    pub index_pause_ms: Histogram,
+    /// Compactions.
+    pub compaction: Compaction,
     /// `etcd_debugging_mvcc_total_put_size_in_bytes`: keys and values put. A gauge in etcd too.
     pub put_bytes: Level,
     /// `etcd_debugging_mvcc_compact_revision`: -1 before the first.
     pub compact_revision: Gauge<f64, AtomicU64>,
 }
 
+/// Compactions of the store and of the index.
+pub struct Compaction {
+    /// `etcd_debugging_mvcc_db_compaction_keys_total`: rows that compactions have removed.
+    pub keys: Counter,
+    /// `etcd_debugging_mvcc_db_compaction_last`: when the last one ended, in seconds since 1970.
+    pub last: Level,
+    /// `etcd_debugging_mvcc_db_compaction_total_duration_milliseconds`.
+    pub took_ms: Histogram,
+    /// `etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds`: how long a slice of the
+    /// index's compaction keeps everybody waiting.
+    pub index_pause_ms: Histogram,
+}
+
+/// A histogram with `length` bounds from `start` on, each twice the one before.
+fn of(
+    r: &mut Registry,
+    name: &'static str,
+    help: &'static str,
+    start: f64,
+    length: u16,
+) -> Histogram {
+    let metric = Histogram::new(exponential_buckets(start, 2.0, length));
+    r.register(name, help, metric.clone());
+    metric
+}
+
+impl Compaction {
+    fn register(r: &mut Registry) -> Self {
+        let name = "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds";
+        let help = "Bucketed histogram of db compaction total duration.";
+        let compaction_ms = of(r, name, help, 100.0, 14);
+        let name = "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds";
+        let help = "Bucketed histogram of index compaction pause duration.";
+        let index_pause_ms = of(r, name, help, 0.5, 14);
+        let name = "etcd_debugging_mvcc_db_compaction_keys";
+        let keys = counter(r, name, "Total number of db keys compacted.");
+        let name = "etcd_debugging_mvcc_db_compaction_last";
+        let help = "The unix time of the last db compaction. Resets to 0 on start.";
+        let last = level(r, name, help);
+        Self { keys, last, took_ms: compaction_ms, index_pause_ms }
+    }
+}
+
 impl Storage {
     pub(super) fn register(r: &mut Registry) -> Self {
-        let of = |r: &mut Registry, name: &'static str, help: &'static str, start, length| {
-            let metric = Histogram::new(exponential_buckets(start, 2.0, length));
-            r.register(name, help, metric.clone());
-            metric
-        };
         let wal_fsync = histogram(
             r,
             "etcd_disk_wal_fsync_duration_seconds",
@@ -80,12 +111,6 @@ impl Storage {
         let name = "etcd_mvcc_hash_rev_duration_seconds";
         let help = "The latency distribution of storage hash by revision operation.";
         let hash_by_revision = of(r, name, help, 0.01, 15);
-        let name = "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds";
-        let help = "Bucketed histogram of db compaction total duration.";
-        let compaction_ms = of(r, name, help, 100.0, 14);
-        let name = "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds";
-        let help = "Bucketed histogram of index compaction pause duration.";
-        let index_pause_ms = of(r, name, help, 0.5, 14);
         let compact_revision = Gauge::default();
         let help = "The revision of the last compaction in store.";
         r.register("etcd_debugging_mvcc_compact_revision", help, compact_revision.clone());
@@ -112,18 +137,7 @@ impl Storage {
                 "etcd_mvcc_db_open_read_transactions",
                 "The number of currently open read transactions",
             ),
-            compacted_keys: counter(
-                r,
-                "etcd_debugging_mvcc_db_compaction_keys",
-                "Total number of db keys compacted.",
-            ),
-            compaction_last: level(
-                r,
-                "etcd_debugging_mvcc_db_compaction_last",
-                "The unix time of the last db compaction. Resets to 0 on start.",
-            ),
-            compaction_ms,
-            index_pause_ms,
+            compaction: Compaction::register(r),
             put_bytes: level(
                 r,
                 "etcd_debugging_mvcc_total_put_size_in_bytes",

@@ -8,6 +8,7 @@
 use bytes::Bytes;
 use etcore_engine::types::{LeaseId, Revision};
 use etcore_proto::error::{Code, EtcdError};
+use etcore_proto::gowrite::go_duration;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 
@@ -16,7 +17,7 @@ use super::applier::Next;
 use super::executing::Ending;
 use super::skip::SkipEntry;
 use crate::channel::{Reply, ToFront};
-use crate::entry::{self, Request, Unapplicable};
+use crate::entry::{self, Request, Unapplicable, describe};
 use crate::kv::execute::Execution;
 use crate::kv::plan::{Leases, Op};
 use crate::kv::reader::Stop;
@@ -97,15 +98,18 @@ impl Replica {
     fn warn_of_slow_apply(&mut self, count: u64) {
         let Some(took) = self.applier.end(self.shared.clock.elapsed()) else { return };
         let heaviest = self.applier.took(&self.shared.metrics.applies, took);
-        let took_ms = took.as_millis();
-        if took_ms <= u128::from(limits::SLOW_APPLY_MS) {
+        let expected = self.shared.config.observe.slow_apply;
+        if took <= expected {
             return;
         }
         self.shared.metrics.slow_applies.inc();
-        let _ = heaviest;
+        let request = heaviest.map_or_else(String::new, |entry| describe::entry(&entry.data));
         tracing::warn!(
-            took = %format_args!("{took_ms}ms"),
-            expected_duration = %format_args!("{}ms", limits::SLOW_APPLY_MS),
+            took = %go_duration(took),
+            expected_duration = %go_duration(expected),
+            prefix = "",
+            request = %request,
+            response = "",
             entries = count,
             applied_index = self.store.applied().0.0,
             "apply request took too long"

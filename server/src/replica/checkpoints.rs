@@ -28,6 +28,8 @@ pub(super) struct Checkpoints {
     /// Who waits for the end of a defragmentation.
     defragmenters: Vec<(usize, Slot)>,
     defragment_began_ms: u64,
+    /// The index that the log was told of last.
+    told_index: u64,
     /// An entry that was skipped, and that the page file is not beyond for good yet.
     skipped: Option<LogIndex>,
 }
@@ -40,6 +42,7 @@ impl Checkpoints {
             page_file,
             defragmenters: Vec::new(),
             defragment_began_ms: 0,
+            told_index: 0,
             skipped: None,
         }
     }
@@ -115,6 +118,7 @@ impl Replica {
             self.end_defragment();
         }
         self.publisher.note_change();
+        self.tell_of_snapshot(output.durable_applied);
         self.follow_up_skipped();
         if !self.snapshots.is_installing()
             && let Err(error) = self.log.checkpoint_ended(self.store.durable_applied())
@@ -123,6 +127,15 @@ impl Replica {
         }
         self.compactions_ended(output.compacted_rows, output.compact_finished);
         self.answer_compactions(output.compact_finished);
+    }
+
+    /// A checkpoint is to the log what a snapshot is to etcd's. There are many more: one line
+    /// stands for as many entries as etcd's does.
+    fn tell_of_snapshot(&mut self, index: LogIndex) {
+        if index.0 >= self.checkpoints.told_index + limits::SNAPSHOT_TOLD_ENTRIES {
+            self.checkpoints.told_index = index.0;
+            tracing::info!(snapshot_index = index.0, "saved snapshot");
+        }
     }
 
     pub(super) fn begin_defragment(&mut self, front: usize, slot: Slot) {
@@ -160,7 +173,7 @@ impl Replica {
         if self.store.maintain() {
             if let Some(began) = began {
                 let took = self.shared.clock.elapsed().saturating_sub(began);
-                let metrics = &self.shared.metrics.storage;
+                let metrics = &self.shared.metrics.storage.compaction;
                 metrics.index_pause_ms.observe(took.as_secs_f64() * 1000.0);
             }
             self.turn.note(Job::IndexCompaction);

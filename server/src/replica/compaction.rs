@@ -96,16 +96,16 @@ impl Replica {
         let now_ms = self.turn.now_ms();
         let compactions = &mut self.compactions;
         compactions.removed_rows += rows;
-        let storage = &self.shared.metrics.storage;
-        storage.compacted_keys.inc_by(rows);
+        let metrics = &self.shared.metrics.storage.compaction;
+        metrics.keys.inc_by(rows);
         while let Some((revision, began_ms)) = compactions.under_way.front().copied()
             && revision <= finished.0
         {
             compactions.under_way.pop_front();
             let took_ms = now_ms - began_ms;
-            storage.compaction_ms.observe(took_ms as f64);
+            metrics.took_ms.observe(took_ms as f64);
             let since_epoch = self.shared.clock.unix().duration_since(UNIX_EPOCH);
-            storage.compaction_last.set(since_epoch.unwrap_or_default().as_secs());
+            metrics.last.set(since_epoch.unwrap_or_default().as_secs());
             let size = self.shared.status.db_size_bytes.load(Ordering::Relaxed);
             let in_use = self.shared.status.db_in_use_bytes.load(Ordering::Relaxed);
             // The hash has a line of its own, once it is known.

@@ -103,12 +103,19 @@ impl Replica {
         }
         self.shared.serve();
         tracing::info!("ready to serve client requests");
-        for url in &self.shared.config.listen_client_urls {
+        let config = &self.shared.config;
+        let http_urls = &config.observe.listen_client_http_urls;
+        let traffic = if http_urls.is_empty() { "grpc+http" } else { "grpc" };
+        let urls = config.listen_client_urls.iter().map(|url| (traffic, url));
+        for (traffic, url) in urls.chain(http_urls.iter().map(|url| ("http", url))) {
             tracing::info!(
-                traffic = "grpc+http",
+                traffic,
                 address = %url,
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
+        }
+        for url in &config.observe.listen_metrics_urls {
+            tracing::info!(address = %url, "serving metrics");
         }
     }
 

@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::config::flags::{self, Asked};
 use crate::disk::pages::{PageReader, Pages};
 use crate::driver::{AnyListener, Waker};
-use crate::front::Front;
+use crate::front::{Door, Front, Serves};
 use crate::peers::{self, Peers};
 use crate::replica::{Finished, LogFiles, Replica};
 use crate::shard::Shard;
@@ -198,7 +198,9 @@ impl Member {
             nonce,
         };
         let client_port = AnyListener::Simulated(client_address(self.number));
-        let (fronts, links) = wiring.fronts(&pins, vec![client_port]);
+        let url = "http://client".to_owned();
+        let door = Arc::new(Door { url, serves: Serves::Everything });
+        let (fronts, links) = wiring.fronts(&pins, vec![(client_port, door)]);
         let start_op = log_files(self.disk.clone(), effects.clone());
         let (files, log_finished) = LogFiles::simulated(start_op, log_reader(self.disk.clone()));
         let (background, desk) = Background::simulated();

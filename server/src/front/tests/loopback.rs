@@ -29,7 +29,7 @@ fn exchange(rig: &mut Rig, client: &mut Client, id: ConnId) -> Vec<(u64, String)
 #[test]
 fn a_client_within_the_process_is_served_like_any_other() {
     let mut rig = Rig::new();
-    let id = rig.front.wire.connect(&"loopback".into());
+    let id = rig.front.wire.connect(&door(Serves::Everything));
     let mut client = Client::new(ClientConfig::default(), &Budget::new(8 << 30, 8 << 30));
     let member_list = client.method("/etcdserverpb.Cluster/MemberList");
     let unknown = client.method("/etcdserverpb.KV/Nothing");

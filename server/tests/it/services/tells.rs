@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etcore_proto::pb::etcdserverpb as pb;
+
 use crate::harness::{Etcd, Setup, http_get, is_available, oracle};
 
 /// Metrics of etcd that etcore has not, by what they begin with; docs/METRICS.md says why.
@@ -300,4 +302,242 @@ fn etcds_alerts_and_dashboard_find_every_metric_that_they_name() {
     ] {
         assert!(text.contains(labels), "{labels}");
     }
+}
+
+#[test]
+fn failing_health_is_told_as_etcd_tells_it() {
+    let _turn = crate::harness::turn::light();
+    let Some(etcd) = oracle("etcd") else { return };
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [ours, theirs] = [0, 1].map(|at| Setup::new(dirs[at].path(), "portable"));
+    let mut member = ours.start();
+    let _etcd = Etcd::start(&etcd, &theirs);
+    let raise = |alarm: pb::AlarmType| {
+        for setup in [&ours, &theirs] {
+            crate::harness::block_on(async {
+                let client = crate::harness::Client::connect(setup).await;
+                let status = client.status(pb::StatusRequest {}).await.unwrap();
+                let request = pb::AlarmRequest {
+                    action: pb::alarm_request::AlarmAction::Activate as i32,
+                    member_id: status.header.unwrap().member_id,
+                    alarm: alarm as i32,
+                };
+                client.alarm(request).await.unwrap();
+            });
+        }
+    };
+    let compare = |targets: &[&str]| {
+        for target in targets {
+            let (mine, other) =
+                (http_get(ours.client_port, target), http_get(theirs.client_port, target));
+            assert_eq!(mine, other, "{target}");
+        }
+    };
+    raise(pb::AlarmType::Nospace);
+    compare(&[
+        "/health",
+        "/health?serializable=true",
+        "/health?exclude=NOSPACE",
+        "/health?exclude=&exclude=CORRUPT",
+        "/livez?verbose",
+        "/readyz/data_corruption?verbose",
+        "/readyz",
+    ]);
+    member.wait_for_line("serving /health false due to an alarm");
+    let line = member.wait_for_line("\"/health error\"");
+    assert!(line.contains("\"status-code\":503") && line.contains("ALARM NOSPACE"), "{line}");
+    raise(pb::AlarmType::Corrupt);
+    compare(&[
+        "/health?exclude=NOSPACE",
+        "/health?exclude=NOSPACE&exclude=CORRUPT",
+        "/readyz/data_corruption",
+        "/readyz?exclude=data_corruption",
+        "/readyz?exclude=data_corruption&exclude=nothing",
+    ]);
+    let line = member.wait_for_line("\"Health check error\"");
+    assert!(line.contains("\"path\":\"/readyz/data_corruption\""), "{line}");
+    let line = member.wait_for_line("some health checks cannot be excluded");
+    assert!(line.contains("\\\"nothing\\\""), "{line}");
+    let page = page(ours.client_port);
+    for (series, number) in [
+        ("etcd_server_healthcheck{name=\"data_corruption\",type=\"readyz\"}", 0.0),
+        ("etcd_server_healthcheck{name=\"serializable_read\",type=\"livez\"}", 1.0),
+    ] {
+        assert_eq!(page.series.get(series), Some(&number), "{series}");
+    }
+}
+
+/// What a listener sends to a request over HTTP/1.1 before it closes the connection.
+fn raw(port: u16, target: &str) -> String {
+    use std::io::Read;
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(socket, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    let _ = socket.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    text.lines().next().unwrap_or("").to_owned()
+}
+
+#[test]
+fn metrics_and_http_have_urls_of_their_own_if_asked_for() {
+    let _turn = crate::harness::turn::light();
+    let Some(etcd) = oracle("etcd") else { return };
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ports: [[u16; 2]; 2] =
+        [0, 1].map(|_| [crate::harness::free_port(), crate::harness::free_port()]);
+    let [ours, theirs] = [0, 1].map(|at| {
+        let [metrics, http] = ports[at];
+        Setup::new(dirs[at].path(), "portable")
+            .with(&format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"))
+            .with(&format!("--listen-client-http-urls=http://127.0.0.1:{http}"))
+    });
+    let mut member = ours.spawn();
+    let line = member.wait_for_line("serving client traffic insecurely");
+    assert!(line.contains("\"traffic\":\"grpc\""), "{line}");
+    let line = member.wait_for_line("serving client traffic insecurely");
+    assert!(line.contains("\"traffic\":\"http\""), "{line}");
+    member.wait_for_line("serving metrics");
+    let _etcd = Etcd::start(&etcd, &theirs);
+    crate::harness::block_on(async {
+        let client = crate::harness::Client::connect(&ours).await;
+        assert!(client.put_kv("a", "b").await > 0, "gRPC is where it was");
+    });
+    for target in ["/metrics", "/health", "/readyz", "/livez", "/version", "/nothing"] {
+        for at in 0..2 {
+            let answers = ports.map(|ports| raw(ports[at], target));
+            assert_eq!(answers[0], answers[1], "{target}");
+        }
+    }
+    for (port, status) in [(ports[0][0], "404"), (ports[0][1], "200")] {
+        let line = raw(port, "/version");
+        assert!(line.contains(status), "{line}");
+    }
+    let line = raw(ours.client_port, "/version");
+    assert!(!line.contains("HTTP/1.1"), "{line}");
+    let mut elsewhere = ours.clone();
+    elsewhere.client_port = ports[0][1];
+    crate::harness::block_on(async {
+        let client = crate::harness::Client::connect(&elsewhere).await;
+        assert!(client.status(pb::StatusRequest {}).await.is_err(), "gRPC on a URL for HTTP");
+    });
+}
+
+#[test]
+fn what_takes_long_is_told_without_values() {
+    let _turn = crate::harness::turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), "portable")
+        .with("--warning-unary-request-duration=1ns")
+        .with("--warning-apply-duration=1ns");
+    let mut member = setup.spawn();
+    member.wait_for_line(" elected leader ");
+    member.wait_for_line("ready to serve client requests");
+    crate::harness::block_on(async {
+        let client = crate::harness::Client::connect(&setup).await;
+        client.put_kv("foo", "secret-value").await;
+        client.get("foo").await;
+        client.compact(pb::CompactionRequest { revision: 2, physical: true }).await.unwrap();
+        client.defragment(pb::DefragmentRequest {}).await.unwrap();
+    });
+    let mut lines = Vec::new();
+    for text in [
+        "put:<key:\\\"foo\\\" value_size:12 >",
+        "\"response type\":\"/etcdserverpb.KV/Put\"",
+        "\"prefix\":\"read-only range \"",
+        "\"response type\":\"/etcdserverpb.KV/Range\"",
+        "finished scheduled compaction",
+        "finished defragment",
+    ] {
+        lines.push(member.wait_for_line(text));
+    }
+    let [apply, put, read, range, compaction, _] = &lines[..] else { panic!("six lines") };
+    for part in ["\"apply request took too long\"", "\"expected-duration\":\"1ns\"", "\"took\":\""]
+    {
+        assert!(apply.contains(part) && read.contains(part), "{apply}\n{read}");
+    }
+    for part in [
+        "\"level\":\"warn\"",
+        "\"msg\":\"request stats\"",
+        "\"start time\":\"20",
+        "\"time spent\":\"",
+        "\"remote\":\"127.0.0.1:",
+        "\"request count\":1,",
+        "\"response count\":0,",
+        "\"request content\":\"key:\\\"foo\\\" value_size:12 \"",
+    ] {
+        assert!(put.contains(part), "{part} is not in {put}");
+    }
+    for part in ["\"response count\":1,", "\"request content\":\"key:\\\"foo\\\"\""] {
+        assert!(range.contains(part), "{part} is not in {range}");
+    }
+    for part in ["\"compact-revision\":2", "\"number-of-keys-compacted\":0", "kB\""] {
+        assert!(compaction.contains(part), "{part} is not in {compaction}");
+    }
+    let told = member.lines_so_far();
+    assert!(told.iter().all(|line| !line.contains("secret-value")), "{told:?}");
+}
+
+#[test]
+fn a_profile_opens_in_gos_tool_and_is_taken_one_at_a_time() {
+    let _turn = crate::harness::turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), "portable").with("--enable-pprof");
+    let _member = setup.start();
+    let port = setup.client_port;
+    let (status, vars) = http_get(port, "/debug/vars");
+    let vars: serde_json::Value = serde_json::from_str(&vars).expect("JSON");
+    assert_eq!((status, &vars["raft.status"]["raftState"]), (200, &"StateLeader".into()));
+    let ask = |target: &str| {
+        use std::io::Read;
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        write!(socket, "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
+        (head, bytes[end + 4..].to_vec())
+    };
+    let profile = std::thread::scope(|scope| {
+        let first = scope.spawn(|| ask("/debug/pprof/profile?seconds=2"));
+        crate::harness::block_on(async {
+            let client = crate::harness::Client::connect(&setup).await;
+            let end = Instant::now() + Duration::from_millis(1500);
+            let mut number = 0;
+            while Instant::now() < end {
+                client.put_kv("busy", &number.to_string()).await;
+                number += 1;
+            }
+        });
+        let (head, body) = ask("/debug/pprof/profile?seconds=1");
+        let body = String::from_utf8_lossy(&body);
+        assert!(head.starts_with("HTTP/1.1 500 ") && body.contains("already in use"), "{body}");
+        let (head, profile) = first.join().unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        profile
+    });
+    for (target, status) in [
+        ("/debug/pprof/", "200"),
+        ("/debug/pprof/cmdline", "200"),
+        ("/debug/pprof/heap", "404"),
+        ("/debug/pprof/profile?seconds=301", "400"),
+    ] {
+        let (head, _) = ask(target);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
+    }
+    let file = dir.path().join("profile");
+    std::fs::write(&file, &profile).unwrap();
+    let Some(go) = oracle("go") else { return };
+    let output = Command::new(go).args(["tool", "pprof", "-raw"]).arg(&file).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("cpu/nanoseconds"), "{text}");
+    assert!(text.contains("etcore_server"), "{text}");
+}
+
+#[test]
+fn profiles_are_not_there_unless_asked_for() {
+    let _turn = crate::harness::turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), "portable");
+    let _member = setup.start();
+    assert_eq!(http_get(setup.client_port, "/debug/pprof/profile?seconds=1").0, 404);
 }
