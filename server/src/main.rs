@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::UdpSocket;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -17,7 +18,8 @@ fn main() -> ExitCode {
     // First, so that every thread inherits both.
     sys::block_stop_signals();
     sys::take_short_turns();
-    match flags::parse_with_file(std::env::args().skip(1), std::env::vars(), read_config_file) {
+    let (args, variables) = (std::env::args().skip(1), std::env::vars());
+    match flags::parse_with_file(args, variables, read_config_file, default_host) {
         Ok(Asked::Print(text)) => {
             // A closed pipe is the reader's business.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -62,6 +64,9 @@ fn tell(notes: &Notes) {
              variables will be ignored if provided"
         );
     }
+    if let Some(host) = &notes.default_host {
+        tracing::info!(host, "detected default host for advertise");
+    }
     for warning in &notes.warnings {
         tracing::warn!("{warning}");
     }
@@ -75,6 +80,16 @@ fn tell(notes: &Notes) {
     for key in &notes.unknown_keys {
         tracing::warn!(key, "unrecognized key of the configuration file");
     }
+}
+
+/// The address that this machine has towards others: that of its default route. Nothing is sent.
+fn default_host() -> Option<String> {
+    /// An address that is nobody's (RFC 5737).
+    const ELSEWHERE: (&str, u16) = ("192.0.2.1", 9);
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect(ELSEWHERE).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
 }
 
 /// The text of the configuration file.

@@ -30,6 +30,8 @@ pub enum Asked {
 pub struct Notes {
     /// The configuration file that all settings are from.
     pub file: Option<String>,
+    /// This machine's address, if others are told it since nothing else was said.
+    pub default_host: Option<String>,
     /// Variables of the environment that were used.
     pub used: Vec<String>,
     /// Variables of the environment that nobody knows.
@@ -91,11 +93,13 @@ pub fn parse(
     args: impl IntoIterator<Item = String>,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Asked, Refused> {
-    parse_with_file(args, env, |path| Err(format!("open {path}: there are no files here")))
+    let open = |path: &str| Err(format!("open {path}: there are no files here"));
+    parse_with_file(args, env, open, || None)
 }
 
 /// Parses `args` (without the program name) and the environment, or the configuration file that
-/// they name, whose text `open` brings.
+/// they name, whose text `open` brings. `default_host` is asked for this machine's address if
+/// others are to be told one.
 ///
 /// # Errors
 /// [`Refused`] with the exit status and one message.
@@ -103,6 +107,7 @@ pub fn parse_with_file(
     args: impl IntoIterator<Item = String>,
     env: impl IntoIterator<Item = (String, String)>,
     open: impl FnOnce(&str) -> Result<String, String>,
+    default_host: impl FnOnce() -> Option<String>,
 ) -> Result<Asked, Refused> {
     let (mut values, mut notes) = (Values::default(), Notes::default());
     if values.read_line(args.into_iter(), &mut notes)? == Line::Help {
@@ -133,6 +138,7 @@ pub fn parse_with_file(
     }
     values.refuse_unserved()?;
     notes.warnings.extend(values.warnings());
+    notes.default_host = values.tell_default_host(default_host);
     let config = check::check(&values).map_err(refused)?;
     Ok(Asked::Run(Box::new(config), notes))
 }
@@ -295,6 +301,37 @@ impl Values {
             }
         }
         wrong.map_or(Ok(()), |message| Err(bad(message)))
+    }
+
+    /// Who listens on all addresses and has not said which one others are told, tells them the one
+    /// of the default route (etcd: `UpdateDefaultClusterFromName`). Returns it if so.
+    fn tell_default_host(&mut self, host: impl FnOnce() -> Option<String>) -> Option<String> {
+        // On the command line clients must be told something.
+        let clients = self.is_given("advertise-client-urls") || self.are_of_file();
+        let pairs = [
+            ("listen-peer-urls", "initial-advertise-peer-urls", true),
+            ("listen-client-urls", "advertise-client-urls", clients),
+        ];
+        let mut wanted = Vec::new();
+        for (listen, told, _) in pairs.into_iter().filter(|(_, _, counts)| *counts) {
+            let flag = table::find(told)?;
+            let listen = self.urls(listen).into_iter().next().unwrap_or_default();
+            let port =
+                listen.strip_prefix("http://0.0.0.0:").map(|port| port.trim_end_matches('/'));
+            if let Some(port) = port.filter(|_| self.urls(told) == [flag.default]) {
+                wanted.push((flag, port.to_owned()));
+            }
+        }
+        if wanted.is_empty() {
+            return None;
+        }
+        let host = host()?;
+        for (flag, port) in wanted {
+            let url = format!("http://{host}:{port}");
+            let source = if self.are_of_file() { Source::File } else { Source::Line };
+            self.set(flag, Value::Urls(vec![url]), source);
+        }
+        Some(host)
     }
 
     fn has(&self, known: Known) -> bool {

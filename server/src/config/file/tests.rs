@@ -7,7 +7,7 @@ fn load(text: &str) -> Result<(Config, Notes), Refused> {
     let args = ["--config-file=m.yml", "--name=flag", "--heartbeat-interval=0"];
     let args = args.iter().map(|arg| (*arg).to_owned());
     let env = [("ETCD_NAME".to_owned(), "variable".to_owned())];
-    match flags::parse_with_file(args, env, |_| Ok(text.to_owned()))? {
+    match flags::parse_with_file(args, env, |_| Ok(text.to_owned()), || None)? {
         Asked::Run(config, notes) => Ok((*config, notes)),
         Asked::Print(text) => panic!("asked to print {text}"),
     }
@@ -31,12 +31,11 @@ fn flags_and_variables_do_not_count_beside_a_file() {
     assert_eq!(config("{}").name, "default");
     assert_eq!(config("# nothing\n---\n---\nname: second\n").name, "default");
     let env = [("ETCD_CONFIG_FILE".to_owned(), "v.yml".to_owned())];
-    let opened = flags::parse_with_file([], env, |path| Ok(format!("name: {path}")));
+    let opened = flags::parse_with_file([], env, |path| Ok(format!("name: {path}")), || None);
     let Ok(Asked::Run(config, notes)) = opened else { panic!("refused") };
     assert_eq!((&*config.name, notes.file.as_deref()), ("v.yml", Some("v.yml")));
-    let missing = flags::parse_with_file(["--config-file=x".to_owned()], [], |path| {
-        Err(format!("open {path}: no such file or directory"))
-    });
+    let open = |path: &str| Err(format!("open {path}: no such file or directory"));
+    let missing = flags::parse_with_file(["--config-file=x".to_owned()], [], open, || None);
     assert_eq!(missing.expect_err("there is none").status, 1);
 }
 
@@ -128,4 +127,32 @@ fn old_keys_act_and_unknown_ones_are_told_of() {
          --watch-progress-notify-interval"
     );
     assert!(refused("proxy: on").contains("proxy: etcore is no proxy yet"));
+}
+
+#[test]
+fn who_listens_everywhere_tells_the_address_of_the_default_route() {
+    let parse = |args: &[&str], file: &str| {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let host = || Some("10.0.0.9".to_owned());
+        match flags::parse_with_file(args, [], |_| Ok(file.to_owned()), host) {
+            Ok(Asked::Run(config, notes)) => (*config, notes.default_host),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (config, host) = parse(&["--name=a", "--listen-peer-urls=http://0.0.0.0:1"], "");
+    assert_eq!(config.advertise_peer_urls, ["http://10.0.0.9:1"]);
+    assert_eq!(config.initial_cluster["a"], ["http://10.0.0.9:1"]);
+    assert_eq!(config.advertise_client_urls, ["http://localhost:2379"]);
+    assert_eq!(host.as_deref(), Some("10.0.0.9"));
+    let file = "name: a\nlisten-client-urls: http://0.0.0.0:2\n";
+    let (config, _) = parse(&["--config-file=x"], file);
+    assert_eq!(config.advertise_client_urls, ["http://10.0.0.9:2"]);
+    assert_eq!(config.advertise_peer_urls, ["http://localhost:2380"]);
+    let told = ["--listen-peer-urls=http://0.0.0.0:1", "--initial-advertise-peer-urls=http://b:1"];
+    let (config, host) = parse(&told, "");
+    assert_eq!((config.advertise_peer_urls, host), (vec!["http://b:1".to_owned()], None));
+    // Nobody guesses what clients are to be told on the command line.
+    let args = ["--listen-client-urls=http://0.0.0.0:1".to_owned()];
+    let refused = flags::parse_with_file(args, [], |_| Ok(String::new()), || None);
+    assert_eq!(refused.expect_err("nothing is told").status, 1);
 }
