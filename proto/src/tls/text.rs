@@ -1,5 +1,5 @@
-//! What goes wrong with TLS, in the words of Go's crypto/tls and crypto/x509: operators search their
-//! logs for them.
+//! What goes wrong with TLS, in the words of Go's crypto/tls and crypto/x509: operators search
+//! their logs for them.
 //!
 //! Used for the errors of a session. An error that Go has no words for is told in rustls's.
 
