@@ -20,6 +20,7 @@ pub mod flags;
 pub mod gates;
 mod help;
 pub mod table;
+pub mod tls;
 pub mod url;
 pub mod value;
 
@@ -86,6 +87,8 @@ pub struct Config {
     pub log_format: Format,
     /// `--log-outputs`.
     pub log_output: Output,
+    /// Transport security.
+    pub tls: tls::Tls,
     /// `--lease-checkpoint-interval`.
     pub lease_checkpoint_interval: Duration,
     /// `--fast-failover`: a leader whose port refuses connections is replaced at once.

@@ -24,8 +24,10 @@ use crate::work::Work;
 
 mod conn;
 mod events;
+mod handshakes;
 mod http;
 mod large;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -111,7 +113,7 @@ impl Front {
             crate::sys::descriptors_max().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
         Self {
             services: Services::new(services, boot_id),
-            wire: Wire::new(settings, shared.clock.clone()),
+            wire: Wire::new(settings, shared.clock.clone(), shared.tls.clone()),
             acceptor: Acceptor {
                 index,
                 socket_queues,
@@ -230,6 +232,7 @@ impl Front {
             self.attach(driver, socket);
         }
         self.tick_conns();
+        self.shake_hands();
         self.send_ready(driver);
         self.end_drain();
         Ok(())
@@ -267,6 +270,16 @@ impl Front {
             }
         }
         self.shared.connections[self.acceptor.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets some TLS handshakes go on.
+    fn shake_hands(&mut self) {
+        let mut stepped = std::mem::take(&mut self.ticked);
+        self.wire.take_handshake_steps(&mut stepped);
+        for id in stepped.drain(..) {
+            self.handle_events(id);
+        }
+        self.ticked = stepped;
     }
 
     /// Gives time to some connections.

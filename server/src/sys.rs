@@ -1,5 +1,9 @@
 //! The few system calls that neither the standard library nor a driver covers: signals, affinity
-//! and priority. Each unsafe block states why it is sound; nothing here keeps state.
+//! and priority, names of addresses. Each unsafe block states why it is sound; nothing here keeps
+//! state.
+
+use std::ffi::CStr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Ends [`wait_for_stop`] from within: a signal that means nothing to a process that does not wait
 /// for it.
@@ -66,6 +70,29 @@ pub fn descriptors_max() -> usize {
     // SAFETY: getrlimit fills the struct it is given, which outlives the call.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     if result == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
+}
+
+/// The name that belongs to an address, by the system's resolver, which may take seconds; `None` if
+/// it has none.
+pub fn name_of(address: IpAddr) -> Option<String> {
+    let address = socket2::SockAddr::from(SocketAddr::new(address, 0));
+    // As long as names may be, with room to spare (NI_MAXHOST).
+    let mut name = [0u8; 1025];
+    // SAFETY: the address outlives the call and its length is its own; the name's room is as long
+    // as said, and nothing is written for the service, which has none.
+    let result = unsafe {
+        libc::getnameinfo(
+            address.as_ptr().cast(),
+            address.len(),
+            name.as_mut_ptr().cast(),
+            name.len() as libc::socklen_t,
+            std::ptr::null_mut(),
+            0,
+            libc::NI_NAMEREQD,
+        )
+    };
+    let text = CStr::from_bytes_until_nul(&name).ok().filter(|_| result == 0)?;
+    text.to_str().ok().map(str::to_owned)
 }
 
 /// Ties the calling thread to the `index`-th core (modulo) of its affinity mask.

@@ -7,7 +7,7 @@ use etcore_raftlog::limits::SEGMENT_BYTES_MIN;
 use tracing::Level;
 
 use super::flags::Values;
-use super::{Config, ListenUrl, cluster, gates};
+use super::{Config, ListenUrl, cluster, gates, tls};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Output};
 
@@ -46,10 +46,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
     };
     let size = |flag: &str| usize::try_from(values.uint(flag)).unwrap_or(usize::MAX);
     Ok(Config {
-        data_dir: match values.text("data-dir") {
-            dir if dir.is_empty() => format!("{name}.etcd"),
-            dir => dir,
-        },
+        data_dir: data_dir(values, &name),
         listen_peer_urls: listen("listen-peer-urls")?,
         listen_client_urls: listen("listen-client-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls"),
@@ -77,6 +74,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         log_level: log_level(&values.text("log-level")),
         log_format,
         log_output,
+        tls: tls::check(values)?,
         fast_failover: values.bool("fast-failover"),
         io_driver: io_driver(&values.text("io-driver")),
         engine: EngineConfig::default(),
@@ -86,6 +84,13 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         lease_checkpoint_interval,
         name,
     })
+}
+
+fn data_dir(values: &Values, name: &str) -> String {
+    match values.text("data-dir") {
+        dir if dir.is_empty() => format!("{name}.etcd"),
+        dir => dir,
+    }
 }
 
 /// The driver that was named; the probe chooses otherwise.

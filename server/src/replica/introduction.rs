@@ -104,11 +104,12 @@ impl Replica {
         self.shared.serve();
         tracing::info!("ready to serve client requests");
         for url in &self.shared.config.listen_client_urls {
-            tracing::info!(
-                traffic = "grpc+http",
-                address = %url,
+            let text = if url.is_tls() {
+                "serving client traffic securely"
+            } else {
                 "serving client traffic insecurely; this is strongly discouraged!"
-            );
+            };
+            tracing::info!(traffic = "grpc+http", address = %url, "{text}");
         }
     }
 

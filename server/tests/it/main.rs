@@ -28,6 +28,8 @@ mod services {
     mod maintenance;
     /// One member's start, flags, HTTP side and stop.
     mod member;
+    /// TLS for clients: who is let in, with what, and what changes while a member runs.
+    mod tls;
     /// Watches, as scripts.
     mod watch;
 }
@@ -68,6 +70,8 @@ mod cluster {
     mod quorum;
     /// Snapshots to a member that lags.
     mod snapshot;
+    /// TLS between members, and with etcd's.
+    mod tls;
 }
 
 /// Clients that mean no good, limits that are reached, and how long anybody waits then.
@@ -78,6 +82,8 @@ mod abuse {
     mod h2spec;
     /// Floods, slow readers, crowds.
     pub(crate) mod hostile;
+    /// Thousands of TLS connections at once.
+    mod storm;
     /// The worst requests: no step of a thread takes long.
     mod worst;
 }
