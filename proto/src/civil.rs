@@ -19,6 +19,16 @@ pub fn date_of(days: u64) -> (u64, u64, u64) {
     (cycle * 400 + year + turned, month, day)
 }
 
+/// The day since 1970-01-01, negative before it, of a year and of a month and day from 1. A day
+/// that the month does not have is one of the next month.
+#[must_use]
+pub fn days_of(year: i64, month: i64, day: i64) -> i64 {
+    // Years start in March here, so that the leap day is their last.
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +40,16 @@ mod tests {
         assert_eq!(date_of(11_017), (2000, 3, 1));
         assert_eq!(date_of(20_453), (2025, 12, 31));
         assert_eq!(date_of(20_454), (2026, 1, 1));
+    }
+
+    #[test]
+    fn dates_are_days_again() {
+        for day in (0..200_000).step_by(97) {
+            let (year, month, of_month) = date_of(day);
+            let [year, month, of_month] = [year, month, of_month].map(u64::cast_signed);
+            assert_eq!(days_of(year, month, of_month), day.cast_signed());
+        }
+        assert_eq!(days_of(1969, 12, 31), -1);
+        assert_eq!(days_of(1950, 1, 1), -7305);
     }
 }

@@ -17,13 +17,13 @@ use crate::grpc::{
 use crate::h2::Budget;
 use crate::hpack::{Decoder, Field, FieldSink};
 use crate::pb::etcdserverpb as pb;
-use crate::{http1, limits};
+use crate::{http1, limits, tls};
 
 /// A corpus' name and what it is fed to.
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// Every entry by the name of its corpus.
-pub const ENTRIES: [Entry; 8] = [
+pub const ENTRIES: [Entry; 9] = [
     ("hpack", fuzz_hpack),
     ("h2_server", fuzz_h2_server),
     ("h2_client", fuzz_h2_client),
@@ -32,7 +32,21 @@ pub const ENTRIES: [Entry; 8] = [
     ("http1_client", fuzz_http1_client),
     ("text", fuzz_text),
     ("requests", fuzz_requests),
+    ("certificates", fuzz_certificates),
 ];
+
+/// Certificates and revocation lists, as they are and as somebody else's hello.
+pub fn fuzz_certificates(input: &[u8]) {
+    if let Some(facts) = tls::x509::Facts::parse(input) {
+        let held = facts.serial.len() + facts.dns_names.iter().map(String::len).sum::<usize>();
+        // A name's wrong bytes may become three each.
+        assert!(held <= 3 * input.len(), "{held}");
+    }
+    if let Some(serials) = tls::x509::revoked(input) {
+        assert!(serials.len() <= input.len());
+    }
+    tls::fuzz_hello(input);
+}
 
 /// A request, alone and in an entry: accepted by both or by neither.
 pub fn fuzz_requests(input: &[u8]) {

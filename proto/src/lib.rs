@@ -1,8 +1,8 @@
 //! Wire formats and protocols of etcore, without I/O.
 //!
 //! The transport is most of what a small request costs, so it is the project's own: bytes go in,
-//! events come out; calls go in, bytes come out. Sockets, TLS, clocks and threads belong to the
-//! caller. Every queue has a bound in [`limits`], and every error is a value.
+//! events come out; calls go in, bytes come out. Sockets, certificates, clocks and threads belong
+//! to the caller. Every queue has a bound in [`limits`], and every error is a value.
 //!
 //! # What always holds
 //!
@@ -20,9 +20,9 @@
 //! # Where to begin reading
 //!
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
-//! [`grpc`] (both sides of gRPC on top of it), [`http1`], then etcd's messages ([`pb`]), how they
-//! are decoded ([`decode`]), its log and peer messages ([`raftpb`]) and its error table
-//! ([`error`]), and Go's notation of flags ([`gotext`]).
+//! [`grpc`] (both sides of gRPC on top of it), [`http1`], [`tls`] (what may lie below them), then
+//! etcd's messages ([`pb`]), how they are decoded ([`decode`]), its log and peer messages
+//! ([`raftpb`]) and its error table ([`error`]), and Go's notation of flags ([`gotext`]).
 
 pub mod civil;
 pub mod deadlines;
@@ -40,4 +40,5 @@ pub mod limits;
 pub mod pb;
 pub mod raftpb;
 pub mod splitmix;
+pub mod tls;
 pub mod varint;

@@ -147,3 +147,7 @@ const _: () = assert!(STREAM_WINDOW_BYTES as usize > MESSAGE_SMALL_BYTES_MAX);
 const _: () = assert!(CONNECTION_HELD_BYTES_MAX <= PROCESS_HELD_BYTES_MAX);
 const _: () = assert!(TRANSMIT_FREE_BYTES < TRANSMIT_HIGH_WATER_BYTES);
 const _: () = assert!(TRANSMIT_HIGH_WATER_BYTES < TRANSMIT_STOP_READING_BYTES);
+
+/// Ciphertext of records and handshake messages that are incomplete, in bytes; past it the
+/// connection ends. rustls refuses a longer handshake message by itself.
+pub const TLS_INCOMPLETE_BYTES_MAX: usize = 96 << 10;

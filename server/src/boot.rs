@@ -32,6 +32,7 @@ use crate::lease::{self, Attachments, Lessor};
 use crate::limits;
 use crate::net::{self, BindOptions};
 use crate::sys;
+use crate::tls::Tls;
 
 pub(crate) mod assemble;
 mod received;
@@ -83,6 +84,9 @@ pub enum BootError {
     /// The flags about the cluster do not fit together, or not the cluster that runs.
     #[error("{0}")]
     Cluster(String),
+    /// Certificates or keys cannot be used.
+    #[error("{0}")]
+    Tls(String),
     /// The machine cannot do what was asked.
     #[error("{0}")]
     Machine(String),
@@ -141,6 +145,7 @@ pub fn start(config: Config) -> Result<Running, BootError> {
     }
     let dir = open_data_dir(&config.data_dir)?;
     let config = with_log_dir(config, &dir.member)?;
+    let tls = load_tls(&config)?;
     let doors = doors(&config);
     let urls: Vec<ListenUrl> = doors.iter().map(|(url, _)| (*url).clone()).collect();
     let client = bind_all(&urls, &config)?;
@@ -152,14 +157,14 @@ pub fn start(config: Config) -> Result<Running, BootError> {
         reason = %choice.reason,
         "io driver chosen"
     );
-    let recovered = recover(&config, &dir.member)?;
+    let recovered = recover(&config, &tls, &dir.member)?;
     let any = |sockets: Vec<std::os::fd::OwnedFd>| -> Vec<AnyListener> {
         sockets.into_iter().map(|socket| Arc::new(socket).into()).collect()
     };
     // Bound in the order of their URLs.
     let client = any(client).into_iter().zip(doors).collect();
     let listeners = Listeners { client, peer: any(peer) };
-    assemble::run(config, clock, dir, &choice, recovered, listeners)
+    assemble::run(config, clock, dir, &choice, recovered, tls, listeners)
         .map_err(|error| BootError::Machine(error.to_string()))
 }
 
@@ -225,6 +230,51 @@ fn log_dir(config: &Config) -> &str {
     if config.wal_dir.is_empty() { WAL_DIR } else { &config.wal_dir }
 }
 
+/// Reads certificates and keys, or makes them.
+fn load_tls(config: &Config) -> Result<Arc<Tls>, BootError> {
+    let hosts = |urls: &[ListenUrl]| -> Vec<String> { urls.iter().map(ListenUrl::host).collect() };
+    let (client, peer) = (&config.listen_client_urls, &config.listen_peer_urls);
+    let data_dir = Path::new(&config.data_dir);
+    let tls = Tls::load(&config.tls, data_dir, &hosts(client), &hosts(peer));
+    let tls = tls.map_err(BootError::Tls)?;
+    tell_of_plain_urls(config);
+    Ok(Arc::new(tls))
+}
+
+/// As etcd does, of URLs that are served without TLS although there are flags for it.
+fn tell_of_plain_urls(config: &Config) {
+    let plain = |url: &&ListenUrl| !url.is_tls();
+    let (client, peer) = (&config.tls.client, &config.tls.peer);
+    for url in config.listen_peer_urls.iter().filter(plain) {
+        if peer.serves() {
+            tracing::warn!(
+                peer_url = %url,
+                "scheme is HTTP while key and cert files are present; ignoring key and cert files"
+            );
+        }
+        if peer.client_cert_auth {
+            tracing::warn!(
+                peer_url = %url,
+                "scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL"
+            );
+        }
+    }
+    for url in config.listen_client_urls.iter().filter(plain) {
+        if client.serves() {
+            tracing::warn!(
+                client_url = %url,
+                "scheme is http or unix while key and cert files are present; ignoring key and cert files"
+            );
+        }
+        if client.client_cert_auth {
+            tracing::warn!(
+                client_url = %url,
+                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL"
+            );
+        }
+    }
+}
+
 fn bind_all(urls: &[ListenUrl], config: &Config) -> Result<Vec<std::os::fd::OwnedFd>, BootError> {
     let options = BindOptions {
         reuse_port: config.socket_reuse_port,
@@ -252,7 +302,7 @@ fn bind_patiently(url: &ListenUrl, options: BindOptions) -> io::Result<std::os::
     net::bind(url, options)
 }
 
-fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
+fn recover(config: &Config, tls: &Tls, member_dir: &Path) -> Result<Recovered, BootError> {
     let disk = || match StdDisk::with_locks(member_dir) {
         disk if config.no_fsync => disk.without_syncs(),
         disk => disk,
@@ -263,7 +313,7 @@ fn recover(config: &Config, member_dir: &Path) -> Result<Recovered, BootError> {
     }
     let nonce = boot_nonce();
     if segments(&mut log_disk, log_dir(config))?.is_empty() {
-        check_founding(config)?;
+        check_founding(config, tls)?;
     }
     let mut stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
     check_corruption(config, &stored)?;
@@ -488,7 +538,7 @@ fn boot_nonce() -> u64 {
 }
 
 /// Whether this member, which has no log, may found a new cluster, or its part of it.
-fn check_founding(config: &Config) -> Result<(), BootError> {
+fn check_founding(config: &Config, tls: &Tls) -> Result<(), BootError> {
     if config.joins_existing {
         return Err(BootError::Cluster(
             "--initial-cluster-state=existing: joining a running cluster is not there yet; start \
@@ -498,7 +548,7 @@ fn check_founding(config: &Config) -> Result<(), BootError> {
     }
     cluster::verify_bootstrap(config, remote::resolved).map_err(BootError::Cluster)?;
     let own_id = own_member_id(config);
-    if remote::is_bootstrapped(config, own_id) {
+    if remote::is_bootstrapped(config, tls, own_id) {
         return Err(BootError::Cluster(format!("member {own_id:x} has already been bootstrapped")));
     }
     Ok(())

@@ -28,6 +28,7 @@ mod nearest;
 mod observe;
 pub mod old;
 pub mod table;
+pub mod tls;
 pub mod url;
 pub mod value;
 
@@ -114,6 +115,8 @@ pub struct Config {
     pub log_format: Format,
     /// `--log-outputs`, and how files among them are rotated.
     pub log_output: Outputs,
+    /// Transport security.
+    pub tls: tls::Tls,
     /// `--lease-checkpoint-interval`.
     pub lease_checkpoint_interval: Duration,
     /// `--fast-failover`: a leader whose port refuses connections is replaced at once.

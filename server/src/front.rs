@@ -24,8 +24,10 @@ use crate::work::Work;
 
 mod conn;
 mod events;
+mod handshakes;
 mod http;
 mod large;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -114,7 +116,12 @@ impl Front {
             crate::sys::descriptors_max().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
         Self {
             services: Services::new(services, boot_id),
-            wire: Wire::new(settings, shared.clock.clone(), shared.metrics.calls.front(index)),
+            wire: Wire::new(
+                settings,
+                shared.clock.clone(),
+                shared.metrics.calls.front(index),
+                shared.tls.clone(),
+            ),
             awake: false,
             acceptor: Acceptor {
                 index,
@@ -248,6 +255,7 @@ impl Front {
             self.attach(driver, socket);
         }
         self.tick_conns();
+        self.shake_hands();
         self.send_ready(driver);
         self.end_drain();
         Ok(())
@@ -285,6 +293,16 @@ impl Front {
             }
         }
         self.shared.connections[self.acceptor.index].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets some TLS handshakes go on.
+    fn shake_hands(&mut self) {
+        let mut stepped = std::mem::take(&mut self.ticked);
+        self.wire.take_handshake_steps(&mut stepped);
+        for id in stepped.drain(..) {
+            self.handle_events(id);
+        }
+        self.ticked = stepped;
     }
 
     /// Gives time to some connections.

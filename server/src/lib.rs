@@ -61,6 +61,7 @@ pub mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod sys;
+pub mod tls;
 pub mod watch;
 pub mod wire;
 pub mod work;

@@ -482,3 +482,18 @@ const _: () = assert!(SNAPSHOT_IDLE_MS > SNAPSHOT_PART_MS);
 pub const COMMIT_HOLD_MS: u64 = 2;
 /// A follower that forwarded proposals within so many milliseconds is not kept waiting.
 pub const FORWARDER_MS: u64 = 1000;
+
+/// TLS handshakes under way on one front; for one more, the one that has waited for its client for
+/// the longest time is given up.
+pub const TLS_HANDSHAKES: usize = 8192;
+/// How long a TLS handshake may take, in milliseconds (etcd: tlsHandshakeTimeout).
+pub const TLS_HANDSHAKE_MS: u64 = 10_000;
+/// Bytes of a handshake that wait for their turn; past it the connection is not read.
+pub const TLS_WAITING_BYTES: usize = 32 << 10;
+/// Steps of TLS handshakes in a round of a shard, each up to a signature and the check of a
+/// chain; more follow in the next round, behind everybody else's requests.
+pub const TLS_STEPS_PER_ROUND: usize = 8;
+/// Nor does a round begin a further step after so long.
+pub const TLS_ROUND_TIME: Duration = Duration::from_micros(500);
+/// Log lines in a second about connections that were refused; more are counted.
+pub const TLS_REJECTED_LINES: u32 = 10;

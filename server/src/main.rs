@@ -120,6 +120,7 @@ fn run_member(config: Config) -> ExitCode {
             told = true;
             tell_init_system();
         }
+        running.follow_files();
         idle.every_second(running.shared().status.applied.load(Ordering::Relaxed));
         if let Some(signal) = sys::wait_for_stop() {
             tracing::info!(signal, "received signal; shutting down");

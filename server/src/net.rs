@@ -33,11 +33,11 @@ pub fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
 /// What the kernel or the resolver said.
 pub fn bind(url: &ListenUrl, options: BindOptions) -> io::Result<OwnedFd> {
     match url {
-        ListenUrl::Tcp { host, port } => {
+        ListenUrl::Tcp { host, port, .. } => {
             let addr = resolve(host, *port)?;
             bind_tcp(addr, options)
         }
-        ListenUrl::Unix { path } => {
+        ListenUrl::Unix { path, .. } => {
             // A socket file left by a killed member would refuse the bind; one that is served
             // answers a connect.
             if std::os::unix::net::UnixStream::connect(path).is_err() {
@@ -123,10 +123,10 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_refused() {
-        let url = ListenUrl::Tcp { host: "127.0.0.1".into(), port: 0 };
+        let url = ListenUrl::Tcp { tls: false, host: "127.0.0.1".into(), port: 0 };
         let first = bind(&url, BindOptions::default()).unwrap();
         let port = socket2::SockRef::from(&first).local_addr().unwrap().as_socket().unwrap().port();
-        let taken = ListenUrl::Tcp { host: "127.0.0.1".into(), port };
+        let taken = ListenUrl::Tcp { tls: false, host: "127.0.0.1".into(), port };
         let error = bind(&taken, BindOptions::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }

@@ -21,6 +21,8 @@ pub use etcore_raftlog::peer::{
 use crate::channel::Shared;
 use crate::cluster::member::Member;
 use crate::cluster::version;
+use crate::config::ListenUrl;
+use crate::config::url::asks_for_tls;
 use crate::disk::pool::Pool;
 use crate::driver::{AnyListener, AnySocket, Driver, SocketId, Waker};
 use crate::http;
@@ -29,10 +31,12 @@ use crate::limits;
 mod prober;
 mod report;
 mod resolve;
+mod secure;
 
 use prober::Prober;
 use report::Reporter;
 use resolve::{Resolved, Resolver};
+use secure::{Handshakes, Secure};
 
 /// The numbers of the peer URLs' listeners start here; a front's start at 0.
 const LISTENERS: u32 = 1 << 16;
@@ -64,11 +68,12 @@ pub struct Peers {
     listeners: Vec<AnyListener>,
     is_listening: bool,
     /// Accepted and not served yet.
-    accepted: VecDeque<AnySocket>,
+    accepted: VecDeque<(AnySocket, IsTls)>,
     owned: Vec<Option<(SocketId, ConnId)>>,
     conns: Vec<Option<Conn>>,
     members: Arc<Vec<Member>>,
     resolver: Resolver,
+    handshakes: Handshakes,
     prober: Prober,
     reporter: Reporter,
     /// For the replica.
@@ -79,6 +84,9 @@ pub struct Peers {
     now_ms: u64,
 }
 
+/// Whether a listener's URL asks for TLS.
+type IsTls = bool;
+
 /// A connection as the shell sees it.
 struct Conn {
     id: ConnId,
@@ -86,8 +94,17 @@ struct Conn {
     socket: Option<SocketId>,
     /// Where it was dialled.
     url: Option<String>,
+    /// TLS between its socket and the transport.
+    secure: Option<Box<Secure>>,
     is_reading: bool,
     is_sending: bool,
+}
+
+impl Conn {
+    /// One that has no socket yet.
+    fn new(id: ConnId, url: Option<String>) -> Self {
+        Self { id, socket: None, url, secure: None, is_reading: true, is_sending: false }
+    }
 }
 
 /// Send buffers kept for reuse.
@@ -119,7 +136,8 @@ impl Peers {
             owned: Vec::new(),
             conns: Vec::new(),
             members: Arc::default(),
-            resolver: Resolver::new(pool, waker),
+            resolver: Resolver::new(pool.clone(), waker.clone()),
+            handshakes: Handshakes::new(pool, waker),
             prober: Prober::default(),
             reporter: Reporter::default(),
             incoming: VecDeque::new(),
@@ -178,6 +196,7 @@ impl Peers {
             || !self.accepted.is_empty()
             || !self.incoming.is_empty()
             || self.resolver.has_answers()
+            || self.handshakes.has_work()
             || self.transport.has_input()
     }
 
@@ -187,9 +206,12 @@ impl Peers {
     }
 
     /// A connection was accepted.
-    pub fn accepted(&mut self, socket: AnySocket) {
+    pub fn accepted(&mut self, listener: u32, socket: AnySocket) {
+        let urls = &self.shared.config.listen_peer_urls;
+        let place = listener.checked_sub(LISTENERS).map(|place| place as usize);
+        let is_tls = place.and_then(|place| urls.get(place)).is_some_and(ListenUrl::is_tls);
         if self.accepted.len() < limits::PEER_ACCEPTED {
-            self.accepted.push_back(socket);
+            self.accepted.push_back((socket, is_tls));
         }
     }
 
@@ -198,21 +220,39 @@ impl Peers {
         let Some(id) = self.conn_of(socket) else { return };
         if result.is_err() {
             self.note_failure(id);
+        } else if let Some(url) = self.conn(id).and_then(|conn| conn.url.clone())
+            && asks_for_tls(&url)
+        {
+            // The transport is told once the other side is known.
+            match Secure::dial(&self.shared.tls.peer(), &url, self.now_ms) {
+                Ok(secure) => {
+                    if let Some(conn) = self.conn(id) {
+                        conn.secure = Some(Box::new(secure));
+                    }
+                    return self.list(id);
+                }
+                Err(error) => return self.transport.connected(id, Err(error)),
+            }
         }
         self.transport.connected(id, result.map_err(|error| text(&error)));
     }
 
     /// Bytes arrived.
     pub fn received(&mut self, socket: SocketId, bytes: &[u8]) {
-        if let Some(id) = self.conn_of(socket) {
+        let Some(id) = self.conn_of(socket) else { return };
+        if self.conn(id).is_some_and(|conn| conn.secure.is_some()) {
+            self.secure_received(id, bytes);
+        } else {
             self.transport.received(id, bytes);
         }
     }
 
     /// The other side has ended, or the connection failed.
     pub fn disconnected(&mut self, socket: SocketId, error: Option<io::Error>) {
-        if let Some(id) = self.conn_of(socket) {
-            self.transport.closed(id, error.as_ref().map(text));
+        let Some(id) = self.conn_of(socket) else { return };
+        let error = error.as_ref().map(text);
+        if !self.handshake_cut(id, error.as_deref()) {
+            self.transport.closed(id, error);
         }
     }
 
@@ -224,6 +264,10 @@ impl Peers {
         let Some(id) = self.conn_of(socket) else { return };
         if let Some(conn) = self.conn(id) {
             conn.is_sending = false;
+            if conn.secure.as_ref().is_some_and(|secure| !secure.is_open()) {
+                // A handshake may have more to say, of which the transport knows nothing.
+                self.list(id);
+            }
         }
         match result {
             Ok(()) => self.transport.sent(id),
@@ -243,6 +287,7 @@ impl Peers {
         self.follow_members();
         if now_ms >= self.transport.deadline_ms() {
             self.transport.tick();
+            self.end_late_handshakes();
             self.reporter.count(&self.shared, &self.transport);
             self.prober.look(&self.shared.metrics.network, now_ms);
         }
@@ -257,12 +302,13 @@ impl Peers {
     /// When a listener cannot be watched: the member cannot serve.
     pub fn flush(&mut self, driver: &mut dyn Driver) -> io::Result<()> {
         self.listen(driver)?;
-        while let Some(socket) = self.accepted.pop_front() {
-            self.attach(driver, socket);
+        while let Some((socket, is_tls)) = self.accepted.pop_front() {
+            self.attach(driver, socket, is_tls);
         }
         while let Some((id, address)) = self.resolver.next_answer() {
             self.connect(driver, id, address);
         }
+        self.take_handshake_steps(driver);
         loop {
             while let Some(effect) = self.transport.next_effect() {
                 match effect {
@@ -312,27 +358,39 @@ impl Peers {
         Ok(())
     }
 
-    fn attach(&mut self, driver: &mut dyn Driver, socket: AnySocket) {
+    fn attach(&mut self, driver: &mut dyn Driver, socket: AnySocket, is_tls: IsTls) {
+        let mut remote = None;
         if let AnySocket::Kernel(socket) = &socket {
             crate::net::set_nodelay(socket);
+            remote = is_tls.then(|| crate::net::peer_address(socket)).flatten();
         }
         // Dropping the socket closes it.
         let Some(id) = self.transport.accepted() else { return };
+        let secure = is_tls.then(|| Secure::accept(&self.shared.tls.peer(), remote, self.now_ms));
+        let secure = match secure.transpose() {
+            Ok(secure) => secure.map(Box::new),
+            Err(error) => return self.transport.closed(id, Some(error)),
+        };
         match driver.attach(socket) {
-            Ok(socket) => self.own(id, socket, None),
+            Ok(socket) => self.own(id, socket, None, secure),
             Err(error) => self.transport.closed(id, Some(text(&error))),
         }
     }
 
     /// Notes that a connection has this socket.
-    fn own(&mut self, id: ConnId, socket: SocketId, url: Option<String>) {
+    fn own(
+        &mut self,
+        id: ConnId,
+        socket: SocketId,
+        url: Option<String>,
+        secure: Option<Box<Secure>>,
+    ) {
         let place = socket.slot as usize;
         if self.owned.len() <= place {
             self.owned.resize(place + 1, None);
         }
         self.owned[place] = Some((socket, id));
-        let conn = Conn { id, socket: Some(socket), url, is_reading: true, is_sending: false };
-        self.put(conn);
+        self.put(Conn { socket: Some(socket), secure, ..Conn::new(id, url) });
     }
 
     fn put(&mut self, conn: Conn) {
@@ -346,22 +404,10 @@ impl Peers {
     fn dial(&mut self, driver: &mut dyn Driver, id: ConnId, url: String) {
         match self.resolver.resolve(id, &url) {
             Resolved::Now(address) => {
-                self.put(Conn {
-                    id,
-                    socket: None,
-                    url: Some(url),
-                    is_reading: true,
-                    is_sending: false,
-                });
+                self.put(Conn::new(id, Some(url)));
                 self.connect(driver, id, Ok(address));
             }
-            Resolved::Later => self.put(Conn {
-                id,
-                socket: None,
-                url: Some(url),
-                is_reading: true,
-                is_sending: false,
-            }),
+            Resolved::Later => self.put(Conn::new(id, Some(url))),
             Resolved::Failed(error) => self.transport.connected(id, Err(error)),
         }
     }
@@ -378,7 +424,7 @@ impl Peers {
         let socket =
             address.and_then(|address| driver.connect(&address).map_err(|error| text(&error)));
         match socket {
-            Ok(socket) => self.own(id, socket, url),
+            Ok(socket) => self.own(id, socket, url, None),
             Err(error) => {
                 if let Some(conn) = self.conn(id) {
                     conn.url = url;
@@ -419,8 +465,13 @@ impl Peers {
         if conn.is_sending {
             return;
         }
+        let is_secure = conn.secure.is_some();
         let mut buf = self.spare_bufs.pop().unwrap_or_default();
-        self.transport.transmit(id, &mut buf);
+        if is_secure {
+            self.secure_transmit(id, &mut buf);
+        } else {
+            self.transport.transmit(id, &mut buf);
+        }
         if buf.is_empty() {
             self.spare_bufs.push(buf);
         } else {

@@ -266,7 +266,7 @@ impl Completions for Roles {
     fn accepted(&mut self, listener: u32, socket: AnySocket) {
         self.step.begin();
         if let Some(peers) = self.peers.as_mut().filter(|peers| peers.owns_listener(listener)) {
-            peers.accepted(socket);
+            peers.accepted(listener, socket);
         } else if let Some(front) = &mut self.front {
             front.accepted(listener, socket);
         }

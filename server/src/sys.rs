@@ -1,5 +1,9 @@
 //! The few system calls that neither the standard library nor a driver covers: signals, affinity
-//! and priority. Each unsafe block states why it is sound; nothing here keeps state.
+//! and priority, names of addresses. Each unsafe block states why it is sound; nothing here keeps
+//! state.
+
+use std::ffi::CStr;
+use std::net::{IpAddr, SocketAddr};
 
 use rustix::mm::MlockAllFlags;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit};
@@ -99,6 +103,29 @@ pub fn lock_memory() -> Result<(), String> {
 pub fn descriptors_max() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     limit.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+/// The name that belongs to an address, by the system's resolver, which may take seconds; `None` if
+/// it has none.
+pub fn name_of(address: IpAddr) -> Option<String> {
+    let address = socket2::SockAddr::from(SocketAddr::new(address, 0));
+    // As long as names may be, with room to spare (NI_MAXHOST).
+    let mut name = [0u8; 1025];
+    // SAFETY: the address outlives the call and its length is its own; the name's room is as long
+    // as said, and nothing is written for the service, which has none.
+    let result = unsafe {
+        libc::getnameinfo(
+            address.as_ptr().cast(),
+            address.len(),
+            name.as_mut_ptr().cast(),
+            name.len() as libc::socklen_t,
+            std::ptr::null_mut(),
+            0,
+            libc::NI_NAMEREQD,
+        )
+    };
+    let text = CStr::from_bytes_until_nul(&name).ok().filter(|_| result == 0)?;
+    text.to_str().ok().map(str::to_owned)
 }
 
 /// Ties the calling thread to the `index`-th core (modulo) of its affinity mask. Best effort.

@@ -39,13 +39,14 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("log", &["limits", "sys"]),
     ("config", &["cluster", "driver", "log"]),
     ("net", &["config"]),
+    ("tls", &["config", "limits"]),
     ("kv", &["limits", "metrics", "wire"]),
     ("lease", &["kv", "limits", "wire"]),
     (
         "channel",
         &[
             "auth", "clock", "cluster", "config", "disk", "driver", "freer", "ids", "kv", "lease",
-            "metrics", "wire",
+            "metrics", "tls", "wire",
         ],
     ),
     ("http", &["channel", "cluster", "metrics"]),
@@ -105,14 +106,14 @@ const FLOORS: &[(&str, &[&str])] = &[
         "front",
         &[
             "api", "channel", "clock", "config", "driver", "http", "limits", "metrics", "net",
-            "replies", "sys", "work",
+            "replies", "sys", "tls", "work",
         ],
     ),
     (
         "peers",
         &[
             "channel", "clock", "cluster", "config", "disk", "driver", "http", "limits", "log",
-            "metrics", "net", "replica",
+            "metrics", "net", "replica", "sys", "tls",
         ],
     ),
     (
@@ -141,6 +142,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "replica",
             "shard",
             "sys",
+            "tls",
         ],
     ),
 ];

@@ -37,6 +37,7 @@ use crate::metrics::{Calls, Metrics};
 use crate::peers::{self, Peers};
 use crate::replica::{self, FrontLink, LogFiles, LogPools, Replica};
 use crate::shard::Shard;
+use crate::tls::Tls;
 
 /// Makes a reader's way to the page file, which wakes its thread.
 pub(crate) type PagesMaker = Box<dyn Fn(PageReader, &Waker) -> Pages>;
@@ -69,6 +70,7 @@ pub(super) fn run(
     dir: DataDir,
     choice: &Choice,
     mut recovered: Recovered,
+    tls: Arc<Tls>,
     listeners: Listeners,
 ) -> io::Result<Running> {
     let cores = threads::cores();
@@ -89,7 +91,8 @@ pub(super) fn run(
         .ok_or_else(|| io::Error::other("the page file is not open"))?;
     let front_wakers = (0..fronts).map(|_| Waker::new()).collect::<io::Result<Vec<_>>>()?;
     let replica_waker = if shares_thread { front_wakers[0].clone() } else { Waker::new()? };
-    let shared = shared(config, clock, &mut recovered.stored, &recovered.page_disk, fronts);
+    let Recovered { stored, page_disk, .. } = &mut recovered;
+    let shared = shared(config, clock, tls, stored, page_disk, fronts);
     let _ = shared.freer.set(Freer::start()?);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
@@ -137,6 +140,7 @@ pub(super) fn run(
 pub(crate) fn shared(
     config: Config,
     clock: Clock,
+    tls: Arc<Tls>,
     stored: &mut Stored,
     page_disk: &dyn Disk,
     fronts: usize,
@@ -151,6 +155,7 @@ pub(crate) fn shared(
     let shared = Arc::new(Shared {
         member_id: stored.member_id,
         cluster_id: stored.cluster_id,
+        tls,
         clock,
         ids: RequestIds::new(stored.member_id, stored.nonce),
         view: ArcSwap::from_pointee(MemberView::of_keys(stored.store.publish(), page_file)),

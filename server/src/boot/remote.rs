@@ -8,8 +8,11 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use etcore_proto::tls::Session;
+
 use crate::cluster::member::Member;
 use crate::config::{Config, ListenUrl};
+use crate::tls::{self, Tls};
 
 /// etcd's BootstrapTimeoutEffective.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -17,12 +20,12 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// True if a peer of the initial cluster says that this member has published itself before.
-pub(super) fn is_bootstrapped(config: &Config, own_id: u64) -> bool {
+pub(super) fn is_bootstrapped(config: &Config, tls: &Tls, own_id: u64) -> bool {
     let others = config.initial_cluster.iter().filter(|(name, _)| **name != config.name);
     let mut urls: Vec<&String> = others.flat_map(|(_, urls)| urls).collect();
     urls.sort();
     // The first that answers counts, as in etcd.
-    urls.into_iter().find_map(|url| members(url)).is_some_and(|members| {
+    urls.into_iter().find_map(|url| members(url, tls)).is_some_and(|members| {
         members.iter().any(|member| member.id == own_id && !member.client_urls.is_empty())
     })
 }
@@ -31,29 +34,38 @@ pub(super) fn is_bootstrapped(config: &Config, own_id: u64) -> bool {
 pub(super) fn resolved(text: &str) -> Result<String, String> {
     match ListenUrl::parse(text)? {
         ListenUrl::Unix { .. } => Ok(text.to_owned()),
-        ListenUrl::Tcp { host, port } => {
+        ListenUrl::Tcp { tls, host, port } => {
             let failed =
                 |why: &dyn std::fmt::Display| format!("failed to resolve {text:?} ({why})");
             let mut found =
                 (host.as_str(), port).to_socket_addrs().map_err(|error| failed(&error))?;
             let first = found.next().ok_or_else(|| failed(&"no address"))?;
-            Ok(format!("http://{first}"))
+            let scheme = if tls { "https" } else { "http" };
+            Ok(format!("{scheme}://{first}"))
         }
     }
 }
 
 /// The members as the peer at this URL knows them; `None` if it does not answer.
-fn members(url: &str) -> Option<Vec<Member>> {
-    let ListenUrl::Tcp { host, port } = ListenUrl::parse(url).ok()? else { return None };
-    let address = (host.as_str(), port).to_socket_addrs().ok()?.next()?;
+fn members(url: &str, tls: &Tls) -> Option<Vec<Member>> {
+    let parsed = ListenUrl::parse(url).ok()?;
+    let ListenUrl::Tcp { tls: is_tls, host, port } = &parsed else { return None };
+    let address = (host.as_str(), *port).to_socket_addrs().ok()?.next()?;
     let mut socket = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
     socket.set_read_timeout(Some(TIMEOUT)).ok()?;
     socket.set_write_timeout(Some(TIMEOUT)).ok()?;
-    let request = format!("GET /members HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).ok()?;
+    let authority = parsed.authority();
+    let request =
+        format!("GET /members HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
-    // What came before an error or a time-out may be the whole answer.
-    let _ = socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
+    if *is_tls {
+        exchange(socket, tls::dial(&tls.peer(), host).ok()?, request.as_bytes(), &mut answer)
+            .ok()?;
+    } else {
+        socket.write_all(request.as_bytes()).ok()?;
+        // What came before an error or a time-out may be the whole answer.
+        let _ = socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
+    }
     let text = String::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     if head.split(' ').nth(1) != Some("200") {
@@ -64,9 +76,46 @@ fn members(url: &str) -> Option<Vec<Member>> {
     serde_json::from_str(json).ok()
 }
 
+/// A request and what is answered, over TLS, until the other side ends.
+fn exchange(
+    mut socket: TcpStream,
+    mut session: Session,
+    request: &[u8],
+    answer: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    let (mut out, mut scratch, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+    let mut is_asked = false;
+    while !session.peer_has_closed() && answer.len() as u64 <= ANSWER_BYTES_MAX {
+        session.transmit(&mut out);
+        if !is_asked && !session.is_handshaking() {
+            is_asked = true;
+            session.seal(request, &mut out).map_err(std::io::Error::other)?;
+        }
+        socket.write_all(&out)?;
+        out.clear();
+        let bytes = match socket.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => bytes,
+            // What came before may be the whole answer.
+            Err(_) if !answer.is_empty() => break,
+            Err(error) => return Err(error),
+        };
+        let outcome = session.receive(&buffer[..bytes], &mut scratch, &mut |plaintext| {
+            answer.extend_from_slice(plaintext);
+        });
+        if let Err(error) = outcome {
+            tracing::debug!(error = %error, "a peer could not be asked for its members over TLS");
+            session.transmit(&mut out);
+            return socket.write_all(&out);
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::BufRead;
+    use std::path::Path;
 
     use super::*;
     use crate::config::flags::{self, Asked};
@@ -87,10 +136,11 @@ mod tests {
         let cluster = format!("--initial-cluster=a=http://h:1,b=http://127.0.0.1:{port}");
         let args = ["--name=a".to_owned(), cluster];
         let Ok(Asked::Run(config, _)) = flags::parse(args, []) else { panic!("flags") };
-        assert!(is_bootstrapped(&config, 5), "it has published itself");
-        assert!(!is_bootstrapped(&config, 5), "it was never there");
+        let tls = Tls::load(&config.tls, Path::new(""), &[], &[]).unwrap();
+        assert!(is_bootstrapped(&config, &tls, 5), "it has published itself");
+        assert!(!is_bootstrapped(&config, &tls, 5), "it was never there");
         answering.join().unwrap();
-        assert!(!is_bootstrapped(&config, 5), "nobody answers");
+        assert!(!is_bootstrapped(&config, &tls, 5), "nobody answers");
         assert_eq!(resolved("http://127.0.0.1:2").unwrap(), "http://127.0.0.1:2");
     }
 }

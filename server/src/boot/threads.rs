@@ -72,6 +72,11 @@ impl Running {
 }
 
 impl Running {
+    /// Certificates and keys whose files have changed are used from now on.
+    pub fn follow_files(&self) {
+        self.shared.tls.follow_files();
+    }
+
     /// Lets the replica give its leadership away, so that clients find a leader when this member
     /// no longer serves them. Not for longer than two elections take.
     fn hand_over(&self) {

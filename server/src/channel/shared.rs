@@ -23,6 +23,7 @@ use crate::driver::Waker;
 use crate::freer::{Freeing, Freer};
 use crate::ids::RequestIds;
 use crate::metrics::Metrics;
+use crate::tls::Tls;
 use crate::wire::Header;
 
 /// See the module text.
@@ -33,6 +34,8 @@ pub struct Shared {
     pub member_id: u64,
     /// Its cluster.
     pub cluster_id: u64,
+    /// Certificates, and who may connect.
+    pub tls: Arc<Tls>,
     /// The one clock.
     pub clock: Clock,
     /// Swapped whole by the replica; a front loads it once per turn.

@@ -10,7 +10,7 @@ use tracing::Level;
 use super::cluster::InitialCluster;
 use super::flags::Values;
 use super::gates::FeatureGates;
-use super::{Access, AutoCompaction, Config, ListenUrl, Observe, cluster, gates};
+use super::{Access, AutoCompaction, Config, ListenUrl, Observe, cluster, gates, tls};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
 
@@ -73,6 +73,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         log_level: log_level(&values.text("log-level")),
         log_format,
         log_output,
+        tls: tls::check(values)?,
         fast_failover: values.bool("fast-failover"),
         io_driver: io_driver(&values.text("io-driver")),
         engine: engine(values),

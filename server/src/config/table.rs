@@ -83,7 +83,6 @@ pub fn all() -> impl Iterator<Item = &'static Flag> {
     GROUPS.iter().flat_map(|(_, flags)| *flags)
 }
 
-const NO_TLS: &str = "etcore does not serve TLS yet";
 const NO_AUTH: &str = "etcore has no users and roles yet";
 const NO_DISCOVERY: &str = "etcore does not have discovery yet; list the members in \
                             --initial-cluster";
@@ -105,7 +104,7 @@ const fn flag(
 }
 
 const fn tls(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    flag(name, kind, default, Status::Only(&[], NO_TLS), help)
+    flag(name, kind, default, Status::Served, help)
 }
 
 const fn discovery(name: &'static str, kind: Kind, default: &'static str) -> Flag {
@@ -509,7 +508,7 @@ const FEATURES: &[Flag] = &[
         "peer-skip-client-san-verification",
         Bool,
         "false",
-        Only(&[], NO_TLS),
+        Served,
         "Do not compare peers' certificates with their addresses.",
     ),
     flag(

@@ -1,6 +1,6 @@
 //! One connection: which protocol it turned out to speak, and what is on its way.
 //!
-//! Owned by the wire. Cleartext HTTP/2 is told from HTTP/1.1 by its preface.
+//! Owned by the wire. HTTP/2 is told from HTTP/1.1 by its preface, below TLS or without it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,12 +10,15 @@ use etcore_proto::h2::{Budget, BudgetLease};
 use etcore_proto::http1;
 
 use super::http::Origins;
+use super::secure::{Room, Secure};
 use super::transport::Transport;
 use crate::limits;
 use crate::replies::ConnId;
 
 /// The HTTP/2 client preface.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a TLS client's first byte is: it has come to the wrong port.
+const TLS_HANDSHAKE: u8 = 22;
 
 /// How long a connection that ended by an error waits for its peer to take the reason. A peer that
 /// does not read would hold it for ever.
@@ -72,7 +75,10 @@ pub(super) struct Conn {
     pub(super) id: ConnId,
     pub(super) transport: Transport,
     pub(super) origin: Origin,
+    /// TLS below the protocol, if the listener's URL asks for it.
+    pub(super) secure: Option<Box<Secure>>,
     pub(super) protocol: Protocol,
+    is_secure: bool,
     settings: Arc<Settings>,
     /// A send is with the driver.
     pub(super) sending: bool,
@@ -81,7 +87,7 @@ pub(super) struct Conn {
     sending_bytes: usize,
     /// What the next send may be at most.
     send_bytes_max: usize,
-    /// What HTTP/1.1 holds.
+    /// What TLS and HTTP/1.1 hold.
     lease: BudgetLease,
     /// In the front's list for this turn.
     pub(super) dirty: bool,
@@ -108,6 +114,7 @@ impl Conn {
         id: ConnId,
         transport: Transport,
         origin: Origin,
+        secure: Option<Secure>,
         settings: Arc<Settings>,
     ) -> Self {
         let lease = settings.budget.lease();
@@ -115,6 +122,8 @@ impl Conn {
             id,
             transport,
             origin,
+            is_secure: secure.is_some(),
+            secure: secure.map(Box::new),
             protocol: Protocol::Unknown(Vec::new()),
             settings,
             sending: false,
@@ -135,8 +144,58 @@ impl Conn {
         }
     }
 
-    /// Feeds received bytes to the protocol, or finds out which one it is.
-    pub(super) fn receive(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), String> {
+    /// Takes received bytes through TLS to the protocol.
+    pub(super) fn receive(
+        &mut self,
+        bytes: &[u8],
+        room: &mut Room,
+        now_ms: u64,
+    ) -> Result<(), String> {
+        let Some(mut secure) = self.secure.take() else { return Ok(()) };
+        let mut outcome = Ok(());
+        let opened = secure.open(bytes, room, &mut |plaintext| {
+            if outcome.is_ok() {
+                outcome = self.understand(plaintext, now_ms);
+            }
+        });
+        let has_ended = secure.peer_has_ended();
+        self.secure = Some(secure);
+        self.charge();
+        if has_ended && outcome.is_ok() {
+            self.peer_ended(now_ms);
+        }
+        opened.map_err(|error| error.to_string()).and(outcome)
+    }
+
+    /// Takes a step of the handshake. What the client has sent behind it goes to the protocol,
+    /// unless the client is one that must not come in.
+    pub(super) fn shake_hands(
+        &mut self,
+        bytes: &[u8],
+        room: &mut Room,
+        now_ms: u64,
+        now_s: i64,
+    ) -> Result<(), String> {
+        let Some(secure) = &mut self.secure else { return Ok(()) };
+        let mut behind = Vec::new();
+        let opened = secure.open(bytes, room, &mut |plaintext| behind.extend_from_slice(plaintext));
+        opened.map_err(|error| error.to_string())?;
+        if !secure.is_handshaking() {
+            secure.check_resumed(now_s)?;
+            let has_ended = secure.peer_has_ended();
+            if !behind.is_empty() {
+                self.understand(&behind, now_ms)?;
+            }
+            if has_ended {
+                self.peer_ended(now_ms);
+            }
+        }
+        self.charge();
+        Ok(())
+    }
+
+    /// Feeds bytes to the protocol, or finds out which one it is.
+    pub(super) fn understand(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), String> {
         match &mut self.protocol {
             Protocol::Grpc(server) => {
                 server.receive(bytes, now_ms).map_err(|error| error.to_string())
@@ -148,6 +207,11 @@ impl Conn {
             Protocol::Unknown(seen) => {
                 seen.extend_from_slice(bytes);
                 let compared = seen.len().min(PREFACE.len());
+                if !self.is_secure && seen.first() == Some(&TLS_HANDSHAKE) {
+                    // As etcd does, which finds no protocol that it could answer in.
+                    self.gone = true;
+                    return Ok(());
+                }
                 let is_http1 = seen[..compared] != PREFACE[..compared];
                 match self.origin.door.serves {
                     Serves::Grpc if is_http1 => {
@@ -163,11 +227,10 @@ impl Conn {
                     self.become_protocol(Protocol::Http1(Box::new(server)), now_ms)
                 } else if compared == PREFACE.len() {
                     let settings = &self.settings;
-                    let server = Server::new(
-                        settings.grpc.clone(),
-                        settings.routes.clone(),
-                        &settings.budget,
-                    );
+                    let mut grpc = settings.grpc.clone();
+                    // etcd serves HTTP/2 without TLS to gRPC alone.
+                    grpc.plain_http |= self.is_secure;
+                    let server = Server::new(grpc, settings.routes.clone(), &settings.budget);
                     self.become_protocol(Protocol::Grpc(Box::new(server)), now_ms)
                 } else {
                     Ok(())
@@ -183,11 +246,29 @@ impl Conn {
         if self.draining {
             self.drain();
         }
-        self.receive(&seen, now_ms)
+        self.understand(&seen, now_ms)
     }
 
     /// Appends what is to be sent; true if there is more.
-    pub(super) fn transmit(&mut self, out: &mut Vec<u8>) -> bool {
+    pub(super) fn transmit(&mut self, out: &mut Vec<u8>, room: &mut Room) -> bool {
+        let Some(mut secure) = self.secure.take() else { return self.speak(out) };
+        let more = if secure.transmit(out) {
+            room.plaintext.clear();
+            let more = self.speak(&mut room.plaintext);
+            self.gone |= secure.seal(&room.plaintext, out).is_err();
+            if !more && (self.is_over() || self.failed) {
+                secure.announce_end(out);
+            }
+            more
+        } else {
+            false
+        };
+        self.secure = Some(secure);
+        more
+    }
+
+    /// Appends what the protocol wants sent; true if there is more.
+    fn speak(&mut self, out: &mut Vec<u8>) -> bool {
         match &mut self.protocol {
             Protocol::Unknown(_) => false,
             Protocol::Grpc(server) => server.poll_transmit(out, self.send_bytes_max),
@@ -201,7 +282,7 @@ impl Conn {
         (self.sending_since_ms, self.sending_bytes) = (now_ms, bytes);
         match &mut self.protocol {
             Protocol::Grpc(server) => server.set_in_flight(bytes),
-            _ => self.charge_plain(),
+            _ => self.charge(),
         }
     }
 
@@ -213,16 +294,17 @@ impl Conn {
         self.send_bytes_max = if slow { limits::SLOW_SEND_BYTES } else { limits::SEND_BYTES };
         match &mut self.protocol {
             Protocol::Grpc(server) => server.set_in_flight(0),
-            _ => self.charge_plain(),
+            _ => self.charge(),
         }
     }
 
-    /// Charges what HTTP/1.1 holds: input, answers, and what is with the driver.
-    pub(super) fn charge_plain(&mut self) {
-        let held = match &self.protocol {
+    /// Charges what TLS and HTTP/1.1 hold: input, answers, and what is with the driver.
+    pub(super) fn charge(&mut self) {
+        let by_protocol = match &self.protocol {
             Protocol::Http1(server) => server.held_bytes() + self.sending_bytes,
-            _ => return,
+            _ => 0,
         };
+        let held = by_protocol + self.secure.as_ref().map_or(0, |secure| secure.held_bytes());
         let before = self.lease.used();
         if held > before {
             self.lease.hold(held - before);
@@ -279,6 +361,9 @@ impl Conn {
     }
 
     pub(super) fn wants_read(&self) -> bool {
+        if self.secure.as_ref().is_some_and(|secure| !secure.wants_read()) {
+            return false;
+        }
         match &self.protocol {
             Protocol::Unknown(_) => true,
             Protocol::Grpc(server) => server.wants_read(),

@@ -50,7 +50,7 @@ impl Front {
     pub(super) fn handle_http1(&mut self, conn: ConnId) {
         loop {
             let Some(open) = self.wire.conn(conn) else { return };
-            open.charge_plain();
+            open.charge();
             if !open.may_answer() {
                 // Looked at again when something was sent, and at each tick.
                 return;
@@ -153,7 +153,7 @@ impl Conn {
             }
             _ => return Err(Gone),
         }
-        self.charge_plain();
+        self.charge();
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Conn {
             }
             _ => return Err(Gone),
         }
-        self.charge_plain();
+        self.charge();
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use crate::disk::pages::{PageFile, Pages};
 use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::{Completions, LogFile, PeerAddress, Sent, WriteToken};
 use crate::metrics::{Calls, Metrics};
+use crate::tls::Tls;
 
 mod crowding;
 mod http;
@@ -106,7 +107,9 @@ impl Rig {
         };
         let (mut store, _) = Store::open(&mut MemDisk::new(), EngineConfig::default()).unwrap();
         let waker = Waker::new().unwrap();
+        let tls = Tls::load(&config.tls, std::path::Path::new(""), &[], &[]).unwrap();
         let shared = Arc::new(Shared {
+            tls: Arc::new(tls),
             config: *config,
             member_id: 1,
             cluster_id: 2,

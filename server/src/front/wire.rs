@@ -12,13 +12,17 @@ use etcore_proto::grpc::{OpenCall, Server};
 use etcore_proto::http1::BodyLength;
 
 use super::conn::{Conn, Door, Origin, Protocol, Settings};
+use super::handshakes::Handshakes;
+use super::secure::{Room, Secure};
 use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
 use crate::clock::Clock;
+use crate::config::url::asks_for_tls;
 use crate::driver::{AnySocket, Driver};
 use crate::http::Page;
 use crate::limits;
 use crate::metrics::{FrontCalls, Metrics};
 use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams};
+use crate::tls::Tls;
 
 /// A socket on its way in.
 pub struct Accepted {
@@ -65,8 +69,11 @@ pub(super) enum Flushed {
 /// is in `dirty` if it may have bytes to send or is to be looked at.
 pub(super) struct Wire {
     settings: Arc<Settings>,
-    clock: Clock,
-    conns: Vec<Option<Conn>>,
+    pub(super) clock: Clock,
+    tls: Arc<Tls>,
+    pub(super) handshakes: Handshakes,
+    pub(super) room: Room,
+    pub(super) conns: Vec<Option<Conn>>,
     /// Connections without a socket.
     loopbacks: Vec<Option<Conn>>,
     loopback_generation: u32,
@@ -77,19 +84,27 @@ pub(super) struct Wire {
     paused: Paused,
     /// The first place whose connection is still to get time after the last tick.
     untimed: usize,
-    now_ms: u64,
+    pub(super) now_ms: u64,
     /// The time of this turn to the microsecond: what calls are timed by.
     now: Duration,
     calls: Arc<FrontCalls>,
 }
 
 impl Wire {
-    pub(super) fn new(settings: Settings, clock: Clock, calls: Arc<FrontCalls>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        clock: Clock,
+        calls: Arc<FrontCalls>,
+        tls: Arc<Tls>,
+    ) -> Self {
         Self {
             settings: Arc::new(settings),
             clock,
             now: Duration::ZERO,
             calls,
+            tls,
+            handshakes: Handshakes::new(),
+            room: Room::default(),
             conns: Vec::new(),
             loopbacks: Vec::new(),
             loopback_generation: 0,
@@ -167,7 +182,7 @@ impl Wire {
 
     /// True if some connection is to be looked at, or to be given time.
     pub(super) fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || self.untimed < self.conns.len()
+        !self.dirty.is_empty() || self.untimed < self.conns.len() || self.handshakes.has_work()
     }
 
     /// Nothing is on its way on any connection.
@@ -190,6 +205,13 @@ impl Wire {
             crate::net::end_promptly(fd);
             remote = crate::net::peer_address(fd);
         }
+        let secure = if asks_for_tls(&door.url) {
+            let secure = Secure::accept(&self.tls.client(), self.now_ms);
+            Some(secure.map_err(std::io::Error::other)?)
+        } else {
+            None
+        };
+        let is_secure = secure.is_some();
         let origin = Origin { door, remote };
         let socket = driver.attach(socket)?;
         let slot = socket.slot as usize;
@@ -197,13 +219,17 @@ impl Wire {
             self.conns.resize_with(slot + 1, || None);
         }
         let id = socket_conn(socket);
-        let mut conn = Conn::new(id, Transport::Socket(socket), origin, self.settings.clone());
+        let transport = Transport::Socket(socket);
+        let mut conn = Conn::new(id, transport, origin, secure, self.settings.clone());
         if self.paused == Paused::All {
             conn.reading = false;
             conn.transport.set_reading(driver, false);
         }
         self.conns[slot] = Some(conn);
         self.open += 1;
+        if is_secure {
+            self.handshake_began(id);
+        }
         Ok(())
     }
 
@@ -219,7 +245,8 @@ impl Wire {
         let id = loopback_conn(slot, self.loopback_generation);
         let origin = Origin { door: door.clone(), remote: None };
         let transport = Transport::Loopback(Vec::new());
-        self.loopbacks[slot] = Some(Conn::new(id, transport, origin, self.settings.clone()));
+        let conn = Conn::new(id, transport, origin, None, self.settings.clone());
+        self.loopbacks[slot] = Some(conn);
         id
     }
 
@@ -276,7 +303,13 @@ impl Wire {
         if conn.failed {
             return;
         }
-        if let Err(reason) = conn.receive(bytes, now_ms) {
+        let outcome = if conn.secure.is_none() {
+            conn.understand(bytes, now_ms)
+        } else {
+            self.received_secure(id, bytes)
+        };
+        let Some(conn) = self.conn(id) else { return };
+        if let Err(reason) = outcome {
             let Origin { door, remote } = &conn.origin;
             let url = &door.url;
             tracing::debug!(reason = %reason, ?remote, %url, "connection ended by an error");
@@ -285,9 +318,24 @@ impl Wire {
         self.mark_dirty(id);
     }
 
+    fn received_secure(&mut self, id: ConnId, bytes: &[u8]) -> Result<(), String> {
+        if self.keep_for_handshake(id, bytes) {
+            return Ok(());
+        }
+        let now_ms = self.now_ms;
+        let mut room = std::mem::take(&mut self.room);
+        let outcome = self.conn(id).map_or(Ok(()), |conn| conn.receive(bytes, &mut room, now_ms));
+        self.room = room;
+        outcome
+    }
+
     /// The peer has ended its side, or is gone.
     pub(super) fn disconnected(&mut self, id: ConnId, is_lost: bool) {
         let now_ms = self.now_ms;
+        if self.conn(id).is_some_and(|conn| conn.secure.is_some()) {
+            let error = if is_lost { "connection reset by peer" } else { "EOF" };
+            self.handshake_ended(id, Some(error), now_ms);
+        }
         let Some(conn) = self.conn(id) else { return };
         if is_lost {
             conn.gone = true;
@@ -326,15 +374,17 @@ impl Wire {
         let mut buf = self.spare_bufs.pop().unwrap_or_default();
         self.spare_bytes -= buf.capacity();
         let (paused, now_ms) = (self.paused, self.now_ms);
+        let mut room = std::mem::take(&mut self.room);
         let Some(conn) = self.conn(id) else {
             self.keep_buf(buf);
+            self.room = room;
             return Flushed::Unknown;
         };
         conn.dirty = false;
         let mut more = false;
         let mut sent_bytes = 0;
         if !conn.sending && !conn.gone && conn.transport.is_ready() {
-            more = conn.transmit(&mut buf);
+            more = conn.transmit(&mut buf, &mut room);
             sent_bytes = buf.len() as u64;
             if !buf.is_empty() {
                 match conn.transport.send(driver, std::mem::take(&mut buf)) {
@@ -354,8 +404,12 @@ impl Wire {
         }
         conn.reading = wants_read;
         metrics.client_sent_bytes.inc_by(sent_bytes);
+        self.room = room;
         if over {
-            conn.transport.close(driver);
+            if let Some(conn) = self.conn(id) {
+                conn.transport.close(driver);
+            }
+            self.handshake_ended(id, None, now_ms);
             self.forget(id);
         }
         self.keep_buf(buf);
@@ -404,7 +458,10 @@ impl Wire {
             }
             ticked.push(conn.id);
         }
-        ticked.iter().for_each(|id| self.mark_dirty(*id));
+        for id in ticked.iter().copied() {
+            self.end_late_handshake(id);
+            self.mark_dirty(id);
+        }
     }
 
     /// Reads from connections as `paused` lets it, from their next flush on.

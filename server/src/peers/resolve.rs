@@ -42,8 +42,8 @@ impl Resolver {
 
     pub(super) fn resolve(&self, conn: ConnId, url: &str) -> Resolved {
         let (host, port) = match ListenUrl::parse(url) {
-            Ok(ListenUrl::Tcp { host, port }) => (host, port),
-            Ok(ListenUrl::Unix { path }) => {
+            Ok(ListenUrl::Tcp { host, port, .. }) => (host, port),
+            Ok(ListenUrl::Unix { path, .. }) => {
                 return Resolved::Now(PeerAddress::Unix(PathBuf::from(path)));
             }
             Err(error) => return Resolved::Failed(error),

@@ -108,11 +108,12 @@ impl Replica {
         let traffic = if http_urls.is_empty() { "grpc+http" } else { "grpc" };
         let urls = config.listen_client_urls.iter().map(|url| (traffic, url));
         for (traffic, url) in urls.chain(http_urls.iter().map(|url| ("http", url))) {
-            tracing::info!(
-                traffic,
-                address = %url,
+            let text = if url.is_tls() {
+                "serving client traffic securely"
+            } else {
                 "serving client traffic insecurely; this is strongly discouraged!"
-            );
+            };
+            tracing::info!(traffic, address = %url, "{text}");
         }
         for url in &config.observe.listen_metrics_urls {
             tracing::info!(address = %url, "serving metrics");

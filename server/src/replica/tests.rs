@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -33,6 +33,7 @@ use crate::disk::pages::{PageFile, SimulatedPages};
 use crate::driver::{LogFile, Waker};
 use crate::entry;
 use crate::kv::range::Scratch;
+use crate::tls::Tls;
 
 mod compaction;
 mod elections;
@@ -121,7 +122,8 @@ impl Member {
         let mut stored = boot::open_stored(&config, nonce, path, &mut page_disk, &mut log_disk)
             .expect("the files are good");
         let clock = Clock::simulated(Arc::default(), Arc::default());
-        let shared = assemble::shared(*config, clock, &mut stored, &page_disk, 1);
+        let tls = Tls::load(&config.tls, Path::new(""), &[], &[]).expect("no files");
+        let shared = assemble::shared(*config, clock, Arc::new(tls), &mut stored, &page_disk, 1);
         let pins = stored.store.revision_pins().clone();
         let (hasher, _) = Hasher::with(shared.clone(), DiskPages::new(&disk), pins);
         let of_pages = disk.clone();

@@ -35,6 +35,7 @@ use crate::front::{Door, Front, Serves};
 use crate::peers::{self, Peers};
 use crate::replica::{Finished, LogFiles, Replica};
 use crate::shard::Shard;
+use crate::tls::Tls;
 
 /// Time that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -176,7 +177,9 @@ impl Member {
         let own_clock = OwnClock::start(now, self.rate);
         let clock = Clock::simulated(own_clock.nanos.clone(), self.wall_s.clone());
         let config = self.config.clone();
-        let shared = assemble::shared(config, clock, &mut stored, &page_disk, plan.fronts);
+        let tls = Tls::load(&config.tls, Path::new(""), &[], &[]).expect("no files");
+        let tls = Arc::new(tls);
+        let shared = assemble::shared(config, clock, tls, &mut stored, &page_disk, plan.fronts);
         let front_wakers: Vec<Waker> = (0..plan.fronts).map(|_| Waker::simulated()).collect();
         let replica_waker =
             if plan.shares_thread { front_wakers[0].clone() } else { Waker::simulated() };

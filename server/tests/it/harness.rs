@@ -15,6 +15,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
+pub mod certs;
 pub mod cluster;
 pub mod links;
 pub mod raw;
@@ -101,6 +102,10 @@ pub struct Setup {
     pub data_dir: PathBuf,
     pub client_port: u16,
     pub peer_port: u16,
+    /// `https` if clients connect with TLS.
+    pub scheme: &'static str,
+    /// The same of peers.
+    pub peer_scheme: &'static str,
     /// Where the others reach it, if something lies in between.
     pub peer_proxy: Option<u16>,
     pub driver: &'static str,
@@ -116,6 +121,8 @@ impl Setup {
             data_dir: dir.join("member.etcd"),
             client_port: free_port(),
             peer_port: free_port(),
+            scheme: "http",
+            peer_scheme: "http",
             peer_proxy: None,
             driver,
             extra: Vec::new(),
@@ -135,18 +142,41 @@ impl Setup {
         self
     }
 
+    /// With TLS for clients and peers, by these files; who connects must have a certificate.
+    pub fn with_tls(mut self, ca_file: &str, pair: &certs::Pair) -> Self {
+        self.scheme = "https";
+        self.with_files("", ca_file, pair).with("--client-cert-auth").with_peer_tls(ca_file, pair)
+    }
+
+    /// With TLS for peers, by these files; who connects must have a certificate.
+    pub fn with_peer_tls(mut self, ca_file: &str, pair: &certs::Pair) -> Self {
+        self.peer_scheme = "https";
+        self.with_files("peer-", ca_file, pair).with("--peer-client-cert-auth")
+    }
+
+    fn with_files(self, side: &str, ca_file: &str, pair: &certs::Pair) -> Self {
+        self.with(&format!("--{side}trusted-ca-file={ca_file}"))
+            .with(&format!("--{side}cert-file={}", pair.cert))
+            .with(&format!("--{side}key-file={}", pair.key))
+    }
+
+    /// Where the others reach it.
+    pub fn peer_url(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.peer_scheme, self.advertised_peer_port())
+    }
+
     pub fn advertised_peer_port(&self) -> u16 {
         self.peer_proxy.unwrap_or(self.peer_port)
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.client_port)
     }
 
     pub fn command(&self) -> Command {
         let client = self.endpoint();
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let advertised = format!("http://127.0.0.1:{}", self.advertised_peer_port());
+        let peer = format!("{}://127.0.0.1:{}", self.peer_scheme, self.peer_port);
+        let advertised = self.peer_url();
         let own = format!("{}={advertised}", self.name);
         let cluster = if self.initial_cluster.is_empty() { &own } else { &self.initial_cluster };
         // Another build of the server can be tested in place of the one made for the tests.

@@ -32,6 +32,8 @@ mod services {
     mod settings;
     /// What an operator is told, beside what etcd tells.
     mod tells;
+    /// TLS for clients: who is let in, with what, and what changes while a member runs.
+    mod tls;
     /// Watches, as scripts.
     mod watch;
 }
@@ -72,6 +74,8 @@ mod cluster {
     mod quorum;
     /// Snapshots to a member that lags.
     mod snapshot;
+    /// TLS between members, and with etcd's.
+    mod tls;
 }
 
 /// Clients that mean no good, limits that are reached, and how long anybody waits then.
@@ -82,6 +86,8 @@ mod abuse {
     mod h2spec;
     /// Floods, slow readers, crowds.
     pub(crate) mod hostile;
+    /// Thousands of TLS connections at once.
+    mod storm;
     /// The worst requests: no step of a thread takes long.
     mod worst;
 }

@@ -73,7 +73,8 @@ impl Cluster {
         Self::new(dir, driver, count, extra).started()
     }
 
-    fn started(mut self) -> Self {
+    /// Starts all members, and waits until they are ready.
+    pub fn started(mut self) -> Self {
         for (setup, member) in self.setups.iter().zip(&mut self.members) {
             *member = Some(setup.spawn());
         }

@@ -131,13 +131,13 @@ fn a_variable_that_is_not_served_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_etcore"))
         .current_dir(dir.path())
-        .env("ETCD_CLIENT_CERT_AUTH", "true")
-        .env("ETCD_CERT_FILE", "/etc/etcd/server.crt")
+        .env("ETCD_DISCOVERY_TOKEN", "secret")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(text, "ETCD_CERT_FILE: etcore does not serve TLS yet; leave it out\n");
+    let why = "etcore does not have discovery yet; list the members in --initial-cluster";
+    assert_eq!(text, format!("ETCD_DISCOVERY_TOKEN: {why}; leave it out\n"));
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing was touched");
 }
 
