@@ -46,7 +46,7 @@ mod watch;
 
 pub use call::{Call, Caller};
 use debug::Debugging;
-pub use endpoints::HttpRequest;
+pub use endpoints::{HttpRequest, Via};
 use endpoints::{RenderedPages, Uploads};
 use lease::LeaseStreams;
 use maintenance::Hashes;

@@ -31,8 +31,17 @@ pub struct HttpRequest {
     pub target: String,
     /// Its header fields; names in lower case.
     pub fields: Metadata,
+    /// How it came.
+    pub via: Via,
+}
+
+/// What of a request's connection matters to endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Via {
     /// It came to a URL for metrics and health checks alone.
     pub observes: bool,
+    /// It came over TLS.
+    pub is_secure: bool,
 }
 
 /// A request that an endpoint is to answer.
@@ -203,11 +212,18 @@ impl RenderedPages {
 impl Services {
     /// Refuses requests for a host that is not to be served, and says whose pages may read the
     /// response. False if it is refused.
-    fn lets_in(&self, out: &mut dyn Replies, id: HttpId, fields: &Metadata) -> bool {
+    fn lets_in(
+        &self,
+        out: &mut dyn Replies,
+        id: HttpId,
+        fields: &Metadata,
+        is_secure: bool,
+    ) -> bool {
         let access = &self.shared.config.access;
         let host = fields.get(b"host").or_else(|| fields.get(b":authority")).unwrap_or_default();
         let host = http::hostname(&String::from_utf8_lossy(host)).to_owned();
-        if !http::takes_host(&access.hosts, &host) {
+        // The certificate has named the host where there is one.
+        if !is_secure && !http::takes_host(&access.hosts, &host) {
             tracing::warn!(
                 host = %host,
                 "rejecting HTTP request to prevent DNS rebinding attacks"
@@ -226,9 +242,9 @@ impl Services {
 
     /// A request that is not gRPC came; `is_whole` if no body follows.
     pub fn http_opened(&mut self, out: &mut dyn Replies, request: HttpRequest, is_whole: bool) {
-        let HttpRequest { id, method, target, fields, observes } = request;
+        let HttpRequest { id, method, target, fields, via: Via { observes, is_secure } } = request;
         // Who may ask for metrics is the listener's business, as in etcd.
-        if !observes && !self.lets_in(out, id, &fields) {
+        if !observes && !self.lets_in(out, id, &fields, is_secure) {
             return;
         }
         if method == "OPTIONS" && !observes {

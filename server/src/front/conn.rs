@@ -78,7 +78,7 @@ pub(super) struct Conn {
     /// TLS below the protocol, if the listener's URL asks for it.
     pub(super) secure: Option<Box<Secure>>,
     pub(super) protocol: Protocol,
-    is_secure: bool,
+    pub(super) is_secure: bool,
     settings: Arc<Settings>,
     /// A send is with the driver.
     pub(super) sending: bool,
@@ -213,15 +213,17 @@ impl Conn {
                     return Ok(());
                 }
                 let is_http1 = seen[..compared] != PREFACE[..compared];
-                match self.origin.door.serves {
+                let serves_http = match self.origin.door.serves {
                     Serves::Grpc if is_http1 => {
                         return Err("only gRPC is served at this URL".to_owned());
                     }
-                    Serves::Http | Serves::Metrics if !is_http1 && compared == PREFACE.len() => {
+                    Serves::Http | Serves::Metrics
+                        if !self.is_secure && !is_http1 && compared == PREFACE.len() =>
+                    {
                         return Err("only HTTP/1.1 is served at this URL".to_owned());
                     }
-                    _ => {}
-                }
+                    serves => serves != Serves::Grpc,
+                };
                 if is_http1 {
                     let server = http1::Server::new(limits::HTTP1_BODY_BYTES);
                     self.become_protocol(Protocol::Http1(Box::new(server)), now_ms)
@@ -229,8 +231,11 @@ impl Conn {
                     let settings = &self.settings;
                     let mut grpc = settings.grpc.clone();
                     // etcd serves HTTP/2 without TLS to gRPC alone.
-                    grpc.plain_http |= self.is_secure;
-                    let server = Server::new(grpc, settings.routes.clone(), &settings.budget);
+                    grpc.plain_http |= self.is_secure && serves_http;
+                    let serves_grpc =
+                        matches!(self.origin.door.serves, Serves::Everything | Serves::Grpc);
+                    let routes = if serves_grpc { settings.routes.clone() } else { Arc::default() };
+                    let server = Server::new(grpc, routes, &settings.budget);
                     self.become_protocol(Protocol::Grpc(Box::new(server)), now_ms)
                 } else {
                     Ok(())

@@ -15,7 +15,7 @@ impl Front {
             if conn.gone {
                 return;
             }
-            let remote = conn.origin.remote;
+            let (remote, via) = (conn.origin.remote, conn.via());
             let Some(server) = conn.grpc() else { break };
             let Some(event) = server.next_event() else { return };
             let (services, wire) = (&mut self.services, &mut self.wire);
@@ -40,7 +40,7 @@ impl Front {
                 }
                 ServerEvent::StreamHalfClosed { stream } => services.half_closed(wire, id(stream)),
                 ServerEvent::HttpOpened { stream, head, end_stream } => {
-                    let request = http::request_of_h2(conn_id, stream, *head);
+                    let request = http::request_of_h2(conn_id, via, stream, *head);
                     services.http_opened(wire, request, end_stream);
                 }
                 ServerEvent::HttpData { stream, data, end_stream } => {

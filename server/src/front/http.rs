@@ -12,7 +12,7 @@ use etcore_proto::http1::{BodyLength, ServerEvent};
 
 use super::Front;
 use super::conn::{Conn, Protocol, Serves};
-use crate::api::HttpRequest;
+use crate::api::{HttpRequest, Via};
 use crate::http::{self, Page};
 use crate::limits;
 use crate::replies::{ConnId, Exchange, Gone, HttpId};
@@ -58,12 +58,12 @@ impl Front {
             let Some(server) = open.http1() else { return };
             let Some(event) = server.next_event() else { return };
             let id = HttpId { conn, exchange: Exchange::Http1(server.request_number()) };
-            let observes = open.origin.door.serves == Serves::Metrics;
+            let via = open.via();
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Request { head, has_body } => {
                     let request = HttpRequest {
-                        observes,
+                        via,
                         id,
                         method: head.method,
                         target: head.target,
@@ -86,16 +86,27 @@ pub(super) fn h2_id(conn: ConnId, stream: StreamId) -> HttpId {
 }
 
 /// The request that an HTTP/2 head asks for.
-pub(super) fn request_of_h2(conn: ConnId, stream: StreamId, head: Metadata) -> HttpRequest {
+pub(super) fn request_of_h2(
+    conn: ConnId,
+    via: Via,
+    stream: StreamId,
+    head: Metadata,
+) -> HttpRequest {
     let text = |name: &[u8]| {
         let value = head.get(name).unwrap_or_default();
         String::from_utf8_lossy(value).into_owned()
     };
     let (method, target) = (text(b":method"), text(b":path"));
-    HttpRequest { id: h2_id(conn, stream), method, target, fields: head, observes: false }
+    HttpRequest { id: h2_id(conn, stream), method, target, fields: head, via }
 }
 
 impl Conn {
+    /// What endpoints want to know of it.
+    pub(super) fn via(&self) -> Via {
+        let observes = self.origin.door.serves == Serves::Metrics;
+        Via { observes, is_secure: self.is_secure }
+    }
+
     /// Sends the head of a response, and its body if that is not to come in pieces.
     pub(super) fn respond(
         &mut self,

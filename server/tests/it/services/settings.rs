@@ -137,7 +137,10 @@ fn sample(dir: &Path, client: &str, peer: &str) -> String {
          trusted-ca-file:\n  auto-tls: false\n  allowed-cn:\n  allowed-hostname:\n\
          self-signed-cert-validity: 1\nlog-level: debug\nlogger: zap\nlog-outputs: [stderr]\n\
          force-new-cluster: false\nauto-compaction-mode: periodic\n\
-         auto-compaction-retention: \"1\"\ntls-min-version: 'TLS1.2'\n\
+         auto-compaction-retention: \"1\"\nenable-pprof: true\n\
+         cipher-suites: [\n  TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,\n  \
+         TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384\n]\n\
+         tls-min-version: 'TLS1.2'\ntls-max-version: 'TLS1.3'\n\
          wal-segment-bytes: {}\n",
         dir.join("of-file.etcd").display(),
         crate::harness::SEGMENT_BYTES
