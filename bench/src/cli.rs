@@ -14,7 +14,7 @@ use etcore_proto::gotext as go;
 
 use crate::compare::args::CompareArgs;
 use crate::limits;
-use crate::options::{Endpoint, PutOptions};
+use crate::options::{Endpoint, PutOptions, Scheme};
 
 /// Load for etcd's API, and what it cost the server.
 #[derive(Debug, Parser)]
@@ -64,9 +64,19 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connections and report")]
 pub(crate) struct Common {
-    /// Servers, host:port or http://host:port.
+    /// Servers, host:port, http://host:port or https://host:port.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "127.0.0.1:2379")]
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Verify certificates of servers by this bundle; endpoints without a scheme are spoken to with
+    /// TLS then.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cacert: Option<String>,
+    /// Identify with this certificate.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<String>,
+    /// The key of --cert.
+    #[arg(long = "key", value_name = "FILE")]
+    pub(crate) key_file: Option<String>,
     /// Connect only to the leader among the endpoints.
     #[arg(long)]
     pub(crate) target_leader: bool,
@@ -284,18 +294,18 @@ impl FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "expected host:port or http://host:port";
+        const FORM: &str = "expected host:port, http://host:port or https://host:port";
         let text = text.trim();
-        let authority = match text.split_once("://") {
-            None => text,
-            Some(("http", authority)) => authority,
-            Some(("https", _)) => return Err("TLS is not supported by this tool".to_owned()),
+        let (scheme, authority) = match text.split_once("://") {
+            None => (Scheme::Either, text),
+            Some(("http", authority)) => (Scheme::Plain, authority),
+            Some(("https", authority)) => (Scheme::Tls, authority),
             Some(_) => return Err(FORM.to_owned()),
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let port = authority.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         match port.map(|(_, port)| port.parse::<u16>()) {
-            Some(Ok(_)) => Ok(Endpoint { authority: authority.to_owned() }),
+            Some(Ok(_)) => Ok(Endpoint { scheme, ..Endpoint::plain(authority) }),
             _ => Err(FORM.to_owned()),
         }
     }

@@ -12,7 +12,6 @@ mod requests;
 pub(crate) mod watching;
 mod worker;
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -21,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use etcore_proto::h2::Budget;
 
 use self::worker::Worker;
+use crate::dial::Stream;
 use crate::limits;
 use crate::options::{Endpoint, Options};
 use crate::tally::Tally;
@@ -85,7 +85,7 @@ impl Crew {
     /// Connections go to the threads in turn, clients to the connections in turn.
     pub(crate) fn new(
         options: &Options,
-        sockets: Vec<(Endpoint, TcpStream)>,
+        sockets: Vec<(Endpoint, Stream)>,
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared {
             total: options.total,

@@ -22,14 +22,15 @@ mod options;
 mod process;
 mod progress;
 mod report;
+mod security;
 mod tally;
 mod unary;
 mod workload;
 
 use std::io::Write;
-use std::net::TcpStream;
 
 use crate::compare::CompareError;
+use crate::dial::Stream;
 use crate::engine::{Crew, EngineError};
 use crate::leader::LeaderError;
 use crate::options::{Choice, Endpoint, Options, WatchOptions};
@@ -162,7 +163,7 @@ fn usages(pids: &[u32]) -> Result<Vec<Usage>, ProcessError> {
 }
 
 /// Connects all connections, spread over the endpoints in turn.
-fn dial_all(options: &Options) -> Result<Vec<(Endpoint, TcpStream)>, RunError> {
+fn dial_all(options: &Options) -> Result<Vec<(Endpoint, Stream)>, RunError> {
     let endpoints = match options.target_leader {
         true => vec![leader::find(&options.endpoints, options.dial_timeout)?],
         false => options.endpoints.clone(),

@@ -1,15 +1,18 @@
 //! What the command line means.
 //!
 //! `run` parses it once, with `cli`; everything else reads [`Options`]. The flags are those of
-//! etcd's own `benchmark` 3.7, minus what this tool cannot do (TLS, users), plus what it adds. Must
+//! etcd's own `benchmark` 3.7, minus what this tool cannot do (users), plus what it adds. Must
 //! refuse what makes no sense before anything is sent.
 
 use std::fmt;
 use std::time::Duration;
 
+use etcore_proto::tls::Session;
+
 use crate::cli::{self, Cli, Command, Common, Pace, RangeArgs, WatchArgs};
 use crate::compare::args::CompareArgs;
 use crate::limits;
+use crate::security::{Files, Security};
 
 /// Why a command line makes no sense, on one line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +33,33 @@ pub(crate) enum Choice {
 pub(crate) struct Endpoint {
     /// Host and port, also the `:authority` of calls.
     pub(crate) authority: String,
+    /// What it was written with.
+    pub(crate) scheme: Scheme,
+    /// With TLS.
+    pub(crate) security: Option<Security>,
+}
+
+/// What stood before `://`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// Nothing: TLS if there are flags for it.
+    Either,
+    /// `http`.
+    Plain,
+    /// `https`.
+    Tls,
+}
+
+impl Endpoint {
+    /// A server that is spoken to without TLS.
+    pub(crate) fn plain(authority: &str) -> Self {
+        Self { authority: authority.to_owned(), scheme: Scheme::Plain, security: None }
+    }
+
+    /// TLS for a new connection, if it is spoken.
+    pub(crate) fn session(&self) -> Result<Option<Session>, String> {
+        self.security.as_ref().map(|security| security.session(&self.authority)).transpose()
+    }
 }
 
 /// Everything a run needs to know.
@@ -172,7 +202,7 @@ fn choose(cli: Cli) -> Result<Choice, UsageError> {
 }
 
 fn run(common: Common, pace: Pace, load: Load) -> Result<Choice, UsageError> {
-    check_lists(&common)?;
+    let common = check_common(common)?;
     Ok(Choice::Run(Box::new(Options {
         endpoints: common.endpoints,
         target_leader: common.target_leader,
@@ -191,7 +221,7 @@ fn run(common: Common, pace: Pace, load: Load) -> Result<Choice, UsageError> {
 }
 
 fn watch(common: Common, watch: WatchArgs) -> Result<WatchOptions, UsageError> {
-    check_lists(&common)?;
+    let common = check_common(common)?;
     Ok(WatchOptions {
         endpoints: common.endpoints,
         conns: common.conns,
@@ -268,6 +298,24 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
 
 fn dial_timeout(asked: Duration) -> Duration {
     if asked.is_zero() { limits::DIAL_TIMEOUT } else { asked }
+}
+
+/// Checks the flags of every load, and gives the endpoints their TLS.
+fn check_common(mut common: Common) -> Result<Common, UsageError> {
+    check_lists(&common)?;
+    let files =
+        Files { ca: common.cacert.take(), cert: common.cert.take(), key: common.key_file.take() };
+    let security = Security::load(&files).map_err(UsageError)?;
+    for endpoint in &mut common.endpoints {
+        if endpoint.scheme != Scheme::Plain {
+            endpoint.security.clone_from(&security);
+        }
+        if endpoint.scheme == Scheme::Tls && security.is_none() {
+            let text = format!("https://{endpoint} needs --cacert: whom to believe must be said");
+            return Err(UsageError(text));
+        }
+    }
+    Ok(common)
 }
 
 fn check_lists(common: &Common) -> Result<(), UsageError> {
@@ -350,7 +398,9 @@ mod tests {
             ("put --total=0", "expected a number from 1"),
             ("put --key-size=1 --key-space-size=1000", "too small"),
             ("put --compact-interval=5", "expected a duration"),
-            ("--endpoints=https://a:1 put", "TLS is not supported"),
+            ("--endpoints=https://a:1 put", "needs --cacert"),
+            ("--cert=c --key=k put", "need --cacert"),
+            ("--cacert=/no/such put", "/no/such"),
             ("--endpoints=a put", "expected host:port"),
             ("--conns=0 put", "expected a number from 1"),
             ("--server-pid=x put", "expected a process id"),

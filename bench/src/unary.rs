@@ -4,13 +4,13 @@
 //! limit.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use etcore_proto::grpc::{CallOptions, Client, ClientConfig, ClientEvent};
 use etcore_proto::h2::Budget;
 use prost::Message;
 
+use crate::dial::Stream;
 use crate::options::Endpoint;
 use crate::{dial, limits};
 
@@ -51,7 +51,7 @@ pub(crate) fn call<Response: Message + Default>(
     }
 }
 
-fn read_within(socket: &mut TcpStream, input: &mut [u8], left: Duration) -> io::Result<usize> {
+fn read_within(socket: &mut Stream, input: &mut [u8], left: Duration) -> io::Result<usize> {
     if left.is_zero() {
         return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
     }

@@ -55,7 +55,7 @@ impl Servers {
             let mut command = member(&side.path, &folder, number, ports)?;
             let child = spawn(&mut command, core).map_err(io_error(side.path.display()))?;
             servers.children.push(child);
-            servers.endpoints.push(Endpoint { authority: format!("127.0.0.1:{}", one.client) });
+            servers.endpoints.push(Endpoint::plain(&format!("127.0.0.1:{}", one.client)));
         }
         servers.wait_until_served(comparison, &folder)?;
         Ok(servers)

@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
 
 use etcore_proto::grpc::{Client, ClientConfig};
 use etcore_proto::h2::Budget;
 
 use super::EngineError;
+use crate::dial::Stream;
 use crate::limits;
 use crate::options::Endpoint;
 use crate::workload::Methods;
@@ -26,7 +26,7 @@ pub(super) struct Parked {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Conn {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Stream,
     pub(super) client: Client,
     pub(super) methods: Methods,
     /// How many clients use it.
@@ -61,7 +61,7 @@ impl Conn {
     /// Makes a connected socket a connection; its preface is sent with the first requests.
     pub(super) fn new(
         endpoint: &Endpoint,
-        socket: TcpStream,
+        socket: Stream,
         clients: usize,
         budget: &Budget,
     ) -> Result<Self, EngineError> {
@@ -109,7 +109,11 @@ impl Conn {
                 self.written = 0;
                 self.client.poll_transmit(&mut self.output, limits::WRITE_BYTES);
                 if self.output.is_empty() {
-                    return Ok(true);
+                    return match self.socket.flush() {
+                        Ok(()) => Ok(true),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                        Err(error) => Err(error),
+                    };
                 }
             }
             match self.socket.write(&self.output[self.written..]) {

@@ -4,7 +4,6 @@
 //! which put it is of. Puts are due at fixed times whatever the server does, and latencies count
 //! from then; an event that never comes fails the run. Must never sleep past a put that is due.
 
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use etcore_proto::grpc::{CallOptions, ClientEvent, MethodHandle};
@@ -19,6 +18,7 @@ use rustix::io::Errno;
 
 use super::conn::{Conn, ReadOutcome};
 use super::{Clock, EngineError};
+use crate::dial::Stream;
 use crate::limits;
 use crate::options::{Endpoint, WatchOptions};
 use crate::tally::Tally;
@@ -57,7 +57,7 @@ struct Load<'a> {
 /// Creates the watchers, makes the puts and waits for their events.
 pub(crate) fn run(
     options: &WatchOptions,
-    sockets: Vec<(Endpoint, TcpStream)>,
+    sockets: Vec<(Endpoint, Stream)>,
 ) -> Result<WatchOutcome, EngineError> {
     let mut load = Load::new(options, sockets)?;
     let watchers = options.streams * options.watchers_per_stream;
@@ -73,7 +73,7 @@ pub(crate) fn run(
 impl<'a> Load<'a> {
     fn new(
         options: &'a WatchOptions,
-        sockets: Vec<(Endpoint, TcpStream)>,
+        sockets: Vec<(Endpoint, Stream)>,
     ) -> Result<Self, EngineError> {
         let budget = Budget::new(limits::HELD_BYTES_MAX, limits::HELD_BYTES_MAX);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system)?;

@@ -201,7 +201,9 @@ fn talk_with_etcdctl(setup: &Setup, clients: &Clients) {
     let Some(etcdctl) = oracle("etcdctl") else { return };
     let run = |pair: &Pair, args: &[&str]| {
         outcome(
+            // It tells of variables that it does not know.
             Command::new(&etcdctl)
+                .env_remove("ETCDCTL_BIN")
                 .args(["--endpoints", &setup.endpoint(), "--command-timeout=3s"])
                 .args(["--cacert", &clients.authority.ca_file])
                 .args(["--cert", &pair.cert, "--key", &pair.key])
