@@ -171,7 +171,7 @@ fn requests_sent_without_waiting_are_answered_one_in_a_round() {
             answers += 1;
             page_bytes = bytes.len();
             assert!(bytes.starts_with(b"HTTP/1.1 200"), "one whole answer");
-            assert!(rig.front.wire.settings().budget.used() < 256 << 10);
+            assert!(rig.front.wire.settings().budget.used() < 512 << 10);
             rig.front.sent(socket, Vec::new(), Ok(()));
         }
     }
