@@ -67,9 +67,9 @@ pub const SLOW_SEND_MS: u64 = 1000;
 /// peer whose system takes nothing for so long, or less than 140 bytes a second, is meant: one that
 /// does not open its HTTP/2 windows has nothing sent to it.
 pub const WRITE_MS: u64 = 120_000;
-/// What an HTTP/1.1 request's answer is thought to take, in bytes, most of which may be metrics: a
-/// request for which the budgets have less waits.
-pub const HTTP1_ANSWER_BYTES: usize = 256 << 10;
+/// What an HTTP/1.1 request's answer is thought to take, in bytes: a request for which the budgets
+/// have less waits. The longest is a page of metrics with all histograms.
+pub const HTTP1_ANSWER_BYTES: usize = 192 << 10;
 /// Pages that are rendered anew in one tick of a front; whoever asks beyond gets the last one,
 /// which is no older than a tick.
 pub const PAGE_RENDERS_PER_TICK: u32 = 1;

@@ -214,6 +214,7 @@ impl Cx<'_> {
             let mut out = Vec::new();
             draft.write_short(&head, &mut out);
             self.out.reply(call.id, &out);
+            self.api.ended(&call, None);
         } else {
             self.start_answer(call, draft.without_keys(&head));
         }

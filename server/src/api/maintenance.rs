@@ -173,6 +173,7 @@ impl Cx<'_> {
             _ => pb::HashResponse { header, hash: hash.hash }.encode_to_vec(),
         };
         self.out.reply(call.id, &message);
+        self.api.ended(&call, None);
     }
 
     /// Answered once the other member leads. etcd sets no limit of its own; the replica does.

@@ -166,11 +166,17 @@ fn stats(request: &str, asked: &Asked, answer: Option<&[u8]>) -> Stats {
         }
         _ => 0,
     };
+    let succeeded = match (request, answer) {
+        ("Txn", Some(answer)) => {
+            pb::TxnResponse::decode(answer).is_ok_and(|response| response.succeeded)
+        }
+        _ => false,
+    };
     match asked {
         Asked::Nothing => {}
         Asked::Message(message) => {
             stats.request_size = signed(message.len());
-            stats.show(request, message);
+            stats.show(request, message, succeeded);
         }
         Asked::Entry(data) => entry::with_entry(data, |whole| {
             let Ok(whole) = whole else { return };
@@ -181,22 +187,24 @@ fn stats(request: &str, asked: &Asked, answer: Option<&[u8]>) -> Stats {
             };
             let message = Bytes::from(message.unwrap_or_default());
             stats.request_size = signed(message.len());
-            stats.show(request, &message);
+            stats.show(request, &message, succeeded);
         }),
     }
     stats
 }
 
 impl Stats {
-    fn show(&mut self, request: &str, message: &Bytes) {
+    /// `succeeded` says which branch of a transaction was taken: that is what etcd counts.
+    fn show(&mut self, request: &str, message: &Bytes, succeeded: bool) {
         (self.request_count, self.content) = match request {
             "Range" => (0, shown(message, describe::range)),
             "Put" => (1, shown(message, describe::put)),
             "DeleteRange" => (0, shown(message, describe::delete_range)),
             _ => {
                 let request = entry::with_txn(message.clone(), Result::unwrap_or_default);
-                // Which branch was taken is in the answer; most have as many either way.
-                (signed(request.success.len()), describe::txn(&request))
+                let ops = if succeeded { &request.success } else { &request.failure };
+                self.request_size = ops.iter().map(|op| signed(op.encoded_len())).sum();
+                (signed(ops.len()), describe::txn(&request))
             }
         };
     }
