@@ -1,9 +1,9 @@
 //! Faults put in on purpose, for the simulator to find.
 //!
-//! Without the cargo feature `seeded-bugs` every question here is a constant false, and the compiler
-//! leaves the faults out. With it, the simulator switches one on for its thread, and none is made
-//! anywhere else. The tests of the server are built so; a member that serves never is. Each fault
-//! is named where it is put in.
+//! Without the cargo feature `seeded-bugs` every question here is a constant false, and the
+//! compiler leaves the faults out. With it, the simulator switches one on for its thread, and none
+//! is made anywhere else. The tests of the server are built so; a member that serves never is. Each
+//! fault is named where it is put in.
 
 /// One fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

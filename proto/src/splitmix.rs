@@ -1,8 +1,9 @@
 //! SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014): numbers
 //! that look random, out of ones that do not.
 //!
-//! Used where something must be spread or differ, such as lease IDs and turns of candidates. It must
-//! never serve a secret. The engine, which depends on nothing, has its tests' generator for itself.
+//! Used where something must be spread or differ, such as lease IDs and turns of candidates. It
+//! must never serve a secret. The engine, which depends on nothing, has its tests' generator for
+//! itself.
 
 /// The odd number that is nearest to 2^64 divided by the golden ratio.
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;

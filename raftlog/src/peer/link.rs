@@ -63,8 +63,8 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    /// True for a heartbeat, or the answer to one, that a later one replaces: the later one's commit
-    /// index is no lower, and who acknowledges its read round acknowledges all rounds before.
+    /// True for a heartbeat, or the answer to one, that a later one replaces: the later one's
+    /// commit index is no lower, and who acknowledges its read round acknowledges all before.
     pub(super) fn says_less(&self, later: &Job) -> bool {
         let (Job::Post(earlier), Job::Post(later)) = (&self.job, later) else { return false };
         let kind = later.r#type.unwrap_or(0);

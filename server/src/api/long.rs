@@ -3,8 +3,8 @@
 //! What they read is pinned; they are measured first, then written in pieces as the peer's window
 //! opens ([`Answer`]), a slice or a piece at a time, so that an answer of any size costs a piece
 //! of memory, however slow its reader, and keeps nobody waiting. RangeStream goes the same way,
-//! message by message. When a snapshot takes the place of the member's state, answers that are under
-//! way are completed from the state of before, for a while.
+//! message by message. When a snapshot takes the place of the member's state, answers that are
+//! under way are completed from the state of before, for a while.
 
 use etcore_engine::pins::RevisionPin;
 use etcore_engine::types::Revision;

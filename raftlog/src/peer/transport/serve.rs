@@ -61,8 +61,8 @@ impl Transport {
         self.conns[slot].conn = Some(conn);
     }
 
-    /// Answers a question that [`Transport::next_request`] gave; nothing happens if its connection is
-    /// gone.
+    /// Answers a request that [`Transport::next_request`] gave; nothing happens if its connection
+    /// is gone.
     pub fn answer(&mut self, id: ConnId, status: u16, fields: &[(&str, &str)], body: &[u8]) {
         let Some(mut conn) = self.take(id) else { return };
         if let Role::Server(server) = &mut conn.role
