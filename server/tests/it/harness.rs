@@ -217,16 +217,7 @@ impl Setup {
 
     /// Starts the member.
     pub fn spawn(&self) -> Member {
-        let mut child = self.command().spawn().expect("the member starts");
-        let stderr = child.stderr.take().expect("piped");
-        let (sender, lines) = sync_channel(10_000);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // The test may have stopped listening; the pipe must be emptied all the same.
-                let _ = sender.try_send(line);
-            }
-        });
-        Member { child, lines, seen: Vec::new() }
+        Member::spawn(self.command())
     }
 }
 
@@ -238,6 +229,21 @@ pub struct Member {
 }
 
 impl Member {
+    /// Starts a member of one's own making.
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the member starts");
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, lines) = sync_channel(10_000);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // The test may have stopped listening; the pipe must be emptied all the same.
+                let _ = sender.try_send(line);
+            }
+        });
+        Self { child, lines, seen: Vec::new() }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -20,6 +20,8 @@ mod services {
     pub(crate) mod differential;
     /// Odd and wrong requests, byte by byte beside a real etcd's answers.
     mod equals;
+    /// The static pod that kubeadm writes.
+    mod kubeadm;
     /// Range, Put, DeleteRange, Txn and Compact.
     mod kv;
     /// Leases: grants, ends, keepalives, lists.
