@@ -24,7 +24,7 @@ fn bad_usage_is_status_2_with_a_reason_on_one_line() {
         ("put --no-such-flag", "unexpected argument '--no-such-flag'"),
         ("put --total=many", "invalid value 'many' for '--total <COUNT>'"),
         ("put --total", "a value is required for '--total <COUNT>'"),
-        ("--endpoints=https://127.0.0.1:1 put", "TLS"),
+        ("--endpoints=https://127.0.0.1:1 put", "needs --cacert"),
         ("--server-pid=4000000000 put", "--server-pid: cannot read /proc/4000000000/stat"),
         ("range", "range needs a key"),
     ];
