@@ -97,7 +97,12 @@ impl Reads {
     pub(super) fn tick(&mut self, now_ms: u64, is_read: impl FnOnce(u64) -> bool) {
         let Some(former) = &self.former else { return };
         if now_ms >= former.until_ms || !is_read(self.former_pages.number()) {
-            self.former = None;
+            self.end_former();
+        }
+    }
+
+    fn end_former(&mut self) {
+        if self.former.take().is_some() {
             // So that nobody keeps its file open.
             self.former_pages.follow(&self.view.page_file);
         }
@@ -124,8 +129,9 @@ impl Reads {
         (pages.source(), self.scratch.hits_mut())
     }
 
-    /// Lets go of the view until the next [`Reads::refresh`].
+    /// Lets go of the view until the next [`Reads::refresh`]; nobody reads meanwhile.
     pub(super) fn rest(&mut self) {
+        self.end_former();
         self.view = self.idle_view.clone();
     }
 
