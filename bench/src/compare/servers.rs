@@ -171,12 +171,18 @@ fn member_name(number: usize) -> String {
     format!("m{}", number + 1)
 }
 
-/// Another server there would be measured in place of ours.
+/// Another server there would be measured in place of ours. One that was killed may listen on for a
+/// moment: the kernel ends its io_uring, which holds the socket, after the process.
 fn require_free(port: u16) -> Result<(), CompareError> {
-    match TcpListener::bind(("127.0.0.1", port)) {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(CompareError::Failed(format!("port {port} cannot be used: {error}; see --port")))
+    let end = Instant::now() + PORT_PATIENCE;
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(()),
+            Err(_) if Instant::now() < end => std::thread::sleep(RETRY_INTERVAL),
+            Err(error) => {
+                let why = format!("port {port} cannot be used: {error}; see --port");
+                return Err(CompareError::Failed(why));
+            }
         }
     }
 }
@@ -204,4 +210,6 @@ pub(super) fn mib(bytes: f64) -> f64 {
 
 /// Time for all members to serve.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a port may stay in use after its server was killed.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
