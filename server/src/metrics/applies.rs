@@ -55,7 +55,7 @@ const OPS: [(u32, &str); 30] = [
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
     counts: [[u32; 2]; OPS.len()],
-    any: bool,
+    total: u32,
 }
 
 impl Applied {
@@ -64,7 +64,7 @@ impl Applied {
     pub fn note(&mut self, field: u32, success: bool) {
         if let Some(op) = OPS.iter().position(|(known, _)| *known == field) {
             self.counts[op][usize::from(!success)] += 1;
-            self.any = true;
+            self.total += 1;
         }
     }
 }
@@ -85,11 +85,11 @@ impl Default for Applies {
 impl Applies {
     /// These entries took so long together. They are forgotten.
     pub fn observe(&self, applied: &mut Applied, took: Duration) {
-        if !std::mem::take(&mut applied.any) {
+        let total = std::mem::take(&mut applied.total);
+        if total == 0 {
             return;
         }
-        let all: u32 = applied.counts.iter().flatten().sum();
-        let each = took / all.max(1);
+        let each = took / total;
         for (counts, seconds) in applied.counts.iter_mut().zip(&*self.seconds) {
             for (count, seconds) in counts.iter_mut().zip(seconds) {
                 if *count > 0 {

@@ -125,10 +125,11 @@ impl Replica {
             // etcd takes it for done.
             status.code != Code::OutOfRange
         });
+        let cost = cost(entry);
         if entry.kind == EntryKind::Normal {
-            self.applier.note(entry, cost(entry), !refused);
+            self.applier.note(entry, cost, !refused);
         }
-        self.applier.take_room(cost(entry));
+        self.applier.take_room(cost);
         self.space.note_applied(entry.data.len() as u64);
         let compaction = self.compactions.take_delay();
         let settled = self.proposals.settle(entry);
