@@ -1,8 +1,9 @@
 //! Values in the notation of Go's flags: booleans, numbers and durations, as `strconv` and
-//! `time.ParseDuration` read them.
+//! `time.ParseDuration` read them; and durations, sizes and errors as they are shown.
 //!
-//! Used by the flags of the member and of the benchmark, and wherever a duration is shown. Must
-//! never take what Go refuses, nor refuse what Go takes: scripts that start etcd are to start this.
+//! Used by the flags of the member and of the benchmark, and for lines that tools read beside
+//! etcd's. Must never take what Go refuses, nor refuse what Go takes: scripts that start etcd are to
+//! start this.
 
 use std::io;
 use std::time::Duration;
@@ -179,6 +180,18 @@ fn decimal(value: u64, unit: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A size for people, in powers of 1000: `25 kB`, `1.2 GB`.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let exponent = (bytes as f64).log(1000.0).floor().clamp(0.0, 6.0);
+    let value = (bytes as f64 / 1000f64.powf(exponent) * 10.0 + 0.5).floor() / 10.0;
+    let unit = UNITS[exponent as usize];
+    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+}
+
 /// What the system said, as Go prints it: in small letters, without the number.
 pub fn format_error(error: &io::Error) -> String {
     let text = error.to_string();
@@ -236,11 +249,15 @@ mod tests {
     fn durations_are_printed_as_go_prints_them() {
         let cases = [
             (0, "0s"),
+            (1, "1ns"),
             (15, "15ns"),
             (1_500, "1.5µs"),
             (2_000_000, "2ms"),
+            (2_186_421, "2.186421ms"),
             (123_456_789, "123.456789ms"),
+            (300_000_000, "300ms"),
             (1_000_000_000, "1s"),
+            (61_050_000_000, "1m1.05s"),
             (62_500_000_000, "1m2.5s"),
             (3_600_000_000_000, "1h0m0s"),
         ];
@@ -316,5 +333,19 @@ mod tests {
         assert_eq!(parse_int("-9223372036854775808"), Ok(i64::MIN));
         assert_eq!(parse_int("9223372036854775808"), Err(NotANumber::Range));
         assert_eq!((parse_int("+0x10"), parse_int("--1")), (Ok(16), Err(NotANumber::Syntax)));
+    }
+
+    #[test]
+    fn sizes_are_written_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (82, "82 B"),
+            (24_576, "25 kB"),
+            (1_500, "1.5 kB"),
+            (2_147_483_648, "2.1 GB"),
+            (u64::MAX, "18 EB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
+        }
     }
 }

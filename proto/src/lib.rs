@@ -31,7 +31,6 @@ pub mod error;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 pub mod gotext;
-pub mod gowrite;
 pub mod grpc;
 pub mod h2;
 pub mod hpack;

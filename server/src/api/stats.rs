@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcore_proto::decode::{Flat, decode};
-use etcore_proto::gowrite::go_duration;
+use etcore_proto::gotext::format_duration;
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message as _;
 
@@ -100,8 +100,8 @@ impl Services {
                 stats.response_count, stats.response_size
             );
             tracing::warn!(
-                took = %go_duration(took),
-                expected_duration = %go_duration(telling.slow_read),
+                took = %format_duration(took),
+                expected_duration = %format_duration(telling.slow_read),
                 prefix = "read-only range ",
                 request = %stats.content,
                 response = %response,
@@ -118,7 +118,7 @@ impl Services {
             ($level:ident) => {
                 tracing::$level!(
                     "start time" = %start,
-                    "time spent" = %go_duration(took),
+                    "time spent" = %format_duration(took),
                     remote = %remote,
                     "response type" = labels.path,
                     "request count" = stats.request_count,

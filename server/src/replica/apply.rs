@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use etcore_engine::types::{LeaseId, Revision};
 use etcore_proto::error::{Code, EtcdError};
-use etcore_proto::gowrite::go_duration;
+use etcore_proto::gotext::format_duration;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
 
@@ -105,8 +105,8 @@ impl Replica {
         self.shared.metrics.slow_applies.inc();
         let request = heaviest.map_or_else(String::new, |entry| describe::entry(&entry.data));
         tracing::warn!(
-            took = %go_duration(took),
-            expected_duration = %go_duration(expected),
+            took = %format_duration(took),
+            expected_duration = %format_duration(expected),
             prefix = "",
             request = %request,
             response = "",

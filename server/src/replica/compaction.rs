@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use etcore_engine::types::Revision;
-use etcore_proto::gowrite::{go_duration, human_bytes};
+use etcore_proto::gotext::{format_duration, human_bytes};
 
 use super::Replica;
 use crate::channel::ToFront;
@@ -111,7 +111,7 @@ impl Replica {
             // The hash has a line of its own, once it is known.
             tracing::info!(
                 compact_revision = revision,
-                took = %go_duration(Duration::from_millis(took_ms)),
+                took = %format_duration(Duration::from_millis(took_ms)),
                 number_of_keys_compacted = std::mem::take(&mut compactions.removed_rows),
                 current_db_size_bytes = size,
                 current_db_size = %human_bytes(size),
