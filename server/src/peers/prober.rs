@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use etcore_proto::civil;
 use etcore_raftlog::peer::Event;
 
 use crate::clock::Clock;
@@ -171,10 +172,7 @@ fn parse_rfc3339(text: &str) -> Option<f64> {
             if sign == "-" { -offset_s } else { offset_s }
         }
     };
-    // Years start in March here, so that the leap day is their last.
-    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
-    let era_day = year * 365 + year / 4 - year / 100 + year / 400;
-    let days = era_day + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    let days = civil::days_of(year, month, day);
     Some(days as f64 * 86_400.0 + hours * 3600.0 + minutes * 60.0 + seconds - offset_s)
 }
 
