@@ -48,6 +48,13 @@ const fn old(name: &'static str, meaning: Meaning) -> Old {
     Old { name, meaning }
 }
 
+/// A setting that has dropped `experimental-` from its name.
+const fn settled(name: &'static str) -> Old {
+    let (prefix, today) = name.split_at("experimental-".len());
+    assert!(matches!(prefix.as_bytes(), b"experimental-"), "it has something to drop");
+    old(name, Renamed(today))
+}
+
 /// All of them.
 pub const OLD: &[Old] = &[
     // 3.2 to 3.4.
@@ -72,44 +79,32 @@ pub const OLD: &[Old] = &[
         Tuned(Kind::Duration, "clients are let in once the member has joined its cluster"),
     ),
     // 3.3 to 3.6.
-    old("experimental-backend-bbolt-freelist-type", Renamed("backend-bbolt-freelist-type")),
-    old(
-        "experimental-bootstrap-defrag-threshold-megabytes",
-        Renamed("bootstrap-defrag-threshold-megabytes"),
-    ),
+    settled("experimental-backend-bbolt-freelist-type"),
+    settled("experimental-bootstrap-defrag-threshold-megabytes"),
     old("experimental-compact-hash-check-enabled", Gate("CompactHashCheck")),
-    old("experimental-compact-hash-check-time", Renamed("compact-hash-check-time")),
-    old("experimental-compaction-batch-limit", Renamed("compaction-batch-limit")),
-    old("experimental-compaction-sleep-interval", Renamed("compaction-sleep-interval")),
-    old("experimental-corrupt-check-time", Renamed("corrupt-check-time")),
-    old("experimental-distributed-tracing-address", Renamed("distributed-tracing-address")),
-    old("experimental-distributed-tracing-instance-id", Renamed("distributed-tracing-instance-id")),
-    old(
-        "experimental-distributed-tracing-sampling-rate",
-        Renamed("distributed-tracing-sampling-rate"),
-    ),
-    old(
-        "experimental-distributed-tracing-service-name",
-        Renamed("distributed-tracing-service-name"),
-    ),
-    old("experimental-downgrade-check-time", Renamed("downgrade-check-time")),
-    old("experimental-enable-distributed-tracing", Renamed("enable-distributed-tracing")),
+    settled("experimental-compact-hash-check-time"),
+    settled("experimental-compaction-batch-limit"),
+    settled("experimental-compaction-sleep-interval"),
+    settled("experimental-corrupt-check-time"),
+    settled("experimental-distributed-tracing-address"),
+    settled("experimental-distributed-tracing-instance-id"),
+    settled("experimental-distributed-tracing-sampling-rate"),
+    settled("experimental-distributed-tracing-service-name"),
+    settled("experimental-downgrade-check-time"),
+    settled("experimental-enable-distributed-tracing"),
     old("experimental-enable-lease-checkpoint", Gate("LeaseCheckpoint")),
     old("experimental-enable-lease-checkpoint-persist", Gate("LeaseCheckpointPersist")),
     old("experimental-initial-corrupt-check", Gate("InitialCorruptCheck")),
-    old("experimental-max-learners", Renamed("max-learners")),
-    old("experimental-memory-mlock", Renamed("memory-mlock")),
-    old(
-        "experimental-peer-skip-client-san-verification",
-        Renamed("peer-skip-client-san-verification"),
-    ),
+    settled("experimental-max-learners"),
+    settled("experimental-memory-mlock"),
+    settled("experimental-peer-skip-client-san-verification"),
     old("experimental-set-member-localaddr", Gate("SetMemberLocalAddr")),
-    old("experimental-snapshot-catchup-entries", Renamed("snapshot-catchup-entries")),
+    settled("experimental-snapshot-catchup-entries"),
     old("experimental-stop-grpc-service-on-defrag", Gate("StopGRPCServiceOnDefrag")),
     old("experimental-txn-mode-write-with-shared-buffer", Gate("TxnModeWriteWithSharedBuffer")),
-    old("experimental-warning-apply-duration", Renamed("warning-apply-duration")),
-    old("experimental-warning-unary-request-duration", Renamed("warning-unary-request-duration")),
-    old("experimental-watch-progress-notify-interval", Renamed("watch-progress-notify-interval")),
+    settled("experimental-warning-apply-duration"),
+    settled("experimental-warning-unary-request-duration"),
+    settled("experimental-watch-progress-notify-interval"),
     // What 3.7 itself ignores.
     old("cluster-active-size", Ignored),
     old("cluster-remove-delay", Ignored),
