@@ -2,8 +2,8 @@
 //! `time.ParseDuration` read them; and durations, sizes and errors as they are shown.
 //!
 //! Used by the flags of the member and of the benchmark, and for lines that tools read beside
-//! etcd's. Must never take what Go refuses, nor refuse what Go takes: scripts that start etcd are to
-//! start this.
+//! etcd's. Must never take what Go refuses, nor refuse what Go takes: scripts that start etcd are
+//! to start this.
 
 use std::io;
 use std::time::Duration;

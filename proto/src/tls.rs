@@ -56,7 +56,7 @@ enum Side {
 /// alert; nothing is sealed before the handshake is over, nor after the end was announced.
 pub struct Session {
     side: Side,
-    /// What is incomplete of the peer's bytes, partly decrypted in place.
+    /// The peer's bytes from the first incomplete record on, partly decrypted in place.
     input: Vec<u8>,
     /// Records of the handshake and alerts that were not taken yet.
     out: Vec<u8>,

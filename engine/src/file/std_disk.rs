@@ -364,7 +364,7 @@ mod tests {
             FileOp::ZeroFill { file, len_bytes: 3 * BLOCK_BYTES as u64 },
             FileOp::Write { file, offset_bytes: 0, data, durable: true },
             FileOp::Sync { file },
-            // Of a directory that is not there nothing is said: nobody looks.
+            // A directory that is not there is no error: nobody looks into it.
             FileOp::SyncDir { name: "none".to_owned() },
         ] {
             run(&mut disk, op).unwrap();

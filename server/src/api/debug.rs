@@ -95,7 +95,7 @@ impl Cx<'_> {
     }
 
     fn start_profile(&mut self, id: HttpId, query: &Query) -> Result<(), Page> {
-        // What is no number is none, as in Go.
+        // Go takes a text that is no number for 0 as well.
         let asked = query.first("seconds").and_then(|text| text.parse().ok()).unwrap_or(0);
         let seconds = if asked == 0 { limits::PROFILE_SECONDS } else { asked };
         if seconds > limits::PROFILE_SECONDS_MAX {

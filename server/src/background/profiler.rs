@@ -21,7 +21,7 @@ mod report;
 const FREQUENCY_HZ: i32 = 100;
 /// How often the thread looks whether the member stops.
 const STEP: Duration = Duration::from_millis(100);
-/// What is not looked into: a sample in the middle of these could not be unwound safely.
+/// Libraries that are skipped: a sample in the middle of these could not be unwound safely.
 const BLOCKED: [&str; 4] = ["libc", "libgcc", "pthread", "vdso"];
 
 /// Profiles that are done, with what they were asked for by.

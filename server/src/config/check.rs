@@ -197,7 +197,7 @@ fn engine(values: &Values) -> EngineConfig {
     engine
 }
 
-/// What is too short is raised, as in etcd.
+/// A time limit that is too short is raised, as in etcd.
 fn raft_timeout(values: &Values, name: &str) -> Duration {
     values.duration(name).unwrap_or_default().max(RAFT_TIMEOUT_MIN)
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use etcore_proto::gotext::{duration_error, parse_duration};
 
-/// What is compacted without being asked for.
+/// The compactions that a member begins by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AutoCompaction {
     /// Nothing.
     #[default]
     Off,
-    /// What is older than this.
+    /// Revisions that are older than this.
     Periodic(Duration),
     /// All but so many of the newest revisions; at least one.
     Revision(i64),

@@ -341,7 +341,7 @@ impl Values {
         }
     }
 
-    /// What is to be told of the settings that were given.
+    /// Warnings about the settings that were given.
     fn warnings(&self) -> Vec<String> {
         let told = |(name, (value, source)): (&&str, &(Value, Source))| {
             let flag = table::find(name)?;

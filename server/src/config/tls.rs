@@ -45,9 +45,9 @@ pub enum TlsVersion {
 /// Transport security of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// Of clients.
+    /// Connections of clients.
     pub client: TransportSecurity,
-    /// Of peers.
+    /// Connections between members.
     pub peer: TransportSecurity,
     /// `--cipher-suites`, by Go's names; all if empty.
     pub cipher_suites: Vec<String>,

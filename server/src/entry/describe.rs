@@ -238,7 +238,7 @@ pub fn entry(data: &Bytes) -> String {
             Some(Request::LeaseRevoke(request)) => {
                 format!("{header} lease_revoke:<id:{:016x}>", request.id)
             }
-            // Of these none is large, and passwords are in some.
+            // None of these is large, and some hold passwords.
             _ => header,
         })
     })

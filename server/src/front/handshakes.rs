@@ -64,7 +64,7 @@ impl Wire {
         handshakes.under_way += 1;
         handshakes.begun.push_back(id);
         if handshakes.under_way <= limits::TLS_HANDSHAKES {
-            // Those that are over leave with the next one.
+            // Handshakes that are over leave with the next one.
             while let Some(first) = self.handshakes.begun.front().copied()
                 && self.handshake(first).is_none()
             {

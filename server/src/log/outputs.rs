@@ -29,7 +29,7 @@ pub enum Output {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outputs {
     list: Vec<Output>,
-    /// Of the file among them.
+    /// How the file among them is rotated.
     rotation: Option<Rotation>,
 }
 

@@ -78,7 +78,7 @@ struct MethodCalls {
     sent: Tally,
     handled: [Tally; Code::ALL.len()],
     seconds: Option<Buckets>,
-    /// Those that succeeded, and those that did not.
+    /// Calls that succeeded, and calls that did not.
     requests: [Buckets; 2],
 }
 

@@ -104,7 +104,7 @@ pub struct Setup {
     pub peer_port: u16,
     /// `https` if clients connect with TLS.
     pub scheme: &'static str,
-    /// The same of peers.
+    /// `https` if the other members connect with TLS.
     pub peer_scheme: &'static str,
     /// Where the others reach it, if something lies in between.
     pub peer_proxy: Option<u16>,

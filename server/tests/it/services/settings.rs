@@ -67,7 +67,7 @@ fn settings_that_do_not_fit_together_are_refused_in_etcds_words() {
         assert_eq!(text.trim_end(), verdict(&log), "{args:?}");
     }
     let (client, peer) = (free_port(), free_port());
-    // Of these only the beginning is compared: Go's packages have further words.
+    // Only the beginning of these is compared: Go's packages have further words.
     for (args, begins) in [
         (
             ["--auto-compaction-retention=5d"],

@@ -65,7 +65,7 @@ const EQUAL: [&str; 25] = [
     "etcd_debugging_mvcc_",
 ];
 
-/// Of those, what no traffic makes equal.
+/// Names among those that no traffic makes equal.
 const UNEQUAL: [&str; 5] = [
     "db_compaction_last",
     "_duration_milliseconds_",
@@ -107,7 +107,7 @@ fn page(port: u16) -> Page {
     }
 }
 
-/// The same calls of etcdctl and the same requests over HTTP.
+/// Sends the calls and requests that are counted, by etcdctl and over HTTP.
 fn traffic(etcdctl: &Path, setup: &Setup) {
     let run = |line: &str, input: &str| -> String {
         let mut child = Command::new(etcdctl)
