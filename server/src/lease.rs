@@ -82,7 +82,8 @@ struct Lease {
     ttl_s: i64,
     /// What was left at the last checkpoint; 0 if there was none since the last renewal.
     checkpointed_s: i64,
-    /// The reign that what follows, up to `clearing`, belongs to: in a later one it means nothing.
+    /// The reign that what follows, up to `checkpointing`, belongs to: in a later one it means
+    /// nothing.
     reign: u32,
     /// Only of a primary lessor: when it may be revoked.
     deadline_ms: u64,
@@ -91,6 +92,8 @@ struct Lease {
     state: State,
     /// An entry that clears its checkpoint is on its way.
     clearing: bool,
+    /// A checkpoint is on its way, of less time than a renewal from now on gives.
+    checkpointing: bool,
     /// It is in the agenda under this time.
     look_ms: u64,
     /// Counts leases in the order in which they were granted.
@@ -347,7 +350,9 @@ impl Lessor {
         let Some(lease) = self.leases.get_mut(&id) else { return false };
         lease.enter(&self.reign);
         lease.checkpointed_s = left_s;
-        lease.clearing = false;
+        lease.checkpointing = false;
+        // One that was on its way before the entry that clears it: that one comes yet.
+        lease.clearing &= left_s > 0;
         let look_ms = if self.reign.primary {
             lease.schedule_checkpoint(now_ms, &self.reign);
             lease.next_look_ms()
@@ -402,7 +407,8 @@ impl Lessor {
         if !is_new_here && (lease.state != State::Alive || lease.deadline_ms <= now_ms) {
             return Renewal::Expired;
         }
-        if self.settings.checkpoint_ms.is_some() && lease.checkpointed_s > 0 {
+        let is_checkpointed = lease.checkpointed_s > 0 || lease.checkpointing;
+        if self.settings.checkpoint_ms.is_some() && is_checkpointed {
             return Renewal::ClearFirst(!std::mem::replace(&mut lease.clearing, true));
         }
         lease.renew(now_ms);
@@ -550,13 +556,15 @@ impl Lessor {
         while found.len() < most
             && let Some(id) = self.checkpoints.pop_front()
         {
-            let Some(lease) = self.leases.get(&id) else { continue };
-            if lease.reign != self.reign.number || lease.checkpoint_ms != 0 {
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            let is_scheduled_anew = lease.checkpoint_ms != 0;
+            if lease.reign != self.reign.number || is_scheduled_anew || lease.clearing {
                 continue;
             }
             let left_ms = lease.deadline_ms.saturating_sub(1).saturating_sub(now_ms);
             let left_s = left_ms.div_ceil(1000).cast_signed();
             if left_ms > 0 && left_s < lease.ttl_s {
+                lease.checkpointing = true;
                 found.push((id, left_s));
             }
         }
@@ -574,6 +582,7 @@ impl Lease {
             checkpoint_ms: 0,
             state: State::Alive,
             clearing: false,
+            checkpointing: false,
             look_ms: 0,
             born,
             keys: Keys::None,
@@ -609,7 +618,8 @@ impl Lease {
         }
         self.deadline_ms = self.deadline_ms(reign);
         self.reign = reign.number;
-        (self.state, self.clearing, self.checkpoint_ms) = (State::Alive, false, 0);
+        (self.state, self.checkpoint_ms) = (State::Alive, 0);
+        (self.clearing, self.checkpointing) = (false, false);
         if reign.primary {
             self.schedule_checkpoint(reign.since_ms, reign);
         }

@@ -183,6 +183,26 @@ fn long_leases_are_checkpointed_and_start_where_they_were() {
 }
 
 #[test]
+fn a_checkpoint_on_its_way_takes_nothing_from_a_renewal() {
+    let mut lessor = primary(Settings { checkpoint_ms: Some(CHECKPOINT_MS), ..SETTINGS });
+    lessor.grant(1, 3600, 0);
+    lessor.collect_expired(CHECKPOINT_MS);
+    assert_eq!(lessor.due_checkpoints(CHECKPOINT_MS, 10), [(1, 3300)]);
+    // Applied after the renewal, it would leave 3,300 s of a lease that was promised 3,600.
+    assert_eq!(lessor.renew(1, CHECKPOINT_MS + 1), Renewal::ClearFirst(true));
+    lessor.checkpoint(1, 3300, CHECKPOINT_MS + 2);
+    assert_eq!(lessor.renew(1, CHECKPOINT_MS + 2), Renewal::ClearFirst(false), "on its way");
+    lessor.checkpoint(1, 0, CHECKPOINT_MS + 3);
+    assert_eq!(lessor.renew(1, CHECKPOINT_MS + 3), Renewal::Renewed(3600));
+
+    // While one is being cleared, the next may not follow it.
+    lessor.checkpoint(1, 3000, 2 * CHECKPOINT_MS);
+    lessor.collect_expired(3 * CHECKPOINT_MS);
+    assert_eq!(lessor.renew(1, 3 * CHECKPOINT_MS), Renewal::ClearFirst(true));
+    assert!(lessor.due_checkpoints(3 * CHECKPOINT_MS, 10).is_empty());
+}
+
+#[test]
 fn rows_of_the_key_space_tell_what_hangs_on_what() {
     let row = |key: &'static [u8], lease: i64| KvRef {
         key,
