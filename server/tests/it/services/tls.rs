@@ -60,8 +60,16 @@ fn has_program(name: &str) -> bool {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    until(what, || is_so().then_some(()));
+}
+
+/// What `look` finds, which may take a moment.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -176,9 +184,9 @@ fn who_may_come_in_with_tls_is_as_with_etcd_and_so_is_what_is_said_of_the_others
         let (setup, plain) = clients.setup(&dir.path().join(driver), driver);
         let mut member = setup.start();
         for line in clients.ask(&setup, plain) {
-            let told = member.lines_so_far();
             let is_it = |told: &&String| told.contains(REJECTED) && told.contains(line);
-            let Some(rejected) = told.iter().find(is_it) else { panic!("{line}: {told:#?}") };
+            let rejected = || member.lines_so_far().iter().find(is_it).cloned();
+            let rejected = until(line, rejected);
             assert!(rejected.contains(r#""remote-addr":"127.0.0.1:"#), "{rejected}");
         }
         let told = member.lines_so_far().join("\n");
