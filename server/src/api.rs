@@ -44,7 +44,7 @@ mod routes;
 mod stats;
 mod watch;
 
-pub use call::{Call, Caller};
+pub use call::Call;
 use debug::Debugging;
 pub use endpoints::{HttpRequest, Via};
 use endpoints::{RenderedPages, Uploads};

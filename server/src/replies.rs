@@ -4,6 +4,9 @@
 //! connections implements it: a front over its sockets, tests over plain memory. It must never call
 //! back into the one that answers.
 
+use std::net::SocketAddr;
+
+use bytes::Bytes;
 use etcore_proto::error::Status;
 use etcore_proto::grpc::StreamId;
 
@@ -35,6 +38,15 @@ impl CallId {
         let (stream, last) = (StreamId::MIN, StreamId::MAX);
         Self { conn, stream }..=Self { conn, stream: last }
     }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The peer's address; `None` for a connection within the process.
+    pub remote: Option<SocketAddr>,
+    /// The token that came with the call.
+    pub token: Option<Bytes>,
 }
 
 /// A request that is not gRPC.

@@ -3,7 +3,7 @@
 //!
 //! Made by the front for every request, kept with whatever of it waits.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,33 +13,27 @@ use etcore_proto::grpc::{MethodId, RequestMeta};
 
 use super::stats::Asked;
 use crate::entry;
-use crate::replies::CallId;
+use crate::replies::{CallId, Caller};
 
-/// Who asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Caller {
-    /// The peer's address; `None` for a connection within the process.
-    pub remote: Option<SocketAddr>,
-    /// The token that came with the call.
-    pub token: Option<Bytes>,
-}
-
-/// A call that is to be answered.
+/// A call that is to be answered. It goes by value from hand to hand, so it
+/// is short enough to be copied in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// Answer here.
     pub id: CallId,
     /// When the client stops waiting, on our clock; `None` if it does not.
     pub deadline_ms: Option<u64>,
-    /// Who asks.
-    pub caller: Caller,
+    /// Who asks; shared by all calls of a connection that bring no token.
+    pub caller: Arc<Caller>,
     /// Its method.
     pub method: MethodId,
     /// When it came, on our clock.
     pub began: Duration,
     /// What it asks, if that is kept to be told of.
-    pub(super) asked: Asked,
+    pub(super) asked: Option<Box<Asked>>,
 }
+
+const _: () = assert!(size_of::<Call>() <= 72);
 
 impl Call {
     /// The call that these metadata came with.
@@ -48,12 +42,14 @@ impl Call {
         id: CallId,
         method: MethodId,
         meta: &RequestMeta,
-        remote: Option<SocketAddr>,
+        of_conn: Arc<Caller>,
         began: Duration,
     ) -> Self {
-        let caller = Caller { remote, token: meta.token.clone() };
-        let asked = Asked::Nothing;
-        Self { id, deadline_ms: meta.deadline_ms, caller, method, began, asked }
+        let caller = match &meta.token {
+            None => of_conn,
+            token => Arc::new(Caller { remote: of_conn.remote, token: token.clone() }),
+        };
+        Self { id, deadline_ms: meta.deadline_ms, caller, method, began, asked: None }
     }
 }
 

@@ -15,7 +15,6 @@ use etcore_proto::pb::etcdserverpb as pb;
 use super::call::{Call, Outcome, Refusal, decode, malformed, malformed_message};
 use super::pending::{CallKind, PendingCall, To};
 use super::reads::refusal;
-use super::stats::Asked;
 use super::{Cx, Services};
 use crate::channel::{Slot, ToReplica};
 use crate::entry::{self, field};
@@ -151,7 +150,7 @@ impl Cx<'_> {
 
     /// Wraps a checked request into a raft entry and sends it to the replica.
     pub(super) fn propose(&mut self, call: Call, field: u32, message: &[u8]) -> Outcome {
-        self.propose_as(call, CallKind::Proposal, field, message)
+        self.propose_as(call, CallKind::Proposal(None), field, message)
     }
 
     /// Proposes a request whose reply means something else to the client.
@@ -169,7 +168,12 @@ impl Cx<'_> {
     /// Proposes a client's message as it came; it may be large.
     fn propose_message(&mut self, call: Call, field: u32, message: Message) -> Outcome {
         let id = self.new_proposal()?;
-        self.send_proposal(call, CallKind::Proposal, id, entry::wrap_message(field, message, id))
+        self.send_proposal(
+            call,
+            CallKind::Proposal(None),
+            id,
+            entry::wrap_message(field, message, id),
+        )
     }
 
     /// The ID of a proposal, if one may be made.
@@ -197,12 +201,15 @@ impl Cx<'_> {
         Ok(())
     }
 
-    fn send_proposal(&mut self, mut call: Call, kind: CallKind, id: u64, data: Bytes) -> Outcome {
+    fn send_proposal(&mut self, call: Call, kind: CallKind, id: u64, data: Bytes) -> Outcome {
         self.admit_entry(data.len())?;
-        if data.len() <= limits::TOLD_REQUEST_BYTES {
+        let kind = match kind {
             // Should it take long, its line says what it was.
-            call.asked = Asked::Entry(data.clone());
-        }
+            CallKind::Proposal(_) if data.len() <= limits::TOLD_REQUEST_BYTES => {
+                CallKind::Proposal(Some(data.clone()))
+            }
+            kind => kind,
+        };
         let (conn, bytes) = (call.id.conn, data.len());
         let pending = PendingCall { bytes, ..self.api.pending_call(call, kind) };
         let slot = self.api.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;

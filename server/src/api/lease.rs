@@ -7,6 +7,7 @@
 //! client that asks and does not read finds its window shut.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +17,8 @@ use etcore_proto::pb::etcdserverpb as pb;
 use etcore_proto::splitmix::SplitMix64;
 use prost::Message as _;
 
-use super::call::{Call, Caller, Outcome, Refusal, decode, malformed_message};
+use super::call::{Call, Outcome, Refusal, decode, malformed_message};
 use super::pending::{CallKind, LeaseCall, PendingCall, To};
-use super::stats::Asked;
 use super::{Cx, LEADERLESS_ELECTIONS, Services};
 use crate::auth;
 use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest, Slot};
@@ -27,7 +27,7 @@ use crate::entry::{self, field};
 use crate::kv::answer::Draft;
 use crate::limits;
 use crate::quota;
-use crate::replies::{CallId, ConnId};
+use crate::replies::{CallId, Caller, ConnId};
 use crate::wire::{Header, write_int64};
 
 /// The KeepAlive streams of a front, and what new leases are named by. Invariant: `unanswered` is
@@ -43,6 +43,8 @@ pub(super) struct LeaseStreams {
     ids: SplitMix64,
     /// When a leader was known last.
     leader_seen_ms: u64,
+    /// Who asks for renewals: nobody is asked for a name.
+    caller: Arc<Caller>,
 }
 
 /// One stream.
@@ -78,6 +80,7 @@ impl LeaseStreams {
             ready: Vec::new(),
             ids: SplitMix64::new(seed),
             leader_seen_ms: 0,
+            caller: Arc::default(),
         }
     }
 
@@ -251,11 +254,11 @@ impl Cx<'_> {
         let call = Call {
             id,
             deadline_ms: Some(stream.deadline_ms),
-            caller: Caller::default(),
+            caller: self.api.lease.caller.clone(),
             // Nobody is told of single renewals.
             method: MethodId(0),
             began: Duration::from_millis(self.api.now_ms),
-            asked: Asked::Nothing,
+            asked: None,
         };
         let number = stream.first + stream.renewals.len() as u64;
         let lease = match entry::request::<pb::LeaseKeepAliveRequest>(message) {

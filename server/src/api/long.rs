@@ -145,9 +145,7 @@ impl Cx<'_> {
         request: &pb::RangeRequest,
     ) -> Result<(), Refusal> {
         self.api.ranges += 1;
-        if call.asked == Asked::Nothing {
-            call.asked = Asked::Message(request.encode_to_vec().into());
-        }
+        call.asked.get_or_insert_with(|| Box::new(Asked::Message(request.encode_to_vec().into())));
         let point = self.point_of(request);
         let pin = self.api.reads.pin(&self.api.shared, point.revision())?;
         let mut draft = Draft::default();

@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+use bytes::Bytes;
 use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_engine::types::LogIndex;
 use etcore_proto::deadlines::Deadlines;
@@ -71,8 +72,8 @@ impl PendingCall {
 
 /// What it is.
 pub(super) enum CallKind {
-    /// A proposal; the replica's reply is the answer.
-    Proposal,
+    /// A proposal; the replica's reply is the answer. With its entry, if that is small.
+    Proposal(Option<Bytes>),
     /// An alarm that this front raises for a request which found the quota used up; the request is
     /// refused when the alarm is on.
     QuotaAlarm,
@@ -118,14 +119,16 @@ pub(super) enum LeaseCall {
 
 impl CallKind {
     /// The request, if it is here.
-    pub(super) fn asked(&self) -> Asked {
-        match self {
+    pub(super) fn asked(&self) -> Option<Box<Asked>> {
+        let asked = match self {
             Self::Range(request) | Self::Stream(request) => {
                 Asked::Message(request.encode_to_vec().into())
             }
             Self::ReadTxn(request) => Asked::Message(request.encode_to_vec().into()),
-            _ => Asked::Nothing,
-        }
+            Self::Proposal(Some(entry)) => Asked::Entry(entry.clone()),
+            _ => return None,
+        };
+        Some(Box::new(asked))
     }
 
     /// True if it is read once its linearizable point is reached.
@@ -143,7 +146,7 @@ impl CallKind {
 
     /// True if the replica will reply to it.
     fn is_proposal(&self) -> bool {
-        matches!(self, Self::Proposal | Self::QuotaAlarm)
+        matches!(self, Self::Proposal(_) | Self::QuotaAlarm)
     }
 }
 
@@ -462,7 +465,7 @@ mod tests {
     fn call_of(bytes: usize) -> PendingCall {
         PendingCall {
             to: To::Nobody(ConnId { slot: 1, generation: 2 }),
-            kind: CallKind::Proposal,
+            kind: CallKind::Proposal(None),
             deadline_ms: 10,
             client_deadline: false,
             bytes,

@@ -7,7 +7,6 @@ use etcore_proto::error::{EtcdError, Status};
 
 use super::call::{Outcome, Refusal};
 use super::pending::{CallKind, PendingCall, To};
-use super::stats::Asked;
 use super::{Cx, Services};
 use crate::auth;
 use crate::channel::{Reply, Slot, ToFront};
@@ -55,7 +54,10 @@ impl Cx<'_> {
         if !matches!(kind, CallKind::Abandoned) {
             self.out.proposal_ended(to.conn(), bytes);
         }
-        let To::Call(call) = to else { return };
+        let To::Call(mut call) = to else { return };
+        if self.api.tells_of(&call) {
+            call.asked = call.asked.take().or_else(|| kind.asked());
+        }
         match (kind, reply) {
             (CallKind::Abandoned, _) => {}
             (CallKind::QuotaAlarm, _) => self.out.fail(call.id, &EtcdError::NoSpace.into()),
@@ -116,9 +118,7 @@ impl Cx<'_> {
         };
         call.deadline_ms = Some(deadline_ms);
         let told = self.api.tells_of(&call).then(|| {
-            if call.asked == Asked::Nothing {
-                call.asked = kind.asked();
-            }
+            call.asked = call.asked.take().or_else(|| kind.asked());
             call.clone()
         });
         // Whoever began when nobody had to say who he is must do so now.
@@ -152,7 +152,7 @@ impl Cx<'_> {
                 self.api.ended(&call, None);
                 Ok(())
             }
-            CallKind::Proposal
+            CallKind::Proposal(_)
             | CallKind::QuotaAlarm
             | CallKind::Abandoned
             | CallKind::Hash
@@ -197,7 +197,10 @@ impl Cx<'_> {
         }
         let mut read_timed_out = false;
         for slot in overdue {
-            if let Some(left) = self.api.pending.abandon(slot) {
+            if let Some(mut left) = self.api.pending.abandon(slot) {
+                if let To::Call(call) = &mut left.to {
+                    call.asked = call.asked.take().or_else(|| left.kind.asked());
+                }
                 self.out.proposal_ended(left.to.conn(), left.bytes);
                 let error = match left.kind {
                     CallKind::QuotaAlarm if !left.client_deadline => EtcdError::NoSpace,

@@ -256,7 +256,7 @@ impl Services {
         let Unary { mut call, method: id, meta, message } = unary;
         let id_of_call = call.id;
         let told = self.telling.of_all().then(|| {
-            call.asked = Asked::Message(message.clone().into_bytes());
+            call.asked = Some(Box::new(Asked::Message(message.clone().into_bytes())));
             call.clone()
         });
         let method = method(id);

@@ -21,11 +21,8 @@ use crate::log::rfc3339_micros;
 use crate::metrics::CallType;
 
 /// What a call has asked, kept for its line.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// It is not kept, or is with the answer under way.
-    #[default]
-    Nothing,
     /// The client's request.
     Message(Bytes),
     /// The entry that was made of it.
@@ -92,7 +89,7 @@ impl Services {
         if !telling.all && !is_slow && !is_slow_read {
             return;
         }
-        let stats = stats(labels.request, &call.asked, answer);
+        let stats = stats(labels.request, call.asked.as_deref(), answer);
         if is_slow_read {
             self.shared.metrics.slow_applies.inc();
             let response = format!(
@@ -142,7 +139,7 @@ fn signed(length: usize) -> i64 {
     i64::try_from(length).unwrap_or(i64::MAX)
 }
 
-fn stats(request: &str, asked: &Asked, answer: Option<&[u8]>) -> Stats {
+fn stats(request: &str, asked: Option<&Asked>, answer: Option<&[u8]>) -> Stats {
     let mut stats = Stats {
         request_count: -1,
         request_size: -1,
@@ -173,12 +170,12 @@ fn stats(request: &str, asked: &Asked, answer: Option<&[u8]>) -> Stats {
         _ => false,
     };
     match asked {
-        Asked::Nothing => {}
-        Asked::Message(message) => {
+        None => {}
+        Some(Asked::Message(message)) => {
             stats.request_size = signed(message.len());
             stats.show(request, message, succeeded);
         }
-        Asked::Entry(data) => entry::with_entry(data, |whole| {
+        Some(Asked::Entry(data)) => entry::with_entry(data, |whole| {
             let Ok(whole) = whole else { return };
             let message = match request {
                 "Put" => whole.put.map(|put| put.encode_to_vec()),

@@ -2,7 +2,6 @@
 //!
 //! Owned by the wire. HTTP/2 is told from HTTP/1.1 by its preface, below TLS or without it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use etcore_proto::grpc::{Routes, Server, ServerConfig};
@@ -13,7 +12,7 @@ use super::http::Origins;
 use super::secure::{Room, Secure};
 use super::transport::Transport;
 use crate::limits;
-use crate::replies::ConnId;
+use crate::replies::{Caller, ConnId};
 
 /// The HTTP/2 client preface.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -67,8 +66,8 @@ pub struct Door {
 pub(super) struct Origin {
     /// The listener.
     pub(super) door: Arc<Door>,
-    /// The peer's address; `None` for a unix socket and within the process.
-    pub(super) remote: Option<SocketAddr>,
+    /// Who is at the other end, as far as the connection tells.
+    pub(super) caller: Arc<Caller>,
 }
 
 pub(super) struct Conn {

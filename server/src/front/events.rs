@@ -15,14 +15,14 @@ impl Front {
             if conn.gone {
                 return;
             }
-            let (remote, via) = (conn.origin.remote, conn.via());
+            let via = conn.via();
             let Some(server) = conn.grpc() else { break };
             let Some(event) = server.next_event() else { return };
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Unary { stream, method, meta, message } => {
-                    wire.began(id(stream));
-                    let call = Call::new(id(stream), method, &meta, remote, wire.now());
+                    let caller = wire.began(id(stream));
+                    let call = Call::new(id(stream), method, &meta, caller, wire.now());
                     self.take_unary(Unary { call, method, meta, message });
                 }
                 ServerEvent::StreamOpened { stream, method, meta } => {

@@ -47,7 +47,7 @@ impl Handshakes {
         self.log.note(
             now_ms,
             &Rejected {
-                remote: conn.origin.remote,
+                remote: conn.origin.caller.remote,
                 server_name: secure.map_or("", |secure| secure.server_name()),
                 certificate: secure.and_then(|secure| secure.certificate()),
                 error,

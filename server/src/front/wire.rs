@@ -21,7 +21,9 @@ use crate::driver::{AnySocket, Driver};
 use crate::http::Page;
 use crate::limits;
 use crate::metrics::{FrontCalls, Metrics};
-use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams};
+use crate::replies::{
+    CallId, Caller, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams,
+};
 use crate::tls::Tls;
 
 /// A socket on its way in.
@@ -153,12 +155,15 @@ impl Wire {
         self.now
     }
 
-    /// A call came.
-    pub(super) fn began(&mut self, call: CallId) {
+    /// A call came, from this caller.
+    pub(super) fn began(&mut self, call: CallId) -> Arc<Caller> {
         let note = Note { began: self.now, reads_only: false };
-        if let Some(server) = self.conn(call.conn).and_then(Conn::grpc) {
+        let Some(conn) = self.conn(call.conn) else { return Arc::default() };
+        let caller = conn.origin.caller.clone();
+        if let Some(server) = conn.grpc() {
             server.note(call.stream, note.number());
         }
+        caller
     }
 
     /// A call has ended, unless it had before.
@@ -212,7 +217,8 @@ impl Wire {
             None
         };
         let is_secure = secure.is_some();
-        let origin = Origin { door, remote };
+        let caller = Arc::new(Caller { remote, ..Caller::default() });
+        let origin = Origin { door, caller };
         let socket = driver.attach(socket)?;
         let slot = socket.slot as usize;
         if self.conns.len() <= slot {
@@ -243,7 +249,7 @@ impl Wire {
         });
         self.loopback_generation += 1;
         let id = loopback_conn(slot, self.loopback_generation);
-        let origin = Origin { door: door.clone(), remote: None };
+        let origin = Origin { door: door.clone(), caller: Arc::default() };
         let transport = Transport::Loopback(Vec::new());
         let conn = Conn::new(id, transport, origin, None, self.settings.clone());
         self.loopbacks[slot] = Some(conn);
@@ -310,8 +316,7 @@ impl Wire {
         };
         let Some(conn) = self.conn(id) else { return };
         if let Err(reason) = outcome {
-            let Origin { door, remote } = &conn.origin;
-            let url = &door.url;
+            let (url, remote) = (&conn.origin.door.url, conn.origin.caller.remote);
             tracing::debug!(reason = %reason, ?remote, %url, "connection ended by an error");
             conn.failed = true;
         }
