@@ -168,7 +168,7 @@ pub struct PeerRequest {
     pub target: String,
     /// The content type of the body.
     pub content_type: &'static str,
-    /// The body; empty for `GET`.
+    /// The body; etcd has one for `GET /members/hashkv`, too.
     pub body: Bytes,
     /// How long the answer may take, in milliseconds.
     pub timeout_ms: u64,
@@ -185,6 +185,8 @@ pub struct IncomingRequest {
     pub method: String,
     /// Path and query.
     pub target: String,
+    /// The cluster that the asker says it is of, `X-Etcd-Cluster-ID`; empty if it does not.
+    pub cluster: String,
     /// The body.
     pub body: Bytes,
 }

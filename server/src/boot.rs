@@ -25,7 +25,7 @@ use prost::Message;
 use crate::clock::Clock;
 use crate::cluster::identity;
 use crate::cluster::member::Member;
-use crate::config::{Config, ListenUrl, cluster, gates};
+use crate::config::{Config, ListenUrl, cluster};
 use crate::driver::{AnyListener, probe};
 use crate::front::{Door, Serves};
 use crate::lease::{self, Attachments, Lessor};
@@ -35,6 +35,7 @@ use crate::sys;
 use crate::tls::Tls;
 
 pub(crate) mod assemble;
+mod corruption;
 mod received;
 mod remote;
 mod threads;
@@ -316,26 +317,8 @@ fn recover(config: &Config, tls: &Tls, member_dir: &Path) -> Result<Recovered, B
         check_founding(config, tls)?;
     }
     let mut stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
-    check_corruption(config, &stored)?;
     defragment_at_start(config, &mut stored);
     Ok(Recovered { stored, nonce, page_disk, log_disk })
-}
-
-/// Feature gate InitialCorruptCheck: data are compared with the other members' before anybody is
-/// served. A member that is alone has nobody to compare with.
-fn check_corruption(config: &Config, stored: &Stored) -> Result<(), BootError> {
-    if !config.feature_gates.initial_corrupt_check {
-        return Ok(());
-    }
-    let conf_state = stored.log.node.conf_state();
-    if conf_state.voters.len() + conf_state.learners.len() > 1 {
-        return Err(BootError::Cluster(gates::NO_INITIAL_CHECK.to_owned()));
-    }
-    tracing::info!(
-        local_member_id = %format_args!("{:x}", stored.member_id),
-        "initial corruption checking passed; there is no other member"
-    );
-    Ok(())
 }
 
 /// Has the page file defragmented if that frees enough; the member serves meanwhile.

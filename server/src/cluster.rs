@@ -4,6 +4,7 @@
 
 pub mod alarm;
 pub mod downgrade;
+pub mod hashkv;
 pub mod identity;
 pub mod member;
 pub mod version;

@@ -107,6 +107,10 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// `--feature-gates`.
     pub feature_gates: gates::FeatureGates,
+    /// `--corrupt-check-time`; zero never compares.
+    pub corrupt_check_time: Duration,
+    /// `--compact-hash-check-time`.
+    pub compact_hash_check_time: Duration,
     /// What operators are shown.
     pub observe: Observe,
     /// `--log-level`.
@@ -149,6 +153,12 @@ impl Config {
     /// [`Config::request_timeout`] on the shards' clock.
     pub fn request_timeout_ms(&self) -> u64 {
         u64::try_from(self.request_timeout().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Between comparisons of what compactions left; zero never compares.
+    pub fn compact_hash_check_interval(&self) -> Duration {
+        let is_on = self.feature_gates.compact_hash_check;
+        if is_on { self.compact_hash_check_time } else { Duration::ZERO }
     }
 
     /// The shortest TTL of a lease in seconds: one and a half elections, rounded up.

@@ -209,6 +209,8 @@ pub const NAME_THREADS: usize = 2;
 pub const HASH_JOBS: usize = 64;
 /// Finished hashes waiting for one front: what it may have asked for since it looked.
 pub const HASH_ANSWERS: usize = 2 * HASH_JOBS + 2;
+/// Hashes that peers wait for.
+pub const HASHES_FOR_PEERS: usize = 16;
 /// Rows hashed on one view: about a millisecond.
 pub const HASH_STEP_ROWS: usize = 1024;
 /// Hashes of compactions that are remembered (etcd: hashStorageMaxSize).

@@ -43,8 +43,13 @@ const LISTENERS: u32 = 1 << 16;
 /// Asked whether this member is there.
 const PROBING_PATH: &str = "/raft/probing";
 /// Questions that only the replica can answer.
-const REPLICA_PATHS: [&str; 4] =
-    ["/leases", "/leases/internal", crate::replica::LEASE_BATCH_PATH, crate::replica::PART_PATH];
+const REPLICA_PATHS: [&str; 5] = [
+    "/leases",
+    "/leases/internal",
+    crate::cluster::hashkv::PATH,
+    crate::replica::LEASE_BATCH_PATH,
+    crate::replica::PART_PATH,
+];
 
 /// What links are made of.
 pub struct Parts {

@@ -36,6 +36,7 @@ use etcore_raftlog::node::{Effects, Role, SoftState};
 use crate::background::hasher::Hasher;
 use crate::background::{Answer, Background};
 use crate::channel::Shared;
+use crate::clock::millis;
 use crate::disk::pages::Pages;
 use crate::ids::IdBlock;
 use crate::limits;
@@ -49,6 +50,7 @@ mod auto_compactor;
 mod backlog;
 mod checkpoints;
 mod compaction;
+mod corruption;
 mod due;
 mod ending;
 mod executing;
@@ -82,6 +84,7 @@ use applier::Applier;
 use auto_compactor::AutoCompactor;
 use checkpoints::Checkpoints;
 use compaction::Compactions;
+use corruption::Corruption;
 use ending::Ending;
 use failover::Failover;
 use hashes::Hashes;
@@ -167,6 +170,7 @@ pub struct Replica {
     space: Space,
     quota: QuotaWatch,
     hashes: Hashes,
+    corruption: Corruption,
     peer_queue: PeerQueue,
     peer_requests: PeerRequests,
     versions: Versions,
@@ -221,6 +225,10 @@ impl Replica {
             space: Space::new(spare_bytes),
             quota: QuotaWatch::new(quota),
             hashes: Hashes::new(hasher),
+            corruption: Corruption::new(
+                millis(shared.config.corrupt_check_time),
+                millis(shared.config.compact_hash_check_interval()),
+            ),
             peer_queue: PeerQueue::default(),
             peer_requests: PeerRequests::default(),
             versions: Versions::default(),
@@ -247,6 +255,7 @@ impl Replica {
         self.take_lease_requests();
         self.take_log_files();
         self.take_background();
+        self.take_hashes();
         self.pages.take_finished();
         self.step_messages();
         self.confirm_lease_requests();
@@ -316,6 +325,7 @@ impl Replica {
         self.tick_snapshots();
         self.expire_proposals();
         self.monitor_version();
+        self.compare_data();
         if cfg!(debug_assertions) {
             self.check();
         }

@@ -159,6 +159,7 @@ pub(super) struct Server {
 pub(super) struct Incoming {
     pub(super) method: String,
     pub(super) target: String,
+    pub(super) cluster: String,
     pub(super) body: Vec<u8>,
     /// It is a message of raft's.
     pub(super) is_message: bool,

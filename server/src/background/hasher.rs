@@ -51,7 +51,12 @@ pub enum Job {
 pub struct Hasher {
     jobs: Sender<Queued>,
     compaction: NewestCompaction,
+    compactions: Compactions,
 }
+
+/// Hashes of the last compactions, ascending by revision (etcd: hashStorage). The lock is held for
+/// moments, by this thread and by whoever compares hashes once a minute.
+type Compactions = Arc<Mutex<Vec<KvHash>>>;
 
 /// The newest compaction whose hash is still to be begun. A hash takes as long as the store is
 /// large, and its pin holds back what compactions remove: compactions that come faster than they
@@ -96,9 +101,15 @@ impl Hasher {
     ) -> (Self, Worker<P>) {
         let (jobs, inbox) = bounded(limits::HASH_JOBS);
         let compaction = NewestCompaction::default();
-        let hasher = Self { jobs, compaction: compaction.clone() };
-        let compactions = Vec::new();
+        let compactions = Compactions::default();
+        let hasher =
+            Self { jobs, compaction: compaction.clone(), compactions: compactions.clone() };
         (hasher, Worker { shared, pins, pages, compactions, inbox, compaction, job: None })
+    }
+
+    /// Hashes of the last compactions, ascending by revision.
+    pub fn compactions(&self) -> Vec<KvHash> {
+        lock(&self.compactions).clone()
     }
 
     /// Queues a job. The hash of a compaction takes the place of an earlier one's that still waits.
@@ -143,8 +154,7 @@ pub struct Worker<P> {
     shared: Arc<Shared>,
     pins: RevisionPins,
     pages: P,
-    /// Hashes of the last compactions, ascending by revision (etcd: hashStorage).
-    compactions: Vec<KvHash>,
+    compactions: Compactions,
     inbox: Receiver<Queued>,
     compaction: NewestCompaction,
     job: Option<Started>,
@@ -255,16 +265,18 @@ impl<P: FollowingPages> Worker<P> {
             compact_revision = hash.compact_revision.0,
             "storing new hash"
         );
-        let at = self.compactions.partition_point(|known| known.revision <= hash.revision);
-        self.compactions.insert(at, hash);
-        if self.compactions.len() > limits::COMPACTION_HASHES {
-            self.compactions.remove(0);
+        let mut compactions = lock(&self.compactions);
+        let at = compactions.partition_point(|known| known.revision <= hash.revision);
+        compactions.insert(at, hash);
+        if compactions.len() > limits::COMPACTION_HASHES {
+            compactions.remove(0);
         }
     }
 
     fn begin_by_revision(&mut self, asked: i64, reply: HashRequester) {
-        if let Some(hash) = self.compactions.iter().find(|hash| hash.revision.0 == asked) {
-            let outcome = Ok((*hash, self.shared.view.load().store.revision.0));
+        let known = lock(&self.compactions).iter().find(|hash| hash.revision.0 == asked).copied();
+        if let Some(hash) = known {
+            let outcome = Ok((hash, self.shared.view.load().store.revision.0));
             self.shared.metrics.storage.hash_by_revision.observe(0.0);
             return answer(reply, outcome);
         }
@@ -359,8 +371,8 @@ impl<P: FollowingPages> Worker<P> {
 }
 
 /// Nobody panics under this lock.
-fn lock(compaction: &NewestCompaction) -> std::sync::MutexGuard<'_, Option<Box<KvHasher>>> {
-    compaction.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock<T>(guarded: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    guarded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn answer(reply: HashRequester, outcome: HashOutcome) {

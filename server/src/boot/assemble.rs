@@ -16,6 +16,7 @@ use etcore_engine::map::PageMap;
 use etcore_engine::pins::RevisionPins;
 use etcore_proto::h2::Budget;
 
+use super::corruption;
 use super::threads::{self, Helpers, Plan, Running};
 use super::{DataDir, Listeners, Recovered, Stored};
 use crate::api;
@@ -96,6 +97,8 @@ pub(super) fn run(
     let _ = shared.freer.set(Freer::start()?);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
+    corruption::check(&shared, &recovered.stored.store, &hasher, &replica_waker)
+        .map_err(io::Error::other)?;
     let Recovered { stored, nonce, page_disk, log_disk } = recovered;
     let pages = Box::new(move |_, waker: &Waker| {
         let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);

@@ -48,32 +48,67 @@ pub(super) fn resolved(text: &str) -> Result<String, String> {
 
 /// The members as the peer at this URL knows them; `None` if it does not answer.
 fn members(url: &str, tls: &Tls) -> Option<Vec<Member>> {
+    let question = Question { path: "/members", cluster: 0, body: b"", timeout: TIMEOUT };
+    let (status, body) = ask(url, tls, &question)?;
+    if status != 200 {
+        return None;
+    }
+    serde_json::from_slice(&body).ok()
+}
+
+/// A GET to a peer's HTTP handlers.
+pub(super) struct Question<'a> {
+    /// The path.
+    pub(super) path: &'a str,
+    /// The cluster that it must be of; 0 for any.
+    pub(super) cluster: u64,
+    /// JSON; empty for none.
+    pub(super) body: &'a [u8],
+    /// How long each step may take.
+    pub(super) timeout: Duration,
+}
+
+impl Question<'_> {
+    fn request(&self, authority: &str) -> Vec<u8> {
+        let mut head =
+            format!("GET {} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n", self.path);
+        if self.cluster != 0 {
+            head.push_str(&format!("X-Etcd-Cluster-ID: {:x}\r\n", self.cluster));
+        }
+        if !self.body.is_empty() {
+            let length = self.body.len();
+            head.push_str(&format!(
+                "Content-Type: application/json\r\nContent-Length: {length}\r\n"
+            ));
+        }
+        [head.as_bytes(), b"\r\n", self.body].concat()
+    }
+}
+
+/// The status and the JSON or text that the peer at this URL answers; `None` if it does not.
+pub(super) fn ask(url: &str, tls: &Tls, question: &Question<'_>) -> Option<(u16, Vec<u8>)> {
     let parsed = ListenUrl::parse(url).ok()?;
     let ListenUrl::Tcp { tls: is_tls, host, port } = &parsed else { return None };
     let address = (host.as_str(), *port).to_socket_addrs().ok()?.next()?;
-    let mut socket = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
-    socket.set_read_timeout(Some(TIMEOUT)).ok()?;
-    socket.set_write_timeout(Some(TIMEOUT)).ok()?;
-    let authority = parsed.authority();
-    let request =
-        format!("GET /members HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    let mut socket = TcpStream::connect_timeout(&address, question.timeout).ok()?;
+    socket.set_read_timeout(Some(question.timeout)).ok()?;
+    socket.set_write_timeout(Some(question.timeout)).ok()?;
+    let request = question.request(&parsed.authority());
     let mut answer = Vec::new();
     if *is_tls {
-        exchange(socket, tls::dial(&tls.peer(), host).ok()?, request.as_bytes(), &mut answer)
-            .ok()?;
+        exchange(socket, tls::dial(&tls.peer(), host).ok()?, &request, &mut answer).ok()?;
     } else {
-        socket.write_all(request.as_bytes()).ok()?;
+        socket.write_all(&request).ok()?;
         // What came before an error or a time-out may be the whole answer.
         let _ = socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
     }
     let text = String::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
-    if head.split(' ').nth(1) != Some("200") {
-        return None;
-    }
-    // Chunked or not, the array is all that has brackets at its ends.
-    let json = body.get(body.find('[')?..=body.rfind(']')?)?;
-    serde_json::from_str(json).ok()
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    // Chunked or not, an array or an object is all that has brackets at its ends.
+    let begin = body.find(['[', '{']).filter(|_| status == 200).unwrap_or(0);
+    let end = body.rfind([']', '}']).filter(|_| status == 200).map_or(body.len(), |end| end + 1);
+    Some((status, body.get(begin..end)?.as_bytes().to_vec()))
 }
 
 /// A request and what is answered, over TLS, until the other side ends.

@@ -9,7 +9,6 @@ use tracing::Level;
 
 use super::cluster::InitialCluster;
 use super::flags::Values;
-use super::gates::FeatureGates;
 use super::{Access, AutoCompaction, Config, ListenUrl, Observe, cluster, gates, tls};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
@@ -40,7 +39,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         listen_client_urls: listen_urls(values, "listen-client-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls"),
         advertise_peer_urls: values.urls("initial-advertise-peer-urls"),
-        initial_cluster: initial_cluster(values, &name, feature_gates)?,
+        initial_cluster: initial_cluster(values, &name)?,
         joins_existing: values.text("initial-cluster-state") == "existing",
         initial_election_tick_advance: values.bool("initial-election-tick-advance"),
         initial_cluster_token: values.text("initial-cluster-token"),
@@ -69,6 +68,8 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         pre_vote: values.bool("pre-vote"),
         snapshot_catchup_entries: values.uint("snapshot-catchup-entries"),
         feature_gates,
+        corrupt_check_time: values.duration("corrupt-check-time")?,
+        compact_hash_check_time: values.duration("compact-hash-check-time")?,
         observe: Observe::of(values)?,
         log_level: log_level(&values.text("log-level")),
         log_format,
@@ -120,15 +121,8 @@ fn data_dir(values: &Values, name: &str) -> String {
 }
 
 /// The members of a new cluster; this one alone if nobody is named.
-fn initial_cluster(
-    values: &Values,
-    name: &str,
-    gates: FeatureGates,
-) -> Result<InitialCluster, String> {
+fn initial_cluster(values: &Values, name: &str) -> Result<InitialCluster, String> {
     let mut cluster = cluster::parse(&values.text("initial-cluster"))?;
-    if gates.initial_corrupt_check && cluster.len() > 1 {
-        return Err(gates::NO_INITIAL_CHECK.to_owned());
-    }
     if cluster.is_empty() {
         cluster.insert(name.to_owned(), values.urls("initial-advertise-peer-urls"));
     }

@@ -14,11 +14,18 @@ pub struct FeatureGates {
     pub fast_lease_keep_alive: bool,
     /// A start with data compares them with the other members' first.
     pub initial_corrupt_check: bool,
+    /// The leader compares the hashes that compactions leave.
+    pub compact_hash_check: bool,
 }
 
 impl Default for FeatureGates {
     fn default() -> Self {
-        Self { lease_checkpoint: false, fast_lease_keep_alive: true, initial_corrupt_check: false }
+        Self {
+            lease_checkpoint: false,
+            fast_lease_keep_alive: true,
+            initial_corrupt_check: false,
+            compact_hash_check: false,
+        }
     }
 }
 
@@ -28,9 +35,9 @@ impl FeatureGates {
         [
             ("AllAlpha", "ALPHA", false),
             ("AllBeta", "BETA", false),
-            ("CompactHashCheck", "ALPHA", false),
+            ("CompactHashCheck", "ALPHA", self.compact_hash_check),
             ("FastLeaseKeepAlive", "BETA", self.fast_lease_keep_alive),
-            ("InitialCorruptCheck", "ALPHA", false),
+            ("InitialCorruptCheck", "ALPHA", self.initial_corrupt_check),
             ("LeaseCheckpoint", "ALPHA", self.lease_checkpoint),
             // Checkpoints are always kept on disk.
             ("LeaseCheckpointPersist", "ALPHA", self.lease_checkpoint),
@@ -82,16 +89,8 @@ gates! {
 
 /// Gates of features that are not there. TxnModeWriteWithSharedBuffer is none of them: it is about
 /// etcd's read buffers, and either value means what is done here anyway.
-const MISSING: [Gate; 4] = [
-    Gate::CompactHashCheck,
-    Gate::PriorityRequest,
-    Gate::SetMemberLocalAddr,
-    Gate::StopGRPCServiceOnDefrag,
-];
-
-/// Why a member of several does not start with the gate InitialCorruptCheck.
-pub const NO_INITIAL_CHECK: &str = "--feature-gates=InitialCorruptCheck=true: etcore cannot \
-                                    compare its data with the other members' yet; leave it out";
+const MISSING: [Gate; 3] =
+    [Gate::PriorityRequest, Gate::SetMemberLocalAddr, Gate::StopGRPCServiceOnDefrag];
 
 /// The flag's name.
 pub(super) const FLAG: &str = "feature-gates";
@@ -155,6 +154,7 @@ impl Typed {
             lease_checkpoint: on(Gate::LeaseCheckpoint, defaults.lease_checkpoint),
             fast_lease_keep_alive: on(Gate::FastLeaseKeepAlive, defaults.fast_lease_keep_alive),
             initial_corrupt_check: on(Gate::InitialCorruptCheck, defaults.initial_corrupt_check),
+            compact_hash_check: on(Gate::CompactHashCheck, defaults.compact_hash_check),
         };
         // Checkpoints are always kept on disk, as in etcd from cluster version 3.6 on.
         let persists = on(Gate::LeaseCheckpointPersist, false);
@@ -210,9 +210,9 @@ mod tests {
 
     #[test]
     fn a_feature_that_is_not_there_may_only_be_off() {
-        assert!(check("CompactHashCheck=false").is_ok());
-        assert!(check("CompactHashCheck=true,CompactHashCheck=false").is_ok());
+        assert!(check("PriorityRequest=false").is_ok());
+        assert!(check("PriorityRequest=true,PriorityRequest=false").is_ok());
         assert!(check("AllAlpha=true").is_err());
-        assert!(check("CompactHashCheck=true").unwrap_err().contains("CompactHashCheck"));
+        assert!(check("PriorityRequest=true").unwrap_err().contains("PriorityRequest"));
     }
 }

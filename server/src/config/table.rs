@@ -87,7 +87,6 @@ const NO_AUTH: &str = "etcore has no users and roles yet";
 const NO_DISCOVERY: &str = "etcore does not have discovery yet; list the members in \
                             --initial-cluster";
 const NO_TRACING: &str = "etcore does not send traces yet";
-const NO_CHECKS: &str = "etcore does not compare the members' data by itself yet";
 const OWN_COMPACTION: &str = "compactions go on in slices of a fraction of a millisecond, beside \
                               requests, and in the background";
 const OWN_STORE: &str = "there is no bbolt: every write is durable with the log's sync, and the \
@@ -487,14 +486,14 @@ const FEATURES: &[Flag] = &[
         "corrupt-check-time",
         Duration,
         "0s",
-        Only(&[], NO_CHECKS),
+        Served,
         "Time between comparisons of the members' data; 0 never does.",
     ),
     flag(
         "compact-hash-check-time",
         Duration,
         "1m",
-        Any,
+        Served,
         "Time between comparisons of compactions, with feature gate CompactHashCheck.",
     ),
     flag(

@@ -34,6 +34,7 @@ impl Replica {
             || self.pages.has_finished()
             || self.may_apply_more()
             || self.leases.has_walks()
+            || self.corruption.has_input()
             || self.fronts.iter().any(FrontLink::has_input)
             || self.peer_queue.has_input()
             || self.peer_queue.waits_for_apply() && !self.applier.backlog().is_full()

@@ -3,7 +3,7 @@
 //! A hash begins where an entry stands, so that its pin comes before any later compaction; it is
 //! given to the hasher's thread only once what it reads is published.
 
-use etcore_engine::hash::{HashKind, KvHasher};
+use etcore_engine::hash::{HashKind, KvHash, KvHasher};
 use etcore_engine::types::Revision;
 use etcore_proto::error::EtcdError;
 
@@ -21,6 +21,16 @@ pub(super) struct Hashes {
 impl Hashes {
     pub(super) fn new(hasher: Hasher) -> Self {
         Self { hasher, begun: Vec::new() }
+    }
+
+    /// Hashes of the last compactions, ascending by revision.
+    pub(super) fn compactions(&self) -> Vec<KvHash> {
+        self.hasher.compactions()
+    }
+
+    /// Queues a job that reads what is published; false if too many wait.
+    pub(super) fn submit(&self, job: Job) -> bool {
+        self.hasher.submit(job).is_ok()
     }
 
     pub(super) fn begin_compaction(&mut self, hasher: KvHasher) {

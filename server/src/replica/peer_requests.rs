@@ -21,6 +21,7 @@ use super::lease_service::BATCH_PATH;
 use super::lease_service::{Requester, Waiting, written_keys};
 use super::snapshots::{PART_PATH, PartAsked};
 use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest};
+use crate::cluster::hashkv;
 use crate::http::TEXT;
 use crate::kv::pieces::Pieces;
 use crate::lease::TimeToLive;
@@ -55,6 +56,11 @@ pub(super) enum Purpose {
     /// A batch, and whom it was sent to.
     Leases(u64, Vec<Waiting>),
     Version(u64),
+    /// This member's hash at a revision.
+    Hash {
+        member: u64,
+        revision: i64,
+    },
     /// The next part of the snapshot that is being received under this number.
     SnapshotPart(PartAsked),
 }
@@ -85,7 +91,7 @@ impl PeerRequests {
         match &purpose {
             Purpose::Lease(_) => self.singles += 1,
             Purpose::Leases(..) => self.batches += 1,
-            Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+            Purpose::Version(_) | Purpose::Hash { .. } | Purpose::SnapshotPart(_) => {}
         }
         self.out.insert(request.token, purpose);
         self.requests.push(request);
@@ -108,7 +114,7 @@ impl PeerRequests {
         match &purpose {
             Purpose::Lease(_) => self.singles -= 1,
             Purpose::Leases(..) => self.batches -= 1,
-            Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+            Purpose::Version(_) | Purpose::Hash { .. } | Purpose::SnapshotPart(_) => {}
         }
         Some(purpose)
     }
@@ -196,7 +202,7 @@ impl Replica {
             match purpose {
                 Purpose::Lease(waiting) => self.leases.queue([waiting]),
                 Purpose::Leases(_, batch) => self.leases.queue(batch),
-                Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+                Purpose::Version(_) | Purpose::Hash { .. } | Purpose::SnapshotPart(_) => {}
             }
         }
         self.leases.take_back();
@@ -227,6 +233,9 @@ impl Replica {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
                 self.versions.learned(member, body.as_deref());
             }
+            Some(Purpose::Hash { member, revision }) => {
+                self.corruption.learned(member, revision, answer);
+            }
             Some(Purpose::Leases(leader, batch)) => self.batch_answered(leader, batch, answer),
             Some(Purpose::Lease(mut waiting)) => {
                 let query = waiting.request.query;
@@ -241,11 +250,14 @@ impl Replica {
         }
     }
 
-    /// A peer asks this member about a lease.
+    /// A peer asks this member something.
     pub fn asked(&mut self, asked: IncomingRequest) {
-        let IncomingRequest { conn, method, target, body } = asked;
+        let IncomingRequest { conn, method, target, cluster, body } = asked;
         if let Some((PART_PATH, query)) = target.split_once('?') {
             return self.asked_for_part(conn, &method, query);
+        }
+        if target == hashkv::PATH {
+            return self.asked_for_hash(conn, &method, &cluster, &body);
         }
         if method != "POST" {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());

@@ -507,6 +507,7 @@ impl Cluster {
         let at = self.at(ask.to);
         let PeerRequest { method, target, body, .. } = ask;
         self.members[at].replica.asked(IncomingRequest {
+            cluster: String::new(),
             conn,
             method: method.to_owned(),
             target,

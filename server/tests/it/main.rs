@@ -62,6 +62,8 @@ mod durability {
 mod cluster {
     /// A member that was away catches up over a slow network.
     mod catch_up;
+    /// Comparisons of the members' data.
+    mod corruption;
     /// Entries that only an etcd would have written.
     mod entries;
     /// How long writes wait when the leader goes.

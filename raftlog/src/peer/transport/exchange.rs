@@ -155,7 +155,7 @@ impl Transport {
             borrowed.push(("Content-Type", content_type));
         }
         borrowed.extend(fields.iter().map(|(name, value)| (*name, value.as_str())));
-        let length = (method != "GET").then_some(body.len() as u64);
+        let length = (method != "GET" || !body.is_empty()).then_some(body.len() as u64);
         exchange.client.request(method, target, &borrowed, length);
         if length.is_some() {
             exchange.client.write(&body);

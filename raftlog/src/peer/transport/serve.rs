@@ -84,7 +84,8 @@ impl Transport {
     ) -> Option<(StreamKind, u64)> {
         let path = head.target.split('?').next().unwrap_or_default();
         let (method, target) = (head.method.clone(), head.target.clone());
-        let mut request = Incoming { method, target, ..Incoming::default() };
+        let cluster = field(&head.fields, b"x-etcd-cluster-id").to_owned();
+        let mut request = Incoming { method, target, cluster, ..Incoming::default() };
         if path.starts_with(STREAM_PREFIX) {
             match self.judge_stream(path, head) {
                 Ok(granted) => return Some(granted),
@@ -193,8 +194,9 @@ impl Transport {
         if request.is_message {
             return self.take_message(server, body);
         }
-        let (method, target) = (request.method.clone(), request.target.clone());
-        self.incoming.push_back(IncomingRequest { conn: id, method, target, body });
+        let [method, target, cluster] =
+            [&request.method, &request.target, &request.cluster].map(String::clone);
+        self.incoming.push_back(IncomingRequest { conn: id, method, target, cluster, body });
         request.is_asked = true;
         server.request = Some(request);
     }
