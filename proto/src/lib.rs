@@ -22,7 +22,8 @@
 //! Reading order: [`limits`], [`hpack`] (header compression), [`h2`] (one HTTP/2 connection),
 //! [`grpc`] (both sides of gRPC on top of it), [`http1`], [`tls`] (what may lie below them), then
 //! etcd's messages ([`pb`]), how they are decoded ([`decode`]), its log and peer messages
-//! ([`raftpb`]) and its error table ([`error`]), and Go's notation of flags ([`gotext`]).
+//! ([`raftpb`]), its error table ([`error`]), its JSON ([`json`]), and Go's notation of flags
+//! ([`gotext`]).
 
 pub mod civil;
 pub mod deadlines;
@@ -35,6 +36,7 @@ pub mod grpc;
 pub mod h2;
 pub mod hpack;
 pub mod http1;
+pub mod json;
 pub mod limits;
 pub mod pb;
 pub mod raftpb;

@@ -136,6 +136,8 @@ pub const HTTP1_CHUNK_LINE_BYTES_MAX: usize = 1_024;
 pub const HTTP1_TRAILER_BYTES_MAX: usize = 8 << 10;
 /// Messages in one another that are decoded, as in Go's protobuf; past it an error.
 pub const DECODE_DEPTH: u32 = 10_000;
+/// Objects and lists of JSON in one another, as in Go's `encoding/json`; past it an error.
+pub const JSON_DEPTH: usize = 10_000;
 /// Unknown groups in one another that are skipped, as in Go's protobuf; past it an error.
 pub const DECODE_GROUPS: usize = 10_001;
 /// Stack that is taken for looking at a message that nests deeply, in bytes ...

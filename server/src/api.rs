@@ -32,6 +32,7 @@ mod cluster;
 mod debug;
 mod endpoints;
 mod health;
+mod json;
 mod kv;
 mod lease;
 mod long;
@@ -48,6 +49,7 @@ pub use call::Call;
 use debug::Debugging;
 pub use endpoints::{HttpRequest, Via};
 use endpoints::{RenderedPages, Uploads};
+use json::Gateway;
 use lease::LeaseStreams;
 use maintenance::Hashes;
 use outbox::Outbox;
@@ -101,6 +103,7 @@ pub struct Services {
     debugging: Debugging,
     rendered: RenderedPages,
     uploads: Uploads,
+    gateway: Gateway,
     quota: Quota,
     /// The part of [`limits::LIST_ROUND_BYTES`] that this round has written.
     listed_bytes: usize,
@@ -149,6 +152,7 @@ impl Services {
             debugging: Debugging::new(waker),
             rendered: RenderedPages::default(),
             uploads: Uploads::default(),
+            gateway: Gateway::new(shared.config.max_request_bytes),
             quota: Quota::new(shared.config.quota_backend_bytes),
             listed_bytes: 0,
             work: Work::default(),
@@ -312,6 +316,7 @@ impl Services {
         self.pending.connection_closed(conn);
         self.lease_streams_closed(conn);
         self.uploads.connection_closed(conn);
+        self.gateway.connection_closed(conn);
         self.watch.connection_closed(conn);
     }
 
@@ -350,7 +355,7 @@ impl Services {
 
     /// Requests whose bodies are still to come.
     pub(crate) fn uploads(&self) -> usize {
-        self.uploads.len()
+        self.uploads.len() + self.gateway.len()
     }
 
     pub(crate) fn renders(&self) -> u64 {

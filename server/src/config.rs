@@ -47,7 +47,7 @@ pub struct Config {
     pub data_dir: String,
     /// `--wal-dir`; the log is below the data directory if empty.
     pub wal_dir: String,
-    /// `--cors` and `--host-whitelist`.
+    /// `--cors`, `--host-whitelist` and `--enable-grpc-gateway`.
     pub access: Access,
     /// `--listen-peer-urls`.
     pub listen_peer_urls: Vec<ListenUrl>,
@@ -142,6 +142,8 @@ pub struct Access {
     pub origins: Vec<String>,
     /// Hosts that requests may be for; `*` is any.
     pub hosts: Vec<String>,
+    /// `--enable-grpc-gateway`: methods are served as JSON.
+    pub gateway: bool,
 }
 
 impl Config {

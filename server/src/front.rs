@@ -26,6 +26,7 @@ mod conn;
 mod events;
 mod handshakes;
 mod http;
+mod json;
 mod large;
 mod secure;
 #[cfg(test)]
@@ -111,7 +112,9 @@ impl Front {
         let Parts { services, budget, routes, socket_queues, listeners } = parts;
         let (shared, index) = (services.shared.clone(), services.index);
         let held = budget.account();
-        let settings = Settings { grpc: grpc_config(&shared.config), routes, budget };
+        let http1_body_bytes = limits::json_body_bytes(shared.config.max_request_bytes) as u64;
+        let grpc = grpc_config(&shared.config);
+        let settings = Settings { grpc, routes, budget, http1_body_bytes };
         let connections_max =
             crate::sys::descriptors_max().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
         Self {

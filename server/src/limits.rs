@@ -110,8 +110,11 @@ pub const LIST_KEY_COST: usize = 16;
 pub const RANGE_PIECE_KEYS: usize = 512;
 /// The buffer in which answers are built is given back when it grew larger than this.
 pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
-/// Body of an HTTP/1.1 request; the plain endpoints need none.
-pub const HTTP1_BODY_BYTES: u64 = 64 << 10;
+/// Body of a request that is JSON: base64 takes four letters for three bytes, and the rest is for
+/// names, blanks and escapes; past it 413. Other endpoints need no body.
+pub const fn json_body_bytes(max_request_bytes: usize) -> usize {
+    2 * (max_request_bytes + GRPC_OVERHEAD_BYTES)
+}
 /// Time for a connection's first bytes and for each HTTP/1.1 request to come in whole, in
 /// milliseconds; past it the connection is closed. HTTP/2 has its own limit of the same length
 /// (`etcore_proto::limits::HANDSHAKE_MS_MAX`). Clients that wait between requests are not meant.

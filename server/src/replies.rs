@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use etcore_proto::error::Status;
-use etcore_proto::grpc::StreamId;
+use etcore_proto::grpc::{MethodId, StreamId};
+use etcore_proto::json;
 
 use crate::http::Page;
 
@@ -37,6 +38,22 @@ impl CallId {
     pub fn all_of(conn: ConnId) -> std::ops::RangeInclusive<Self> {
         let (stream, last) = (StreamId::MIN, StreamId::MAX);
         Self { conn, stream }..=Self { conn, stream: last }
+    }
+
+    /// The call that a request makes which is JSON: it is one of the request's connection.
+    #[must_use]
+    pub fn of_json(request: HttpId) -> Self {
+        let number = match request.exchange {
+            Exchange::Http1(number) => number,
+            Exchange::H2(stream) => u64::from(stream.id()),
+        };
+        Self { conn: request.conn, stream: StreamId::of_no_stream(number) }
+    }
+
+    /// Whether it is answered as JSON.
+    #[must_use]
+    pub fn is_json(self) -> bool {
+        self.stream.is_no_stream()
     }
 }
 
@@ -174,6 +191,16 @@ pub trait HttpReplies {
 
     /// The body is complete.
     fn end_body(&mut self, request: HttpId);
+
+    /// So many bytes more of the request's body are kept. False, and nothing noted, if the budgets
+    /// have no room for them. What is kept for a connection that ends is forgotten.
+    fn keep_body(&mut self, request: HttpId, bytes: usize) -> bool;
+
+    /// Some of that is kept no longer.
+    fn release_body(&mut self, request: HttpId, bytes: usize);
+
+    /// The request makes a call of this method, and is answered by what the call is answered.
+    fn answer_as_json(&mut self, request: HttpId, method: (MethodId, &'static json::Method));
 
     /// So many bytes of the request's body are no longer held: its client may send more.
     fn consumed(&mut self, request: HttpId, bytes: usize);

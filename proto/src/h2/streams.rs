@@ -21,6 +21,19 @@ impl StreamId {
     /// None comes behind it.
     pub const MAX: Self = Self { id: u32::MAX, slot: u32::MAX };
 
+    /// A name that no stream has: the connection's owner may give it to something else of the
+    /// connection, by a number of its own.
+    #[must_use]
+    pub fn of_no_stream(number: u64) -> Self {
+        Self { id: NO_STREAM | (number >> 32) as u32, slot: number as u32 }
+    }
+
+    /// Whether it was made by [`StreamId::of_no_stream`].
+    #[must_use]
+    pub fn is_no_stream(self) -> bool {
+        self.id & NO_STREAM != 0
+    }
+
     /// The id on the wire.
     #[must_use]
     pub fn id(self) -> u32 {
@@ -34,6 +47,9 @@ impl StreamId {
         self.slot as usize
     }
 }
+
+/// Streams have ids of 31 bits.
+const NO_STREAM: u32 = 1 << 31;
 
 pub(super) const RECV_ENDED: u8 = 1;
 pub(super) const SEND_ENDED: u8 = 2;

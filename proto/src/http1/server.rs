@@ -65,6 +65,8 @@ pub struct Server {
     scanned: usize,
     out: Vec<u8>,
     events: VecDeque<ServerEvent>,
+    /// Bytes of bodies in them.
+    queued_bytes: usize,
     body: Body,
     body_left: u64,
     body_bytes_max: u64,
@@ -88,6 +90,7 @@ impl Server {
             scanned: 0,
             out: Vec::new(),
             events: VecDeque::new(),
+            queued_bytes: 0,
             body: Body::Done,
             body_left: 0,
             body_bytes_max,
@@ -123,14 +126,20 @@ impl Server {
     pub fn incomplete_request(&self) -> Option<u64> {
         let is_incomplete = match self.answer {
             Answer::Idle => self.requests == 0 || !self.input.is_empty(),
-            _ => self.body != Body::Done,
+            // A client that is being answered may take its time with the rest.
+            Answer::Head => self.body != Body::Done,
+            _ => false,
         };
         (is_incomplete && !self.closing).then_some(self.requests)
     }
 
     /// The next event. Ask after [`Server::receive`] and after [`Server::poll_transmit`].
     pub fn next_event(&mut self) -> Option<ServerEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        if let ServerEvent::Body(piece) = &event {
+            self.queued_bytes -= piece.len();
+        }
+        Some(event)
     }
 
     /// Whether the owner should read from the socket: false while an answer is due and enough
@@ -141,6 +150,7 @@ impl Server {
             // A head of just so many bytes is not too large yet: only the next byte tells.
             && self.input.len() <= limits::HTTP1_HEAD_BYTES_MAX
             && self.out.len() < limits::TRANSMIT_STOP_READING_BYTES
+            && self.queued_bytes <= limits::HTTP1_HEAD_BYTES_MAX
     }
 
     /// Appends at most `budget_bytes` wire bytes to `out`; true if more is ready.
@@ -160,10 +170,10 @@ impl Server {
         !self.out.is_empty()
     }
 
-    /// Bytes that came and were not looked at, and bytes of answers.
+    /// Bytes that came and were not looked at or asked for, and bytes of answers.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.input.len() + self.out.len()
+        self.input.len() + self.queued_bytes + self.out.len()
     }
 
     /// Whether the socket can be closed: the last answer is complete and transmitted.
@@ -398,6 +408,7 @@ impl Server {
                 if let Some(piece) = piece {
                     self.body_left -= piece.len() as u64;
                     if self.answer != Answer::Complete {
+                        self.queued_bytes += piece.len();
                         self.events.push_back(ServerEvent::Body(piece));
                     }
                 }

@@ -242,17 +242,22 @@ impl Services {
 
     /// A request that is not gRPC came; `is_whole` if no body follows.
     pub fn http_opened(&mut self, out: &mut dyn Replies, request: HttpRequest, is_whole: bool) {
-        let HttpRequest { id, method, target, fields, via: Via { observes, is_secure } } = request;
+        let Via { observes, is_secure } = request.via;
         // Who may ask for metrics is the listener's business, as in etcd.
-        if !observes && !self.lets_in(out, id, &fields, is_secure) {
+        if !observes && !self.lets_in(out, request.id, &request.fields, is_secure) {
             return;
         }
-        if method == "OPTIONS" && !observes {
-            return out.respond(id, &Page::empty(200));
+        if request.method == "OPTIONS" && !observes {
+            return out.respond(request.id, &Page::empty(200));
         }
-        let Some((path, query)) = http::split(&target) else {
-            return out.refuse_request(id);
+        let Some((path, query)) = http::split(&request.target) else {
+            return out.refuse_request(request.id);
         };
+        let mut request = Some(request);
+        if !observes {
+            request = request.and_then(|request| self.json_opened(out, request, &path, is_whole));
+        }
+        let Some(HttpRequest { id, method, fields, .. }) = request else { return };
         let mut endpoints = ENDPOINTS.iter().filter(|endpoint| endpoint.observes || !observes);
         let Some(endpoint) = endpoints.find(|endpoint| endpoint.paths.contain(&path)) else {
             return out.respond(id, &http::not_found());
@@ -267,6 +272,9 @@ impl Services {
 
     /// A piece of such a request's body came.
     pub fn http_body(&mut self, out: &mut dyn Replies, id: HttpId, piece: &Bytes, is_last: bool) {
+        if self.json_body(out, id, piece, is_last) {
+            return out.consumed(id, piece.len());
+        }
         out.consumed(id, piece.len());
         let Some((endpoint, call)) = self.uploads.by_id.get_mut(&id) else { return };
         let Body::Whole { bytes_max } = endpoint.body else { return };
@@ -283,6 +291,7 @@ impl Services {
     /// The client has gone away from such a request, or broke it off.
     pub fn http_cancelled(&mut self, id: HttpId) {
         self.uploads.by_id.remove(&id);
+        self.gateway.cancelled(id);
     }
 }
 

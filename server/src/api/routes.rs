@@ -222,6 +222,12 @@ pub fn method_labels() -> &'static [MethodLabels] {
     &LABELS
 }
 
+/// The number of the method of this path.
+pub(super) fn method_id(path: &str) -> Option<MethodId> {
+    let at = METHODS.iter().position(|method| method.labels.path == path)?;
+    u16::try_from(at).ok().map(MethodId)
+}
+
 fn method(id: MethodId) -> &'static Method {
     &METHODS[usize::from(id.0)]
 }

@@ -137,6 +137,7 @@ fn access(values: &Values) -> Access {
             origins => list(origins),
         },
         hosts: list(values.text("host-whitelist")),
+        gateway: values.bool("enable-grpc-gateway"),
     }
 }
 

@@ -237,13 +237,7 @@ const MEMBER: &[Flag] = &[
     flag("grpc-keepalive-timeout", Duration, "20s", Served, "Time a client has to answer a ping."),
     flag("socket-reuse-port", Bool, "false", Served, "Set SO_REUSEPORT on listeners."),
     flag("socket-reuse-address", Bool, "false", Served, "Set SO_REUSEADDR on listeners."),
-    flag(
-        "enable-grpc-gateway",
-        Bool,
-        "true",
-        Moot(&["false"], "there is no JSON gateway yet, and paths below /v3/ are not found"),
-        "Serve gRPC's methods as JSON over HTTP.",
-    ),
+    flag("enable-grpc-gateway", Bool, "true", Served, "Serve gRPC's methods as JSON over HTTP."),
     flag(
         "raft-read-timeout",
         Duration,

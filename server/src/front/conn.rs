@@ -38,6 +38,8 @@ pub(super) struct Settings {
     pub(super) grpc: ServerConfig,
     pub(super) routes: Arc<Routes>,
     pub(super) budget: Budget,
+    /// Largest body of a request over HTTP/1.1.
+    pub(super) http1_body_bytes: u64,
 }
 
 /// What is served at a listener.
@@ -86,8 +88,9 @@ pub(super) struct Conn {
     sending_bytes: usize,
     /// What the next send may be at most.
     send_bytes_max: usize,
-    /// What TLS and HTTP/1.1 hold.
+    /// What TLS and HTTP/1.1 hold, and what is kept of bodies.
     lease: BudgetLease,
+    body_bytes: usize,
     /// In the front's list for this turn.
     pub(super) dirty: bool,
     /// Nothing more is received; what is queued still goes out, if the peer takes it in time.
@@ -130,6 +133,7 @@ impl Conn {
             sending_bytes: 0,
             send_bytes_max: limits::SEND_BYTES,
             lease,
+            body_bytes: 0,
             dirty: false,
             failed: false,
             failed_ms: None,
@@ -224,7 +228,7 @@ impl Conn {
                     serves => serves != Serves::Grpc,
                 };
                 if is_http1 {
-                    let server = http1::Server::new(limits::HTTP1_BODY_BYTES);
+                    let server = http1::Server::new(self.settings.http1_body_bytes);
                     self.become_protocol(Protocol::Http1(Box::new(server)), now_ms)
                 } else if compared == PREFACE.len() {
                     let settings = &self.settings;
@@ -308,13 +312,31 @@ impl Conn {
             Protocol::Http1(server) => server.held_bytes() + self.sending_bytes,
             _ => 0,
         };
-        let held = by_protocol + self.secure.as_ref().map_or(0, |secure| secure.held_bytes());
+        let held = by_protocol
+            + self.body_bytes
+            + self.secure.as_ref().map_or(0, |secure| secure.held_bytes());
         let before = self.lease.used();
         if held > before {
             self.lease.hold(held - before);
         } else {
             self.lease.release(before - held);
         }
+    }
+
+    /// Keeps so many bytes of a request's body; false if there is no room for them.
+    pub(super) fn keep_body(&mut self, bytes: usize) -> bool {
+        let fits = self.lease.charge(bytes);
+        if fits {
+            self.body_bytes += bytes;
+        }
+        fits
+    }
+
+    /// Keeps them no longer.
+    pub(super) fn release_body(&mut self, bytes: usize) {
+        assert!(bytes <= self.body_bytes, "what is kept is let go once");
+        self.body_bytes -= bytes;
+        self.lease.release(bytes);
     }
 
     /// Whether there is room for the answer to a further request of HTTP/1.1.

@@ -32,20 +32,25 @@ impl Front {
                 ServerEvent::StreamMessage { stream, method, message } => {
                     services.stream_message(wire, id(stream), method, message);
                 }
-                ServerEvent::Writable { stream } => services.writable(wire, id(stream)),
+                ServerEvent::Writable { stream } => {
+                    services.writable(wire, id(stream));
+                    self.json_writable(http::h2_id(conn_id, stream));
+                }
                 ServerEvent::Cancelled { stream, call, code } => {
                     wire.cancelled(call, code);
                     services.cancelled(id(stream));
-                    services.http_cancelled(http::h2_id(conn_id, stream));
+                    self.http_cancelled(http::h2_id(conn_id, stream));
                 }
                 ServerEvent::StreamHalfClosed { stream } => services.half_closed(wire, id(stream)),
                 ServerEvent::HttpOpened { stream, head, end_stream } => {
                     let request = http::request_of_h2(conn_id, via, stream, *head);
                     services.http_opened(wire, request, end_stream);
+                    self.take_json_calls();
                 }
                 ServerEvent::HttpData { stream, data, end_stream } => {
                     let id = http::h2_id(conn_id, stream);
                     services.http_body(wire, id, &data, end_stream);
+                    self.take_json_calls();
                 }
             }
             self.wire.mark_dirty(conn_id);
@@ -54,7 +59,7 @@ impl Front {
     }
 
     /// A large request that may not be handled now waits.
-    fn take_unary(&mut self, request: Unary) {
+    pub(super) fn take_unary(&mut self, request: Unary) {
         if self.large.admits(&request) {
             return self.services.unary(&mut self.wire, request);
         }

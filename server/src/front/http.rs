@@ -7,15 +7,17 @@
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
-use etcore_proto::grpc::{Metadata, StreamId};
+use etcore_proto::grpc::{Metadata, MethodId, StreamId};
 use etcore_proto::http1::{BodyLength, ServerEvent};
+use etcore_proto::json::Method;
 
 use super::Front;
 use super::conn::{Conn, Protocol, Serves};
+use super::wire::Wire;
 use crate::api::{HttpRequest, Via};
 use crate::http::{self, Page};
 use crate::limits;
-use crate::replies::{ConnId, Exchange, Gone, HttpId};
+use crate::replies::{CallId, ConnId, Exchange, Gone, HttpId, HttpReplies};
 
 /// What etcd's handlers say to browsers of an origin that may read the response.
 const CORS: [(&str, &str); 2] = [
@@ -48,6 +50,7 @@ impl Front {
     /// Handles what an HTTP/1.1 connection has to say: one request, since the next comes after its
     /// answer has left.
     pub(super) fn handle_http1(&mut self, conn: ConnId) {
+        self.go_on_with_json(conn);
         loop {
             let Some(open) = self.wire.conn(conn) else { return };
             open.charge();
@@ -73,9 +76,43 @@ impl Front {
                 }
                 ServerEvent::Body(piece) => services.http_body(wire, id, &piece, false),
                 ServerEvent::End => services.http_body(wire, id, &bytes::Bytes::new(), true),
-                ServerEvent::Failed(_) => services.http_cancelled(id),
+                ServerEvent::Failed(_) => self.http_cancelled(id),
             }
+            self.take_json_calls();
             self.wire.mark_dirty(conn);
+        }
+    }
+
+    /// The client has gone away from a request.
+    pub(super) fn http_cancelled(&mut self, id: HttpId) {
+        self.services.http_cancelled(id);
+        let call = CallId::of_json(id);
+        self.services.cancelled(call);
+        self.wire.json_cancelled(call);
+    }
+
+    /// Calls that have come whole as JSON go where all others go.
+    pub(super) fn take_json_calls(&mut self) {
+        while let Some(unary) = self.services.next_json_call() {
+            self.take_unary(unary);
+        }
+    }
+
+    /// A response of HTTP/1.1 that waited for room may have some now.
+    fn go_on_with_json(&mut self, conn: ConnId) {
+        let Some(server) = self.wire.conn(conn).and_then(Conn::http1) else { return };
+        if server.capacity() == 0 {
+            return;
+        }
+        let exchange = Exchange::Http1(server.request_number());
+        self.json_writable(HttpId { conn, exchange });
+    }
+
+    /// There may be room for the response to a request.
+    pub(super) fn json_writable(&mut self, request: HttpId) {
+        let call = CallId::of_json(request);
+        if self.wire.json.take_waiting(call) {
+            self.services.writable(&mut self.wire, call);
         }
     }
 }
@@ -225,5 +262,87 @@ impl Conn {
             }
             _ => {}
         }
+    }
+}
+
+impl HttpReplies for Wire {
+    fn respond(&mut self, request: HttpId, page: &Page) {
+        // An error means that the request is over.
+        let _ = self.answer(request, |conn, now| conn.respond(request.exchange, page, None, now));
+    }
+
+    fn allow_origin(&mut self, request: HttpId, origin: Option<String>) {
+        if let Some(conn) = self.conn(request.conn) {
+            conn.allow_origin(request.exchange, origin);
+        }
+    }
+
+    fn begin_body(
+        &mut self,
+        request: HttpId,
+        page: &Page,
+        length_bytes: Option<u64>,
+    ) -> Result<(), Gone> {
+        let length = length_bytes.map_or(BodyLength::Unknown, BodyLength::Known);
+        self.answer(request, |conn, now| conn.respond(request.exchange, page, Some(length), now))
+    }
+
+    fn body_capacity(&mut self, request: HttpId) -> Result<usize, Gone> {
+        self.conn(request.conn).ok_or(Gone)?.body_capacity(request.exchange)
+    }
+
+    fn write_body(&mut self, request: HttpId, piece: &[u8]) -> Result<(), Gone> {
+        self.answer(request, |conn, _| conn.write_body(request.exchange, piece, false))
+    }
+
+    fn end_body(&mut self, request: HttpId) {
+        let _ = self.answer(request, |conn, _| conn.write_body(request.exchange, b"", true));
+    }
+
+    fn keep_body(&mut self, request: HttpId, bytes: usize) -> bool {
+        self.conn(request.conn).is_some_and(|conn| conn.keep_body(bytes))
+    }
+
+    fn release_body(&mut self, request: HttpId, bytes: usize) {
+        if let Some(conn) = self.conn(request.conn) {
+            conn.release_body(bytes);
+        }
+    }
+
+    fn answer_as_json(&mut self, request: HttpId, method: (MethodId, &'static Method)) {
+        self.begin_json(request, method);
+    }
+
+    fn consumed(&mut self, request: HttpId, bytes: usize) {
+        if !self.json_lets_send(request, bytes) {
+            return;
+        }
+        if let Exchange::H2(stream) = request.exchange
+            && let Some(server) = self.server(CallId { conn: request.conn, stream })
+        {
+            server.http_consumed(stream, bytes);
+        }
+    }
+
+    fn refuse_request(&mut self, request: HttpId) {
+        let _ = self.answer(request, |conn, _| {
+            conn.refuse_request(request.exchange);
+            Ok(())
+        });
+    }
+}
+
+impl Wire {
+    /// Does something with the connection of a request, which will have something to send then.
+    fn answer(
+        &mut self,
+        request: HttpId,
+        act: impl FnOnce(&mut Conn, SystemTime) -> Result<(), Gone>,
+    ) -> Result<(), Gone> {
+        let now = self.clock.unix();
+        let conn = self.conn(request.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
+        act(conn, now)?;
+        self.mark_dirty(request.conn);
+        Ok(())
     }
 }

@@ -5,25 +5,22 @@
 //! connections can. Each connection sends once a turn; budgets and buffers are shared by all.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use etcore_proto::error::{Code, Status};
 use etcore_proto::grpc::{OpenCall, Server};
-use etcore_proto::http1::BodyLength;
 
 use super::conn::{Conn, Door, Origin, Protocol, Settings};
 use super::handshakes::Handshakes;
+use super::json::JsonCalls;
 use super::secure::{Room, Secure};
 use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
 use crate::clock::Clock;
 use crate::config::url::asks_for_tls;
 use crate::driver::{AnySocket, Driver};
-use crate::http::Page;
 use crate::limits;
 use crate::metrics::{FrontCalls, Metrics};
-use crate::replies::{
-    CallId, Caller, ConnId, Exchange, Gone, HttpId, HttpReplies, Replies, Streams,
-};
+use crate::replies::{CallId, Caller, ConnId, Gone, Replies, Streams};
 use crate::tls::Tls;
 
 /// A socket on its way in.
@@ -90,6 +87,8 @@ pub(super) struct Wire {
     /// The time of this turn to the microsecond: what calls are timed by.
     now: Duration,
     calls: Arc<FrontCalls>,
+    /// Calls that came as JSON.
+    pub(super) json: JsonCalls,
 }
 
 impl Wire {
@@ -104,6 +103,7 @@ impl Wire {
             clock,
             now: Duration::ZERO,
             calls,
+            json: JsonCalls::default(),
             tls,
             handshakes: Handshakes::new(),
             room: Room::default(),
@@ -132,7 +132,8 @@ impl Wire {
         let mut grpc = settings.grpc.clone();
         grpc.plain_http = true;
         let (routes, budget) = (settings.routes.clone(), settings.budget.clone());
-        self.settings = Arc::new(Settings { grpc, routes, budget });
+        let http1_body_bytes = settings.http1_body_bytes;
+        self.settings = Arc::new(Settings { grpc, routes, budget, http1_body_bytes });
     }
 
     #[cfg(test)]
@@ -167,7 +168,7 @@ impl Wire {
     }
 
     /// A call has ended, unless it had before.
-    fn ended(&self, call: Option<OpenCall>, code: Code) {
+    pub(super) fn ended(&self, call: Option<OpenCall>, code: Code) {
         let Some(OpenCall { method, note }) = call else { return };
         if let Some(note) = Note::of(note) {
             let took = self.now.saturating_sub(note.began);
@@ -347,6 +348,12 @@ impl Wire {
         } else {
             conn.peer_ended(now_ms);
         }
+        if self.json.streams(id)
+            && let Some(conn) = self.conn(id)
+        {
+            // Nobody else ends them: as Go does, its client is taken to be gone.
+            conn.gone = true;
+        }
         self.mark_dirty(id);
     }
 
@@ -379,6 +386,7 @@ impl Wire {
         let mut buf = self.spare_bufs.pop().unwrap_or_default();
         self.spare_bytes -= buf.capacity();
         let (paused, now_ms) = (self.paused, self.now_ms);
+        let holds = self.json.holds(id);
         let mut room = std::mem::take(&mut self.room);
         let Some(conn) = self.conn(id) else {
             self.keep_buf(buf);
@@ -403,7 +411,7 @@ impl Wire {
         }
         let goes_on = more && sent_bytes > 0 && !conn.sending;
         let over = conn.gone || (!conn.sending && !more && conn.is_over());
-        let wants_read = paused.lets_read(conn);
+        let wants_read = paused.lets_read(conn) && !holds;
         if wants_read != conn.reading && !over {
             conn.transport.set_reading(driver, wants_read);
         }
@@ -432,6 +440,7 @@ impl Wire {
             let calls: Vec<OpenCall> = server.open_calls().collect();
             calls.into_iter().for_each(|call| self.ended(Some(call), Code::Canceled));
         }
+        self.json.of(id).into_iter().for_each(|call| self.json_cancelled(call));
         match loopback_slot(id) {
             None => {
                 self.conns[id.slot as usize] = None;
@@ -488,7 +497,7 @@ impl Wire {
     }
 
     /// The transport of a call's connection, which will have something to send.
-    fn server(&mut self, call: CallId) -> Option<&mut Server> {
+    pub(super) fn server(&mut self, call: CallId) -> Option<&mut Server> {
         self.mark_dirty(call.conn);
         self.conn(call.conn).filter(|conn| !conn.gone).and_then(Conn::grpc)
     }
@@ -496,6 +505,9 @@ impl Wire {
 
 impl Streams for Wire {
     fn capacity(&mut self, call: CallId) -> Result<usize, Gone> {
+        if call.is_json() {
+            return self.json_capacity(call);
+        }
         let conn = self.conn(call.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
         Ok(conn.grpc().ok_or(Gone)?.capacity(call.stream))
     }
@@ -506,6 +518,13 @@ impl Streams for Wire {
         length_bytes: usize,
         write: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Result<(), Gone> {
+        if call.is_json() {
+            return {
+                let mut message = Vec::with_capacity(length_bytes);
+                write(&mut message);
+                self.json_message(call, &message)
+            };
+        }
         let server = self.server(call).ok_or(Gone)?;
         let open = server.open_call(call.stream);
         let sent = server.send_message_with(call.stream, length_bytes, |out| write(out));
@@ -514,6 +533,9 @@ impl Streams for Wire {
     }
 
     fn start(&mut self, call: CallId, length_bytes: usize) -> Result<(), Gone> {
+        if call.is_json() {
+            return self.json_start(call, length_bytes);
+        }
         let server = self.server(call).ok_or(Gone)?;
         let open = server.open_call(call.stream);
         let started = server.start_message(call.stream, length_bytes);
@@ -522,16 +544,25 @@ impl Streams for Wire {
     }
 
     fn write(&mut self, call: CallId, piece: &[u8]) -> Result<(), Gone> {
+        if call.is_json() {
+            return self.json_write(call, piece);
+        }
         self.server(call).ok_or(Gone)?.write(call.stream, piece).map_err(|_| Gone)
     }
 
     fn hold(&mut self, call: CallId, held: bool) {
+        if call.is_json() {
+            return self.json_hold(call, held);
+        }
         if let Some(server) = self.server(call) {
             server.hold(call.stream, held);
         }
     }
 
     fn fail(&mut self, call: CallId, status: &Status) {
+        if call.is_json() {
+            return self.json_fail(call, status);
+        }
         let Some(server) = self.server(call) else { return };
         let open = server.open_call(call.stream);
         if server.message_is_open(call.stream) {
@@ -547,6 +578,9 @@ impl Streams for Wire {
 /// Errors of sending mean that the client is gone, which the transport has noticed.
 impl Replies for Wire {
     fn reply(&mut self, call: CallId, message: &[u8]) {
+        if call.is_json() {
+            return self.json_reply(call, message);
+        }
         let Some(server) = self.server(call) else { return };
         let open = server.open_call(call.stream);
         let _ = server.reply_unary(call.stream, message);
@@ -554,6 +588,9 @@ impl Replies for Wire {
     }
 
     fn send_framed(&mut self, call: CallId, framed: &[u8], messages: u64) -> Result<(), Gone> {
+        if call.is_json() {
+            return self.json_framed(call, framed);
+        }
         let server = self.server(call).ok_or(Gone)?;
         let open = server.open_call(call.stream);
         let sent = server.send_framed(call.stream, framed);
@@ -562,6 +599,9 @@ impl Replies for Wire {
     }
 
     fn reads_only(&mut self, call: CallId) {
+        if call.is_json() {
+            return self.json_reads_only(call);
+        }
         let Some(server) = self.server(call) else { return };
         if let Some(note) = server.open_call(call.stream).and_then(|open| Note::of(open.note)) {
             server.note(call.stream, Note { reads_only: true, ..note }.number());
@@ -569,13 +609,18 @@ impl Replies for Wire {
     }
 
     fn refuse(&mut self, call: CallId, status: &Status) {
-        if let Some(server) = self.server(call) {
+        if call.is_json() {
+            self.json_uncount(call);
+        } else if let Some(server) = self.server(call) {
             server.note(call.stream, 0);
         }
         self.fail(call, status);
     }
 
     fn finish(&mut self, call: CallId) {
+        if call.is_json() {
+            return self.json_finish(call);
+        }
         let Some(server) = self.server(call) else { return };
         let open = server.open_call(call.stream);
         let _ = server.finish(call.stream, Code::Ok, "");
@@ -583,6 +628,9 @@ impl Replies for Wire {
     }
 
     fn abort(&mut self, call: CallId) {
+        if call.is_json() {
+            return self.json_abort(call);
+        }
         let Some(server) = self.server(call) else { return };
         let open = server.open_call(call.stream);
         server.abort(call.stream);
@@ -604,87 +652,22 @@ impl Replies for Wire {
 
 /// What is noted of a call with the transport, in one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Note {
+pub(super) struct Note {
     /// When it came.
-    began: Duration,
+    pub(super) began: Duration,
     /// It is a transaction that only reads.
-    reads_only: bool,
+    pub(super) reads_only: bool,
 }
 
 impl Note {
     /// Never 0, which notes nothing.
-    fn number(self) -> u64 {
+    pub(super) fn number(self) -> u64 {
         let us = u64::try_from(self.began.as_micros()).unwrap_or(u64::MAX >> 2);
         (us + 1) << 1 | u64::from(self.reads_only)
     }
 
-    fn of(number: u64) -> Option<Self> {
+    pub(super) fn of(number: u64) -> Option<Self> {
         let us = (number >> 1).checked_sub(1)?;
         Some(Self { began: Duration::from_micros(us), reads_only: number & 1 == 1 })
-    }
-}
-
-impl HttpReplies for Wire {
-    fn respond(&mut self, request: HttpId, page: &Page) {
-        // An error means that the request is over.
-        let _ = self.answer(request, |conn, now| conn.respond(request.exchange, page, None, now));
-    }
-
-    fn allow_origin(&mut self, request: HttpId, origin: Option<String>) {
-        if let Some(conn) = self.conn(request.conn) {
-            conn.allow_origin(request.exchange, origin);
-        }
-    }
-
-    fn begin_body(
-        &mut self,
-        request: HttpId,
-        page: &Page,
-        length_bytes: Option<u64>,
-    ) -> Result<(), Gone> {
-        let length = length_bytes.map_or(BodyLength::Unknown, BodyLength::Known);
-        self.answer(request, |conn, now| conn.respond(request.exchange, page, Some(length), now))
-    }
-
-    fn body_capacity(&mut self, request: HttpId) -> Result<usize, Gone> {
-        self.conn(request.conn).ok_or(Gone)?.body_capacity(request.exchange)
-    }
-
-    fn write_body(&mut self, request: HttpId, piece: &[u8]) -> Result<(), Gone> {
-        self.answer(request, |conn, _| conn.write_body(request.exchange, piece, false))
-    }
-
-    fn end_body(&mut self, request: HttpId) {
-        let _ = self.answer(request, |conn, _| conn.write_body(request.exchange, b"", true));
-    }
-
-    fn consumed(&mut self, request: HttpId, bytes: usize) {
-        if let Exchange::H2(stream) = request.exchange
-            && let Some(server) = self.server(CallId { conn: request.conn, stream })
-        {
-            server.http_consumed(stream, bytes);
-        }
-    }
-
-    fn refuse_request(&mut self, request: HttpId) {
-        let _ = self.answer(request, |conn, _| {
-            conn.refuse_request(request.exchange);
-            Ok(())
-        });
-    }
-}
-
-impl Wire {
-    /// Does something with the connection of a request, which will have something to send then.
-    fn answer(
-        &mut self,
-        request: HttpId,
-        act: impl FnOnce(&mut Conn, SystemTime) -> Result<(), Gone>,
-    ) -> Result<(), Gone> {
-        let now = self.clock.unix();
-        let conn = self.conn(request.conn).filter(|conn| !conn.gone).ok_or(Gone)?;
-        act(conn, now)?;
-        self.mark_dirty(request.conn);
-        Ok(())
     }
 }

@@ -344,13 +344,13 @@ fn flags_of_older_etcds_act_through_todays_and_are_told_of() {
 
 #[test]
 fn what_means_nothing_here_is_taken_with_one_line() {
-    let args = ["--max-wals=7", "--backend-batch-limit=5", "--enable-grpc-gateway=true"];
+    let args = ["--max-wals=7", "--backend-batch-limit=5"];
     let Ok(Asked::Run(_, notes)) = ask(&args, &[("ETCD_MAX_SNAPSHOTS", "0")]) else { panic!() };
-    let begins = ["--backend-batch-limit: ", "--enable-grpc-gateway: ", "ETCD_MAX_SNAPSHOTS: "];
+    let begins = ["--backend-batch-limit: ", "ETCD_MAX_SNAPSHOTS: "];
     for (warning, begin) in notes.warnings.iter().zip(begins) {
         assert!(warning.starts_with(begin), "{warning}");
     }
-    assert_eq!(notes.warnings.len(), 4);
+    assert_eq!(notes.warnings.len(), 3);
     let usual = ["--max-wals=5", "--backend-batch-interval=100ms", "--enable-grpc-gateway=false"];
     let Ok(Asked::Run(_, notes)) = ask(&usual, &[]) else { panic!("refused") };
     assert_eq!(notes, Notes::default());
