@@ -3,7 +3,9 @@
 //! Used by every room above; knows the store's buckets and nothing of raft, sockets or threads.
 
 pub mod alarm;
+pub mod change;
 pub mod downgrade;
 pub mod identity;
 pub mod member;
+pub mod strict;
 pub mod version;

@@ -16,8 +16,35 @@ use crate::tls::{self, Tls};
 
 /// etcd's BootstrapTimeoutEffective.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// What etcd gives each URL when it asks whom it joins.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer taken; a member's record is a few hundred bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// What a peer says of its cluster.
+pub(super) struct RemoteCluster {
+    pub(super) id: u64,
+    pub(super) members: Vec<Member>,
+}
+
+/// What the first peer that answers at one of these URLs says (etcd `GetClusterFromRemotePeers`).
+///
+/// # Errors
+/// etcd's text if nobody answers.
+pub(super) fn cluster(mut urls: Vec<&String>, tls: &Tls) -> Result<RemoteCluster, String> {
+    urls.sort();
+    for url in urls {
+        let Some((Some(id), members)) = ask(url, tls, ASK_TIMEOUT) else {
+            tracing::warn!(address = format!("{url}/members"), "failed to get cluster response");
+            continue;
+        };
+        if members.is_empty() {
+            return Err("failed to get raft cluster member(s) from the given URLs".to_owned());
+        }
+        return Ok(RemoteCluster { id, members });
+    }
+    Err("could not retrieve cluster information from the given URLs".to_owned())
+}
 
 /// True if a peer of the initial cluster says that this member has published itself before.
 pub(super) fn is_bootstrapped(config: &Config, tls: &Tls, own_id: u64) -> bool {
@@ -25,7 +52,7 @@ pub(super) fn is_bootstrapped(config: &Config, tls: &Tls, own_id: u64) -> bool {
     let mut urls: Vec<&String> = others.flat_map(|(_, urls)| urls).collect();
     urls.sort();
     // The first that answers counts, as in etcd.
-    urls.into_iter().find_map(|url| members(url, tls)).is_some_and(|members| {
+    urls.into_iter().find_map(|url| ask(url, tls, TIMEOUT)).is_some_and(|(_, members)| {
         members.iter().any(|member| member.id == own_id && !member.client_urls.is_empty())
     })
 }
@@ -46,14 +73,15 @@ pub(super) fn resolved(text: &str) -> Result<String, String> {
     }
 }
 
-/// The members as the peer at this URL knows them; `None` if it does not answer.
-fn members(url: &str, tls: &Tls) -> Option<Vec<Member>> {
+/// The cluster's ID and the members as the peer at this URL knows them; `None` if it does not
+/// answer.
+fn ask(url: &str, tls: &Tls, timeout: Duration) -> Option<(Option<u64>, Vec<Member>)> {
     let parsed = ListenUrl::parse(url).ok()?;
     let ListenUrl::Tcp { tls: is_tls, host, port } = &parsed else { return None };
     let address = (host.as_str(), *port).to_socket_addrs().ok()?.next()?;
-    let mut socket = TcpStream::connect_timeout(&address, TIMEOUT).ok()?;
-    socket.set_read_timeout(Some(TIMEOUT)).ok()?;
-    socket.set_write_timeout(Some(TIMEOUT)).ok()?;
+    let mut socket = TcpStream::connect_timeout(&address, timeout).ok()?;
+    socket.set_read_timeout(Some(timeout)).ok()?;
+    socket.set_write_timeout(Some(timeout)).ok()?;
     let authority = parsed.authority();
     let request =
         format!("GET /members HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
@@ -73,7 +101,12 @@ fn members(url: &str, tls: &Tls) -> Option<Vec<Member>> {
     }
     // Chunked or not, the array is all that has brackets at its ends.
     let json = body.get(body.find('[')?..=body.rfind(']')?)?;
-    serde_json::from_str(json).ok()
+    let id = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_id = name.eq_ignore_ascii_case("x-etcd-cluster-id");
+        is_id.then(|| u64::from_str_radix(value.trim(), 16).ok()).flatten()
+    });
+    Some((id, serde_json::from_str(json).ok()?))
 }
 
 /// A request and what is answered, over TLS, until the other side ends.

@@ -17,6 +17,7 @@ use etcore_raftlog::peer::{
 use prost::Message;
 
 use super::Replica;
+use super::changes::{Asked, PROMOTE_PREFIX};
 use super::lease_service::BATCH_PATH;
 use super::lease_service::{Requester, Waiting, written_keys};
 use super::snapshots::{PART_PATH, PartAsked};
@@ -55,6 +56,8 @@ pub(super) enum Purpose {
     /// A batch, and whom it was sent to.
     Leases(u64, Vec<Waiting>),
     Version(u64),
+    /// A learner is to be promoted by the leader.
+    Promotion(Asked),
     /// The next part of the snapshot that is being received under this number.
     SnapshotPart(PartAsked),
 }
@@ -85,7 +88,7 @@ impl PeerRequests {
         match &purpose {
             Purpose::Lease(_) => self.singles += 1,
             Purpose::Leases(..) => self.batches += 1,
-            Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+            Purpose::Version(_) | Purpose::SnapshotPart(_) | Purpose::Promotion(_) => {}
         }
         self.out.insert(request.token, purpose);
         self.requests.push(request);
@@ -108,7 +111,7 @@ impl PeerRequests {
         match &purpose {
             Purpose::Lease(_) => self.singles -= 1,
             Purpose::Leases(..) => self.batches -= 1,
-            Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+            Purpose::Version(_) | Purpose::SnapshotPart(_) | Purpose::Promotion(_) => {}
         }
         Some(purpose)
     }
@@ -196,7 +199,7 @@ impl Replica {
             match purpose {
                 Purpose::Lease(waiting) => self.leases.queue([waiting]),
                 Purpose::Leases(_, batch) => self.leases.queue(batch),
-                Purpose::Version(_) | Purpose::SnapshotPart(_) => {}
+                Purpose::Version(_) | Purpose::SnapshotPart(_) | Purpose::Promotion(_) => {}
             }
         }
         self.leases.take_back();
@@ -222,6 +225,7 @@ impl Replica {
         let answer = answer.ok();
         match self.peer_requests.take_ended(token) {
             None => {}
+            Some(Purpose::Promotion(asked)) => self.promotion_answered(asked, answer),
             Some(Purpose::SnapshotPart(asked)) => self.part_answered(asked, answer),
             Some(Purpose::Version(member)) => {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
@@ -246,6 +250,10 @@ impl Replica {
         let IncomingRequest { conn, method, target, body } = asked;
         if let Some((PART_PATH, query)) = target.split_once('?') {
             return self.asked_for_part(conn, &method, query);
+        }
+        if let Some(id) = target.strip_prefix(PROMOTE_PREFIX) {
+            let id = id.split_once('?').map_or(id, |(id, _)| id);
+            return self.asked_to_promote(conn, &method, id);
         }
         if method != "POST" {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());
