@@ -19,7 +19,6 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use etcore_engine::seeded_bug::{SeededBug, is_on};
 use etcore_proto::raftpb;
-use prost::Message as _;
 use raft::eraftpb;
 use raft::{RawNode, SnapshotStatus, StateRole};
 
@@ -153,7 +152,7 @@ impl Node {
         }
         let from = message.from;
         self.doubt_candidate(&message);
-        let result = self.raw.step(message);
+        let result = self.step_raw(message);
         self.set_election_timeout();
         match result {
             Ok(()) => Ok(()),
@@ -189,18 +188,6 @@ impl Node {
             entries.push(eraftpb::Entry { data, ..Default::default() });
         }
         self.propose_entries(entries)
-    }
-
-    /// Proposes a change of one member. The leader takes one change at a time: while another is
-    /// not applied, it appends an empty entry instead.
-    pub fn propose_conf_change(
-        &mut self,
-        change: &raftpb::ConfChange,
-    ) -> Result<Proposed, ProposeError> {
-        let mut entry =
-            eraftpb::Entry { data: change.encode_to_vec().into(), ..Default::default() };
-        entry.set_entry_type(eraftpb::EntryType::EntryConfChange);
-        self.propose_entries(vec![entry])
     }
 
     /// Takes a read ticket: [`Effects::reads`] will name it with an index. False if too many wait.
@@ -270,40 +257,6 @@ impl Node {
             self.raw.advance_apply_to(index);
             self.raw.mut_store().evict(index);
         }
-    }
-
-    /// Applies a committed configuration change. Must be called for each, in order, before
-    /// [`Node::on_applied`] reports it; a change that the application refuses is left out.
-    pub fn apply_conf_change(
-        &mut self,
-        kind: EntryKind,
-        data: &Bytes,
-    ) -> Result<raftpb::ConfState, NodeError> {
-        const UNREADABLE: NodeError = NodeError::ConfChange("a change that cannot be parsed");
-        let change = match kind {
-            EntryKind::Normal => return Err(NodeError::ConfChange("no configuration change")),
-            EntryKind::ConfChange => {
-                let change = raftpb::ConfChange::decode(data.clone()).map_err(|_| UNREADABLE)?;
-                conf_change::v1(&change)
-            }
-            EntryKind::ConfChangeV2 => {
-                let change = raftpb::ConfChangeV2::decode(data.clone()).map_err(|_| UNREADABLE)?;
-                conf_change::v2(&change)
-            }
-        };
-        if let Some(change) = change.map_err(NodeError::ConfChange)? {
-            self.raw
-                .apply_conf_change(&change)
-                .map_err(|error| NodeError::Raft(error.to_string()))?;
-            let raft = &mut self.raw.raft;
-            if raft.state == StateRole::Leader && !raft.promotable() {
-                // raft-rs lets a removed leader go on leading.
-                let term = raft.term;
-                raft.become_follower(term, raft::INVALID_ID);
-            }
-            self.set_election_timeout();
-        }
-        Ok(self.conf_state())
     }
 
     /// The term of an entry that the log still knows.
@@ -429,7 +382,7 @@ impl Node {
         message.set_msg_type(eraftpb::MessageType::MsgPropose);
         message.set_entries(entries.into());
         let is_member = raft.prs().get(raft.id).is_some();
-        match self.raw.step(message) {
+        match self.step_raw(message) {
             Ok(()) if leads => Ok(Proposed::Appended { first, term, count }),
             Ok(()) => Ok(Proposed::Forwarded { leader, count }),
             Err(raft::Error::ProposalDropped) if leads && is_member => {

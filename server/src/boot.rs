@@ -31,11 +31,13 @@ use crate::front::{Door, Serves};
 use crate::lease::{self, Attachments, Lessor};
 use crate::limits;
 use crate::net::{self, BindOptions};
+use crate::replica::REMOVED;
 use crate::sys;
 use crate::tls::Tls;
 
 pub(crate) mod assemble;
 mod corruption;
+mod joining;
 mod received;
 mod remote;
 mod threads;
@@ -313,10 +315,17 @@ fn recover(config: &Config, tls: &Tls, member_dir: &Path) -> Result<Recovered, B
         tracing::warn!("--unsafe-no-fsync: what was acknowledged may be lost with the power");
     }
     let nonce = boot_nonce();
+    let mut joined = None;
     if segments(&mut log_disk, log_dir(config))?.is_empty() {
-        check_founding(config, tls)?;
+        if config.joins_existing {
+            joined = Some(joining::ask(config, tls).map_err(BootError::Cluster)?);
+        } else {
+            check_founding(config, tls)?;
+        }
     }
-    let mut stored = open_stored(config, nonce, member_dir, &mut page_disk, &mut log_disk)?;
+    let disks: (&mut dyn Disk, &mut dyn Disk) = (&mut page_disk, &mut log_disk);
+    let mut stored = open_stored_as(config, nonce, member_dir, disks, joined)?;
+    refuse_removed(&stored)?;
     defragment_at_start(config, &mut stored);
     Ok(Recovered { stored, nonce, page_disk, log_disk })
 }
@@ -354,6 +363,21 @@ pub fn open_stored(
     page_disk: &mut dyn Disk,
     log_disk: &mut dyn Disk,
 ) -> Result<Stored, BootError> {
+    open_stored_as(config, nonce, member_dir, (page_disk, log_disk), None)
+}
+
+/// As [`open_stored`]; a new member joins a running cluster as the one it is `joined` as there, and
+/// founds its part of a new one otherwise. The disks are the page file's and the log's.
+///
+/// # Errors
+/// As [`open_stored`].
+pub fn open_stored_as(
+    config: &Config,
+    nonce: u64,
+    member_dir: &Path,
+    (page_disk, log_disk): (&mut dyn Disk, &mut dyn Disk),
+    joined: Option<Identity>,
+) -> Result<Stored, BootError> {
     let stored = |error: &dyn std::fmt::Display| BootError::Stored(error.to_string());
     let dir = log_dir(config);
     received::settle(member_dir, dir, page_disk, log_disk)?;
@@ -367,15 +391,11 @@ pub fn open_stored(
     let lessor = recover_leases(config, &store, attachments)?;
     let is_new = segments.is_empty();
     if is_new {
-        if store.applied().0.0 > 0 {
-            return Err(BootError::Stored(format!(
-                "{}: the page file has applied entry {}, but the log is gone; restore this member \
-                 from a snapshot",
-                member_dir.display(),
-                store.applied().0
-            )));
+        refuse_lost_log(member_dir, &store)?;
+        match joined {
+            Some(identity) => create_empty_log(config, identity, log_disk)?,
+            None => create_log(config, own_member_id(config), log_disk)?,
         }
-        create_log(config, own_member_id(config), log_disk)?;
     }
     let (index, term) = store.applied();
     let conf_state = raftpb::ConfState::decode(store.conf_state())
@@ -423,6 +443,19 @@ pub fn open_stored(
         "recovered the member's data"
     );
     Ok(Stored { store, lessor, checkpointer, log, member_id, cluster_id, nonce })
+}
+
+/// Without its log a member can start only with a page file that has nothing of one.
+fn refuse_lost_log(member_dir: &Path, store: &Store) -> Result<(), BootError> {
+    let applied = store.applied().0;
+    if applied.0 == 0 {
+        return Ok(());
+    }
+    Err(BootError::Stored(format!(
+        "{}: the page file has applied entry {applied}, but the log is gone; restore this member \
+         from a snapshot",
+        member_dir.display(),
+    )))
 }
 
 /// The page file must be that of the log's member, or of nobody yet.
@@ -522,13 +555,6 @@ fn boot_nonce() -> u64 {
 
 /// Whether this member, which has no log, may found a new cluster, or its part of it.
 fn check_founding(config: &Config, tls: &Tls) -> Result<(), BootError> {
-    if config.joins_existing {
-        return Err(BootError::Cluster(
-            "--initial-cluster-state=existing: joining a running cluster is not there yet; start \
-             all members of a new cluster with --initial-cluster-state=new"
-                .to_owned(),
-        ));
-    }
     cluster::verify_bootstrap(config, remote::resolved).map_err(BootError::Cluster)?;
     let own_id = own_member_id(config);
     if remote::is_bootstrapped(config, tls, own_id) {
@@ -557,6 +583,32 @@ fn create_log(config: &Config, own_id: u64, disk: &mut dyn Disk) -> Result<(), B
     let log =
         NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
     wal::create(disk, log_dir(config), log).map_err(|error| BootError::Stored(error.to_string()))
+}
+
+/// The log of a member that joins: nothing but whose it is. The others give it the rest.
+fn create_empty_log(
+    config: &Config,
+    identity: Identity,
+    disk: &mut dyn Disk,
+) -> Result<(), BootError> {
+    let Identity { cluster_id, member_id } = identity;
+    let metadata = raftpb::Metadata { node_id: Some(member_id), cluster_id: Some(cluster_id) };
+    let (entries, hard_state) = bootstrap(&[]);
+    let log =
+        NewLog { metadata, entries: &entries, hard_state, segment_bytes: config.wal_segment_bytes };
+    wal::create(disk, log_dir(config), log).map_err(|error| BootError::Stored(error.to_string()))
+}
+
+/// A member that was removed from its cluster is never one of it again.
+fn refuse_removed(stored: &Stored) -> Result<(), BootError> {
+    let key = Member::bucket_key(stored.member_id);
+    if stored.store.bucket_get(Bucket::MembersRemoved, &key).is_none() {
+        return Ok(());
+    }
+    Err(BootError::Cluster(format!(
+        "{REMOVED}; data-dir used by this member must be removed (member {:x})",
+        stored.member_id
+    )))
 }
 
 #[cfg(test)]

@@ -61,6 +61,10 @@ pub struct Config {
     pub initial_cluster: cluster::InitialCluster,
     /// `--initial-cluster-state=existing`.
     pub joins_existing: bool,
+    /// `--max-learners`.
+    pub learners_max: usize,
+    /// `--strict-reconfig-check`.
+    pub strict_reconfig_check: bool,
     /// `--initial-cluster-token`.
     pub initial_cluster_token: String,
     /// `--initial-election-tick-advance`.

@@ -49,6 +49,14 @@ pub const CONNECTION_PROPOSAL_BYTES: usize = 128 << 10;
 /// Proposals of one front that timed out before the replica took them; from so many on, and above
 /// [`PENDING_PROPOSAL_BYTES`] of them, further proposals answer `too many requests`.
 pub const ABANDONED_PROPOSALS: usize = 4096;
+/// Changes of the members that wait for their turn, or for being applied; more are answered
+/// `too many requests`.
+pub const MEMBER_CHANGES: usize = 64;
+/// How long a member that was removed goes on, for what it still owes to others (etcd: the same).
+pub const REMOVED_MS: u64 = 1000;
+/// A member counts as connected once it has been so for this long, where a change of the members
+/// depends on it (etcd: HealthInterval).
+pub const HEALTHY_MS: u64 = 5000;
 /// Connections of one front; more are closed at once.
 pub const CONNECTIONS: usize = 64 << 10;
 /// Requests of one connection of which is remembered whose pages may read their responses, where

@@ -126,6 +126,10 @@ pub struct Metrics {
     pub auth_revision: Level,
     /// `etcd_server_is_learner`.
     pub is_learner: Level,
+    /// `etcd_server_learner_promote_successes`: a counter in the text.
+    pub promotions: Level,
+    /// `etcd_server_learner_promote_failures`, by reason: counters in the text.
+    promotion_failures: Family<Labels, Level>,
     /// `etcd_cluster_version`; none until it is known.
     cluster_version: Family<Labels, Level>,
     /// `etcd_server_feature_enabled`, by name and stage.
@@ -337,6 +341,16 @@ impl Metrics {
                 "etcd_debugging_auth_revision",
                 "The current revision of auth store.",
             ),
+            promotions: level(
+                &mut r,
+                "etcd_server_learner_promote_successes",
+                "The total number of successful learner promotions while this member is leader.",
+            ),
+            promotion_failures: family(
+                &mut r,
+                "etcd_server_learner_promote_failures",
+                "The total number of failed learner promotions (likely learner not ready) while this member is leader.",
+            ),
             is_learner: level(
                 &mut r,
                 "etcd_server_is_learner",
@@ -378,9 +392,12 @@ impl Metrics {
         // A page is rendered in one go.
         let help = "Current number of scrapes being served.";
         level(r, "promhttp_metric_handler_requests_in_flight", help).set(1);
-        let help = "The total number of successful learner promotions while this member is leader.";
-        level(r, "etcd_server_learner_promote_successes", help).set(0);
         self
+    }
+
+    /// A learner was not promoted.
+    pub fn promotion_failed(&self, reason: &str) {
+        self.promotion_failures.get_or_create(&vec![("Reason", reason.to_owned())]).inc();
     }
 
     /// The version of the cluster is this one from now on.

@@ -347,6 +347,7 @@ impl Peers {
             return;
         }
         self.members = view.members.clone();
+        self.transport.set_removed(view.removed.iter().copied());
         let members = self.members.iter().map(|member| (member.id, member.peer_urls.as_slice()));
         self.transport.set_members(members);
         self.prober.keep(self.members.iter().map(|member| member.id));
@@ -510,7 +511,7 @@ impl Peers {
 
     fn take_request(&mut self, incoming: IncomingRequest) {
         let path = incoming.target.split('?').next().unwrap_or_default();
-        if REPLICA_PATHS.contains(&path) {
+        if REPLICA_PATHS.contains(&path) || path.starts_with(crate::replica::PROMOTE_PREFIX) {
             return self.incoming.push_back(incoming);
         }
         let now = self.shared.clock.unix();

@@ -22,6 +22,7 @@
 //! | `checkpoints`, `compaction`, `space`, `alarms`, `hashes` | the page file's upkeep |
 //! | `auto_compactor` | compactions that nobody asks for |
 //! | `peer_queue`, `peer_requests`, `versions` | messages and questions of peers |
+//! | `changes`, `membership` | changes of the members, on their way and applied |
 //! | `transfer`, `failover`, `watchdog` | who leads |
 //! | `snapshots` | states of the store for members that lag behind |
 
@@ -48,6 +49,7 @@ mod apply;
 mod authing;
 mod auto_compactor;
 mod backlog;
+mod changes;
 mod checkpoints;
 mod compaction;
 mod corruption;
@@ -82,10 +84,13 @@ use crate::lease::Lessor;
 use alarms::QuotaWatch;
 use applier::Applier;
 use auto_compactor::AutoCompactor;
+use changes::Changes;
+pub use changes::PROMOTE_PREFIX;
 use checkpoints::Checkpoints;
 use compaction::Compactions;
 use corruption::Corruption;
 use ending::Ending;
+pub use ending::REMOVED;
 use failover::Failover;
 use hashes::Hashes;
 use intake::Intake;
@@ -174,6 +179,7 @@ pub struct Replica {
     peer_queue: PeerQueue,
     peer_requests: PeerRequests,
     versions: Versions,
+    changes: Changes,
     transfer: Transfer,
     failover: Failover,
     watchdog: Watchdog,
@@ -232,6 +238,7 @@ impl Replica {
             peer_queue: PeerQueue::default(),
             peer_requests: PeerRequests::default(),
             versions: Versions::default(),
+            changes: Changes::default(),
             transfer: Transfer::default(),
             failover: Failover::default(),
             watchdog: Watchdog::default(),
@@ -260,6 +267,7 @@ impl Replica {
         self.step_messages();
         self.confirm_lease_requests();
         self.propose_member();
+        self.propose_changes();
         self.take_requests();
     }
 
@@ -324,6 +332,7 @@ impl Replica {
         self.watch_work();
         self.tick_snapshots();
         self.expire_proposals();
+        self.expire_changes();
         self.monitor_version();
         self.compare_data();
         if cfg!(debug_assertions) {

@@ -28,6 +28,8 @@ pub(super) struct Link {
     /// Not a member yet: it is only answered.
     pub(super) is_remote: bool,
     pub(super) is_active: bool,
+    /// It is a member no longer, and its links end then.
+    pub(super) leaves_ms: Option<u64>,
     pub(super) readers: [ReadEnd; 2],
     pub(super) writers: [WriteEnd; 2],
     pub(super) lanes: [LaneEnd; Lane::ALL.len()],
@@ -99,6 +101,7 @@ impl Link {
             picked: 0,
             is_remote,
             is_active: false,
+            leaves_ms: None,
             readers: Default::default(),
             writers: Default::default(),
             lanes: Default::default(),

@@ -40,6 +40,8 @@ const SERVER_IDLE_MS: u64 = 60_000;
 const ENDED_MS: u64 = 5_000;
 /// Dropped messages are spoken of this often.
 const SAY_DROPPED_MS: u64 = 1000;
+/// The links to a member that was removed are closed after this.
+const LEAVE_MS: u64 = 500;
 /// Timeouts are looked at this often.
 const TICK_MS: u64 = 100;
 /// A gap between two ticks that is the machine's doing and not the peers'.
@@ -145,7 +147,11 @@ impl Transport {
             .map(|link| link.id)
             .collect();
         for peer in gone {
-            self.remove(peer);
+            // What it is owed is still sent: that it is a member no longer, among it.
+            let leave_ms = self.now_ms + LEAVE_MS;
+            if let Some(link) = self.link(peer) {
+                link.leaves_ms.get_or_insert(leave_ms);
+            }
             self.removed.insert(peer);
         }
         for (peer, urls) in wanted {
@@ -156,6 +162,7 @@ impl Transport {
                     self.event(Event::Added { peer });
                 }
                 Some(link) => {
+                    link.leaves_ms = None;
                     let was_remote = std::mem::replace(&mut link.is_remote, false);
                     if link.urls() != urls {
                         link.set_urls(urls.to_vec());
@@ -167,6 +174,11 @@ impl Transport {
             }
         }
         self.dial_streams();
+    }
+
+    /// Who was a member at some time, also before this start: such a one is told so.
+    pub fn set_removed(&mut self, ids: impl Iterator<Item = u64>) {
+        self.removed.extend(ids);
     }
 
     /// Sends messages, each to the member it names; those to nobody known are dropped, as etcd
@@ -333,6 +345,9 @@ impl Transport {
                 self.end(id, reason);
             }
         }
+        let is_over = |link: &&Link| link.leaves_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        let gone: Vec<u64> = self.links.iter().filter(is_over).map(|link| link.id).collect();
+        gone.into_iter().for_each(|peer| self.remove(peer));
         self.expire_jobs();
         self.probe();
         self.dial_streams();

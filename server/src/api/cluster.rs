@@ -1,13 +1,23 @@
-//! The Cluster service: the list of members.
+//! The Cluster service: the list of members, and changes of it.
+//!
+//! Changes are read here, given their IDs, and passed to the replica, which checks, proposes and
+//! answers them.
 
+use std::time::UNIX_EPOCH;
+
+use etcore_proto::error::EtcdError;
 use etcore_proto::grpc::Message;
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message as _;
 
 use super::Cx;
-use super::call::{Call, Outcome, decode};
-use super::pending::CallKind;
+use super::call::{Call, Outcome, Refusal, decode};
+use super::pending::{CallKind, PendingCall, To};
+use crate::channel::ToReplica;
+use crate::cluster::change::Change;
+use crate::cluster::identity;
 use crate::cluster::member::Member;
+use crate::config::url;
 use crate::replies::CallId;
 
 impl Cx<'_> {
@@ -18,6 +28,53 @@ impl Cx<'_> {
         }
         answer_member_list(self, call.id);
         Ok(())
+    }
+
+    pub(super) fn member_add(&mut self, call: Call, message: Message) -> Outcome {
+        let request: pb::MemberAddRequest = decode(message.into_bytes())?;
+        let peer_urls =
+            url::peer_urls(&request.peer_ur_ls).map_err(|_| EtcdError::MemberBadUrls)?;
+        let unix = self.api.shared.clock.unix().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let member = Member {
+            id: identity::added_member_id(&peer_urls, unix.as_secs()),
+            peer_urls,
+            is_learner: request.is_learner,
+            ..Default::default()
+        };
+        self.change_members(call, Change::Add(member))
+    }
+
+    pub(super) fn member_remove(&mut self, call: Call, message: Message) -> Outcome {
+        let request: pb::MemberRemoveRequest = decode(message.into_bytes())?;
+        self.change_members(call, Change::Remove(request.id))
+    }
+
+    /// The URLs are taken as they come, as etcd takes them.
+    pub(super) fn member_update(&mut self, call: Call, message: Message) -> Outcome {
+        let request: pb::MemberUpdateRequest = decode(message.into_bytes())?;
+        let change = Change::Update { id: request.id, peer_urls: request.peer_ur_ls };
+        self.change_members(call, change)
+    }
+
+    pub(super) fn member_promote(&mut self, call: Call, message: Message) -> Outcome {
+        let request: pb::MemberPromoteRequest = decode(message.into_bytes())?;
+        self.change_members(call, Change::Promote(request.id))
+    }
+
+    fn change_members(&mut self, call: Call, change: Change) -> Outcome {
+        self.new_proposal()?;
+        let limit_ms = self.api.now_ms + self.api.shared.config.request_timeout_ms();
+        let asked_ms = call.deadline_ms.unwrap_or(u64::MAX);
+        let pending = PendingCall {
+            to: To::Call(call),
+            kind: CallKind::ChangeMembers,
+            deadline_ms: asked_ms.min(limit_ms),
+            client_deadline: asked_ms < limit_ms,
+            bytes: 0,
+        };
+        let slot = self.api.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;
+        self.api.outbox.push(ToReplica::ChangeMembers { slot, change });
+        Err(Refusal::Waiting)
     }
 }
 

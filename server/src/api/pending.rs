@@ -96,6 +96,8 @@ pub(super) enum CallKind {
     Defragment,
     /// A change of the leader.
     MoveLeader,
+    /// A change of the members.
+    ChangeMembers,
     /// A health check.
     Health(Box<HealthCheck>),
     /// A RangeStream that waits for its linearizable point.

@@ -159,6 +159,7 @@ impl Cx<'_> {
             | CallKind::HashKv
             | CallKind::Defragment
             | CallKind::MoveLeader
+            | CallKind::ChangeMembers
             | CallKind::Lease(_)
             | CallKind::Health(_) => Ok(()),
         };
@@ -221,6 +222,10 @@ impl Cx<'_> {
                 }
                 // etcd proposes it, as it does what changes alarms.
                 (CallKind::AlarmList(_), to) => {
+                    let error = self.api.proposal_timed_out(left.deadline_ms, left.client_deadline);
+                    self.fail_to(to, &error.into());
+                }
+                (CallKind::ChangeMembers, to) => {
                     let error = self.api.proposal_timed_out(left.deadline_ms, left.client_deadline);
                     self.fail_to(to, &error.into());
                 }

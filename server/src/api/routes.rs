@@ -194,6 +194,25 @@ const METHODS: &[Method] = &[
     stream!("/etcdserverpb.Watch/Watch", Read, open_watch, watch_message),
     unary!("/etcdserverpb.Auth/AuthStatus", Own, is_empty, auth_status).timed("AuthStatus"),
     unary!("/etcdserverpb.Cluster/MemberList", Own, is::<pb::MemberListRequest>, member_list),
+    unary!("/etcdserverpb.Cluster/MemberAdd", Root, is::<pb::MemberAddRequest>, member_add),
+    unary!(
+        "/etcdserverpb.Cluster/MemberRemove",
+        Root,
+        is::<pb::MemberRemoveRequest>,
+        member_remove
+    ),
+    unary!(
+        "/etcdserverpb.Cluster/MemberUpdate",
+        Root,
+        is::<pb::MemberUpdateRequest>,
+        member_update
+    ),
+    unary!(
+        "/etcdserverpb.Cluster/MemberPromote",
+        Root,
+        is::<pb::MemberPromoteRequest>,
+        member_promote
+    ),
     // etcd asks for a name. As long as none can be given here, whoever looks after the member is
     // told of it all the same.
     unary!("/etcdserverpb.Maintenance/Status", None, is_empty, status).on_learner(OnLearner::Yes),

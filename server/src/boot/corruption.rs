@@ -81,7 +81,7 @@ fn is_same(shared: &Shared, own: &KvHash, member: &Member, timeout: Duration) ->
             timeout,
         };
         outcome = remote::ask(url, &shared.tls, &question)
-            .map_or(Err(NoHash::NoResponse), |(status, body)| hashkv::read(status, &body));
+            .map_or(Err(NoHash::NoResponse), |answer| hashkv::read(answer.status, &answer.body));
         match &outcome {
             Ok(_) => break,
             Err(error) => tracing::warn!(

@@ -16,8 +16,35 @@ use crate::tls::{self, Tls};
 
 /// etcd's BootstrapTimeoutEffective.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// What etcd gives each URL when it asks whom it joins.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer taken; a member's record is a few hundred bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// What a peer says of its cluster.
+pub(super) struct RemoteCluster {
+    pub(super) id: u64,
+    pub(super) members: Vec<Member>,
+}
+
+/// What the first peer that answers at one of these URLs says (etcd `GetClusterFromRemotePeers`).
+///
+/// # Errors
+/// etcd's text if nobody answers.
+pub(super) fn cluster(mut urls: Vec<&String>, tls: &Tls) -> Result<RemoteCluster, String> {
+    urls.sort();
+    for url in urls {
+        let Some((Some(id), members)) = ask_members(url, tls, ASK_TIMEOUT) else {
+            tracing::warn!(address = format!("{url}/members"), "failed to get cluster response");
+            continue;
+        };
+        if members.is_empty() {
+            return Err("failed to get raft cluster member(s) from the given URLs".to_owned());
+        }
+        return Ok(RemoteCluster { id, members });
+    }
+    Err("could not retrieve cluster information from the given URLs".to_owned())
+}
 
 /// True if a peer of the initial cluster says that this member has published itself before.
 pub(super) fn is_bootstrapped(config: &Config, tls: &Tls, own_id: u64) -> bool {
@@ -25,7 +52,7 @@ pub(super) fn is_bootstrapped(config: &Config, tls: &Tls, own_id: u64) -> bool {
     let mut urls: Vec<&String> = others.flat_map(|(_, urls)| urls).collect();
     urls.sort();
     // The first that answers counts, as in etcd.
-    urls.into_iter().find_map(|url| members(url, tls)).is_some_and(|members| {
+    urls.into_iter().find_map(|url| ask_members(url, tls, TIMEOUT)).is_some_and(|(_, members)| {
         members.iter().any(|member| member.id == own_id && !member.client_urls.is_empty())
     })
 }
@@ -46,14 +73,12 @@ pub(super) fn resolved(text: &str) -> Result<String, String> {
     }
 }
 
-/// The members as the peer at this URL knows them; `None` if it does not answer.
-fn members(url: &str, tls: &Tls) -> Option<Vec<Member>> {
-    let question = Question { path: "/members", cluster: 0, body: b"", timeout: TIMEOUT };
-    let (status, body) = ask(url, tls, &question)?;
-    if status != 200 {
-        return None;
-    }
-    serde_json::from_slice(&body).ok()
+/// The cluster's ID and the members as the peer at this URL knows them; `None` if it does not
+/// answer.
+fn ask_members(url: &str, tls: &Tls, timeout: Duration) -> Option<(Option<u64>, Vec<Member>)> {
+    let question = Question { path: "/members", cluster: 0, body: b"", timeout };
+    let answer = ask(url, tls, &question).filter(|answer| answer.status == 200)?;
+    Some((answer.cluster, serde_json::from_slice(&answer.body).ok()?))
 }
 
 /// A GET to a peer's HTTP handlers.
@@ -66,6 +91,16 @@ pub(super) struct Question<'a> {
     pub(super) body: &'a [u8],
     /// How long each step may take.
     pub(super) timeout: Duration,
+}
+
+/// A peer's answer.
+pub(super) struct Answer {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// The cluster that the peer is of, if it says so.
+    pub(super) cluster: Option<u64>,
+    /// JSON or text.
+    pub(super) body: Vec<u8>,
 }
 
 impl Question<'_> {
@@ -85,8 +120,8 @@ impl Question<'_> {
     }
 }
 
-/// The status and the JSON or text that the peer at this URL answers; `None` if it does not.
-pub(super) fn ask(url: &str, tls: &Tls, question: &Question<'_>) -> Option<(u16, Vec<u8>)> {
+/// What the peer at this URL answers; `None` if it does not.
+pub(super) fn ask(url: &str, tls: &Tls, question: &Question<'_>) -> Option<Answer> {
     let parsed = ListenUrl::parse(url).ok()?;
     let ListenUrl::Tcp { tls: is_tls, host, port } = &parsed else { return None };
     let address = (host.as_str(), *port).to_socket_addrs().ok()?.next()?;
@@ -108,7 +143,12 @@ pub(super) fn ask(url: &str, tls: &Tls, question: &Question<'_>) -> Option<(u16,
     // Chunked or not, an array or an object is all that has brackets at its ends.
     let begin = body.find(['[', '{']).filter(|_| status == 200).unwrap_or(0);
     let end = body.rfind([']', '}']).filter(|_| status == 200).map_or(body.len(), |end| end + 1);
-    Some((status, body.get(begin..end)?.as_bytes().to_vec()))
+    let cluster = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_id = name.eq_ignore_ascii_case("x-etcd-cluster-id");
+        is_id.then(|| u64::from_str_radix(value.trim(), 16).ok()).flatten()
+    });
+    Some(Answer { status, cluster, body: body.get(begin..end)?.as_bytes().to_vec() })
 }
 
 /// A request and what is answered, over TLS, until the other side ends.

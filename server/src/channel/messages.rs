@@ -5,6 +5,7 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
 use super::HashRequester;
+use crate::cluster::change::Change;
 use crate::kv::answer::Answer;
 use crate::kv::pieces::Pieces;
 use crate::lease::TimeToLive;
@@ -36,6 +37,13 @@ pub enum ToReplica {
         slot: Slot,
         /// To this member.
         target: u64,
+    },
+    /// Changes the cluster's members; answered by a [`ToFront::Reply`].
+    ChangeMembers {
+        /// Who waits.
+        slot: Slot,
+        /// What is asked for.
+        change: Change,
     },
     /// Hashes everything. Answered in the front's queue of hashes, or refused by a
     /// [`ToFront::Reply`].

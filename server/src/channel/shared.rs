@@ -4,6 +4,7 @@
 //! Written by the replica (view, status) and read by the fronts. It must hold nothing that needs a
 //! lock on a request's path.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -68,6 +69,8 @@ pub struct MemberView {
     pub store: Arc<View>,
     /// The members of the cluster, ascending by ID.
     pub members: Arc<Vec<Member>>,
+    /// The IDs of those that were members once.
+    pub removed: Arc<BTreeSet<u64>>,
     /// `None` until the leader has set it.
     pub cluster_version: Option<Arc<str>>,
     /// This member is a learner.
@@ -107,6 +110,7 @@ impl MemberView {
         Self {
             store,
             members: Arc::default(),
+            removed: Arc::default(),
             cluster_version: None,
             is_learner: false,
             alarms: Arc::default(),

@@ -3,6 +3,12 @@
 
 use sha1::{Digest, Sha1};
 
+/// The ID of a member that joins a running cluster: of its peer URLs and the second in which it was
+/// added, since 1970 (etcd `computeMemberID` with an empty token and a time).
+pub fn added_member_id(peer_urls: &[String], unix_s: u64) -> u64 {
+    member_id(peer_urls, &unix_s.to_string())
+}
+
 /// The ID of a member of an initial cluster: SHA-1 of its sorted peer URLs and the cluster token.
 pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     let mut urls = peer_urls.to_vec();

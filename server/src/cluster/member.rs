@@ -5,7 +5,7 @@
 //! peer port.
 
 use etcore_proto::pb::etcdserverpb as pb;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One member (etcd `membership.Member`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +13,12 @@ pub struct Member {
     /// Member ID.
     pub id: u64,
     /// URLs its peers reach it at.
-    #[serde(rename = "peerURLs", default)]
+    #[serde(
+        rename = "peerURLs",
+        default,
+        serialize_with = "or_null",
+        deserialize_with = "not_null"
+    )]
     pub peer_urls: Vec<String>,
     /// Does not vote yet.
     #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
@@ -22,8 +27,22 @@ pub struct Member {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// URLs clients reach it at.
-    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "clientURLs",
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "not_null"
+    )]
     pub client_urls: Vec<String>,
+}
+
+/// Go writes a list that was never made as null.
+fn or_null<S: Serializer>(list: &[String], to: S) -> Result<S::Ok, S::Error> {
+    if list.is_empty() { to.serialize_none() } else { list.serialize(to) }
+}
+
+fn not_null<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::<Vec<String>>::deserialize(from)?.unwrap_or_default())
 }
 
 impl Member {
@@ -41,6 +60,11 @@ impl Member {
     /// The key in the `members` bucket (etcd `schema`: hexadecimal ID).
     pub fn bucket_key(id: u64) -> Vec<u8> {
         format!("{id:x}").into_bytes()
+    }
+
+    /// It has published itself at some time.
+    pub fn is_started(&self) -> bool {
+        !self.name.is_empty()
     }
 
     /// JSON as it stands in configuration changes and in the bucket.
@@ -72,5 +96,8 @@ mod tests {
         assert_eq!(member.to_json(), br#"{"id":5,"peerURLs":["http://a:1"],"name":"n"}"#);
         assert_eq!(Member::from_json(&member.to_json()).unwrap(), member);
         assert_eq!(Member::bucket_key(0x8e9e), b"8e9e");
+        let nowhere = Member { id: 5, ..Default::default() };
+        assert_eq!(nowhere.to_json(), br#"{"id":5,"peerURLs":null}"#);
+        assert_eq!(Member::from_json(&nowhere.to_json()).unwrap(), nowhere);
     }
 }

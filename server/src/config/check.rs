@@ -42,6 +42,9 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         initial_cluster: initial_cluster(values, &name)?,
         joins_existing: values.text("initial-cluster-state") == "existing",
         initial_election_tick_advance: values.bool("initial-election-tick-advance"),
+        // Less than none is as many as none.
+        learners_max: usize::try_from(values.int("max-learners")).unwrap_or(0),
+        strict_reconfig_check: values.bool("strict-reconfig-check"),
         initial_cluster_token: values.text("initial-cluster-token"),
         heartbeat: Duration::from_millis(heartbeat_ms),
         election: Duration::from_millis(election_ms),

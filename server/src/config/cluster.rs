@@ -48,14 +48,30 @@ pub fn verify_bootstrap(
     resolve: impl Fn(&str) -> Result<String, String>,
 ) -> Result<(), String> {
     let name = &config.name;
-    let Some(listed) = config.initial_cluster.get(name) else {
-        return Err(format!(
-            "couldn't find local name {name:?} in the initial cluster configuration"
-        ));
-    };
+    let listed = own_urls(config)?;
     if let Err(why) = same_addresses(&config.advertise_peer_urls, listed, resolve) {
         return Err(not_advertised(name, listed, &config.advertise_peer_urls, &why));
     }
+    check_duplicates(config)
+}
+
+/// Checks what a member that joins a running cluster says of it.
+///
+/// # Errors
+/// etcd's texts (`VerifyJoinExisting`).
+pub fn verify_join(config: &Config) -> Result<(), String> {
+    own_urls(config)?;
+    check_duplicates(config)
+}
+
+fn own_urls(config: &Config) -> Result<&Vec<String>, String> {
+    let name = &config.name;
+    config.initial_cluster.get(name).ok_or_else(|| {
+        format!("couldn't find local name {name:?} in the initial cluster configuration")
+    })
+}
+
+fn check_duplicates(config: &Config) -> Result<(), String> {
     let mut all: Vec<&String> = config.initial_cluster.values().flatten().collect();
     let count = all.len();
     all.sort();
@@ -67,7 +83,11 @@ pub fn verify_bootstrap(
     Ok(())
 }
 
-fn same_addresses(
+/// Whether two lists of URLs lead to the same addresses; the second one is sorted.
+///
+/// # Errors
+/// In what they differ.
+pub fn same_addresses(
     advertised: &[String],
     listed: &[String],
     resolve: impl Fn(&str) -> Result<String, String>,

@@ -318,7 +318,7 @@ const CLUSTERING: &[Flag] = &[
         "strict-reconfig-check",
         Bool,
         "true",
-        Moot(&["true"], "changes of members that would cost the quorum are refused all the same"),
+        Served,
         "Refuse changes of members that would cost the quorum.",
     ),
     flag(
@@ -525,13 +525,7 @@ const FEATURES: &[Flag] = &[
         Served,
         "Free space in the page file that is worth a defragmentation at the start; 0 never does.",
     ),
-    flag(
-        "max-learners",
-        Int,
-        "1",
-        Moot(&["1"], "members cannot be added yet, and learners neither"),
-        "Learners that a cluster may have.",
-    ),
+    flag("max-learners", Int, "1", Served, "Learners that a cluster may have."),
     flag(
         "compaction-sleep-interval",
         Duration,

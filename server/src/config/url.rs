@@ -110,6 +110,28 @@ pub fn parse_list(text: &str) -> Result<Vec<ListenUrl>, String> {
     text.split(',').map(|url| ListenUrl::parse(url.trim())).collect()
 }
 
+/// The peer URLs of a member that is to be added, sorted (etcd `types.NewURLs`, which takes no
+/// trailing slash).
+///
+/// # Errors
+/// What is wrong with them.
+pub fn peer_urls(list: &[String]) -> Result<Vec<String>, String> {
+    if list.is_empty() {
+        return Err("no valid URLs given".to_owned());
+    }
+    let mut urls = Vec::new();
+    for text in list {
+        let text = text.trim();
+        ListenUrl::parse(text)?;
+        if text.starts_with("http") && text.ends_with('/') {
+            return Err(format!("URL must not contain a path: {text}"));
+        }
+        urls.push(text.to_owned());
+    }
+    urls.sort();
+    Ok(urls)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +150,16 @@ mod tests {
         for text in ["http://[::1]:1", "https://a:1", "unix://a/b", "unixs://a:1"] {
             assert_eq!(parse(text).to_string(), text);
             assert_eq!(parse(text).is_tls(), asks_for_tls(text));
+        }
+    }
+
+    #[test]
+    fn peer_urls_are_sorted_and_have_no_path() {
+        let list = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+        let given = list(&[" http://b:1", "http://a:1"]);
+        assert_eq!(peer_urls(&given).unwrap(), list(&["http://a:1", "http://b:1"]));
+        for wrong in [&[][..], &["http://a:1/"], &["http://a"], &["a:1"], &["ftp://a:1"]] {
+            assert!(peer_urls(&list(wrong)).is_err(), "{wrong:?}");
         }
     }
 

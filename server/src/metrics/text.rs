@@ -14,7 +14,8 @@ pub enum Exposition {
 
 /// Counters whose names in etcd do not end in `_total`. OpenMetrics has no counters of such names:
 /// there they are gauges, which is what the registry takes them for.
-const COUNTERS: [&str; 7] = [
+const COUNTERS: [&str; 8] = [
+    "etcd_server_learner_promote_failures",
     "etcd_server_learner_promote_successes",
     "etcd_server_health_success",
     "etcd_server_health_failures",

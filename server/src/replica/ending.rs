@@ -4,9 +4,12 @@
 //! end waits for nothing but the log's last write, and for that only a while.
 
 use super::Replica;
+use crate::limits;
 
 /// How long a clean end waits for the log's last write.
 const STOP_MS: u64 = 2000;
+/// etcd's words.
+pub const REMOVED: &str = "the member has been permanently removed from the cluster";
 
 /// See the module text.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub(super) struct Ending {
     /// A clean end waits for the log no longer than this.
     give_up_ms: Option<u64>,
     stopped: bool,
+    /// This member was removed from the cluster, and stops then.
+    removed_ms: Option<u64>,
 }
 
 impl Replica {
@@ -30,8 +35,38 @@ impl Replica {
         self.ending.stopped = true;
     }
 
+    /// This member's own removal was applied: it goes on for a moment, for those that still need an
+    /// answer, and ends in good order, as etcd's members do.
+    pub(super) fn note_removed(&mut self) {
+        let at_ms = self.turn.now_ms() + limits::REMOVED_MS;
+        self.ending.removed_ms.get_or_insert(at_ms);
+    }
+
+    /// The others say that this member is none of them any more.
+    pub(super) fn told_removed(&mut self) {
+        self.ending.removed_ms = Some(0);
+    }
+
+    /// Stops a member that was removed.
+    fn maybe_leave(&mut self) {
+        if self.ending.removed_ms.is_none_or(|at_ms| self.turn.now_ms() < at_ms)
+            || self.shared.lifecycle.is_stopping()
+        {
+            return;
+        }
+        tracing::warn!(error = REMOVED, "server error");
+        tracing::warn!("data-dir used by this member must be removed");
+        if self.shared.lifecycle.is_serving() {
+            self.shared.stop();
+        } else {
+            // It has started on the directory of a member that is none.
+            self.fail(REMOVED.to_owned());
+        }
+    }
+
     /// Ends once every front has drained, or at once after a failure.
     pub(super) fn maybe_stop(&mut self) {
+        self.maybe_leave();
         let life = &self.shared.lifecycle;
         if life.failure().is_some() {
             self.ending.stopped = true;

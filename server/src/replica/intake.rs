@@ -302,6 +302,7 @@ impl Replica {
             ToReplica::Read { up_to } => self.take_read(front, up_to),
             ToReplica::Defragment { slot } => self.begin_defragment(front, slot),
             ToReplica::MoveLeader { slot, target } => self.move_leader(front, slot, target),
+            ToReplica::ChangeMembers { slot, change } => self.change_members(front, slot, change),
             ToReplica::Hash { reply } => self.begin_hash(front, reply),
             ToReplica::Propose { .. } => {}
         }

@@ -13,43 +13,111 @@ use super::apply::Halt;
 use super::authing::put_rows;
 use super::{Replica, versions};
 use crate::auth::Auth;
+use crate::cluster::change::Change;
 use crate::cluster::downgrade::{self, Downgrade};
 use crate::cluster::member::Member;
 use crate::cluster::version;
 
 /// Key of the cluster version in its bucket (etcd `schema.ClusterClusterVersionKeyName`).
 pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
+/// What stands in the row of a member that was removed (etcd `schema/membership.go`).
+const REMOVED_ROW: &[u8] = b"removed";
 
 impl Replica {
+    /// A change of the members: made by all members, or refused by all. The rows and raft's
+    /// configuration change together, at this entry.
     pub(super) fn apply_conf_change(&mut self, entry: &LogEntry) -> Result<(), Halt> {
         let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
-        let mut change = raftpb::ConfChange::default();
         if entry.kind == EntryKind::ConfChangeV2 {
-            if !self.changes_quorums_only(&entry.data).map_err(broken)? {
-                self.store.skip(entry.index, entry.term);
-                return Ok(());
+            if self.changes_quorums_only(&entry.data).map_err(broken)? {
+                return self.configure(entry, None);
             }
-        } else {
-            change = raftpb::ConfChange::decode(entry.data.clone())
-                .map_err(|error| broken(error.to_string()))?;
+            self.store.skip(entry.index, entry.term);
+            return Ok(());
         }
+        let wire = raftpb::ConfChange::decode(entry.data.clone())
+            .map_err(|error| broken(error.to_string()))?;
+        let change = Change::of(&wire).map_err(broken)?;
+        let learners_max = self.shared.config.learners_max;
+        let verdict = change.validate(self.state.members(), self.state.removed(), learners_max);
+        match verdict {
+            Ok(()) => self.configure(entry, Some(&change))?,
+            Err(error) => {
+                tracing::error!(error = %error, "Validation on configuration change failed");
+                self.store.skip(entry.index, entry.term);
+            }
+        }
+        self.change_applied(wire.id.unwrap_or(0), &change, verdict);
+        Ok(())
+    }
+
+    /// Gives raft its new configuration, and the buckets what it says.
+    fn configure(&mut self, entry: &LogEntry, change: Option<&Change>) -> Result<(), Halt> {
+        let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
         let conf_state = self
             .log
             .node
             .apply_conf_change(entry.kind, &entry.data)
             .map_err(|error| broken(error.to_string()))?;
+        let known = change.and_then(|change| self.state.member(change.member_id()).cloned());
         let first_row = Auth::first_row(&self.store);
         let mut txn = self.store.begin(entry.index, entry.term);
         put_rows(&mut txn, first_row);
-        let context = change.context.unwrap_or_default();
-        if !context.is_empty() {
-            let member = Member::from_json(&context).map_err(broken)?;
+        let mut put = |member: &Member| {
             txn.bucket_put(Bucket::Members, &Member::bucket_key(member.id), &member.to_json());
+        };
+        match (change, known) {
+            (Some(Change::Add(member)), _) => put(member),
+            (Some(Change::Promote(_)), Some(known)) => put(&Member { is_learner: false, ..known }),
+            (Some(Change::Update { peer_urls, .. }), Some(known)) => {
+                put(&Member { peer_urls: peer_urls.clone(), ..known });
+            }
+            (Some(Change::Remove(id)), _) => {
+                let key = Member::bucket_key(*id);
+                txn.bucket_delete(Bucket::Members, &key);
+                txn.bucket_put(Bucket::MembersRemoved, &key, REMOVED_ROW);
+            }
+            (Some(Change::Promote(_) | Change::Update { .. }) | None, _) => {}
         }
         txn.set_conf_state(&conf_state.encode_to_vec());
         txn.commit();
         self.state.refresh_cluster(&self.store);
+        if let Some(change) = change {
+            self.tell_of_change(change);
+            // Whom a leader needs may be others now.
+            self.refresh_connected();
+            if *change == Change::Remove(self.shared.member_id) {
+                self.note_removed();
+            }
+        }
         Ok(())
+    }
+
+    /// In etcd's words.
+    fn tell_of_change(&self, change: &Change) {
+        let (kind, text) = match change {
+            Change::Add(member) if member.is_learner => {
+                ("ConfChangeAddLearnerNode", "added member")
+            }
+            Change::Add(_) => ("ConfChangeAddNode", "added member"),
+            Change::Promote(_) => ("ConfChangeAddNode", "promote member"),
+            Change::Remove(_) => ("ConfChangeRemoveNode", "removed member"),
+            Change::Update { .. } => ("ConfChangeUpdateNode", "updated member"),
+        };
+        let peer_urls = match change {
+            Change::Add(Member { peer_urls, .. }) | Change::Update { peer_urls, .. } => {
+                peer_urls.join(",")
+            }
+            Change::Promote(_) | Change::Remove(_) => String::new(),
+        };
+        tracing::info!(
+            cluster_id = %format_args!("{:x}", self.shared.cluster_id),
+            local_member_id = %format_args!("{:x}", self.shared.member_id),
+            raft_conf_change = kind,
+            member_id = %format_args!("{:x}", change.member_id()),
+            peer_urls,
+            "{text}"
+        );
     }
 
     /// Looks at a change of raft's second form. etcd reads such a one, never proposes it, and stops

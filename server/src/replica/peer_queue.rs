@@ -11,8 +11,10 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::raftpb::{self, EntryType, MessageType};
 use etcore_raftlog::node::{Destination, Role, StepError};
 use etcore_raftlog::peer::PeerReport;
+use prost::Message as _;
 
 use super::Replica;
+use crate::cluster::change::Change;
 use crate::work::Job;
 use crate::{entry, limits};
 
@@ -27,6 +29,8 @@ pub(super) struct PeerQueue {
     bulk: VecDeque<raftpb::Message>,
     /// Proposals that other members gave to this one, and when.
     forwarded: VecDeque<(u64, raftpb::Message)>,
+    /// The next of them asks for a change of the members while another is under way.
+    waits_for_change: bool,
     bytes: usize,
     /// The disk is behind: appends wait. What ends that wakes the shard.
     choked: bool,
@@ -69,9 +73,17 @@ impl PeerQueue {
         self.forwarded.len()
     }
 
-    /// True if there are proposals of other members.
+    /// True if there are proposals of other members that do not wait for a change of the members.
     pub(super) fn has_forwarded(&self) -> bool {
-        !self.forwarded.is_empty()
+        !self.forwarded.is_empty() && !self.waits_for_change
+    }
+
+    /// The change of the members that the next forwarded message asks for, if it does.
+    fn next_change(&self) -> Option<raftpb::ConfChange> {
+        let (_, message) = self.forwarded.front()?;
+        let kind = Some(EntryType::EntryConfChange as i32);
+        let entry = message.entries.iter().find(|entry| entry.r#type == kind)?;
+        raftpb::ConfChange::decode(entry.data.clone()?).ok()
     }
 
     /// Takes a message in; the next turn steps it.
@@ -215,6 +227,11 @@ impl PeerQueue {
         self.lost.contains_key(&id) || self.silent.contains(&id)
     }
 
+    /// True if a member is connected and was so before this time.
+    pub(super) fn is_connected_before(&self, id: u64, since_ms: u64) -> bool {
+        self.active.get(&id).is_some_and(|connected_ms| *connected_ms < since_ms)
+    }
+
     /// Since when all of these are reachable; `u64::MAX` if one is not.
     fn connected_since(&self, wanted: &[u64]) -> u64 {
         let since = |id: &u64| self.active.get(id).copied().unwrap_or(u64::MAX);
@@ -259,9 +276,7 @@ impl Replica {
                 self.refresh_connected();
             }
             PeerReport::Refused(id) => self.leader_refused(id),
-            PeerReport::Removed => {
-                self.fail("the member has been permanently removed from the cluster".to_owned());
-            }
+            PeerReport::Removed => self.told_removed(),
             PeerReport::Answered { token, answer } => self.peer_answered(token, answer),
         }
     }
@@ -300,7 +315,15 @@ impl Replica {
     /// its client's time runs out.
     pub(super) fn step_forwarded(&mut self, room_bytes: usize, tight: bool, scarce: bool) -> usize {
         let mut taken_bytes = 0;
+        self.peer_queue.waits_for_change = false;
         while taken_bytes < room_bytes {
+            // raft would drop a second one without a word.
+            if let Some(change) = self.peer_queue.next_change()
+                && !self.takes_forwarded_change(&change)
+            {
+                self.peer_queue.waits_for_change = true;
+                break;
+            }
             // One alone may be larger than a turn's room.
             let alone = taken_bytes == 0 && !scarce;
             let left_bytes = if alone { usize::MAX } else { room_bytes - taken_bytes };
@@ -414,12 +437,13 @@ impl Replica {
         let own_id = self.shared.member_id;
         let since_ms = match (self.standing.role(), self.standing.leader()) {
             (Role::Leader, _) => {
-                let voters = self.state.members().iter().filter(|member| member.id != own_id);
+                let voters = self.log.node.conf_state().voters;
+                let others = voters.iter().filter(|id| **id != own_id);
                 let mut since: Vec<u64> =
-                    voters.map(|member| self.peer_queue.connected_since(&[member.id])).collect();
+                    others.map(|id| self.peer_queue.connected_since(&[*id])).collect();
                 since.sort_unstable();
                 // This member and so many others are a majority.
-                let others = self.state.members().len() / 2;
+                let others = voters.len() / 2;
                 others.checked_sub(1).and_then(|last| since.get(last).copied()).unwrap_or(0)
             }
             (_, 0) => 0,
@@ -460,7 +484,9 @@ fn may_be_applied(wanted: &raftpb::Entry) -> bool {
     let checked = match EntryType::try_from(wanted.r#type.unwrap_or(0)) {
         Ok(EntryType::EntryNormal) => entry::check(&data).map_err(|error| error.to_string()),
         // Whether it may be made says raft; whether it can be read must be known before.
-        Ok(EntryType::EntryConfChange) => readable::<raftpb::ConfChange>(data.clone()),
+        Ok(EntryType::EntryConfChange) => raftpb::ConfChange::decode(data.clone())
+            .map_err(|error| error.to_string())
+            .and_then(|change| Change::of(&change).map(drop)),
         // etcd never proposes one, and its members stop at one.
         Ok(EntryType::EntryConfChangeV2) => Err("a configuration change of form 2".to_owned()),
         Err(error) => Err(error.to_string()),
@@ -469,8 +495,4 @@ fn may_be_applied(wanted: &raftpb::Entry) -> bool {
         tracing::warn!(error = %error, bytes = data.len(), "a member's proposal cannot be applied");
     }
     checked.is_ok()
-}
-
-fn readable<M: prost::Message + Default>(data: bytes::Bytes) -> Result<(), String> {
-    M::decode(data).map(drop).map_err(|error| error.to_string())
 }

@@ -17,6 +17,7 @@ use etcore_raftlog::peer::{
 use prost::Message;
 
 use super::Replica;
+use super::changes::{Asked, PROMOTE_PREFIX};
 use super::lease_service::BATCH_PATH;
 use super::lease_service::{Requester, Waiting, written_keys};
 use super::snapshots::{PART_PATH, PartAsked};
@@ -61,6 +62,8 @@ pub(super) enum Purpose {
         member: u64,
         revision: i64,
     },
+    /// A learner is to be promoted by the leader.
+    Promotion(Asked),
     /// The next part of the snapshot that is being received under this number.
     SnapshotPart(PartAsked),
 }
@@ -91,7 +94,10 @@ impl PeerRequests {
         match &purpose {
             Purpose::Lease(_) => self.singles += 1,
             Purpose::Leases(..) => self.batches += 1,
-            Purpose::Version(_) | Purpose::Hash { .. } | Purpose::SnapshotPart(_) => {}
+            Purpose::Version(_)
+            | Purpose::Hash { .. }
+            | Purpose::Promotion(_)
+            | Purpose::SnapshotPart(_) => {}
         }
         self.out.insert(request.token, purpose);
         self.requests.push(request);
@@ -114,7 +120,10 @@ impl PeerRequests {
         match &purpose {
             Purpose::Lease(_) => self.singles -= 1,
             Purpose::Leases(..) => self.batches -= 1,
-            Purpose::Version(_) | Purpose::Hash { .. } | Purpose::SnapshotPart(_) => {}
+            Purpose::Version(_)
+            | Purpose::Hash { .. }
+            | Purpose::Promotion(_)
+            | Purpose::SnapshotPart(_) => {}
         }
         Some(purpose)
     }
@@ -202,7 +211,10 @@ impl Replica {
             match purpose {
                 Purpose::Lease(waiting) => self.leases.queue([waiting]),
                 Purpose::Leases(_, batch) => self.leases.queue(batch),
-                Purpose::Version(_) | Purpose::Hash { .. } | Purpose::SnapshotPart(_) => {}
+                Purpose::Version(_)
+                | Purpose::Hash { .. }
+                | Purpose::Promotion(_)
+                | Purpose::SnapshotPart(_) => {}
             }
         }
         self.leases.take_back();
@@ -228,6 +240,7 @@ impl Replica {
         let answer = answer.ok();
         match self.peer_requests.take_ended(token) {
             None => {}
+            Some(Purpose::Promotion(asked)) => self.promotion_answered(asked, answer),
             Some(Purpose::SnapshotPart(asked)) => self.part_answered(asked, answer),
             Some(Purpose::Version(member)) => {
                 let body = answer.filter(|answer| answer.status == 200).map(|answer| answer.body);
@@ -258,6 +271,10 @@ impl Replica {
         }
         if target == hashkv::PATH {
             return self.asked_for_hash(conn, &method, &cluster, &body);
+        }
+        if let Some(id) = target.strip_prefix(PROMOTE_PREFIX) {
+            let id = id.split_once('?').map_or(id, |(id, _)| id);
+            return self.asked_to_promote(conn, &method, id);
         }
         if method != "POST" {
             return self.reply_peer(conn, 405, TEXT, b"Method Not Allowed\n".to_vec());

@@ -93,6 +93,7 @@ impl Replica {
             store: self.store.publish(),
             is_learner: members.iter().any(|member| member.id == own_id && member.is_learner),
             members,
+            removed: self.state.removed().clone(),
             cluster_version: self.state.cluster_version().cloned(),
             alarms: self.state.alarms().clone(),
             auth: self.state.auth().clone(),

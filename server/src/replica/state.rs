@@ -4,6 +4,7 @@
 //! when a snapshot takes the store's place; published with each view. It must always say what the
 //! store says.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use etcore_engine::bucket::Bucket;
@@ -19,6 +20,7 @@ use crate::cluster::member::Member;
 /// See the module text. Invariant: members ascend by ID.
 pub(super) struct State {
     members: Arc<Vec<Member>>,
+    removed: Arc<BTreeSet<u64>>,
     cluster_version: Option<Arc<str>>,
     alarms: Arc<Alarms>,
     auth: Arc<Auth>,
@@ -35,6 +37,7 @@ impl State {
         authing::warn_of_auth(&auth, false);
         let state = Self {
             members: members(store),
+            removed: removed(store),
             cluster_version: cluster_version(store),
             alarms: Arc::new(Alarms::load(store)),
             auth: Arc::new(auth),
@@ -45,6 +48,16 @@ impl State {
 
     pub(super) fn members(&self) -> &Arc<Vec<Member>> {
         &self.members
+    }
+
+    /// The member of this ID.
+    pub(super) fn member(&self, id: u64) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// Who was a member once.
+    pub(super) fn removed(&self) -> &Arc<BTreeSet<u64>> {
+        &self.removed
     }
 
     pub(super) fn cluster_version(&self) -> Option<&Arc<str>> {
@@ -66,6 +79,7 @@ impl State {
     /// Decodes what is about the cluster again.
     pub(super) fn refresh_cluster(&mut self, store: &Store) {
         self.members = members(store);
+        self.removed = removed(store);
         self.cluster_version = cluster_version(store);
         self.downgrade = Arc::new(Downgrade::load(store));
     }
@@ -94,6 +108,15 @@ fn members(store: &Store) -> Arc<Vec<Member>> {
         .collect();
     members.sort_by_key(|member| member.id);
     Arc::new(members)
+}
+
+/// The IDs in the bucket of removed members.
+fn removed(store: &Store) -> Arc<BTreeSet<u64>> {
+    let ids = store.bucket_iter(Bucket::MembersRemoved, b"").filter_map(|(key, _)| {
+        let text = std::str::from_utf8(key).ok()?;
+        u64::from_str_radix(text, 16).ok()
+    });
+    Arc::new(ids.collect())
 }
 
 /// The cluster version, if the leader has set it.

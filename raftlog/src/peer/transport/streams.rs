@@ -23,7 +23,7 @@ impl Transport {
         for at in 0..self.links.len() {
             for kind in StreamKind::ALL {
                 let link = &mut self.links[at];
-                if link.is_remote || !link.reader(kind).is_due(now_ms) {
+                if link.is_remote || link.leaves_ms.is_some() || !link.reader(kind).is_due(now_ms) {
                     continue;
                 }
                 let peer = link.id;

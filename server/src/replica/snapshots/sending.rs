@@ -28,6 +28,8 @@ pub(in crate::replica) struct Sending {
     held: Option<SnapshotMark>,
     /// The background was told to hold a newer one, and has not answered.
     is_holding: bool,
+    /// For this member.
+    wanted_for: u64,
     /// Members that raft sent a snapshot to, until they follow the log.
     receivers: BTreeMap<u64, Receiver>,
     /// When the held one was last of use.
@@ -46,6 +48,7 @@ impl Default for Sending {
         Self {
             held: None,
             is_holding: false,
+            wanted_for: 0,
             receivers: BTreeMap::new(),
             used_ms: 0,
             waiting: VecDeque::new(),
@@ -113,6 +116,14 @@ struct Wanted {
     member: u64,
 }
 
+/// True if the configuration of a state has this member.
+fn knows(mark: &SnapshotMark, member: u64) -> bool {
+    mark.conf_state.as_ref().is_some_and(|conf_state| {
+        let lists = [&conf_state.voters, &conf_state.learners, &conf_state.voters_outgoing];
+        lists.into_iter().chain([&conf_state.learners_next]).any(|list| list.contains(&member))
+    })
+}
+
 impl Sending {
     pub(super) fn deadline_ms(&self) -> u64 {
         let reads = !self.waiting.is_empty() && self.reading.len() < limits::SNAPSHOT_READS;
@@ -150,13 +161,16 @@ impl Replica {
         }
         let usable = sending.held.as_ref().filter(|held| {
             // What follows it must still be in the log.
-            self.log.node.term(held.index) == Some(held.term) && sending.is_copied()
+            self.log.node.term(held.index) == Some(held.term)
+                && sending.is_copied()
+                && knows(held, to)
         });
         if let Some(held) = usable {
             return self.log.node.provide_snapshot(Some(&held.clone()));
         }
         tracing::info!(to = %format_args!("{to:x}"), "a member lags behind the log: it needs a snapshot");
         sending.is_holding = self.background.offer(Task::HoldSnapshot).is_ok();
+        sending.wanted_for = to;
         if !sending.is_holding {
             self.log.node.provide_snapshot(None);
         }
@@ -164,8 +178,10 @@ impl Replica {
 
     /// The background holds a state of the page file, or has none to hold.
     pub(in crate::replica) fn snapshot_held(&mut self, mark: Option<SnapshotMark>) {
-        self.log.node.provide_snapshot(mark.as_ref());
         let sending = &mut self.snapshots.sending;
+        // raft takes no state of before its own member came: a later one will do.
+        let usable = mark.as_ref().filter(|mark| knows(mark, sending.wanted_for));
+        self.log.node.provide_snapshot(usable);
         sending.is_holding = false;
         sending.used_ms = self.turn.now_ms();
         sending.held = mark;

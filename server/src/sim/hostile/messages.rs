@@ -14,8 +14,8 @@ use prost::Message as _;
 use crate::wire::write_varint;
 
 /// The calls that it makes, with their paths. What would harm others by right is not among them:
-/// no alarm is raised, no user or role written, no member added or removed.
-pub(super) const CALLS: [(Call, &str); 28] = [
+/// no alarm is raised, no user or role written, no member added or removed: such calls fail.
+pub(super) const CALLS: [(Call, &str); 32] = [
     (Call::Range, "/etcdserverpb.KV/Range"),
     (Call::Range, "/etcdserverpb.KV/RangeStream"),
     (Call::Put, "/etcdserverpb.KV/Put"),
@@ -29,6 +29,10 @@ pub(super) const CALLS: [(Call, &str); 28] = [
     (Call::KeepAlive, "/etcdserverpb.Lease/LeaseKeepAlive"),
     (Call::Watch, "/etcdserverpb.Watch/Watch"),
     (Call::MemberList, "/etcdserverpb.Cluster/MemberList"),
+    (Call::AddMember, "/etcdserverpb.Cluster/MemberAdd"),
+    (Call::Member, "/etcdserverpb.Cluster/MemberRemove"),
+    (Call::Member, "/etcdserverpb.Cluster/MemberUpdate"),
+    (Call::Member, "/etcdserverpb.Cluster/MemberPromote"),
     (Call::Empty, "/etcdserverpb.Maintenance/Status"),
     (Call::Alarms, "/etcdserverpb.Maintenance/Alarm"),
     (Call::Empty, "/etcdserverpb.Maintenance/Hash"),
@@ -60,6 +64,9 @@ pub(super) enum Call {
     KeepAlive,
     Watch,
     MemberList,
+    AddMember,
+    /// Its message begins with a member's ID.
+    Member,
     Alarms,
     HashKv,
     MoveLeader,
@@ -75,6 +82,7 @@ impl Call {
     pub(super) fn is_delicate(self, writes: bool) -> bool {
         match self {
             Call::Delete | Call::Txn | Call::Compact | Call::Alarms | Call::MoveLeader => true,
+            Call::AddMember => true,
             Call::Put | Call::Grant | Call::Revoke | Call::KeepAlive => !writes,
             _ => false,
         }
@@ -336,6 +344,17 @@ pub(super) fn message(call: Call, prng: &mut Prng, style: Style) -> Vec<u8> {
         Call::Watch => watch(prng).encode_to_vec(),
         Call::MemberList => {
             pb::MemberListRequest { linearizable: prng.chance(1, 2) }.encode_to_vec()
+        }
+        // Members that were added by somebody who means no good would cost the quorum.
+        Call::AddMember => {
+            let url = ["", "nowhere", "http://a/b", "ftp://a:1"][prng.index(4)].to_owned();
+            let peer_ur_ls = vec![url; prng.index(3)];
+            pb::MemberAddRequest { peer_ur_ls, is_learner: prng.chance(1, 2) }.encode_to_vec()
+        }
+        // No member has this ID.
+        Call::Member => {
+            let peer_ur_ls = vec!["http://a:1".to_owned(); prng.index(3)];
+            pb::MemberUpdateRequest { id: prng.below(9), peer_ur_ls }.encode_to_vec()
         }
         Call::Alarms => pb::AlarmRequest::default().encode_to_vec(),
         Call::HashKv => pb::HashKvRequest { revision: odd_number(prng) }.encode_to_vec(),
