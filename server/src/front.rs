@@ -111,7 +111,9 @@ impl Front {
         let Parts { services, budget, routes, socket_queues, listeners } = parts;
         let (shared, index) = (services.shared.clone(), services.index);
         let held = budget.account();
-        let settings = Settings { grpc: grpc_config(&shared.config), routes, budget };
+        let names_users = shared.config.tls.client.client_cert_auth;
+        let grpc = grpc_config(&shared.config);
+        let settings = Settings { grpc, routes, budget, names_users };
         let connections_max =
             crate::sys::descriptors_max().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
         Self {

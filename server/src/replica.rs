@@ -76,6 +76,7 @@ mod turn;
 mod versions;
 mod watchdog;
 
+use crate::auth::tokens::TokenKeeper;
 use crate::lease::Lessor;
 use alarms::QuotaWatch;
 use applier::Applier;
@@ -158,6 +159,7 @@ pub struct Replica {
     lanes: LogLanes,
     applier: Applier,
     state: State,
+    tokens: TokenKeeper,
     leases: LeaseService,
     publisher: Publisher,
     introduction: Introduction,
@@ -197,6 +199,10 @@ impl Replica {
         if let Err(error) = auth {
             shared.fail(format!("page file: {error}"));
         }
+        let mut tokens = TokenKeeper::default();
+        if let Some(simple) = shared.tokens.simple() {
+            tokens.enable(simple, state.auth().is_enabled());
+        }
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         Self {
             request_timeout_ms: shared.config.request_timeout_ms(),
@@ -212,6 +218,7 @@ impl Replica {
             lanes: LogLanes::new(files),
             applier: Applier::default(),
             state,
+            tokens,
             leases: LeaseService::new(lessor, fast_renewals),
             publisher: Publisher::new(),
             introduction: Introduction::default(),
@@ -305,6 +312,7 @@ impl Replica {
         let Some(slept_ms) = self.turn.tick(tick_ms) else { return };
         self.log.node.tick();
         self.tick_leases(slept_ms, tick_ms);
+        self.tick_tokens();
         if self.space.retries(self.turn.now_ms()) {
             self.log.writer.retry_spare();
             self.look_for_space();

@@ -4,6 +4,7 @@
 //! Made by the front for every request, kept with whatever of it waits.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,15 @@ pub struct Caller {
     pub remote: Option<SocketAddr>,
     /// The token that came with the call.
     pub token: Option<Bytes>,
+    /// The common name in the certificate that the client has shown, where that makes him a user.
+    pub common_name: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// True if nothing says who it is.
+    pub(super) fn is_nobody(&self) -> bool {
+        self.token.is_none() && self.common_name.is_none()
+    }
 }
 
 /// A call that is to be answered.
@@ -48,10 +58,9 @@ impl Call {
         id: CallId,
         method: MethodId,
         meta: &RequestMeta,
-        remote: Option<SocketAddr>,
+        caller: Caller,
         began: Duration,
     ) -> Self {
-        let caller = Caller { remote, token: meta.token.clone() };
         let asked = Asked::Nothing;
         Self { id, deadline_ms: meta.deadline_ms, caller, method, began, asked }
     }

@@ -10,7 +10,7 @@ use etcore_proto::grpc::{Message, RequestMeta};
 use etcore_proto::pb::etcdserverpb as pb;
 
 use super::Cx;
-use super::call::{Call, Outcome, Refusal, decode, malformed, malformed_message};
+use super::call::{Call, Caller, Outcome, Refusal, decode, malformed, malformed_message};
 use crate::replies::CallId;
 
 /// HealthCheckResponse messages.
@@ -42,7 +42,7 @@ impl Cx<'_> {
         Ok(())
     }
 
-    pub(super) fn open_health_watch(&mut self, call: CallId, meta: &RequestMeta) {
+    pub(super) fn open_health_watch(&mut self, call: CallId, meta: &RequestMeta, _: &Caller) {
         if let Err(error) = self.api.stream_gate(meta) {
             self.out.fail(call, &error.into());
         }

@@ -10,7 +10,7 @@ use tracing::Level;
 use super::cluster::InitialCluster;
 use super::flags::Values;
 use super::gates::FeatureGates;
-use super::{Access, AutoCompaction, Config, ListenUrl, Observe, cluster, gates, tls};
+use super::{Access, Auth, AutoCompaction, Config, ListenUrl, Observe, cluster, gates, tls};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
 
@@ -69,6 +69,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         pre_vote: values.bool("pre-vote"),
         snapshot_catchup_entries: values.uint("snapshot-catchup-entries"),
         feature_gates,
+        auth: Auth::of(values)?,
         observe: Observe::of(values)?,
         log_level: log_level(&values.text("log-level")),
         log_format,

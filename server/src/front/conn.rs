@@ -39,6 +39,8 @@ pub(super) struct Settings {
     pub(super) grpc: ServerConfig,
     pub(super) routes: Arc<Routes>,
     pub(super) budget: Budget,
+    /// The common names in clients' certificates are users.
+    pub(super) names_users: bool,
 }
 
 /// What is served at a listener.
@@ -79,6 +81,8 @@ pub(super) struct Conn {
     pub(super) secure: Option<Box<Secure>>,
     pub(super) protocol: Protocol,
     pub(super) is_secure: bool,
+    /// The common name in the client's certificate, where clients must have one.
+    pub(super) common_name: Option<Arc<str>>,
     settings: Arc<Settings>,
     /// A send is with the driver.
     pub(super) sending: bool,
@@ -123,6 +127,7 @@ impl Conn {
             transport,
             origin,
             is_secure: secure.is_some(),
+            common_name: None,
             secure: secure.map(Box::new),
             protocol: Protocol::Unknown(Vec::new()),
             settings,

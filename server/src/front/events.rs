@@ -3,7 +3,7 @@
 use etcore_proto::grpc::ServerEvent;
 
 use super::{Front, http};
-use crate::api::{Call, Unary};
+use crate::api::{Call, Caller, Unary};
 use crate::replies::{CallId, ConnId, Replies};
 
 impl Front {
@@ -15,19 +15,22 @@ impl Front {
             if conn.gone {
                 return;
             }
-            let (remote, via) = (conn.origin.remote, conn.via());
+            let via = conn.via();
+            let (remote, common_name) = (conn.origin.remote, conn.common_name.clone());
             let Some(server) = conn.grpc() else { break };
             let Some(event) = server.next_event() else { return };
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Unary { stream, method, meta, message } => {
                     wire.began(id(stream));
-                    let call = Call::new(id(stream), method, &meta, remote, wire.now());
+                    let caller = Caller { remote, token: meta.token.clone(), common_name };
+                    let call = Call::new(id(stream), method, &meta, caller, wire.now());
                     self.take_unary(Unary { call, method, meta, message });
                 }
                 ServerEvent::StreamOpened { stream, method, meta } => {
                     wire.began(id(stream));
-                    services.stream_opened(wire, id(stream), method, &meta);
+                    let caller = Caller { remote, token: meta.token.clone(), common_name };
+                    services.stream_opened(wire, id(stream), method, &meta, &caller);
                 }
                 ServerEvent::StreamMessage { stream, method, message } => {
                     services.stream_message(wire, id(stream), method, message);

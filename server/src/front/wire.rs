@@ -68,7 +68,7 @@ pub(super) enum Flushed {
 /// Invariants: `conns[slot]` belongs to the driver's socket slot of the same number; a connection
 /// is in `dirty` if it may have bytes to send or is to be looked at.
 pub(super) struct Wire {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     pub(super) clock: Clock,
     tls: Arc<Tls>,
     pub(super) handshakes: Handshakes,
@@ -130,7 +130,7 @@ impl Wire {
         let mut grpc = settings.grpc.clone();
         grpc.plain_http = true;
         let (routes, budget) = (settings.routes.clone(), settings.budget.clone());
-        self.settings = Arc::new(Settings { grpc, routes, budget });
+        self.settings = Arc::new(Settings { grpc, routes, budget, names_users: false });
     }
 
     #[cfg(test)]
