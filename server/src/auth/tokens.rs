@@ -81,8 +81,8 @@ impl Tokens {
     /// The index of the entry by which a token would be given out, if that is to be applied yet.
     pub fn awaits(&self, token: &[u8], applied: u64) -> Option<u64> {
         let tokens = self.simple()?;
-        let index = index_of(token).filter(|index| *index > applied)?;
-        (!tokens.known.pin().contains_key(token)).then_some(index)
+        let entry = index_of(token)?.saturating_add(1);
+        (entry > applied && !tokens.known.pin().contains_key(token)).then_some(entry)
     }
 
     /// The simple ones, if tokens are simple.
@@ -129,7 +129,7 @@ impl SimpleTokens {
     }
 }
 
-/// The index of the entry that a simple token was given out by.
+/// The index of the entry before the one that a simple token was given out by.
 fn index_of(token: &[u8]) -> Option<u64> {
     let mut parts = std::str::from_utf8(token).ok()?.split('.');
     let (_, index) = (parts.next()?, parts.next()?);
@@ -174,7 +174,8 @@ impl TokenKeeper {
         }
     }
 
-    /// Gives a user the token of this prefix, whose entry has this index.
+    /// Gives a user the token of this prefix, whose entry has this index. The token says which was
+    /// applied before: members of etcd in the same cluster call it so.
     ///
     /// # Errors
     /// [`EtcdError::TooManyRequests`] if there are too many tokens.
@@ -186,7 +187,7 @@ impl TokenKeeper {
         index: u64,
         now_ms: u64,
     ) -> Result<String, EtcdError> {
-        let token = format!("{prefix}.{index}");
+        let token = format!("{prefix}.{}", index.saturating_sub(1));
         if !tokens.enabled.load(Ordering::Relaxed) {
             return Ok(token);
         }
@@ -249,7 +250,7 @@ mod tests {
         let (tokens, mut keeper) = simple(10);
         let of = tokens.simple().unwrap();
         let token = keeper.assign(of, "ann", "abcdefghijklmnop", 7, 1000).unwrap();
-        assert_eq!(token, "abcdefghijklmnop.7");
+        assert_eq!(token, "abcdefghijklmnop.6");
         let who = |at_ms| tokens.identify(token.as_bytes(), at_ms);
         assert_eq!(&*who(9000).unwrap().name, "ann");
         keeper.tick(of, 12_000);
@@ -278,8 +279,8 @@ mod tests {
     fn a_token_of_an_entry_to_come_is_waited_for_and_other_words_are_not() {
         let (tokens, _) = simple(10);
         let awaits = |token: &[u8]| tokens.awaits(token, 7);
-        assert_eq!(awaits(b"x.8"), Some(8));
-        for word in [&b"x.7"[..], b"x", b"", b"x.8.9", b"x.-8", b"x.+8", b"x.", b"\xff.9"] {
+        assert_eq!(awaits(b"x.7"), Some(8));
+        for word in [&b"x.6"[..], b"x", b"", b"x.8.9", b"x.-8", b"x.+8", b"x.", b"\xff.9"] {
             assert_eq!((awaits(word), tokens.identify(word, 0)), (None, Err(Invalid)), "{word:?}");
         }
         assert_eq!(awaits(b"x.99999999999999999999"), None);
