@@ -17,6 +17,7 @@ use etcore_engine::pins::RevisionPins;
 use etcore_engine::seeded_bug::{SeededBug, is_on};
 
 use crate::background::hasher::Hasher;
+use crate::background::passwords::{FrontPasswords, Passwords};
 use crate::channel::{Consumer, LeaseRequest, Producer, Shared, ToFront, ToReplica};
 use crate::disk::pages::Pages;
 use crate::driver::Waker;
@@ -30,8 +31,10 @@ mod auth;
 mod call;
 mod cluster;
 mod debug;
+mod early;
 mod endpoints;
 mod health;
+mod identity;
 mod json;
 mod kv;
 mod lease;
@@ -47,6 +50,7 @@ mod watch;
 
 pub use call::Call;
 use debug::Debugging;
+use early::Early;
 pub use endpoints::{HttpRequest, Via};
 use endpoints::{RenderedPages, Uploads};
 use json::Gateway;
@@ -83,6 +87,8 @@ pub struct Setup {
     pub pins: RevisionPins,
     /// Computes hashes.
     pub hasher: Hasher,
+    /// Hashes and compares passwords.
+    pub passwords: Passwords,
     /// Wakes this front.
     pub waker: Waker,
 }
@@ -100,6 +106,8 @@ pub struct Services {
     lease: LeaseStreams,
     watch: WatchStreams,
     hashes: Hashes,
+    passwords: FrontPasswords,
+    early: Early,
     debugging: Debugging,
     rendered: RenderedPages,
     uploads: Uploads,
@@ -136,6 +144,7 @@ impl Services {
             former_pages,
             pins,
             hasher,
+            passwords,
             waker,
         } = setup;
         Self {
@@ -149,6 +158,8 @@ impl Services {
             lease: LeaseStreams::new(seed),
             watch: WatchStreams::new(&shared.config, seed),
             hashes: Hashes::new(hasher, waker.clone()),
+            passwords: passwords.of_front(waker.clone(), seed),
+            early: Early::default(),
             debugging: Debugging::new(waker),
             rendered: RenderedPages::default(),
             uploads: Uploads::default(),
@@ -179,6 +190,7 @@ impl Services {
         !self.from_replica.is_empty()
             || self.reads.has_finished()
             || self.hashes.has_answers()
+            || self.passwords.has_outcomes()
             || self.debugging.has_answers()
             || self.pending.has_runnable()
             || self.has_watch_input()
@@ -262,6 +274,7 @@ impl Services {
         let mut cx = self.with(out);
         cx.take_replies();
         cx.take_hashes();
+        cx.take_passwords();
         cx.take_profiles();
     }
 

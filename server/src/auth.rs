@@ -3,10 +3,10 @@
 //! Decoded from the auth buckets by the replica after each entry that changed them, and read by the
 //! fronts as a part of the view. It decides what an auth request changes and what a request's
 //! author may do, without looking at a clock or at chance, so that all members, of etcd too, decide
-//! the same (etcd `server/auth/store.go`, `range_perm_cache.go`). Serving logins to clients is not
-//! there yet: while authentication is on, fronts refuse their requests.
+//! the same (etcd `server/auth/store.go`, `range_perm_cache.go`).
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use etcore_engine::bucket::Bucket;
 use etcore_engine::store::Store;
@@ -16,7 +16,12 @@ use etcore_proto::grpc::decode_base64;
 use etcore_proto::pb::{authpb, etcdserverpb as pb};
 use prost::Message;
 
+mod check;
 mod grants;
+pub mod passwords;
+pub mod tokens;
+
+pub use check::{Check, LeaseKeys, NoLeases};
 
 use crate::entry::Request;
 use grants::Grants;
@@ -26,13 +31,6 @@ const ENABLED_KEY: &[u8] = b"authEnabled";
 const REVISION_KEY: &[u8] = b"authRevision";
 /// The user and the role that may do everything.
 const ROOT: &str = "root";
-
-/// What clients are told while authentication is on. Clients of etcd ask another member then.
-pub fn not_served() -> Status {
-    let text = "etcdserver: authentication is enabled, which this member does not serve; use a \
-                member that does";
-    Status::new(Code::Unavailable, text)
-}
 
 /// Who asks for something, as a request's header says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,9 +67,17 @@ pub struct Auth {
     enabled: bool,
     /// 0 in a store that has never known etcd's first one.
     revision: u64,
-    users: BTreeMap<Vec<u8>, authpb::User>,
+    users: BTreeMap<Vec<u8>, User>,
     roles: BTreeMap<Vec<u8>, authpb::Role>,
-    grants: BTreeMap<Vec<u8>, Grants>,
+}
+
+/// A user, and what his roles allow together.
+#[derive(Debug, Clone)]
+struct User {
+    row: authpb::User,
+    is_root: bool,
+    /// Worked out when it is asked for: every change makes all of them anew.
+    grants: OnceLock<Grants>,
 }
 
 /// A row of a bucket, new or gone.
@@ -113,16 +119,14 @@ impl Auth {
             format!("{kind} {:?}: {error}", String::from_utf8_lossy(key))
         };
         for (key, row) in store.bucket_iter(Bucket::AuthUsers, b"") {
-            let user = decode(row.to_vec().into()).map_err(|error| broken("user", key, &error))?;
+            let row: authpb::User =
+                decode(row.to_vec().into()).map_err(|error| broken("user", key, &error))?;
+            let user = User { is_root: has_role(&row, ROOT), row, grants: OnceLock::new() };
             auth.users.insert(key.to_vec(), user);
         }
         for (key, row) in store.bucket_iter(Bucket::AuthRoles, b"") {
             let role = decode(row.to_vec().into()).map_err(|error| broken("role", key, &error))?;
             auth.roles.insert(key.to_vec(), role);
-        }
-        for (name, user) in &auth.users {
-            let roles = user.roles.iter().filter_map(|role| auth.roles.get(role.as_bytes()));
-            auth.grants.insert(name.clone(), Grants::new(roles));
         }
         Ok(auth)
     }
@@ -150,6 +154,98 @@ impl Auth {
         } else {
             Author::default()
         }
+    }
+
+    /// A user, by name.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`].
+    pub fn user(&self, name: &str) -> Result<&authpb::User, EtcdError> {
+        self.known(name).map(|user| &user.row).ok_or(EtcdError::UserNotFound)
+    }
+
+    fn known(&self, name: &str) -> Option<&User> {
+        self.users.get(name.as_bytes())
+    }
+
+    /// A role, by name.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`].
+    pub fn role(&self, name: &str) -> Result<&authpb::Role, EtcdError> {
+        self.roles.get(name.as_bytes()).ok_or(EtcdError::RoleNotFound)
+    }
+
+    /// All names of users, ascending.
+    pub fn user_names(&self) -> Vec<String> {
+        self.users.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// All names of roles, ascending.
+    pub fn role_names(&self) -> Vec<String> {
+        self.roles.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// What a role allows, as clients are told: the root role everything.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`].
+    pub fn permissions(&self, role: &str) -> Result<Vec<authpb::Permission>, EtcdError> {
+        let found = self.role(role)?;
+        if role != ROOT {
+            return Ok(found.key_permission.clone());
+        }
+        Ok(vec![authpb::Permission {
+            perm_type: authpb::permission::Type::Readwrite as i32,
+            key: bytes::Bytes::new(),
+            range_end: bytes::Bytes::from_static(&[0]),
+        }])
+    }
+
+    /// The hash that a user's password is compared with.
+    ///
+    /// # Errors
+    /// What whoever tries to log in is told.
+    pub fn password_of(&self, name: &str) -> Result<&[u8], Status> {
+        if !self.enabled {
+            return Err(EtcdError::AuthNotEnabled.into());
+        }
+        let user = self.user(name).map_err(|_| EtcdError::AuthFailed)?;
+        if has_no_password(user) { Err(no_password_user()) } else { Ok(&user.password) }
+    }
+
+    /// Whether a user whose password was right may have a token, when that is applied.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit_login(&self, name: &str) -> Result<(), EtcdError> {
+        if !self.enabled {
+            return Err(EtcdError::AuthNotEnabled);
+        }
+        match self.user(name) {
+            Ok(user) if !has_no_password(user) => Ok(()),
+            _ => Err(EtcdError::AuthFailed),
+        }
+    }
+
+    /// Whether a user may be told of another one: himself, or an administrator.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit_user_get(&self, author: Author<'_>, name: &str) -> Result<(), EtcdError> {
+        self.admit_admin(author)
+            .or_else(|error| if author.name == name { Ok(()) } else { Err(error) })
+    }
+
+    /// Whether a user may be told of a role: one of his, or an administrator.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn admit_role_get(&self, author: Author<'_>, role: &str) -> Result<(), EtcdError> {
+        self.admit_admin(author).or_else(|error| {
+            let is_own = self.user(author.name).is_ok_and(|user| has_role(user, role));
+            if is_own { Ok(()) } else { Err(error) }
+        })
     }
 
     /// What an auth request changes: nothing, for those that only ask.
@@ -191,19 +287,11 @@ impl Auth {
             return Ok(());
         }
         let root = self.users.get(ROOT.as_bytes()).ok_or(EtcdError::RootUserNotExist)?;
-        if !has_role(root, ROOT) {
+        if !root.is_root {
             return Err(EtcdError::RootRoleNotExist);
         }
         rows.enabled(true);
         Ok(())
-    }
-
-    fn user(&self, name: &str) -> Result<&authpb::User, EtcdError> {
-        self.users.get(name.as_bytes()).ok_or(EtcdError::UserNotFound)
-    }
-
-    fn role(&self, name: &str) -> Result<&authpb::Role, EtcdError> {
-        self.roles.get(name.as_bytes()).ok_or(EtcdError::RoleNotFound)
     }
 
     fn add_user(&self, request: &pb::AuthUserAddRequest, rows: &mut Rows) -> Result<bool, Status> {
@@ -246,7 +334,7 @@ impl Auth {
         rows: &mut Rows,
     ) -> Result<bool, Status> {
         let user = self.user(&request.name)?;
-        let password = match user.options.is_some_and(|options| options.no_password) {
+        let password = match has_no_password(user) {
             true => Vec::new(),
             false => password(&request.hashed_password)?,
         };
@@ -320,7 +408,7 @@ impl Auth {
         self.role(&request.role)?;
         rows.0.push((Bucket::AuthRoles, request.role.clone().into_bytes(), None));
         for user in self.users.values() {
-            let mut user = user.clone();
+            let mut user = user.row.clone();
             if drop_role(&mut user, &request.role) {
                 rows.user(&user);
             }
@@ -380,11 +468,8 @@ impl Auth {
         if author.name.is_empty() {
             return Err(EtcdError::UserEmpty);
         }
-        if has_role(self.user(author.name)?, ROOT) {
-            Ok(())
-        } else {
-            Err(EtcdError::PermissionDenied)
-        }
+        let user = self.known(author.name).ok_or(EtcdError::UserNotFound)?;
+        if user.is_root { Ok(()) } else { Err(EtcdError::PermissionDenied) }
     }
 
     /// Whether the author may do this to a key, or to a range of them.
@@ -407,11 +492,16 @@ impl Auth {
         if author.revision < self.revision() {
             return Err(EtcdError::AuthOldRevision);
         }
-        let Some(user) = self.users.get(author.name.as_bytes()) else {
+        let Some(user) = self.known(author.name) else {
             return Err(EtcdError::PermissionDenied);
         };
-        let granted = self.grants.get(author.name.as_bytes());
-        if has_role(user, ROOT) || granted.is_some_and(|granted| granted.cover(access, key, end)) {
+        let granted = || {
+            user.grants.get_or_init(|| {
+                let roles = user.row.roles.iter();
+                Grants::new(roles.filter_map(|role| self.roles.get(role.as_bytes())))
+            })
+        };
+        if user.is_root || granted().cover(access, key, end) {
             Ok(())
         } else {
             Err(EtcdError::PermissionDenied)
@@ -421,6 +511,15 @@ impl Auth {
 
 fn revision_row(revision: u64) -> Row {
     (Bucket::Auth, REVISION_KEY.to_vec(), Some(revision.to_be_bytes().to_vec()))
+}
+
+fn has_no_password(user: &authpb::User) -> bool {
+    user.options.is_some_and(|options| options.no_password)
+}
+
+fn no_password_user() -> Status {
+    let text = "auth: authentication failed, password was given for no password user";
+    Status::new(Code::Unknown, text)
 }
 
 /// Roles of a user are kept in order.
@@ -439,10 +538,7 @@ fn drop_role(user: &mut authpb::User, role: &str) -> bool {
 fn password(hashed: &str) -> Result<Vec<u8>, Status> {
     let text: Vec<u8> = hashed.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     let is_padded = text.len().is_multiple_of(4);
-    decode_base64(&text).filter(|_| is_padded).ok_or_else(|| {
-        let text = "auth: authentication failed, password was given for no password user";
-        Status::new(Code::Unknown, text)
-    })
+    decode_base64(&text).filter(|_| is_padded).ok_or_else(no_password_user)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::limits;
 
 mod glommio_disk;
 pub mod hasher;
+pub mod passwords;
 mod plain;
 pub mod profiler;
 pub(crate) mod snapshots;

@@ -15,7 +15,7 @@ mod stalled;
 
 pub use hashes::{HashAnswers, HashOutcome, HashRequester};
 pub use lifecycle::Lifecycle;
-pub use messages::{LeaseAnswer, LeaseQuery, LeaseRequest, Reply, Slot, ToFront, ToReplica};
+pub use messages::{Asker, LeaseAnswer, LeaseQuery, LeaseRequest, Reply, Slot, ToFront, ToReplica};
 pub use ring::{Consumer, Outgoing, Producer, ring};
 pub use shared::{MemberView, Shared, StatusCell};
 pub use stalled::StalledWork;

@@ -14,6 +14,7 @@ use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
 use crate::replica::SkipEntry;
 
+pub mod auth;
 mod check;
 pub mod cluster;
 mod compaction;
@@ -32,6 +33,7 @@ pub mod tls;
 pub mod url;
 pub mod value;
 
+pub use auth::Auth;
 pub use compaction::AutoCompaction;
 pub use observe::Observe;
 pub use url::ListenUrl;
@@ -115,6 +117,8 @@ pub struct Config {
     pub corrupt_check_time: Duration,
     /// `--compact-hash-check-time`.
     pub compact_hash_check_time: Duration,
+    /// Passwords and tokens.
+    pub auth: Auth,
     /// What operators are shown.
     pub observe: Observe,
     /// `--log-level`.

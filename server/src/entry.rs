@@ -38,6 +38,30 @@ pub mod field {
     pub const LEASE_REVOKE: u32 = 9;
     /// `alarm`.
     pub const ALARM: u32 = 10;
+    /// `auth_enable`.
+    pub const AUTH_ENABLE: u32 = 1000;
+    /// `auth_disable`.
+    pub const AUTH_DISABLE: u32 = 1011;
+    /// `authenticate`.
+    pub const AUTHENTICATE: u32 = 1012;
+    /// `auth_user_add`.
+    pub const AUTH_USER_ADD: u32 = 1100;
+    /// `auth_user_delete`.
+    pub const AUTH_USER_DELETE: u32 = 1101;
+    /// `auth_user_change_password`.
+    pub const AUTH_USER_CHANGE_PASSWORD: u32 = 1103;
+    /// `auth_user_grant_role`.
+    pub const AUTH_USER_GRANT_ROLE: u32 = 1104;
+    /// `auth_user_revoke_role`.
+    pub const AUTH_USER_REVOKE_ROLE: u32 = 1105;
+    /// `auth_role_add`.
+    pub const AUTH_ROLE_ADD: u32 = 1200;
+    /// `auth_role_delete`.
+    pub const AUTH_ROLE_DELETE: u32 = 1201;
+    /// `auth_role_grant_permission`.
+    pub const AUTH_ROLE_GRANT_PERMISSION: u32 = 1203;
+    /// `auth_role_revoke_permission`.
+    pub const AUTH_ROLE_REVOKE_PERMISSION: u32 = 1204;
     /// `header`.
     pub const HEADER: u32 = 100;
     /// `ID`, of members before 3.0.
@@ -47,33 +71,85 @@ pub mod field {
 /// What a request in an entry may nest: the entry is a message around it.
 const REQUEST_DEPTH: u32 = DECODE_DEPTH - 1;
 
-/// An InternalRaftRequest `{header: {ID: id}, field: request}` around an already encoded request.
-pub fn wrap_request(field: u32, request: &[u8], id: u64) -> Vec<u8> {
-    let header_len = int_len(1, id);
-    let mut out =
-        Vec::with_capacity(field_len(field, request.len()) + field_len(field::HEADER, header_len));
+/// What an entry's header says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heading<'a> {
+    /// Names the request; 0 is none.
+    pub id: u64,
+    /// Who asks; empty if nobody said so.
+    pub username: &'a str,
+    /// The revision of the auth store at which the name was checked; 0 with no name.
+    pub auth_revision: u64,
+}
+
+impl From<u64> for Heading<'static> {
+    /// Of a request whose author does not matter.
+    fn from(id: u64) -> Self {
+        Self { id, ..Self::default() }
+    }
+}
+
+impl<'a> Heading<'a> {
+    /// Reads a header; `None` if there is anything odd about it.
+    pub fn parse(header: &'a [u8]) -> Option<Self> {
+        let (mut heading, mut fields) = (Self::default(), Fields::new(header));
+        while let Some((field, value)) = fields.next_field().ok()? {
+            match (field, value) {
+                (1, Value::Varint(id)) => heading.id = id,
+                (2, Value::Len(name)) => {
+                    heading.username = std::str::from_utf8(&header[name]).ok()?;
+                }
+                (3, Value::Varint(revision)) => heading.auth_revision = revision,
+                _ => return None,
+            }
+        }
+        Some(heading)
+    }
+
+    fn len(&self) -> usize {
+        let name = match self.username {
+            "" => 0,
+            name => field_len(2, name.len()),
+        };
+        int_len(1, self.id) + name + int_len(3, self.auth_revision)
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        write_len(out, field::HEADER, self.len());
+        write_uint64(out, 1, self.id);
+        if !self.username.is_empty() {
+            write_len(out, 2, self.username.len());
+            out.extend_from_slice(self.username.as_bytes());
+        }
+        write_uint64(out, 3, self.auth_revision);
+    }
+}
+
+/// An InternalRaftRequest `{header: heading, field: request}` around an already encoded request.
+pub fn wrap_request<'a>(field: u32, request: &[u8], heading: impl Into<Heading<'a>>) -> Vec<u8> {
+    let heading = heading.into();
+    let mut out = Vec::with_capacity(wrapped_len(field, request.len(), heading));
     write_len(&mut out, field, request.len());
     out.extend_from_slice(request);
-    write_len(&mut out, field::HEADER, header_len);
-    write_uint64(&mut out, 1, id);
+    heading.write(&mut out);
     out
 }
 
 /// Wraps a message that came from a client; a large one stays where it is.
-pub fn wrap_message(field: u32, message: Message, id: u64) -> Bytes {
+pub fn wrap_message<'a>(field: u32, message: Message, heading: impl Into<Heading<'a>>) -> Bytes {
+    let heading = heading.into();
     if !message.has_room() {
-        return wrap_request(field, &message, id).into();
+        return wrap_request(field, &message, heading).into();
     }
     let (mut before, mut behind) = (Vec::new(), Vec::new());
     write_len(&mut before, field, message.len());
-    write_len(&mut behind, field::HEADER, int_len(1, id));
-    write_uint64(&mut behind, 1, id);
+    heading.write(&mut behind);
     message.wrap(&before, &behind)
 }
 
 /// Bytes of [`wrap_request`]'s result for a request of `request_bytes`.
-pub fn wrapped_len(field: u32, request_bytes: usize, id: u64) -> usize {
-    field_len(field, request_bytes) + field_len(field::HEADER, int_len(1, id))
+pub fn wrapped_len<'a>(field: u32, request_bytes: usize, heading: impl Into<Heading<'a>>) -> usize {
+    field_len(field, request_bytes) + field_len(field::HEADER, heading.into().len())
 }
 
 /// Bytes that [`write_revoke`] appends at most.
@@ -90,12 +166,17 @@ pub fn write_revoke(out: &mut Vec<u8>, lease: i64, id: u64) {
 /// The put inside an InternalRaftRequest made by [`wrap_request`]; `None` if it is anything else,
 /// which is then decoded as a whole.
 pub fn wrapped_put(entry: &[u8]) -> Option<&[u8]> {
+    wrapped(field::PUT, entry).map(|(put, _)| put)
+}
+
+/// As [`wrapped_put`], with the header, which [`Heading::parse`] reads.
+pub fn wrapped_put_of(entry: &[u8]) -> Option<(&[u8], &[u8])> {
     wrapped(field::PUT, entry)
 }
 
 /// Returns the lease that an entry ends, if it is a wrapped LeaseRevoke.
 pub fn wrapped_revoke(entry: &[u8]) -> Option<i64> {
-    let revoke = wrapped(field::LEASE_REVOKE, entry)?;
+    let (revoke, _) = wrapped(field::LEASE_REVOKE, entry)?;
     let mut fields = Fields::new(revoke);
     match fields.next_field() {
         Ok(Some((1, Value::Varint(id)))) if fields.position() == revoke.len() => {
@@ -105,15 +186,16 @@ pub fn wrapped_revoke(entry: &[u8]) -> Option<i64> {
     }
 }
 
-fn wrapped(request: u32, entry: &[u8]) -> Option<&[u8]> {
+/// The request and the header of an entry that has nothing else.
+fn wrapped(request: u32, entry: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut fields = Fields::new(entry);
     let found = match fields.next_field() {
         Ok(Some((field, Value::Len(found)))) if field == request => found,
         _ => return None,
     };
     match fields.next_field() {
-        Ok(Some((field::HEADER, Value::Len(_)))) if fields.position() == entry.len() => {
-            Some(&entry[found])
+        Ok(Some((field::HEADER, Value::Len(header)))) if fields.position() == entry.len() => {
+            Some((&entry[found], &entry[header]))
         }
         _ => None,
     }

@@ -114,7 +114,8 @@ impl Front {
         let held = budget.account();
         let http1_body_bytes = limits::json_body_bytes(shared.config.max_request_bytes) as u64;
         let grpc = grpc_config(&shared.config);
-        let settings = Settings { grpc, routes, budget, http1_body_bytes };
+        let names_users = shared.config.tls.client.client_cert_auth;
+        let settings = Settings { grpc, routes, budget, http1_body_bytes, names_users };
         let connections_max =
             crate::sys::descriptors_max().saturating_sub(limits::RESERVED_DESCRIPTORS).max(1);
         Self {

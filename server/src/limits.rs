@@ -214,6 +214,17 @@ pub const LOG_SIDE_THREADS: usize = 2;
 pub const LOG_SIDE_JOBS: usize = etcore_raftlog::limits::FETCHES_MAX + LOG_COMMIT_JOBS;
 /// Threads that look up the names of peers, which may take many seconds.
 pub const NAME_THREADS: usize = 2;
+/// Threads that hash passwords at most, and no more than half the cores: they give way to the
+/// shards.
+pub const PASSWORD_THREADS: usize = 4;
+/// Passwords of one front that wait to be hashed or compared, or are; more answer `too many
+/// requests`. By the usual cost that is some seconds of a thread.
+pub const PASSWORDS: usize = 64;
+/// Calls of one front that wait for the entry by which their token was given out; a token that
+/// would wait beyond is invalid.
+pub const TOKEN_WAITERS: usize = 1024;
+/// Bytes of their requests.
+pub const TOKEN_WAITERS_BYTES: usize = 4 << 20;
 
 /// Hashes waiting for the hasher's thread; more answer `too many requests`, and a compaction's is
 /// left out.

@@ -80,6 +80,7 @@ mod turn;
 mod versions;
 mod watchdog;
 
+use crate::auth::tokens::TokenKeeper;
 use crate::lease::Lessor;
 use alarms::QuotaWatch;
 use applier::Applier;
@@ -166,6 +167,7 @@ pub struct Replica {
     lanes: LogLanes,
     applier: Applier,
     state: State,
+    tokens: TokenKeeper,
     leases: LeaseService,
     publisher: Publisher,
     introduction: Introduction,
@@ -207,6 +209,10 @@ impl Replica {
         if let Err(error) = auth {
             shared.fail(format!("page file: {error}"));
         }
+        let mut tokens = TokenKeeper::default();
+        if let Some(simple) = shared.tokens.simple() {
+            tokens.enable(simple, state.auth().is_enabled());
+        }
         let fast_renewals = shared.config.feature_gates.fast_lease_keep_alive;
         Self {
             request_timeout_ms: shared.config.request_timeout_ms(),
@@ -222,6 +228,7 @@ impl Replica {
             lanes: LogLanes::new(files),
             applier: Applier::default(),
             state,
+            tokens,
             leases: LeaseService::new(lessor, fast_renewals),
             publisher: Publisher::new(),
             introduction: Introduction::default(),
@@ -322,6 +329,7 @@ impl Replica {
         let Some(slept_ms) = self.turn.tick(tick_ms) else { return };
         self.log.node.tick();
         self.tick_leases(slept_ms, tick_ms);
+        self.tick_tokens();
         if self.space.retries(self.turn.now_ms()) {
             self.log.writer.retry_spare();
             self.look_for_space();

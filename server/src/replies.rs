@@ -5,6 +5,7 @@
 //! back into the one that answers.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use etcore_proto::error::Status;
@@ -64,6 +65,25 @@ pub struct Caller {
     pub remote: Option<SocketAddr>,
     /// The token that came with the call.
     pub token: Option<Bytes>,
+    /// The common name in the certificate that the client has shown, where that makes him a user.
+    pub common_name: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// The same caller, with the token that came with a call.
+    #[must_use]
+    pub fn with_token(self: Arc<Self>, token: Option<&Bytes>) -> Arc<Self> {
+        match token {
+            None => self,
+            Some(token) => Arc::new(Self { token: Some(token.clone()), ..(*self).clone() }),
+        }
+    }
+
+    /// True if nothing says who it is.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        self.token.is_none() && self.common_name.is_none()
+    }
 }
 
 /// A request that is not gRPC.

@@ -37,7 +37,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("driver", &["clock", "limits"]),
     ("disk", &["driver", "limits"]),
     ("log", &["limits", "sys"]),
-    ("config", &["cluster", "driver", "log"]),
+    ("config", &["auth", "cluster", "driver", "log"]),
     ("net", &["config"]),
     ("tls", &["config", "limits"]),
     ("kv", &["limits", "metrics", "wire"]),
@@ -52,7 +52,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("http", &["channel", "cluster", "metrics"]),
     ("replies", &["http"]),
     ("watch", &["limits", "replies", "wire"]),
-    ("background", &["channel", "disk", "driver", "lease", "limits", "sys"]),
+    ("background", &["auth", "channel", "disk", "driver", "lease", "limits", "sys"]),
     (
         "replica",
         &[

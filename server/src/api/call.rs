@@ -42,13 +42,9 @@ impl Call {
         id: CallId,
         method: MethodId,
         meta: &RequestMeta,
-        of_conn: Arc<Caller>,
+        caller: Arc<Caller>,
         began: Duration,
     ) -> Self {
-        let caller = match &meta.token {
-            None => of_conn,
-            token => Arc::new(Caller { remote: of_conn.remote, token: token.clone() }),
-        };
         Self { id, deadline_ms: meta.deadline_ms, caller, method, began, asked: None }
     }
 }

@@ -18,7 +18,6 @@ use crate::cluster::change::Change;
 use crate::cluster::identity;
 use crate::cluster::member::Member;
 use crate::config::url;
-use crate::replies::CallId;
 
 impl Cx<'_> {
     pub(super) fn member_list(&mut self, call: Call, message: Message) -> Outcome {
@@ -26,8 +25,7 @@ impl Cx<'_> {
         if request.linearizable {
             return self.take_ticket(call, CallKind::AtPoint(answer_member_list));
         }
-        answer_member_list(self, call.id);
-        Ok(())
+        answer_member_list(self, &call)
     }
 
     pub(super) fn member_add(&mut self, call: Call, message: Message) -> Outcome {
@@ -78,10 +76,12 @@ impl Cx<'_> {
     }
 }
 
-fn answer_member_list(cx: &mut Cx<'_>, call: CallId) {
+fn answer_member_list(cx: &mut Cx<'_>, call: &Call) -> Outcome {
+    cx.api.admit_somebody(&call.caller)?;
     let response = pb::MemberListResponse {
         header: Some(cx.api.shared.header(0).to_pb()),
         members: cx.api.reads.view().members.iter().map(Member::to_pb).collect(),
     };
-    cx.out.reply(call, &response.encode_to_vec());
+    cx.out.reply(call.id, &response.encode_to_vec());
+    Ok(())
 }

@@ -3,6 +3,8 @@
 //! Its names and answers are those of etcd, which registers the whole server under the empty
 //! name.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use etcore_proto::decode::{DecodeError, Fields, Value};
 use etcore_proto::error::{Code, Status};
@@ -11,7 +13,7 @@ use etcore_proto::pb::etcdserverpb as pb;
 
 use super::Cx;
 use super::call::{Call, Outcome, Refusal, decode, malformed, malformed_message};
-use crate::replies::CallId;
+use crate::replies::{CallId, Caller};
 
 /// HealthCheckResponse messages.
 const SERVING: &[u8] = &[0x08, 1];
@@ -42,7 +44,7 @@ impl Cx<'_> {
         Ok(())
     }
 
-    pub(super) fn open_health_watch(&mut self, call: CallId, meta: &RequestMeta) {
+    pub(super) fn open_health_watch(&mut self, call: CallId, meta: &RequestMeta, _: &Arc<Caller>) {
         if let Err(error) = self.api.stream_gate(meta) {
             self.out.fail(call, &error.into());
         }

@@ -19,7 +19,7 @@ use super::routes::{Unary, method_id};
 use super::{Cx, Services};
 use crate::http::Page;
 use crate::limits;
-use crate::replies::{CallId, ConnId, HttpId, Replies};
+use crate::replies::{CallId, Caller, ConnId, HttpId, Replies};
 
 /// Every path below `/v3/`, and its method's.
 const PATHS: &[(&str, &str)] = &[
@@ -238,7 +238,8 @@ impl Services {
             let meta = incoming.meta.clone();
             self.gateway.incoming.insert(id, incoming);
             out.answer_as_json(id, (method, route.method));
-            self.stream_opened(out, CallId::of_json(id), method, &meta);
+            let caller = caller_of(&meta);
+            self.stream_opened(out, CallId::of_json(id), method, &meta, &caller);
         } else {
             self.gateway.incoming.insert(id, incoming);
         }
@@ -361,11 +362,17 @@ impl Cx<'_> {
         }
         self.out.answer_as_json(id, (method, route.method));
         let began = self.api.shared.clock.elapsed();
-        let call = Call::new(CallId::of_json(id), method, &meta, Arc::default(), began);
+        let caller = caller_of(&meta);
+        let call = Call::new(CallId::of_json(id), method, &meta, caller, began);
         let message = Bytes::from(message).into();
         self.api.gateway.ready.push_back(Unary { call, method, meta, message });
         Ok(())
     }
+}
+
+/// Who asks: as in etcd, the gateway has no certificate to show, so only a token says it.
+fn caller_of(meta: &RequestMeta) -> Arc<Caller> {
+    Arc::<Caller>::default().with_token(meta.token.as_ref())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use etcore_proto::grpc::Message;
 use etcore_proto::pb::etcdserverpb as pb;
 
 use super::call::{Call, Outcome, Refusal, decode, malformed, malformed_message};
+use super::identity::heading;
 use super::pending::{CallKind, PendingCall, To};
 use super::reads::refusal;
 use super::{Cx, Services};
@@ -62,7 +63,7 @@ impl Cx<'_> {
         check::range_stream(&request)?;
         self.api.shared.metrics.ranges.inc();
         if request.serializable {
-            return self.start_stream(call, Box::new(request));
+            return self.answer_stream(call, Box::new(request));
         }
         self.take_ticket(call, CallKind::Stream(Box::new(request)))
     }
@@ -100,9 +101,21 @@ impl Cx<'_> {
         }
         self.out.reads_only(call.id);
         if check::is_serializable(&request) {
-            return self.start_read_txn(call, request);
+            return self.answer_read_txn(call, request);
         }
         self.take_ticket(call, CallKind::ReadTxn(Box::new(request)))
+    }
+
+    /// Answers a transaction that only reads.
+    pub(super) fn answer_read_txn(&mut self, call: Call, request: pb::TxnRequest) -> Outcome {
+        self.api.admit_read_txn(&call, &request)?;
+        self.start_read_txn(call, request)
+    }
+
+    /// Begins to answer a RangeStream.
+    pub(super) fn answer_stream(&mut self, call: Call, request: Box<pb::RangeRequest>) -> Outcome {
+        self.api.admit_read(&call.caller, &request.key, &request.range_end)?;
+        self.start_stream(call, request)
     }
 
     /// Evaluates a Range on the view of this turn and answers it, or has it wait for a page, or
@@ -114,6 +127,7 @@ impl Cx<'_> {
         request: pb::RangeRequest,
         resume: Option<(u64, bool)>,
     ) -> Outcome {
+        self.api.admit_read(&call.caller, &request.key, &request.range_end)?;
         let mut answer = self.api.reads.take_buffer();
         let shared = &self.api.shared;
         let (view, pages, scratch) = self.api.reads.evaluation();
@@ -162,18 +176,29 @@ impl Cx<'_> {
         message: &[u8],
     ) -> Outcome {
         let id = self.new_proposal()?;
+        let asker = self.api.asker(&call.caller)?;
+        let data = entry::wrap_request(field, message, heading(id, asker.as_ref()));
+        self.send_proposal(call, kind, id, data.into())
+    }
+
+    /// Proposes a request that is no user's.
+    pub(super) fn propose_for_nobody(
+        &mut self,
+        call: Call,
+        kind: CallKind,
+        field: u32,
+        message: &[u8],
+    ) -> Outcome {
+        let id = self.new_proposal()?;
         self.send_proposal(call, kind, id, entry::wrap_request(field, message, id).into())
     }
 
     /// Proposes a client's message as it came; it may be large.
     fn propose_message(&mut self, call: Call, field: u32, message: Message) -> Outcome {
         let id = self.new_proposal()?;
-        self.send_proposal(
-            call,
-            CallKind::Proposal(None),
-            id,
-            entry::wrap_message(field, message, id),
-        )
+        let asker = self.api.asker(&call.caller)?;
+        let data = entry::wrap_message(field, message, heading(id, asker.as_ref()));
+        self.send_proposal(call, CallKind::Proposal(None), id, data)
     }
 
     /// The ID of a proposal, if one may be made.

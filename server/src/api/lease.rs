@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcore_proto::decode::{Fields, Value};
 use etcore_proto::error::{EtcdError, Status};
 use etcore_proto::grpc::{Message, MethodId, RequestMeta, frame_message};
 use etcore_proto::pb::etcdserverpb as pb;
@@ -20,11 +21,12 @@ use prost::Message as _;
 use super::call::{Call, Outcome, Refusal, decode, malformed_message};
 use super::pending::{CallKind, LeaseCall, PendingCall, To};
 use super::{Cx, LEADERLESS_ELECTIONS, Services};
-use crate::auth;
+use crate::auth::Access;
 use crate::channel::{LeaseAnswer, LeaseQuery, LeaseRequest, Slot};
 use crate::clock::millis;
 use crate::entry::{self, field};
 use crate::kv::answer::Draft;
+use crate::kv::pieces::Pieces;
 use crate::limits;
 use crate::quota;
 use crate::replies::{CallId, Caller, ConnId};
@@ -43,8 +45,6 @@ pub(super) struct LeaseStreams {
     ids: SplitMix64,
     /// When a leader was known last.
     leader_seen_ms: u64,
-    /// Who asks for renewals: nobody is asked for a name.
-    caller: Arc<Caller>,
 }
 
 /// One stream.
@@ -57,6 +57,7 @@ struct KeepAlive {
     /// It ends with this once the renewals before are answered.
     failed: Option<Status>,
     held: bool,
+    caller: Arc<Caller>,
     /// The client's; `u64::MAX` if it has none.
     deadline_ms: u64,
     /// Among the ready ones.
@@ -80,7 +81,6 @@ impl LeaseStreams {
             ready: Vec::new(),
             ids: SplitMix64::new(seed),
             leader_seen_ms: 0,
-            caller: Arc::default(),
         }
     }
 
@@ -107,10 +107,33 @@ impl Services {
         if self.draining {
             return Err(EtcdError::Stopped);
         }
+        let asker = match &pending.to {
+            To::Call(call) => self.asker(&call.caller)?,
+            _ => None,
+        };
         let deadline_ms = pending.deadline_ms;
         let slot = self.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;
-        self.outbox.push_lease_request(LeaseRequest { slot, deadline_ms, query });
+        self.outbox.push_lease_request(LeaseRequest { slot, deadline_ms, query, asker });
         Ok(slot)
+    }
+
+    /// Whether the caller may be told of the keys of a lease: fields of an answer.
+    fn admit_keys(&self, caller: &Caller, keys: &Pieces) -> Result<(), EtcdError> {
+        if !self.auth().is_enabled() {
+            return Ok(());
+        }
+        let asker = self.asker(caller)?.ok_or(EtcdError::UserEmpty)?;
+        let (auth, author) = (self.auth(), asker.author());
+        if auth.admit_admin(author).is_ok() {
+            return Ok(());
+        }
+        for piece in keys.iter() {
+            let mut fields = Fields::new(piece);
+            while let Ok(Some((_, Value::Len(key)))) = fields.next_field() {
+                auth.admit(author, Access::Read, &piece[key], b"")?;
+            }
+        }
+        Ok(())
     }
 
     fn renewed(&mut self, call: CallId, number: u64, ttl_s: i64) {
@@ -195,10 +218,10 @@ impl Cx<'_> {
                 return self.fail_lease_stream(call.id, number, status);
             }
             (_, LeaseAnswer::Refused(status)) => return self.out.fail(call.id, &status),
-            _ if self.api.reads.view().auth.is_enabled() => {
-                return self.out.fail(call.id, &auth::not_served());
-            }
             (LeaseCall::TimeToLive { id }, LeaseAnswer::TimeToLive { times, keys }) => {
+                if let Err(error) = self.api.admit_keys(&call.caller, &keys) {
+                    return self.out.fail(call.id, &error.into());
+                }
                 header.write(&mut head);
                 write_int64(&mut head, 2, id);
                 write_int64(&mut head, 3, times.map_or(-1, |times| times.left_s));
@@ -224,7 +247,12 @@ impl Cx<'_> {
     }
 
     /// A KeepAlive stream was opened.
-    pub(super) fn open_lease_stream(&mut self, call: CallId, meta: &RequestMeta) {
+    pub(super) fn open_lease_stream(
+        &mut self,
+        call: CallId,
+        meta: &RequestMeta,
+        caller: &Arc<Caller>,
+    ) {
         let stopped = self.api.draining.then_some(EtcdError::Stopped);
         let refused = stopped.or_else(|| self.api.stream_gate(meta).err());
         if let Some(error) = refused {
@@ -236,6 +264,7 @@ impl Cx<'_> {
             half_closed: false,
             failed: None,
             held: false,
+            caller: caller.clone(),
             deadline_ms: meta.deadline_ms.unwrap_or(u64::MAX),
             ready: false,
         };
@@ -251,10 +280,18 @@ impl Cx<'_> {
         if stream.failed.is_some() {
             return;
         }
+        let (caller, deadline_ms) = (stream.caller.clone(), stream.deadline_ms);
+        let take = |cx: &mut Cx<'_>, call, message| cx.lease_stream_message(call, message);
+        match self.api.put_off_message(id, &caller, message.clone(), take) {
+            Ok(()) => {}
+            Err(Refusal::Status(status)) => return self.end_lease_stream(id, &status),
+            Err(_) => return,
+        }
+        let Some(stream) = self.api.lease.streams.get(&id) else { return };
         let call = Call {
             id,
-            deadline_ms: Some(stream.deadline_ms),
-            caller: self.api.lease.caller.clone(),
+            deadline_ms: Some(deadline_ms),
+            caller,
             // Nobody is told of single renewals.
             method: MethodId(0),
             began: Duration::from_millis(self.api.now_ms),

@@ -25,7 +25,6 @@ use crate::driver::Waker;
 use crate::entry::{self, field};
 use crate::limits;
 use crate::quota;
-use crate::replies::CallId;
 
 /// The way to the hasher and back.
 pub(super) struct Hashes {
@@ -90,7 +89,9 @@ impl Cx<'_> {
     pub(super) fn alarm(&mut self, call: Call, message: Message) -> Outcome {
         let message = message.into_bytes();
         let request: pb::AlarmRequest = decode(message.clone())?;
-        if request.action == AlarmAction::Get as i32 {
+        if request.action != AlarmAction::Get as i32 {
+            self.api.admit_admin(&call.caller)?;
+        } else {
             // etcd proposes it, and refuses what would be too large an entry.
             let id = self.new_proposal()?;
             self.admit_entry(entry::wrapped_len(field::ALARM, message.len(), id))?;
@@ -99,12 +100,14 @@ impl Cx<'_> {
         self.propose(call, field::ALARM, &message)
     }
 
-    pub(super) fn answer_alarm_list(&mut self, call: CallId, kind: i32) {
+    pub(super) fn answer_alarm_list(&mut self, call: &Call, kind: i32) -> Outcome {
+        self.api.admit_somebody(&call.caller)?;
         let view = self.api.reads.view();
         let header = self.api.shared.header(view.store.revision.0);
         let alarms = view.alarms.of_kind(kind);
         let response = pb::AlarmResponse { header: Some(header.to_pb()), alarms };
-        self.out.reply(call, &response.encode_to_vec());
+        self.out.reply(call.id, &response.encode_to_vec());
+        Ok(())
     }
 
     /// Refuses a request that the quota has no room for. Until the alarm is on, each of them raises

@@ -16,8 +16,10 @@ use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message as _;
 
 use super::Cx;
-use super::call::Call;
+use super::auth::{AuthQuestion, Credentials};
+use super::call::{Call, Outcome};
 use super::long::Long;
+use super::routes::Unary;
 use super::stats::Asked;
 use crate::channel::Slot;
 use crate::http::HealthCheck;
@@ -85,7 +87,19 @@ pub(super) enum CallKind {
     /// A transaction that only reads.
     ReadTxn(Box<pb::TxnRequest>),
     /// It is answered by this function once its linearizable point is reached.
-    AtPoint(fn(&mut Cx<'_>, CallId)),
+    AtPoint(fn(&mut Cx<'_>, &Call) -> Outcome),
+    /// A question about users and roles, answered at its point.
+    AuthQuestion(Box<AuthQuestion>),
+    /// A login, or a request with a new password, that waits for its point.
+    Credentials(Box<Credentials>),
+    /// One whose password is being hashed or compared.
+    Password(Box<Credentials>),
+    /// A login whose password was right, proposed.
+    Login(Box<Credentials>),
+    /// A call whose token is given out by an entry that this member is to apply yet.
+    Early(Box<Unary>),
+    /// A message of a stream of that kind, and who takes it.
+    EarlyMessage(Bytes, fn(&mut Cx<'_>, CallId, Bytes)),
     /// The list of alarms of this kind.
     AlarmList(i32),
     /// A hash that is being computed.
@@ -140,6 +154,8 @@ impl CallKind {
             Self::Range(_)
                 | Self::ReadTxn(_)
                 | Self::AtPoint(_)
+                | Self::AuthQuestion(_)
+                | Self::Credentials(_)
                 | Self::AlarmList(_)
                 | Self::Health(_)
                 | Self::Stream(_)
@@ -148,7 +164,7 @@ impl CallKind {
 
     /// True if the replica will reply to it.
     fn is_proposal(&self) -> bool {
-        matches!(self, Self::Proposal(_) | Self::QuotaAlarm)
+        matches!(self, Self::Proposal(_) | Self::QuotaAlarm | Self::Login(_))
     }
 }
 
@@ -360,7 +376,7 @@ impl Pending {
         }
     }
 
-    fn wait_for_index(&mut self, slot: Slot, index: LogIndex) {
+    pub(super) fn wait_for_index(&mut self, slot: Slot, index: LogIndex) {
         self.next_at_index += 1;
         self.at_index.push(Reverse((index, self.next_at_index, slot)));
     }

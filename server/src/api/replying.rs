@@ -8,7 +8,6 @@ use etcore_proto::error::{EtcdError, Status};
 use super::call::{Outcome, Refusal};
 use super::pending::{CallKind, PendingCall, To};
 use super::{Cx, Services};
-use crate::auth;
 use crate::channel::{Reply, Slot, ToFront};
 use crate::clock::millis;
 use crate::http::{self, Page};
@@ -60,6 +59,9 @@ impl Cx<'_> {
         }
         match (kind, reply) {
             (CallKind::Abandoned, _) => {}
+            (CallKind::Login(login), Reply::Message(message)) => {
+                self.finish_login(call, login, &message);
+            }
             (CallKind::QuotaAlarm, _) => self.out.fail(call.id, &EtcdError::NoSpace.into()),
             (_, Reply::Header { revision }) => {
                 let mut answer = self.api.reads.take_buffer();
@@ -121,36 +123,34 @@ impl Cx<'_> {
             call.asked = call.asked.take().or_else(|| kind.asked());
             call.clone()
         });
-        // Whoever began when nobody had to say who he is must do so now.
-        let reads = matches!(
-            kind,
-            CallKind::Range(_)
-                | CallKind::ReadTxn(_)
-                | CallKind::Stream(_)
-                | CallKind::AtPoint(_)
-                | CallKind::AlarmList(_)
-        );
         let id = call.id;
-        if reads && self.api.reads.view().auth.is_enabled() {
-            return self.out.fail(id, &auth::not_served());
-        }
         let outcome = match kind {
             CallKind::Range(request) => self.answer_range(call, *request, resume),
-            CallKind::ReadTxn(request) => self.start_read_txn(call, *request),
-            CallKind::Stream(request) => self.start_stream(call, request),
+            CallKind::ReadTxn(request) => self.answer_read_txn(call, *request),
+            CallKind::Stream(request) => self.answer_stream(call, request),
             CallKind::Long(long) => {
                 self.continue_long(call, long);
                 Ok(())
             }
             CallKind::AtPoint(answer) => {
-                answer(self, id);
-                self.api.ended(&call, None);
+                answer(self, &call).inspect(|()| self.api.ended(&call, None))
+            }
+            CallKind::AuthQuestion(question) => self
+                .answer_auth_question(&call, &question)
+                .inspect(|()| self.api.ended(&call, None)),
+            CallKind::Credentials(credentials) => self.look_at_credentials(call, credentials),
+            CallKind::Early(unary) => {
+                self.api.early.ended(unary.message.len());
+                self.api.unary(self.out, *unary);
+                Ok(())
+            }
+            CallKind::EarlyMessage(message, take) => {
+                self.api.early.ended(message.len());
+                take(self, id, message);
                 Ok(())
             }
             CallKind::AlarmList(kind) => {
-                self.answer_alarm_list(id, kind);
-                self.api.ended(&call, None);
-                Ok(())
+                self.answer_alarm_list(&call, kind).inspect(|()| self.api.ended(&call, None))
             }
             CallKind::Proposal(_)
             | CallKind::QuotaAlarm
@@ -160,6 +160,8 @@ impl Cx<'_> {
             | CallKind::Defragment
             | CallKind::MoveLeader
             | CallKind::ChangeMembers
+            | CallKind::Password(_)
+            | CallKind::Login(_)
             | CallKind::Lease(_)
             | CallKind::Health(_) => Ok(()),
         };
@@ -228,6 +230,14 @@ impl Cx<'_> {
                 (CallKind::ChangeMembers, to) => {
                     let error = self.api.proposal_timed_out(left.deadline_ms, left.client_deadline);
                     self.fail_to(to, &error.into());
+                }
+                (CallKind::Early(unary), to) => {
+                    self.api.early.ended(unary.message.len());
+                    self.fail_to(to, &EtcdError::InvalidAuthToken.into());
+                }
+                (CallKind::EarlyMessage(message, _), to) => {
+                    self.api.early.ended(message.len());
+                    self.fail_to(to, &EtcdError::InvalidAuthToken.into());
                 }
                 // The peer reads too slowly; what was sent cannot be completed by an error.
                 (CallKind::Long(_), To::Call(call)) => self.out.abort(call.id),

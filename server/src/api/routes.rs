@@ -4,6 +4,8 @@
 //! A new method is one line here and a function in its service's file. The transport gets paths and
 //! kinds from the table, the gate what is allowed to whom.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use etcore_proto::decode::Flat;
 use etcore_proto::error::EtcdError;
@@ -13,10 +15,9 @@ use etcore_proto::pb::etcdserverpb as pb;
 use super::call::{Call, Outcome, Refusal, decode};
 use super::stats::Asked;
 use super::{Cx, Services, health, kv};
-use crate::auth;
 use crate::entry::field;
 use crate::metrics::{CallType, MethodLabels};
-use crate::replies::{CallId, Replies};
+use crate::replies::{CallId, Caller, Replies};
 
 /// What a caller must be allowed when the cluster asks who he is (etcd `v3rpc/maintenance.go`,
 /// `v3rpc/key.go`, `apply/auth.go`).
@@ -24,12 +25,12 @@ use crate::replies::{CallId, Replies};
 enum Permission {
     /// Nothing: it says nothing of what is stored.
     None,
+    /// What the service asks for where it answers, or apply does: it depends on the request.
+    Later,
+    /// The same, of a call that is not about whoever shows a token.
+    Login,
     /// To be somebody that the cluster knows.
     Own,
-    /// To read the keys that the request names.
-    Read,
-    /// To write them; and to read those that it reads as well.
-    Write,
     /// Everything.
     Root,
 }
@@ -61,7 +62,10 @@ enum Serve {
         check: fn(Bytes) -> Outcome,
     },
     /// Streams both ways. `open` has the gate's verdict to tell.
-    Stream { open: fn(&mut Cx<'_>, CallId, &RequestMeta), message: fn(&mut Cx<'_>, CallId, Bytes) },
+    Stream {
+        open: fn(&mut Cx<'_>, CallId, &RequestMeta, &Arc<Caller>),
+        message: fn(&mut Cx<'_>, CallId, Bytes),
+    },
 }
 
 struct Method {
@@ -129,7 +133,7 @@ macro_rules! stream {
         Method::new(
             $path,
             Serve::Stream {
-                open: |cx, call, meta| cx.$open(call, meta),
+                open: |cx, call, meta, caller| cx.$open(call, meta, caller),
                 message: |cx, call, message| cx.$message(call, message),
             },
             Permission::$permission,
@@ -138,7 +142,7 @@ macro_rules! stream {
 }
 
 macro_rules! proposal {
-    ($path:literal, $permission:ident, $field:expr, $request:ty, $check:expr) => {
+    ($path:expr, $permission:ident, $field:expr, $request:ty, $check:expr) => {
         Method::new(
             $path,
             Serve::Proposal { field: $field, is_request: is::<$request>, check: $check },
@@ -147,24 +151,37 @@ macro_rules! proposal {
     };
 }
 
+/// What an administrator changes users and roles by.
+macro_rules! auth {
+    ($name:literal, $field:ident, $request:ty) => {
+        proposal!(
+            concat!("/etcdserverpb.Auth/", $name),
+            Later,
+            field::$field,
+            $request,
+            decodes::<$request>
+        )
+    };
+}
+
 /// All methods; a [`MethodId`] is a place in it.
 const METHODS: &[Method] = &[
-    unary!("/etcdserverpb.KV/Range", Read, is::<pb::RangeRequest>, range)
+    unary!("/etcdserverpb.KV/Range", Later, is::<pb::RangeRequest>, range)
         .on_learner(OnLearner::IfSerializable)
         .timed("Range"),
     // A stream of answers: grpc-go reads the request after it has asked what refuses calls for
     // their heads.
-    unary!("/etcdserverpb.KV/RangeStream", Read, |_| Ok(()), range_stream).server_stream(),
-    unary!("/etcdserverpb.KV/Put", Write, kv::is_put, put).timed("Put"),
+    unary!("/etcdserverpb.KV/RangeStream", Later, |_| Ok(()), range_stream).server_stream(),
+    unary!("/etcdserverpb.KV/Put", Later, kv::is_put, put).timed("Put"),
     proposal!(
         "/etcdserverpb.KV/DeleteRange",
-        Write,
+        Later,
         field::DELETE_RANGE,
         pb::DeleteRangeRequest,
         kv::check_delete_range
     )
     .timed("DeleteRange"),
-    unary!("/etcdserverpb.KV/Txn", Write, kv::is_txn, txn).timed("Txn"),
+    unary!("/etcdserverpb.KV/Txn", Later, kv::is_txn, txn).timed("Txn"),
     proposal!(
         "/etcdserverpb.KV/Compact",
         Root,
@@ -177,7 +194,7 @@ const METHODS: &[Method] = &[
         .timed("LeaseGrant"),
     proposal!(
         "/etcdserverpb.Lease/LeaseRevoke",
-        Write,
+        Own,
         field::LEASE_REVOKE,
         pb::LeaseRevokeRequest,
         decodes::<pb::LeaseRevokeRequest>
@@ -185,14 +202,40 @@ const METHODS: &[Method] = &[
     .timed("LeaseRevoke"),
     unary!(
         "/etcdserverpb.Lease/LeaseTimeToLive",
-        Read,
+        Own,
         is::<pb::LeaseTimeToLiveRequest>,
         lease_time_to_live
     ),
-    unary!("/etcdserverpb.Lease/LeaseLeases", Read, is_empty, lease_leases),
-    stream!("/etcdserverpb.Lease/LeaseKeepAlive", Own, open_lease_stream, lease_stream_message),
-    stream!("/etcdserverpb.Watch/Watch", Read, open_watch, watch_message),
-    unary!("/etcdserverpb.Auth/AuthStatus", Own, is_empty, auth_status).timed("AuthStatus"),
+    unary!("/etcdserverpb.Lease/LeaseLeases", Own, is_empty, lease_leases),
+    stream!("/etcdserverpb.Lease/LeaseKeepAlive", Later, open_lease_stream, lease_stream_message),
+    stream!("/etcdserverpb.Watch/Watch", Later, open_watch, watch_message),
+    unary!("/etcdserverpb.Auth/AuthStatus", Later, is_empty, auth_status).timed("AuthStatus"),
+    unary!("/etcdserverpb.Auth/Authenticate", Login, is::<pb::AuthenticateRequest>, authenticate)
+        .timed("Authenticate"),
+    auth!("AuthEnable", AUTH_ENABLE, pb::AuthEnableRequest),
+    auth!("AuthDisable", AUTH_DISABLE, pb::AuthDisableRequest),
+    unary!("/etcdserverpb.Auth/UserAdd", Later, is::<pb::AuthUserAddRequest>, user_add)
+        .timed("AuthUserAdd"),
+    unary!("/etcdserverpb.Auth/UserGet", Later, is::<pb::AuthUserGetRequest>, user_get)
+        .timed("AuthUserGet"),
+    unary!("/etcdserverpb.Auth/UserList", Later, is_empty, user_list).timed("AuthUserList"),
+    auth!("UserDelete", AUTH_USER_DELETE, pb::AuthUserDeleteRequest),
+    unary!(
+        "/etcdserverpb.Auth/UserChangePassword",
+        Later,
+        is::<pb::AuthUserChangePasswordRequest>,
+        change_password
+    )
+    .timed("AuthUserChangePassword"),
+    auth!("UserGrantRole", AUTH_USER_GRANT_ROLE, pb::AuthUserGrantRoleRequest),
+    auth!("UserRevokeRole", AUTH_USER_REVOKE_ROLE, pb::AuthUserRevokeRoleRequest),
+    auth!("RoleAdd", AUTH_ROLE_ADD, pb::AuthRoleAddRequest),
+    unary!("/etcdserverpb.Auth/RoleGet", Later, is::<pb::AuthRoleGetRequest>, role_get)
+        .timed("AuthRoleGet"),
+    unary!("/etcdserverpb.Auth/RoleList", Later, is_empty, role_list).timed("AuthRoleList"),
+    auth!("RoleDelete", AUTH_ROLE_DELETE, pb::AuthRoleDeleteRequest),
+    auth!("RoleGrantPermission", AUTH_ROLE_GRANT_PERMISSION, pb::AuthRoleGrantPermissionRequest),
+    auth!("RoleRevokePermission", AUTH_ROLE_REVOKE_PERMISSION, pb::AuthRoleRevokePermissionRequest),
     unary!("/etcdserverpb.Cluster/MemberList", Own, is::<pb::MemberListRequest>, member_list),
     unary!("/etcdserverpb.Cluster/MemberAdd", Root, is::<pb::MemberAddRequest>, member_add),
     unary!(
@@ -213,10 +256,8 @@ const METHODS: &[Method] = &[
         is::<pb::MemberPromoteRequest>,
         member_promote
     ),
-    // etcd asks for a name. As long as none can be given here, whoever looks after the member is
-    // told of it all the same.
-    unary!("/etcdserverpb.Maintenance/Status", None, is_empty, status).on_learner(OnLearner::Yes),
-    unary!("/etcdserverpb.Maintenance/Alarm", Root, is::<pb::AlarmRequest>, alarm).timed("Alarm"),
+    unary!("/etcdserverpb.Maintenance/Status", Own, is_empty, status).on_learner(OnLearner::Yes),
+    unary!("/etcdserverpb.Maintenance/Alarm", Own, is::<pb::AlarmRequest>, alarm).timed("Alarm"),
     unary!("/etcdserverpb.Maintenance/Hash", Root, is_empty, hash),
     unary!("/etcdserverpb.Maintenance/HashKV", Root, is::<pb::HashKvRequest>, hash_kv),
     unary!("/etcdserverpb.Maintenance/Defragment", Root, is_empty, defragment),
@@ -278,14 +319,19 @@ pub struct Unary {
 impl Services {
     /// A unary call came.
     pub fn unary(&mut self, out: &mut dyn Replies, unary: Unary) {
+        let id_of_call = unary.call.id;
+        let unary = match self.put_off(unary) {
+            Ok(unary) => unary,
+            Err(Refusal::Status(status)) => return out.fail(id_of_call, &status),
+            Err(_) => return,
+        };
         let Unary { mut call, method: id, meta, message } = unary;
-        let id_of_call = call.id;
         let told = self.telling.of_all().then(|| {
             call.asked = Some(Box::new(Asked::Message(message.clone().into_bytes())));
             call.clone()
         });
         let method = method(id);
-        let gate = self.gate(method, &meta, &message);
+        let gate = self.gate(method, &call, &meta, &message);
         // The interceptor of etcd has the request already; a stream's service is to ask for it.
         let has_message = gate.is_ok() || method.labels.kind == CallType::Unary;
         let outcome = match gate {
@@ -332,10 +378,11 @@ impl Services {
         call: CallId,
         id: MethodId,
         meta: &RequestMeta,
+        caller: &Arc<Caller>,
     ) {
         self.calls.started(id);
         if let Serve::Stream { open, .. } = &method(id).serve {
-            open(&mut self.with(out), call, meta);
+            open(&mut self.with(out), call, meta, caller);
         }
     }
 
@@ -356,7 +403,13 @@ impl Services {
     /// Every unary call goes through here before its service sees it. Its deadline, and that its
     /// message is not too large, are the transport's; what is proposed while the member stops is
     /// refused where it would be proposed.
-    fn gate(&self, method: &Method, meta: &RequestMeta, message: &Message) -> Result<(), Refusal> {
+    fn gate(
+        &self,
+        method: &Method,
+        call: &Call,
+        meta: &RequestMeta,
+        message: &Message,
+    ) -> Result<(), Refusal> {
         let on_learner = match method.on_learner {
             OnLearner::Yes => true,
             OnLearner::No => !self.is_learner(),
@@ -366,8 +419,10 @@ impl Services {
             return Err(EtcdError::NotSupportedForLearner.into());
         }
         self.head_gate(meta, false)?;
-        if method.permission != Permission::None && self.reads.view().auth.is_enabled() {
-            return Err(Refusal::Status(auth::not_served()));
+        match method.permission {
+            Permission::Own => self.admit_somebody(&call.caller)?,
+            Permission::Root if self.auth().is_enabled() => self.admit_admin(&call.caller)?,
+            _ => {}
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! The hub decides; this file connects it with the published view, the pins, the way out and the
 //! metrics. It must never hold events.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -10,15 +12,15 @@ use etcore_proto::decode::decode;
 use etcore_proto::error::{EtcdError, Status};
 use etcore_proto::grpc::RequestMeta;
 use etcore_proto::pb::etcdserverpb as pb;
+use pb::watch_request::RequestUnion;
 
-use super::call::malformed_message;
+use super::call::{Outcome, Refusal, malformed_message};
 use super::{Cx, LEADERLESS_ELECTIONS, Services};
-use crate::auth;
 use crate::clock::millis;
 use crate::config::Config;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::replies::{CallId, ConnId};
+use crate::replies::{CallId, Caller, ConnId};
 use crate::watch::{Counts, Hub, HubConfig, Turn};
 use crate::work::Job;
 
@@ -34,6 +36,8 @@ pub(super) struct WatchStreams {
     counts: Counts,
     /// Since when there has been no leader.
     leaderless_ms: Option<u64>,
+    /// Who has opened the streams whose clients say who they are.
+    callers: BTreeMap<CallId, Arc<Caller>>,
 }
 
 impl WatchStreams {
@@ -45,7 +49,7 @@ impl WatchStreams {
         let turn_deliveries = limits::WATCH_TURN_DELIVERIES;
         let config = HubConfig { progress_interval_ms, fragment_bytes, turn_deliveries, seed };
         let hub = Hub::new(config);
-        Self { hub, counts: Counts::default(), leaderless_ms: None }
+        Self { hub, counts: Counts::default(), leaderless_ms: None, callers: BTreeMap::new() }
     }
 
     /// Adds what has changed to the metrics, which all fronts share.
@@ -76,10 +80,14 @@ impl WatchStreams {
     /// The client has gone away from a stream, or it was ended.
     pub(super) fn closed(&mut self, call: CallId) {
         self.hub.closed(call);
+        self.callers.remove(&call);
     }
 
     pub(super) fn connection_closed(&mut self, conn: ConnId) {
         self.hub.connection_closed(conn);
+        if !self.callers.is_empty() {
+            self.callers.retain(|call, _| call.conn != conn);
+        }
     }
 
     /// Some page has arrived.
@@ -108,12 +116,14 @@ impl Services {
 
 impl Cx<'_> {
     /// A Watch stream was opened.
-    pub(super) fn open_watch(&mut self, call: CallId, meta: &RequestMeta) {
+    pub(super) fn open_watch(&mut self, call: CallId, meta: &RequestMeta, caller: &Arc<Caller>) {
         let stopped = self.api.draining.then_some(EtcdError::Stopped);
         let refusal = self.api.stream_gate(meta).err().or(stopped).map(Status::from);
-        let not_served = || self.api.reads.view().auth.is_enabled().then(auth::not_served);
-        if let Some(status) = refusal.or_else(not_served) {
+        if let Some(status) = refusal {
             return self.out.fail(call, &status);
+        }
+        if !caller.is_nobody() {
+            self.api.watch.callers.insert(call, caller.clone());
         }
         let first = self.api.watch.hub.is_empty();
         self.api.watch.hub.open(call, meta.has_leader, self.api.now_ms);
@@ -126,7 +136,7 @@ impl Cx<'_> {
 
     /// A message came on a stream that was opened as a watch; the hub may have ended it.
     pub(super) fn watch_message(&mut self, call: CallId, message: Bytes) {
-        let request = match decode::<pb::WatchRequest>(message) {
+        let request = match decode::<pb::WatchRequest>(message.clone()) {
             Ok(request) => request,
             Err(error) => {
                 self.api.watch.closed(call);
@@ -135,14 +145,49 @@ impl Cx<'_> {
         };
         // What was acknowledged through another front is in the newest view.
         self.api.begin_turn(self.api.now_ms);
-        if self.api.reads.view().auth.is_enabled() {
-            self.api.watch.closed(call);
-            return self.out.fail(call, &auth::not_served());
+        if self.api.auth().is_enabled()
+            && let Some(RequestUnion::CreateRequest(create)) = &request.request_union
+        {
+            match self.admit_create(call, create, message) {
+                Ok(()) => {}
+                Err(Refusal::Status(status)) => {
+                    let Status { code, message } = status;
+                    let reason = format!("rpc error: code = {code:?} desc = {message}");
+                    return self.with_hub(|hub, turn| hub.refuse(turn, call, &reason));
+                }
+                Err(_) => return,
+            }
         }
         let began = self.api.shared.clock.elapsed();
         self.with_hub(|hub, turn| hub.message(turn, call, request));
         let took = self.api.shared.clock.elapsed().saturating_sub(began);
         self.api.shared.metrics.watch_loops.answered(took);
+    }
+
+    /// Whether a watcher may be made by the caller of its stream. What is revoked later does not
+    /// end it, as in etcd.
+    fn admit_create(
+        &mut self,
+        id: CallId,
+        create: &pb::WatchCreateRequest,
+        message: Bytes,
+    ) -> Outcome {
+        if create.start_revision < 0 {
+            // It is refused for that.
+            return Ok(());
+        }
+        let caller = self.api.watch.callers.get(&id).cloned().unwrap_or_default();
+        self.api.put_off_message(id, &caller, message, |cx, call, message| {
+            cx.watch_message(call, message);
+        })?;
+        let key: &[u8] = if create.key.is_empty() { b"\0" } else { &create.key };
+        let admitted = self.api.admit_watch(&caller, key, &create.range_end);
+        Ok(admitted.map_err(|error| match error {
+            EtcdError::InvalidAuthToken | EtcdError::AuthOldRevision | EtcdError::UserEmpty => {
+                error
+            }
+            _ => EtcdError::PermissionDenied,
+        })?)
     }
 
     /// Sends what the view of this turn adds, and goes on with those who are behind.

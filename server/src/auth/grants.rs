@@ -1,6 +1,7 @@
 //! What the roles of a user allow, merged: intervals of keys to read and to write.
 //!
-//! Called by `auth`. In these intervals, as in etcd's, an empty end is behind every key.
+//! Called by `auth` for every request of a client. In these intervals, as in etcd's, an empty end
+//! is behind every key.
 
 use std::cmp::Ordering;
 
@@ -8,7 +9,7 @@ use etcore_proto::pb::authpb;
 
 use super::Access;
 
-/// A permission or what is asked for: from a key on, up to an end.
+/// Keys from one on, up to an end; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Interval {
     begin: Vec<u8>,
@@ -31,24 +32,37 @@ fn compare(a: &[u8], b: &[u8]) -> Ordering {
 }
 
 impl Interval {
-    fn new(key: &[u8], end: &[u8]) -> Self {
+    /// `None` if nothing lies in it, as in permissions of before etcd checked them.
+    fn new(key: &[u8], end: &[u8]) -> Option<Self> {
         let end = match end {
             [] => [key, &[0]].concat(),
             end if is_open(end) => Vec::new(),
             end => end.to_vec(),
         };
-        Self { begin: key.to_vec(), end }
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        let is_left =
-            compare(&self.begin, &other.begin).is_lt() && compare(&self.end, &other.begin).is_le();
-        let is_right = compare(&self.begin, &other.end).is_ge();
-        !is_left && !is_right
+        let begin = key.to_vec();
+        (!begin.is_empty() && compare(&begin, &end).is_lt()).then_some(Self { begin, end })
     }
 }
 
-/// See the module text. Invariant: both are in the order of their begins.
+/// Joins intervals that overlap or touch, and puts them in order.
+fn merged(mut list: Vec<Interval>) -> Vec<Interval> {
+    list.sort_unstable_by(|a, b| a.begin.cmp(&b.begin));
+    let mut out: Vec<Interval> = Vec::new();
+    for next in list {
+        match out.last_mut() {
+            Some(last) if compare(&last.end, &next.begin).is_ge() => {
+                if compare(&next.end, &last.end).is_gt() {
+                    last.end = next.end;
+                }
+            }
+            _ => out.push(next),
+        }
+    }
+    out.shrink_to_fit();
+    out
+}
+
+/// See the module text. Invariant: both are in order, and between any two there is a gap.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Grants {
     read: Vec<Interval>,
@@ -58,47 +72,44 @@ pub(super) struct Grants {
 impl Grants {
     pub(super) fn new<'a>(roles: impl Iterator<Item = &'a authpb::Role>) -> Self {
         use authpb::permission::Type;
-        let mut grants = Self::default();
+        let (mut read, mut write) = (Vec::new(), Vec::new());
         for permission in roles.flat_map(|role| &role.key_permission) {
-            let interval = Interval::new(&permission.key, &permission.range_end);
+            let Some(interval) = Interval::new(&permission.key, &permission.range_end) else {
+                continue;
+            };
             match Type::try_from(permission.perm_type) {
-                Ok(Type::Read) => grants.read.push(interval),
-                Ok(Type::Write) => grants.write.push(interval),
+                Ok(Type::Read) => read.push(interval),
+                Ok(Type::Write) => write.push(interval),
                 Ok(Type::Readwrite) => {
-                    grants.read.push(interval.clone());
-                    grants.write.push(interval);
+                    read.push(interval.clone());
+                    write.push(interval);
                 }
                 Err(_) => {}
             }
         }
-        for list in [&mut grants.read, &mut grants.write] {
-            list.sort_by(|a, b| compare(&a.begin, &b.begin));
-        }
-        grants
+        Self { read: merged(read), write: merged(write) }
     }
 
-    /// True if all of the range is allowed; of a single key, if it is.
+    /// True if all of the range is allowed; of a single key, if it is. An end before the key asks
+    /// for the key alone, as in etcd.
     pub(super) fn cover(&self, access: Access, key: &[u8], end: &[u8]) -> bool {
         let list = match access {
             Access::Read => &self.read,
             Access::Write => &self.write,
         };
-        let wanted = Interval::new(key, end);
-        let mut overlapping = list.iter().filter(|interval| wanted.overlaps(interval));
-        let Some(first) = overlapping.next() else { return false };
-        if end.is_empty() {
+        let at = list.partition_point(|interval| interval.begin.as_slice() <= key);
+        let Some(interval) = at.checked_sub(1).map(|at| &list[at]) else { return false };
+        if key.is_empty() || compare(key, &interval.end).is_ge() {
+            return false;
+        }
+        let end = if is_open(end) {
+            &[]
+        } else if end.is_empty() {
             return true;
-        }
-        let mut reached = &first.end;
-        for interval in overlapping {
-            if compare(reached, &interval.begin).is_lt() {
-                return false;
-            }
-            if compare(&interval.end, reached).is_gt() {
-                reached = &interval.end;
-            }
-        }
-        compare(reached, &wanted.end).is_ge() && compare(&first.begin, &wanted.begin).is_le()
+        } else {
+            end
+        };
+        compare(&interval.end, end).is_ge()
     }
 }
 
@@ -143,6 +154,27 @@ mod tests {
         assert!(reads(b"\0", b"\0") && reads(b"\xff\xff", b"") && reads(b"z", b"\0"));
         assert!(!granted.cover(Access::Write, b"a", b"\0"));
         assert!(granted.cover(Access::Write, b"m", b"\0"));
+    }
+
+    #[test]
+    fn overlapping_ranges_of_many_roles_become_few() {
+        let granted = grants(&[(2, "a", "c"), (2, "b", "f"), (2, "f", ""), (2, "g", "h")]);
+        assert_eq!(granted.read.len(), 2);
+        let reads = |key: &[u8], end: &[u8]| granted.cover(Access::Read, key, end);
+        assert!(
+            reads(b"a", b"f\0") && !reads(b"a", b"f\0\0") && reads(b"g", b"") && !reads(b"h", b"")
+        );
+        assert!(reads(b"b", b"a"), "nothing lies in it, and the key is allowed");
+        assert!(!reads(b"z", b"a"), "nothing lies in it, and the key is not allowed");
+    }
+
+    #[test]
+    fn permissions_that_hold_no_key_allow_nothing() {
+        let granted = grants(&[(2, "c", "b"), (2, "c", "c"), (2, "", "\0"), (2, "", "")]);
+        assert!(granted.read.is_empty() && granted.write.is_empty());
+        assert!(
+            !granted.cover(Access::Read, b"", b"\0") && !granted.cover(Access::Read, b"b", b"")
+        );
     }
 
     #[test]

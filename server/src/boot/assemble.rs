@@ -21,6 +21,7 @@ use super::threads::{self, Helpers, Plan, Running};
 use super::{DataDir, Listeners, Recovered, Stored};
 use crate::api;
 use crate::background::hasher::Hasher;
+use crate::background::passwords::Passwords;
 use crate::background::{Background, Setup};
 use crate::channel::ring;
 use crate::channel::{Lifecycle, MemberView, Shared, StatusCell};
@@ -49,6 +50,7 @@ pub(crate) struct Wiring {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pages: PagesMaker,
     pub(crate) hasher: Hasher,
+    pub(crate) passwords: Passwords,
     pub(crate) front_wakers: Vec<Waker>,
     pub(crate) replica_waker: Waker,
     /// The replica lives on front 0's thread: its crossing is a call and needs no wake-up.
@@ -78,6 +80,7 @@ pub(super) fn run(
     let (fronts, shares_thread) = layout(&config, cores);
     tracing::info!(cores, fronts, replica_shares_front = shares_thread, "threads");
     let mut pool_threads = PoolThreads::default();
+    let passwords = Passwords::start(cores, fronts, &mut pool_threads)?;
     let mut pool =
         |name, threads, jobs| Pool::start(name, Size { threads, jobs }, &mut pool_threads);
     // A front may read the state of before a snapshot as well.
@@ -104,8 +107,16 @@ pub(super) fn run(
         let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
         Pages::new(map, page_pool.clone(), waker.clone())
     });
-    let wiring =
-        Wiring { shared, pages, hasher, front_wakers, replica_waker, shares_thread, nonce };
+    let wiring = Wiring {
+        shared,
+        pages,
+        hasher,
+        passwords,
+        front_wakers,
+        replica_waker,
+        shares_thread,
+        nonce,
+    };
     let mut wakers = wiring.front_wakers.clone();
     wakers.push(wiring.replica_waker.clone());
     let _ = wiring.shared.wakers.set(wakers);
@@ -159,6 +170,7 @@ pub(crate) fn shared(
         member_id: stored.member_id,
         cluster_id: stored.cluster_id,
         tls,
+        tokens: config.auth.tokens(),
         clock,
         ids: RequestIds::new(stored.member_id, stored.nonce),
         view: ArcSwap::from_pointee(MemberView::of_keys(stored.store.publish(), page_file)),
@@ -215,6 +227,7 @@ impl Wiring {
                 former_pages: (self.pages)(PageReader::Former, waker),
                 pins: pins.clone(),
                 hasher: self.hasher.clone(),
+                passwords: self.passwords.clone(),
                 waker: waker.clone(),
             };
             let parts = front::Parts {

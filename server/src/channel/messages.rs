@@ -1,10 +1,13 @@
 //! What fronts and the replica say to each other through the rings.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use etcore_engine::types::LogIndex;
 use etcore_proto::error::Status;
 
 use super::HashRequester;
+use crate::auth::Author;
 use crate::cluster::change::Change;
 use crate::kv::answer::Answer;
 use crate::kv::pieces::Pieces;
@@ -101,6 +104,24 @@ pub struct LeaseRequest {
     pub deadline_ms: u64,
     /// What it wants to know.
     pub query: LeaseQuery,
+    /// Who asks; `None` if nobody had to say so, or among members.
+    pub asker: Option<Asker>,
+}
+
+/// Who asks for something, while authentication is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// The user.
+    pub name: Arc<str>,
+    /// The revision of the auth store by which he is who he says.
+    pub revision: u64,
+}
+
+impl Asker {
+    /// As checks take it.
+    pub fn author(&self) -> Author<'_> {
+        Author { name: &self.name, revision: self.revision }
+    }
 }
 
 /// What only the leader's lessor can answer.

@@ -14,6 +14,7 @@ use etcore_engine::view::View;
 
 use super::Lifecycle;
 use crate::auth::Auth;
+use crate::auth::tokens::Tokens;
 use crate::clock::Clock;
 use crate::cluster::alarm::Alarms;
 use crate::cluster::downgrade::Downgrade;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub cluster_id: u64,
     /// Certificates, and who may connect.
     pub tls: Arc<Tls>,
+    /// What clients who have logged in show.
+    pub tokens: Tokens,
     /// The one clock.
     pub clock: Clock,
     /// Swapped whole by the replica; a front loads it once per turn.

@@ -9,7 +9,7 @@ use tracing::Level;
 
 use super::cluster::InitialCluster;
 use super::flags::Values;
-use super::{Access, AutoCompaction, Config, ListenUrl, Observe, cluster, gates, tls};
+use super::{Access, Auth, AutoCompaction, Config, ListenUrl, Observe, cluster, gates, tls};
 use crate::driver::probe::DriverKind;
 use crate::log::{Format, Outputs};
 
@@ -73,6 +73,7 @@ pub(super) fn check(values: &Values) -> Result<Config, String> {
         feature_gates,
         corrupt_check_time: values.duration("corrupt-check-time")?,
         compact_hash_check_time: values.duration("compact-hash-check-time")?,
+        auth: Auth::of(values)?,
         observe: Observe::of(values)?,
         log_level: log_level(&values.text("log-level")),
         log_format,

@@ -40,6 +40,8 @@ pub(super) struct Settings {
     pub(super) budget: Budget,
     /// Largest body of a request over HTTP/1.1.
     pub(super) http1_body_bytes: u64,
+    /// The common names in clients' certificates are users.
+    pub(super) names_users: bool,
 }
 
 /// What is served at a listener.

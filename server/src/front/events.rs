@@ -21,13 +21,13 @@ impl Front {
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Unary { stream, method, meta, message } => {
-                    let caller = wire.began(id(stream));
+                    let caller = wire.began(id(stream)).with_token(meta.token.as_ref());
                     let call = Call::new(id(stream), method, &meta, caller, wire.now());
                     self.take_unary(Unary { call, method, meta, message });
                 }
                 ServerEvent::StreamOpened { stream, method, meta } => {
-                    wire.began(id(stream));
-                    services.stream_opened(wire, id(stream), method, &meta);
+                    let caller = wire.began(id(stream)).with_token(meta.token.as_ref());
+                    services.stream_opened(wire, id(stream), method, &meta, &caller);
                 }
                 ServerEvent::StreamMessage { stream, method, message } => {
                     services.stream_message(wire, id(stream), method, message);

@@ -5,11 +5,14 @@
 //! them, and what raft and other clients wait for goes on in between.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+
+use etcore_proto::tls::x509::Facts;
 
 use super::conn::Conn;
 use super::wire::Wire;
 use crate::limits;
-use crate::replies::ConnId;
+use crate::replies::{Caller, ConnId};
 use crate::tls::{Rejected, RejectedLog, Side};
 
 /// Why one is given up for another.
@@ -146,6 +149,19 @@ impl Wire {
         }
     }
 
+    /// Where clients must have certificates, those name users.
+    fn note_common_name(&mut self, id: ConnId) {
+        if !self.settings.names_users {
+            return;
+        }
+        let Some(conn) = self.conn(id) else { return };
+        let certificate = conn.secure.as_ref().and_then(|secure| secure.certificate());
+        let facts = certificate.and_then(|certificate| Facts::parse(certificate));
+        let common_name = facts.map(|facts| facts.common_name.into());
+        let remote = conn.origin.caller.remote;
+        conn.origin.caller = Arc::new(Caller { remote, token: None, common_name });
+    }
+
     fn take_handshake_step(&mut self, id: ConnId) {
         let now_ms = self.now_ms;
         let Some(secure) = self.handshake(id) else { return };
@@ -162,7 +178,10 @@ impl Wire {
         self.room = room;
         let is_over = self.handshake(id).is_some_and(|secure| !secure.is_handshaking());
         match &outcome {
-            Ok(()) if is_over => self.handshake_ended(id, None, now_ms),
+            Ok(()) if is_over => {
+                self.handshake_ended(id, None, now_ms);
+                self.note_common_name(id);
+            }
             Ok(()) => {}
             Err(error) => self.handshake_ended(id, Some(error), now_ms),
         }

@@ -15,7 +15,9 @@ use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
 use super::*;
+use crate::auth::tokens::Tokens;
 use crate::background::hasher::Hasher;
+use crate::background::passwords::Passwords;
 use crate::channel::{
     Consumer, LeaseRequest, Lifecycle, MemberView, Producer, Reply, StatusCell, ToFront, ToReplica,
     ring,
@@ -110,6 +112,7 @@ impl Rig {
         let tls = Tls::load(&config.tls, std::path::Path::new(""), &[], &[]).unwrap();
         let shared = Arc::new(Shared {
             tls: Arc::new(tls),
+            tokens: Tokens::new("simple", 300).unwrap(),
             config: *config,
             member_id: 1,
             cluster_id: 2,
@@ -146,6 +149,7 @@ impl Rig {
             former_pages: Pages::new(map(), pool, waker.clone()),
             pins: store.revision_pins().clone(),
             hasher,
+            passwords: Passwords::at_once(),
             waker: waker.clone(),
         };
         let parts = Parts {

@@ -67,7 +67,7 @@ pub(super) enum Flushed {
 /// Invariants: `conns[slot]` belongs to the driver's socket slot of the same number; a connection
 /// is in `dirty` if it may have bytes to send or is to be looked at.
 pub(super) struct Wire {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     pub(super) clock: Clock,
     tls: Arc<Tls>,
     pub(super) handshakes: Handshakes,
@@ -133,7 +133,8 @@ impl Wire {
         grpc.plain_http = true;
         let (routes, budget) = (settings.routes.clone(), settings.budget.clone());
         let http1_body_bytes = settings.http1_body_bytes;
-        self.settings = Arc::new(Settings { grpc, routes, budget, http1_body_bytes });
+        self.settings =
+            Arc::new(Settings { grpc, routes, budget, http1_body_bytes, names_users: false });
     }
 
     #[cfg(test)]

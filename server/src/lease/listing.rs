@@ -224,6 +224,11 @@ impl Lessor {
         (self.listing, self.key_walk) = (None, None);
     }
 
+    /// All leases, in no order.
+    pub fn ids(&self) -> impl Iterator<Item = i64> {
+        (0..SHARDS).flat_map(|shard| self.leases.iter_shard(shard)).map(|(id, _)| *id)
+    }
+
     /// All leases at once, in the order of [`Lessor::list_on`].
     pub fn list(&self) -> Vec<i64> {
         let leases = (0..SHARDS).flat_map(|shard| self.leases.iter_shard(shard));

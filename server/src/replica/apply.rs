@@ -17,7 +17,7 @@ use super::applier::Next;
 use super::executing::Ending;
 use super::skip::SkipEntry;
 use crate::channel::{Reply, ToFront};
-use crate::entry::{self, Request, Unapplicable, describe};
+use crate::entry::{self, Heading, Request, Unapplicable, describe};
 use crate::kv::execute::Execution;
 use crate::kv::plan::{Leases, Op};
 use crate::kv::reader::Stop;
@@ -175,16 +175,18 @@ impl Replica {
                 if self.skips(entry)? {
                     return Ok(None);
                 }
-                // While authors matter, what they are is in the header.
-                if !self.state.auth().is_enabled() {
-                    if let Some(put) = entry::wrapped_put(&entry.data) {
-                        let put = PutRef::parse(put)
-                            .map_err(|error| Halt::Unapplicable(Unapplicable::Malformed(error)))?;
+                let checks = self.state.auth().is_enabled();
+                if let Some((put, header)) = entry::wrapped_put_of(&entry.data) {
+                    let put = PutRef::parse(put)
+                        .map_err(|error| Halt::Unapplicable(Unapplicable::Malformed(error)))?;
+                    if !checks {
                         return self.apply_put(entry, &put).map(Some);
                     }
-                    if let Some(lease) = entry::wrapped_revoke(&entry.data) {
-                        return self.apply_lease_revoke(entry, lease).map(Some);
+                    if let Some(heading) = Heading::parse(header) {
+                        return self.apply_put_of(entry, &put, &heading).map(Some);
                     }
+                } else if !checks && let Some(lease) = entry::wrapped_revoke(&entry.data) {
+                    return self.apply_lease_revoke(entry, lease).map(Some);
                 }
                 entry::with_entry(&entry.data, |request| match request {
                     Ok(request) => self.apply_request(entry, request),
@@ -242,10 +244,10 @@ impl Replica {
                 self.apply_downgrade(entry, downgrade);
                 Ok(None)
             }
-            // What only asks, and tokens, which are not kept.
+            Request::Authenticate(login) => Ok(Some(self.apply_login(entry, login))),
+            // What only asks.
             Request::DowngradeVersionTest(_)
             | Request::Range(_)
-            | Request::Authenticate(_)
             | Request::AuthStatus(_)
             | Request::UserGet(_)
             | Request::RoleGet(_)
@@ -264,11 +266,24 @@ impl Replica {
             | Request::RoleAdd(_)
             | Request::RoleDelete(_)
             | Request::RoleGrantPermission(_)
-            | Request::RoleRevokePermission(_) => {
-                let outcome = self.apply_auth(entry, request).map_err(Halt::Broken)?;
-                Ok(outcome.err().map(Reply::Refused))
-            }
+            | Request::RoleRevokePermission(_) => self.apply_auth(entry, request).map(Some),
         }
+    }
+
+    /// A put, while its author matters.
+    fn apply_put_of(
+        &mut self,
+        entry: &LogEntry,
+        put: &PutRef<'_>,
+        heading: &Heading<'_>,
+    ) -> Result<Reply, Halt> {
+        let alarms = self.state.alarms();
+        let admitted = alarms.admit_growth().and_then(|()| self.admit_put(put, heading));
+        if let Err(error) = admitted {
+            self.store.skip(entry.index, entry.term);
+            return Ok(Reply::Refused(error.into()));
+        }
+        self.apply_put(entry, put)
     }
 
     fn apply_put(&mut self, entry: &LogEntry, put: &PutRef<'_>) -> Result<Reply, Halt> {

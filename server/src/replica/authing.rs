@@ -1,52 +1,163 @@
 //! Auth on the replica's side: what entries change in it, and whether their authors may do what
 //! they ask for.
 //!
-//! Members of etcd serve logins and propose such entries; this version serves none, but applies
-//! them like any member, so that all hold the same data. Nothing here may depend on anything but
-//! the entry and the store.
+//! What is stored may depend on nothing but the entry and the store, so that all members hold the
+//! same. Simple tokens are not stored: each member gives them out as it applies the logins.
 
-use etcore_proto::error::{EtcdError, Status};
+use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
 use etcore_raftlog::types::LogEntry;
-use pb::request_op::Request as Op;
+use prost::Message as _;
 
 use super::Replica;
-use crate::auth::{Access, Auth, Author, Row};
-use crate::entry::Request;
+use super::apply::Halt;
+use super::lease_service::{Requester, Waiting};
+use crate::auth::tokens::Tokens;
+use crate::auth::{Access, Author, Check, LeaseKeys, Row};
+use crate::channel::{LeaseQuery, Reply};
+use crate::entry::{Heading, Request};
 use crate::lease::Lessor;
+use crate::wire::PutRef;
+
+impl LeaseKeys for Lessor {
+    fn each_key(
+        &self,
+        lease: i64,
+        ask: &mut dyn FnMut(&[u8]) -> Result<(), EtcdError>,
+    ) -> Result<(), EtcdError> {
+        self.keys(lease).try_for_each(|key| ask(key))
+    }
+}
 
 impl Replica {
     /// Takes over what an auth request changes; a refusal changes nothing.
-    ///
-    /// # Errors
-    /// What is wrong with what the store holds.
     pub(super) fn apply_auth(
         &mut self,
         entry: &LogEntry,
         request: Request<'_>,
-    ) -> Result<Result<(), Status>, String> {
+    ) -> Result<Reply, Halt> {
         let rows = match self.state.auth().change(request) {
             Ok(rows) => rows,
             Err(refusal) => {
                 self.store.skip(entry.index, entry.term);
-                return Ok(Err(refusal));
+                return Ok(Reply::Refused(refusal));
             }
         };
         if rows.is_empty() {
             self.store.skip(entry.index, entry.term);
-            return Ok(Ok(()));
+        } else {
+            let mut txn = self.store.begin(entry.index, entry.term);
+            put_rows(&mut txn, rows);
+            txn.commit();
+            self.refresh_auth().map_err(Halt::Broken)?;
         }
-        let mut txn = self.store.begin(entry.index, entry.term);
-        put_rows(&mut txn, rows);
-        txn.commit();
-        self.refresh_auth()?;
-        Ok(Ok(()))
+        if let Some(tokens) = self.shared.tokens.simple() {
+            match request {
+                Request::UserDelete(pb::AuthUserDeleteRequest { name })
+                | Request::UserChangePassword(pb::AuthUserChangePasswordRequest { name, .. }) => {
+                    self.tokens.forget_user(tokens, name);
+                }
+                _ => {}
+            }
+        }
+        Ok(Reply::Header { revision: self.store.revision().0 })
     }
 
     fn refresh_auth(&mut self) -> Result<(), String> {
-        let before = self.state.refresh_auth(&self.store)?;
-        warn_of_auth(self.state.auth(), before.is_enabled());
+        let was_enabled = self.state.refresh_auth(&self.store)?.is_enabled();
+        if self.state.auth().is_enabled() != was_enabled {
+            self.auth_switched();
+        }
         Ok(())
+    }
+
+    fn auth_switched(&mut self) {
+        let enabled = self.state.auth().is_enabled();
+        if enabled {
+            tracing::info!("enabled authentication");
+        } else {
+            tracing::info!("disabled authentication");
+        }
+        if let Some(tokens) = self.shared.tokens.simple() {
+            self.tokens.enable(tokens, enabled);
+        }
+    }
+
+    /// A snapshot has taken the store's place: users may have lost their tokens by entries that
+    /// this member will never see.
+    pub(super) fn forget_tokens(&mut self) {
+        if let Some(tokens) = self.shared.tokens.simple() {
+            self.tokens.enable(tokens, false);
+            self.tokens.enable(tokens, self.state.auth().is_enabled());
+        }
+    }
+
+    /// A user whose password was right gets a token, on every member.
+    pub(super) fn apply_login(
+        &mut self,
+        entry: &LogEntry,
+        login: &pb::InternalAuthenticateRequest,
+    ) -> Reply {
+        self.store.skip(entry.index, entry.term);
+        if let Err(refusal) = self.state.auth().admit_login(&login.name) {
+            return Reply::Refused(refusal.into());
+        }
+        let revision = self.store.revision().0;
+        let token = match &self.shared.tokens {
+            Tokens::None => return Reply::Refused(EtcdError::AuthFailed.into()),
+            Tokens::Simple(tokens) => {
+                let (prefix, now_ms) = (&login.simple_token, self.turn.now_ms());
+                self.tokens.assign(tokens, &login.name, prefix, entry.index.0, now_ms)
+            }
+        };
+        match token {
+            Ok(token) => {
+                let header = Some(self.shared.header(revision).to_pb());
+                Reply::Message(pb::AuthenticateResponse { header, token }.encode_to_vec())
+            }
+            Err(error) => Reply::Refused(error.into()),
+        }
+    }
+
+    /// Forgets tokens that nobody uses. With every tick.
+    pub(super) fn tick_tokens(&mut self) {
+        if let Some(tokens) = self.shared.tokens.simple() {
+            self.tokens.tick(tokens, self.turn.now_ms());
+        }
+    }
+
+    /// Whether the author of a put may ask for it.
+    pub(super) fn admit_put(
+        &self,
+        put: &PutRef<'_>,
+        heading: &Heading<'_>,
+    ) -> Result<(), EtcdError> {
+        let author = Author { name: heading.username, revision: heading.auth_revision };
+        self.check_of(author).put(put.key, put.lease, put.prev_kv)
+    }
+
+    /// Whether a front's question about leases may be answered: once when it comes, and once more
+    /// by the leader, when what hangs on the lease is known. Keys that are told of are looked at
+    /// where they are sent.
+    pub(super) fn admit_lease_request(&self, waiting: &Waiting) -> Result<(), EtcdError> {
+        let auth = self.state.auth();
+        if !auth.is_enabled() || !matches!(waiting.requester, Requester::Front(_)) {
+            return Ok(());
+        }
+        let Some(asker) = &waiting.request.asker else { return Err(EtcdError::UserEmpty) };
+        let check = self.check_of(asker.author());
+        match waiting.request.query {
+            LeaseQuery::Renew { id } => check.lease(id),
+            LeaseQuery::TimeToLive { .. } => Ok(()),
+            LeaseQuery::List if auth.admit(asker.author(), Access::Read, &[0], &[0]).is_ok() => {
+                Ok(())
+            }
+            LeaseQuery::List => self.leases.lessor().ids().try_for_each(|id| check.lease_keys(id)),
+        }
+    }
+
+    fn check_of<'a>(&'a self, author: Author<'a>) -> Check<'a> {
+        Check { auth: self.state.auth(), leases: self.leases.lessor(), author }
     }
 
     /// Whether the author of an entry's request may ask for it (etcd `apply/auth.go`).
@@ -54,17 +165,10 @@ impl Replica {
         if !self.state.auth().is_enabled() {
             return Ok(());
         }
-        let check = Check {
-            auth: self.state.auth(),
-            lessor: self.leases.lessor(),
-            author: Author::of(entry),
-        };
+        let check = self.check_of(Author::of(entry));
         match Request::of(entry) {
-            Some(Request::Put(put)) => check.put(put),
-            Some(Request::DeleteRange(delete)) => {
-                check.write(&delete.key, &delete.range_end)?;
-                if delete.prev_kv { check.read(&delete.key, &delete.range_end) } else { Ok(()) }
-            }
+            Some(Request::Put(put)) => check.put(&put.key, put.lease, put.prev_kv),
+            Some(Request::DeleteRange(delete)) => check.delete_range(delete),
             Some(Request::Txn(txn)) => check.txn(txn),
             Some(Request::LeaseRevoke(revoke)) => check.lease(revoke.id),
             Some(
@@ -93,18 +197,6 @@ impl Replica {
     }
 }
 
-/// What the operator must know when a member starts, or auth was switched.
-pub(super) fn warn_of_auth(auth: &Auth, was_enabled: bool) {
-    if auth.is_enabled() && !was_enabled {
-        tracing::warn!(
-            "authentication is enabled in this cluster, which this version does not serve: clients \
-             of this member are refused; use the members that do, or disable authentication"
-        );
-    } else if was_enabled && !auth.is_enabled() {
-        tracing::warn!("authentication is disabled: clients of this member are served again");
-    }
-}
-
 /// Writes rows of the auth buckets.
 pub(super) fn put_rows(
     txn: &mut etcore_engine::store::Txn<'_>,
@@ -117,58 +209,5 @@ pub(super) fn put_rows(
                 txn.bucket_delete(bucket, &key);
             }
         }
-    }
-}
-
-/// The checks of one request.
-struct Check<'a> {
-    auth: &'a Auth,
-    lessor: &'a Lessor,
-    author: Author<'a>,
-}
-
-impl Check<'_> {
-    fn read(&self, key: &[u8], end: &[u8]) -> Result<(), EtcdError> {
-        self.auth.admit(self.author, Access::Read, key, end)
-    }
-
-    fn write(&self, key: &[u8], end: &[u8]) -> Result<(), EtcdError> {
-        self.auth.admit(self.author, Access::Write, key, end)
-    }
-
-    /// Whoever uses a lease must be able to end it: to write all of its keys.
-    fn lease(&self, id: i64) -> Result<(), EtcdError> {
-        if !self.lessor.contains(id) || self.auth.admit_admin(self.author).is_ok() {
-            return Ok(());
-        }
-        self.lessor.keys(id).try_for_each(|key| self.write(key, b""))
-    }
-
-    fn put(&self, put: &pb::PutRequest) -> Result<(), EtcdError> {
-        self.write(&put.key, b"")?;
-        self.lease(put.lease)?;
-        if put.prev_kv { self.read(&put.key, b"") } else { Ok(()) }
-    }
-
-    /// Both branches, whichever will be taken.
-    fn txn(&self, txn: &pb::TxnRequest) -> Result<(), EtcdError> {
-        for compare in &txn.compare {
-            self.read(&compare.key, &compare.range_end)?;
-        }
-        for op in txn.success.iter().chain(&txn.failure) {
-            match &op.request {
-                Some(Op::RequestRange(range)) => self.read(&range.key, &range.range_end)?,
-                Some(Op::RequestPut(put)) => self.put(put)?,
-                Some(Op::RequestDeleteRange(delete)) => {
-                    if delete.prev_kv {
-                        self.read(&delete.key, &delete.range_end)?;
-                    }
-                    self.write(&delete.key, &delete.range_end)?;
-                }
-                Some(Op::RequestTxn(nested)) => self.txn(nested)?,
-                None => {}
-            }
-        }
-        Ok(())
     }
 }

@@ -423,8 +423,11 @@ impl Replica {
         let since_ms = self.turn.now_ms();
         for front in 0..self.fronts.len() {
             while let Some(request) = self.fronts.link(front).next_lease_request() {
-                let requester = Requester::Front(front);
-                self.leases.queued.push_back(Waiting::new(requester, since_ms, request));
+                let waiting = Waiting::new(Requester::Front(front), since_ms, request);
+                match self.admit_lease_request(&waiting) {
+                    Ok(()) => self.leases.queued.push_back(waiting),
+                    Err(error) => self.answer_lease(&waiting, LeaseAnswer::Refused(error.into())),
+                }
             }
         }
     }
@@ -492,6 +495,9 @@ impl Replica {
         if waiting.requester == Requester::Nobody {
             return;
         }
+        if let Err(error) = self.admit_lease_request(&waiting) {
+            return self.answer_lease(&waiting, LeaseAnswer::Refused(error.into()));
+        }
         if self.leases.walks_for(waiting.request.query) {
             return self.leases.walks.push(waiting);
         }
@@ -539,7 +545,7 @@ impl Replica {
                     // Whoever asks may not stay, and the entry may be lost.
                     let deadline_ms = self.turn.now_ms() + self.request_timeout_ms;
                     let query = LeaseQuery::Renew { id };
-                    let request = LeaseRequest { slot: 0, deadline_ms, query };
+                    let request = LeaseRequest { slot: 0, deadline_ms, query, asker: None };
                     let marker = Waiting::new(Requester::Nobody, self.turn.now_ms(), request);
                     self.leases.parked.entry(id).or_default().push(marker);
                 }

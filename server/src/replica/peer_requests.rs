@@ -302,7 +302,7 @@ impl Replica {
         }
         let since_ms = self.turn.now_ms();
         let deadline_ms = since_ms + self.request_timeout_ms;
-        let request = LeaseRequest { slot: 0, deadline_ms, query };
+        let request = LeaseRequest { slot: 0, deadline_ms, query, asker: None };
         self.leases.queue([Waiting::new(Requester::Peer(conn), since_ms, request)]);
     }
 

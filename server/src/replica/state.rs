@@ -10,7 +10,6 @@ use std::sync::Arc;
 use etcore_engine::bucket::Bucket;
 use etcore_engine::store::Store;
 
-use super::authing;
 use super::membership::CLUSTER_VERSION_KEY;
 use crate::auth::Auth;
 use crate::cluster::alarm::Alarms;
@@ -34,7 +33,6 @@ impl State {
             Ok(auth) => (auth, Ok(())),
             Err(error) => (Auth::default(), Err(error)),
         };
-        authing::warn_of_auth(&auth, false);
         let state = Self {
             members: members(store),
             removed: removed(store),

@@ -21,6 +21,7 @@ use etcore_raftlog::peer::{
 use prost::Message as _;
 
 use super::*;
+use crate::background::passwords::Passwords;
 use crate::background::{SimulatedBackground, worker};
 use crate::boot::{self, assemble};
 use crate::channel::{
@@ -133,6 +134,7 @@ impl Member {
                 Pages::simulated(Box::new(Ready(DiskPages::new(&of_pages))))
             }),
             hasher,
+            passwords: Passwords::at_once(),
             front_wakers: vec![Waker::simulated()],
             replica_waker: Waker::simulated(),
             shares_thread: true,

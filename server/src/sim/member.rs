@@ -22,6 +22,7 @@ use super::effects::Effects;
 use super::pages::{Arrivals, SimPages};
 use super::plan::Plan;
 use crate::background::hasher::{self, Hasher};
+use crate::background::passwords::Passwords;
 use crate::background::worker::Worker as BackgroundWorker;
 use crate::background::{Background, SimulatedBackground};
 use crate::boot::{self, BootError, assemble};
@@ -177,8 +178,7 @@ impl Member {
         let own_clock = OwnClock::start(now, self.rate);
         let clock = Clock::simulated(own_clock.nanos.clone(), self.wall_s.clone());
         let config = self.config.clone();
-        let tls = Tls::load(&config.tls, Path::new(""), &[], &[]).expect("no files");
-        let tls = Arc::new(tls);
+        let tls = Arc::new(Tls::load(&config.tls, Path::new(""), &[], &[]).expect("no files"));
         let shared = assemble::shared(config, clock, tls, &mut stored, &page_disk, plan.fronts);
         let front_wakers: Vec<Waker> = (0..plan.fronts).map(|_| Waker::simulated()).collect();
         let replica_waker =
@@ -195,6 +195,7 @@ impl Member {
             shared: shared.clone(),
             pages: pages_maker(&self.disk, &effects, plan, prng.fork(), made.clone()),
             hasher,
+            passwords: Passwords::at_once(),
             front_wakers: front_wakers.clone(),
             replica_waker: replica_waker.clone(),
             shares_thread: plan.shares_thread,

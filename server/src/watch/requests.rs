@@ -36,6 +36,22 @@ impl Hub {
         self.drop_failed();
     }
 
+    /// Answers a request for a watcher that may not be made, for this reason.
+    pub fn refuse(&mut self, turn: &mut Turn<'_>, call: CallId, reason: &str) {
+        let Some(slot) = self.by_place.get(&key_of(call)).copied() else { return };
+        self.observe(turn.view);
+        let mut header = turn.header;
+        header.revision = turn.view.revision.0;
+        let head = Head {
+            created: true,
+            canceled: true,
+            cancel_reason: reason,
+            ..Head::new(header, NO_ID)
+        };
+        self.answer(turn, slot, &head);
+        self.drop_failed();
+    }
+
     /// Lets time pass: sends the notifications that are due. True if there were any.
     pub fn tick(&mut self, turn: &mut Turn<'_>) -> bool {
         if self.pending.is_some() {

@@ -402,6 +402,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
+    /// What its calls show of a login.
+    pub token: Option<String>,
 }
 
 macro_rules! calls {
@@ -436,7 +438,29 @@ calls! {
 impl Client {
     pub async fn connect(setup: &Setup) -> Self {
         let endpoint = Endpoint::from_shared(setup.endpoint()).expect("a URL");
-        Self { channel: endpoint.connect().await.expect("the member listens") }
+        Self { channel: endpoint.connect().await.expect("the member listens"), token: None }
+    }
+
+    /// The same connection, with another token or none.
+    pub fn with_token(&self, token: Option<&str>) -> Self {
+        Self { channel: self.channel.clone(), token: token.map(str::to_owned) }
+    }
+
+    /// Logs in.
+    pub async fn token_of(&self, name: &str, password: &str) -> Result<String, tonic::Status> {
+        let (name, password) = (name.to_owned(), password.to_owned());
+        let request = pb::AuthenticateRequest { name, password };
+        let path = "/etcdserverpb.Auth/Authenticate";
+        let answer: pb::AuthenticateResponse = self.unary(path, request).await?;
+        Ok(answer.token)
+    }
+
+    pub fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.parse().expect("a token"));
+        }
+        request
     }
 
     pub async fn unary<Q, R>(&self, path: &'static str, request: Q) -> Result<R, tonic::Status>
@@ -448,7 +472,7 @@ impl Client {
         grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let codec: ProstCodec<Q, R> = ProstCodec::default();
         let path = PathAndQuery::from_static(path);
-        Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+        Ok(grpc.unary(self.request(request), path, codec).await?.into_inner())
     }
 
     /// All messages of a RangeStream.
@@ -461,7 +485,7 @@ impl Client {
         let codec: ProstCodec<pb::RangeRequest, pb::RangeStreamResponse> = ProstCodec::default();
         let path = PathAndQuery::from_static("/etcdserverpb.KV/RangeStream");
         let mut stream =
-            grpc.server_streaming(tonic::Request::new(request), path, codec).await?.into_inner();
+            grpc.server_streaming(self.request(request), path, codec).await?.into_inner();
         let mut chunks = Vec::new();
         while let Some(message) = stream.message().await? {
             chunks.push(message.range_response.unwrap_or_default());

@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn questions_and_answers_are_read_as_they_were_written_and_nothing_else_is() {
-        let ask = |query| LeaseRequest { slot: 3, deadline_ms: 9, query };
+        let ask = |query| LeaseRequest { slot: 3, deadline_ms: 9, query, asker: None };
         let renew = LeaseQuery::Renew { id: i64::MAX };
         let times = LeaseQuery::TimeToLive { id: -5, keys: false };
         let mut batch =

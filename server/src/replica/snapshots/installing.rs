@@ -93,6 +93,7 @@ impl Replica {
         if let Err(error) = self.state.refresh_auth(&store) {
             self.fail(format!("page file: {error}"));
         }
+        self.forget_tokens();
         let leftovers = Leftovers {
             store: std::mem::replace(&mut self.store, store),
             lessor: self.leases.go_over_to(lessor),

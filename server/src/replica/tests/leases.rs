@@ -16,7 +16,8 @@ fn ask(cluster: &mut Cluster, at: usize, query: LeaseQuery) -> LeaseAnswer {
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
     let deadline_ms = cluster.now_ms + 7000;
-    let asked = cluster.members[at].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
+    let asked =
+        cluster.members[at].to_lessor.push(LeaseRequest { slot, deadline_ms, query, asker: None });
     assert!(asked.is_ok());
     cluster.until(7000, "an answer about a lease", |cluster| {
         cluster.members[at].leases.contains_key(&slot)
@@ -89,7 +90,7 @@ fn any_member_lists_many_leases_and_many_keys_and_goes_on_with_everything_else_m
     cluster.next_slot += 1;
     let slot = cluster.next_slot;
     let query = LeaseQuery::TimeToLive { id: 7, keys: true };
-    let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, query };
+    let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, query, asker: None };
     assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
     cluster.until(100, "the walk", |cluster| cluster.members[leader].replica.leases.has_walks());
     cluster.isolate(leader, true);
@@ -186,7 +187,7 @@ fn a_leader_that_was_replaced_without_knowing_it_says_nothing_about_leases() {
         let (first, deadline_ms) = (cluster.next_slot - 1, cluster.now_ms + 60_000);
         for (slot, id) in [(first, 7), (first + 1, 8)] {
             let query = LeaseQuery::Renew { id };
-            let ask = LeaseRequest { slot, deadline_ms, query };
+            let ask = LeaseRequest { slot, deadline_ms, query, asker: None };
             assert!(cluster.members[old].to_lessor.push(ask).is_ok());
         }
         cluster.run_ms(5000);
@@ -214,7 +215,12 @@ fn a_leader_whose_disk_is_slower_than_its_followers_waits_before_it_says_that_th
     let slot = cluster.next_slot;
     let query = LeaseQuery::TimeToLive { id: 7, keys: false };
     let deadline_ms = cluster.now_ms + 7000;
-    let asked = cluster.members[follower].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
+    let asked = cluster.members[follower].to_lessor.push(LeaseRequest {
+        slot,
+        deadline_ms,
+        query,
+        asker: None,
+    });
     assert!(asked.is_ok());
     cluster.run_ms(500);
     assert!(cluster.members[follower].leases.is_empty());
@@ -236,7 +242,12 @@ fn a_leader_whose_own_disk_lags_knows_every_lease_that_a_follower_has_acknowledg
     cluster.next_slot += 1;
     let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
     let query = LeaseQuery::Renew { id: 7 };
-    let asked = cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
+    let asked = cluster.members[leader].to_lessor.push(LeaseRequest {
+        slot,
+        deadline_ms,
+        query,
+        asker: None,
+    });
     assert!(asked.is_ok());
     cluster.run_ms(200);
     assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
@@ -263,8 +274,12 @@ fn a_lease_that_has_ended_elsewhere_is_not_renewed_by_a_leader_whose_disk_lags()
         cluster.next_slot += 1;
         let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
         let query = LeaseQuery::Renew { id: 7 };
-        let asked =
-            cluster.members[leader].to_lessor.push(LeaseRequest { slot, deadline_ms, query });
+        let asked = cluster.members[leader].to_lessor.push(LeaseRequest {
+            slot,
+            deadline_ms,
+            query,
+            asker: None,
+        });
         assert!(asked.is_ok());
         cluster.run_ms(200);
         assert!(!cluster.members[leader].leases.contains_key(&slot), "it waits");
@@ -312,7 +327,7 @@ fn a_question_is_answered_while_more_is_committed_all_the_time_than_a_turn_appli
         }
         if step == ASKED {
             let query = LeaseQuery::TimeToLive { id: 7, keys: false };
-            let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, query };
+            let ask = LeaseRequest { slot, deadline_ms: cluster.now_ms + 7000, query, asker: None };
             assert!(cluster.members[leader].to_lessor.push(ask).is_ok());
         }
         cluster.step();
@@ -355,7 +370,7 @@ fn keep_alive(cluster: &mut Cluster, leases: i64, ttl: i64, ms: u64) -> usize {
             let deadline_ms = cluster.now_ms + 7000;
             let at = followers[id.cast_unsigned() as usize % followers.len()];
             let query = LeaseQuery::Renew { id };
-            let ask = LeaseRequest { slot, deadline_ms, query };
+            let ask = LeaseRequest { slot, deadline_ms, query, asker: None };
             assert!(cluster.members[at].to_lessor.push(ask).is_ok());
             asked.insert(slot, id);
         }
@@ -412,7 +427,7 @@ fn a_question_that_a_leader_cannot_answer_yet_does_not_keep_others_of_its_batch_
         cluster.next_slot += 1;
         let (slot, deadline_ms) = (cluster.next_slot, cluster.now_ms + 7000);
         let query = LeaseQuery::Renew { id };
-        let ask = LeaseRequest { slot, deadline_ms, query };
+        let ask = LeaseRequest { slot, deadline_ms, query, asker: None };
         assert!(cluster.members[follower].to_lessor.push(ask).is_ok());
         asked.push((id, slot));
     }

@@ -438,27 +438,31 @@ fn what_members_of_etcd_propose_about_auth_and_versions_is_applied_as_they_apply
             assert!(Instant::now() < gone, "the lease does not end under {leader}");
             std::thread::sleep(Duration::from_millis(200));
         }
-        // Nobody is served openly by a member that cannot ask who he is.
-        for at in [1, 2] {
+        // Whoever of the members is asked, of either make, says the same.
+        for at in [0, 1, 2] {
             for args in [&["get", "z"][..], &["put", "z", "2"], &["lease", "list"]] {
-                let args = [&["--command-timeout=500ms", "--dial-timeout=500ms"], args].concat();
-                let refused = ctl_on(at, &args);
-                assert!(refused.is_err(), "{args:?}: {refused:?}");
+                let refused = ctl_on(at, args).unwrap_err();
+                assert!(refused.contains("user name is empty"), "{at} {args:?}: {refused}");
+                let args = [&["--user=u:pw"], args].concat();
+                let denied = ctl_on(at, &args).map(|text| text.len());
+                assert_eq!(denied.is_ok(), args[1] == "lease", "{at} {args:?}: {denied:?}");
             }
-            block_on(async {
-                let client = cluster.client(at).await;
-                let request =
-                    pb::RangeRequest { key: "z".into(), serializable: true, ..Default::default() };
-                let refused = client.range(request).await.unwrap_err();
-                assert_eq!(refused.code(), tonic::Code::Unavailable);
-                assert!(refused.message().contains("authentication is enabled"), "{refused}");
-            });
+            ctl_on(at, &["--user=u:pw", "get", "a"]).unwrap();
         }
+        // A token is good at every member as soon as it is out.
+        block_on(async {
+            for (from, to) in [(0, 1), (1, 0), (1, 2), (2, 1)] {
+                let token = cluster.client(from).await.token_of("u", "pw").await.unwrap();
+                let client = cluster.client(to).await.with_token(Some(&token));
+                let value = client.get("a").await;
+                assert_eq!(value.as_deref(), Some("1"), "from {from} to {to}");
+            }
+        });
         let told = |member: &mut crate::harness::Member| {
-            member.wait_for_line("authentication is enabled in this cluster");
+            member.wait_for_line("enabled authentication");
         };
         cluster.members.iter_mut().flatten().for_each(told);
-        // A member that starts meanwhile applies the same, and refuses as well.
+        // A member that starts meanwhile applies the same.
         if leader == 1 {
             let member = cluster.members[2].take().unwrap();
             member.kill();
