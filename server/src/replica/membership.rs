@@ -84,6 +84,9 @@ impl Replica {
         self.state.refresh_cluster(&self.store);
         if let Some(change) = change {
             self.tell_of_change(change);
+            if let Change::Remove(id) = change {
+                self.peer_queue.forget(*id);
+            }
             // Whom a leader needs may be others now.
             self.refresh_connected();
             if *change == Change::Remove(self.shared.member_id) {

@@ -151,6 +151,15 @@ impl PeerQueue {
         self.lost.insert(id, now_ms);
     }
 
+    /// A member was removed.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.active.remove(&id);
+        self.lost.remove(&id);
+        self.silent.remove(&id);
+        self.forwarders.remove(&id);
+        self.heartbeats.remove(&id);
+    }
+
     /// True once, when so many members are connected that the election clock may be put forward.
     fn advances(&mut self) -> bool {
         self.active.len() >= 2 && !std::mem::replace(&mut self.advanced, true)

@@ -431,6 +431,10 @@ calls! {
     hash_kv "/etcdserverpb.Maintenance/HashKV" HashKvRequest HashKvResponse
     defragment "/etcdserverpb.Maintenance/Defragment" DefragmentRequest DefragmentResponse
     member_list "/etcdserverpb.Cluster/MemberList" MemberListRequest MemberListResponse
+    member_add "/etcdserverpb.Cluster/MemberAdd" MemberAddRequest MemberAddResponse
+    member_remove "/etcdserverpb.Cluster/MemberRemove" MemberRemoveRequest MemberRemoveResponse
+    member_update "/etcdserverpb.Cluster/MemberUpdate" MemberUpdateRequest MemberUpdateResponse
+    member_promote "/etcdserverpb.Cluster/MemberPromote" MemberPromoteRequest MemberPromoteResponse
     lease_grant "/etcdserverpb.Lease/LeaseGrant" LeaseGrantRequest LeaseGrantResponse
     move_leader "/etcdserverpb.Maintenance/MoveLeader" MoveLeaderRequest MoveLeaderResponse
 }
@@ -461,6 +465,11 @@ impl Client {
             request.metadata_mut().insert("token", token.parse().expect("a token"));
         }
         request
+    }
+
+    pub async fn try_connect(setup: &Setup) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(setup.endpoint()).expect("a URL");
+        Ok(Self { channel: endpoint.connect().await? })
     }
 
     pub async fn unary<Q, R>(&self, path: &'static str, request: Q) -> Result<R, tonic::Status>

@@ -72,6 +72,8 @@ mod cluster {
     mod history;
     /// Three members, founded, killed, brought back.
     mod members;
+    /// Members that come and go.
+    mod membership;
     /// The peer protocol against etcd's own.
     mod peers;
     /// A quorum that is lost for a while.
