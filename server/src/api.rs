@@ -30,14 +30,17 @@ use crate::work::{Job, Work};
 mod auth;
 mod call;
 mod cluster;
+mod concurrency;
 mod debug;
 mod early;
+mod election;
 mod endpoints;
 mod health;
 mod identity;
 mod json;
 mod kv;
 mod lease;
+mod lock;
 mod long;
 mod maintenance;
 mod outbox;
@@ -49,6 +52,7 @@ mod stats;
 mod watch;
 
 pub use call::Call;
+use concurrency::Concurrency;
 use debug::Debugging;
 use early::Early;
 pub use endpoints::{HttpRequest, Via};
@@ -112,6 +116,7 @@ pub struct Services {
     rendered: RenderedPages,
     uploads: Uploads,
     gateway: Gateway,
+    concurrency: Concurrency,
     quota: Quota,
     /// The part of [`limits::LIST_ROUND_BYTES`] that this round has written.
     listed_bytes: usize,
@@ -164,6 +169,7 @@ impl Services {
             rendered: RenderedPages::default(),
             uploads: Uploads::default(),
             gateway: Gateway::new(shared.config.max_request_bytes),
+            concurrency: Concurrency::default(),
             quota: Quota::new(shared.config.quota_backend_bytes),
             listed_bytes: 0,
             work: Work::default(),
@@ -294,6 +300,7 @@ impl Services {
         cx.tick_lease_streams();
         cx.time_out_pending();
         cx.tick_watches();
+        self.tick_steps(out);
     }
 
     /// Passes on to the replica what is new.
@@ -303,7 +310,9 @@ impl Services {
 
     /// The client's window has room for this call again.
     pub fn writable(&mut self, out: &mut dyn Replies, call: CallId) {
-        self.with(out).send_renewals(call);
+        let mut cx = self.with(out);
+        cx.send_renewals(call);
+        cx.observer_reads(call);
         self.watch.writable(call);
         if let Some(slot) = self.pending.listing_of(call) {
             self.pending.run_soon(slot);
@@ -311,7 +320,8 @@ impl Services {
     }
 
     /// The client has gone away from a call.
-    pub fn cancelled(&mut self, call: CallId) {
+    pub fn cancelled(&mut self, out: &mut dyn Replies, call: CallId) {
+        self.steps_cancelled(out, call);
         self.lease_stream_cancelled(call);
         self.watch.closed(call);
         if let Some(slot) = self.pending.listing_of(call) {
@@ -325,7 +335,8 @@ impl Services {
     }
 
     /// A connection is closed: its calls end, their late replies find nobody.
-    pub fn connection_closed(&mut self, conn: ConnId) {
+    pub fn connection_closed(&mut self, out: &mut dyn Replies, conn: ConnId) {
+        self.steps_of_closed(out, conn);
         self.pending.connection_closed(conn);
         self.lease_streams_closed(conn);
         self.uploads.connection_closed(conn);

@@ -26,6 +26,7 @@ mod conn;
 mod events;
 mod handshakes;
 mod http;
+mod inner;
 mod json;
 mod large;
 mod secure;
@@ -158,6 +159,7 @@ impl Front {
             || self.acceptor.has_sockets()
             || !self.large.is_empty()
             || self.wire.has_work()
+            || !self.wire.inner.is_empty()
             // A stop that came between the turn and the sleep wakes nobody.
             || (self.shared.lifecycle.is_stopping() && self.drain == Drain::No)
     }
@@ -235,6 +237,9 @@ impl Front {
         self.services.receive(&mut self.wire);
         self.take_large();
         self.services.go_on(&mut self.wire);
+        while let Some((call, answer)) = self.wire.inner.take() {
+            self.services.inner_answered(&mut self.wire, call, answer);
+        }
         if now_ms >= self.next_tick_ms {
             self.next_tick_ms = now_ms + TICK_MS;
             self.wire.begin_tick();
@@ -284,7 +289,7 @@ impl Front {
         if transport::loopback_slot(conn).is_none() {
             self.shared.connections[self.acceptor.index].fetch_sub(1, Ordering::Relaxed);
         }
-        self.services.connection_closed(conn);
+        self.services.connection_closed(&mut self.wire, conn);
     }
 
     fn attach(&mut self, driver: &mut dyn Driver, socket: Accepted) {

@@ -118,6 +118,10 @@ pub const LIST_KEY_COST: usize = 16;
 pub const RANGE_PIECE_KEYS: usize = 512;
 /// The buffer in which answers are built is given back when it grew larger than this.
 pub const ANSWER_BUFFER_BYTES: usize = 1 << 20;
+/// Calls of Lock and Election that one front lets wait; more are refused (`too many requests`).
+pub const WAITING_CALLS: usize = 64 << 10;
+/// Keys below the name of a lock that calls wait for; those of a name with more are refused.
+pub const LINE_KEYS: i64 = 256 << 10;
 /// Body of a request that is JSON: base64 takes four letters for three bytes, and the rest is for
 /// names, blanks and escapes; past it 413. Other endpoints need no body.
 pub const fn json_body_bytes(max_request_bytes: usize) -> usize {

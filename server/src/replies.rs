@@ -24,6 +24,11 @@ pub struct ConnId {
     pub generation: u32,
 }
 
+impl ConnId {
+    /// What services ask each other comes from no connection.
+    pub const INNER: Self = Self { slot: u32::MAX, generation: u32::MAX };
+}
+
 /// A call: a stream of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId {
@@ -55,6 +60,18 @@ impl CallId {
     #[must_use]
     pub fn is_json(self) -> bool {
         self.stream.is_no_stream()
+    }
+
+    /// A call that a service makes of another one, by a number of its own.
+    #[must_use]
+    pub fn inner(number: u64) -> Self {
+        Self { conn: ConnId::INNER, stream: StreamId::of_no_stream(number) }
+    }
+
+    /// Whether a service has made it.
+    #[must_use]
+    pub fn is_inner(self) -> bool {
+        self.conn == ConnId::INNER
     }
 }
 
@@ -107,6 +124,15 @@ pub enum Exchange {
 /// The call is over; whatever was to be sent is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
+
+/// What a service is told of a call that it made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InnerAnswer {
+    /// A message: the one answer, or one of a stream.
+    Message(Vec<u8>),
+    /// The call is over.
+    Failed(Status),
+}
 
 /// The way out of streaming calls. What returns [`Gone`] says that the call is over; whatever else
 /// is sent to such a call goes nowhere.

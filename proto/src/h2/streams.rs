@@ -25,7 +25,8 @@ impl StreamId {
     /// connection, by a number of its own.
     #[must_use]
     pub fn of_no_stream(number: u64) -> Self {
-        Self { id: NO_STREAM | (number >> 32) as u32, slot: number as u32 }
+        // Neither its id nor its slot is a stream's.
+        Self { id: NO_STREAM | (number >> 31) as u32, slot: NO_STREAM | number as u32 }
     }
 
     /// Whether it was made by [`StreamId::of_no_stream`].

@@ -266,7 +266,7 @@ impl Services {
             out.release_body(id, kept);
             let status = Status::new(Code::ResourceExhausted, "the body is too large");
             if stream.is_some() {
-                self.cancelled(CallId::of_json(id));
+                self.cancelled(out, CallId::of_json(id));
                 out.fail(CallId::of_json(id), &status);
             } else {
                 out.respond(id, &error_page(413, status.code, &status.message));

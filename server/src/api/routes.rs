@@ -11,6 +11,7 @@ use etcore_proto::decode::Flat;
 use etcore_proto::error::EtcdError;
 use etcore_proto::grpc::{Message, MethodId, RequestMeta, Routes};
 use etcore_proto::pb::etcdserverpb as pb;
+use etcore_proto::pb::{v3electionpb as epb, v3lockpb as lockpb};
 
 use super::call::{Call, Outcome, Refusal, decode};
 use super::stats::Asked;
@@ -262,6 +263,15 @@ const METHODS: &[Method] = &[
     unary!("/etcdserverpb.Maintenance/HashKV", Root, is::<pb::HashKvRequest>, hash_kv),
     unary!("/etcdserverpb.Maintenance/Defragment", Root, is_empty, defragment),
     unary!("/etcdserverpb.Maintenance/MoveLeader", Root, is::<pb::MoveLeaderRequest>, move_leader),
+    // What these ask of other services is checked there.
+    unary!("/v3lockpb.Lock/Lock", None, is::<lockpb::LockRequest>, lock),
+    unary!("/v3lockpb.Lock/Unlock", None, is::<lockpb::UnlockRequest>, unlock),
+    unary!("/v3electionpb.Election/Campaign", None, is::<epb::CampaignRequest>, campaign),
+    unary!("/v3electionpb.Election/Proclaim", None, is::<epb::ProclaimRequest>, proclaim),
+    unary!("/v3electionpb.Election/Leader", None, is::<epb::LeaderRequest>, leader),
+    unary!("/v3electionpb.Election/Observe", None, is::<epb::LeaderRequest>, observe)
+        .server_stream(),
+    unary!("/v3electionpb.Election/Resign", None, is::<epb::ResignRequest>, resign),
     unary!("/grpc.health.v1.Health/Check", None, health::is_check, health_check),
     stream!("/grpc.health.v1.Health/Watch", None, open_health_watch, health_watch).server_stream(),
     unary!("/grpc.health.v1.Health/List", None, is_empty, health_list),
@@ -336,18 +346,7 @@ impl Services {
         let has_message = gate.is_ok() || method.labels.kind == CallType::Unary;
         let outcome = match gate {
             Err(refused) => is_request_of(method, message).and(Err(refused)),
-            Ok(()) => {
-                let mut cx = self.with(out);
-                match &method.serve {
-                    Serve::Unary { call: serve, .. } => serve(&mut cx, call, message),
-                    Serve::Proposal { field, check, .. } => {
-                        let message = message.into_bytes();
-                        check(message.clone()).and_then(|()| cx.propose(call, *field, &message))
-                    }
-                    // The transport makes streams of these.
-                    Serve::Stream { .. } => Ok(()),
-                }
-            }
+            Ok(()) => self.with(out).serve(method, call, message),
         };
         if let Err(Refusal::Malformed(status)) = outcome {
             // grpc-go refuses it before anybody counts.
@@ -448,6 +447,33 @@ impl Services {
 
     fn is_learner(&self) -> bool {
         self.reads.view().is_learner
+    }
+}
+
+impl Cx<'_> {
+    /// A service makes a call of another one for its own caller: it goes through the gate, and
+    /// counts for nothing, as with etcd's in-process client.
+    pub(super) fn inner_call(&mut self, unary: Unary) {
+        let Unary { call, method: id, meta, message } = unary;
+        let id_of_call = call.id;
+        let method = method(id);
+        let outcome = self.api.gate(method, &call, &meta, &message);
+        let outcome = outcome.and_then(|()| self.serve(method, call, message));
+        if let Err(Refusal::Status(status) | Refusal::Malformed(status)) = outcome {
+            self.out.fail(id_of_call, &status);
+        }
+    }
+
+    fn serve(&mut self, method: &Method, call: Call, message: Message) -> Outcome {
+        match &method.serve {
+            Serve::Unary { call: serve, .. } => serve(self, call, message),
+            Serve::Proposal { field, check, .. } => {
+                let message = message.into_bytes();
+                check(message.clone()).and_then(|()| self.propose(call, *field, &message))
+            }
+            // The transport makes streams of these.
+            Serve::Stream { .. } => Ok(()),
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl Front {
                 }
                 ServerEvent::Cancelled { stream, call, code } => {
                     wire.cancelled(call, code);
-                    services.cancelled(id(stream));
+                    services.cancelled(wire, id(stream));
                     self.http_cancelled(http::h2_id(conn_id, stream));
                 }
                 ServerEvent::StreamHalfClosed { stream } => services.half_closed(wire, id(stream)),

@@ -87,7 +87,7 @@ impl Front {
     pub(super) fn http_cancelled(&mut self, id: HttpId) {
         self.services.http_cancelled(id);
         let call = CallId::of_json(id);
-        self.services.cancelled(call);
+        self.services.cancelled(&mut self.wire, call);
         self.wire.json_cancelled(call);
     }
 

@@ -66,10 +66,14 @@ impl JsonCalls {
         !self.calls.is_empty() && self.calls.range(CallId::all_of(conn)).any(|(_, call)| call.held)
     }
 
-    /// Whether calls of a connection have streams of answers.
-    pub(super) fn streams(&self, conn: ConnId) -> bool {
+    /// Whether a connection has calls that go on until their client ends them.
+    pub(super) fn may_last(&self, conn: ConnId) -> bool {
+        let lasts = |method: &Method| {
+            method.server_streams
+                || ["/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"].contains(&method.path)
+        };
         !self.calls.is_empty()
-            && self.calls.range(CallId::all_of(conn)).any(|(_, call)| call.method.server_streams)
+            && self.calls.range(CallId::all_of(conn)).any(|(_, call)| lasts(call.method))
     }
 }
 

@@ -12,6 +12,7 @@ use etcore_proto::grpc::{OpenCall, Server};
 
 use super::conn::{Conn, Door, Origin, Protocol, Settings};
 use super::handshakes::Handshakes;
+use super::inner::Inner;
 use super::json::JsonCalls;
 use super::secure::{Room, Secure};
 use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
@@ -89,6 +90,8 @@ pub(super) struct Wire {
     calls: Arc<FrontCalls>,
     /// Calls that came as JSON.
     pub(super) json: JsonCalls,
+    /// Calls that services make of each other.
+    pub(super) inner: Inner,
 }
 
 impl Wire {
@@ -104,6 +107,7 @@ impl Wire {
             now: Duration::ZERO,
             calls,
             json: JsonCalls::default(),
+            inner: Inner::default(),
             tls,
             handshakes: Handshakes::new(),
             room: Room::default(),
@@ -349,7 +353,7 @@ impl Wire {
         } else {
             conn.peer_ended(now_ms);
         }
-        if self.json.streams(id)
+        if self.json.may_last(id)
             && let Some(conn) = self.conn(id)
         {
             // Nobody else ends them: as Go does, its client is taken to be gone.
@@ -506,6 +510,9 @@ impl Wire {
 
 impl Streams for Wire {
     fn capacity(&mut self, call: CallId) -> Result<usize, Gone> {
+        if call.is_inner() {
+            return Ok(self.inner.capacity());
+        }
         if call.is_json() {
             return self.json_capacity(call);
         }
@@ -520,11 +527,13 @@ impl Streams for Wire {
         write: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Result<(), Gone> {
         if call.is_json() {
-            return {
-                let mut message = Vec::with_capacity(length_bytes);
-                write(&mut message);
-                self.json_message(call, &message)
-            };
+            let mut message = Vec::with_capacity(length_bytes);
+            write(&mut message);
+            if call.is_inner() {
+                self.inner.message(call, message);
+                return Ok(());
+            }
+            return self.json_message(call, &message);
         }
         let server = self.server(call).ok_or(Gone)?;
         let open = server.open_call(call.stream);
@@ -534,6 +543,10 @@ impl Streams for Wire {
     }
 
     fn start(&mut self, call: CallId, length_bytes: usize) -> Result<(), Gone> {
+        if call.is_inner() {
+            self.inner.start(call, length_bytes);
+            return Ok(());
+        }
         if call.is_json() {
             return self.json_start(call, length_bytes);
         }
@@ -545,6 +558,9 @@ impl Streams for Wire {
     }
 
     fn write(&mut self, call: CallId, piece: &[u8]) -> Result<(), Gone> {
+        if call.is_inner() {
+            return self.inner.write(call, piece);
+        }
         if call.is_json() {
             return self.json_write(call, piece);
         }
@@ -561,6 +577,9 @@ impl Streams for Wire {
     }
 
     fn fail(&mut self, call: CallId, status: &Status) {
+        if call.is_inner() {
+            return self.inner.fail(call, status);
+        }
         if call.is_json() {
             return self.json_fail(call, status);
         }
@@ -579,6 +598,9 @@ impl Streams for Wire {
 /// Errors of sending mean that the client is gone, which the transport has noticed.
 impl Replies for Wire {
     fn reply(&mut self, call: CallId, message: &[u8]) {
+        if call.is_inner() {
+            return self.inner.message(call, message.to_vec());
+        }
         if call.is_json() {
             return self.json_reply(call, message);
         }
@@ -589,6 +611,10 @@ impl Replies for Wire {
     }
 
     fn send_framed(&mut self, call: CallId, framed: &[u8], messages: u64) -> Result<(), Gone> {
+        if call.is_inner() {
+            self.inner.framed(call, framed);
+            return Ok(());
+        }
         if call.is_json() {
             return self.json_framed(call, framed);
         }
@@ -629,6 +655,9 @@ impl Replies for Wire {
     }
 
     fn abort(&mut self, call: CallId) {
+        if call.is_inner() {
+            return self.inner.abort(call);
+        }
         if call.is_json() {
             return self.json_abort(call);
         }

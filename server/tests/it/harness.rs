@@ -469,7 +469,7 @@ impl Client {
 
     pub async fn try_connect(setup: &Setup) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(setup.endpoint()).expect("a URL");
-        Ok(Self { channel: endpoint.connect().await? })
+        Ok(Self { channel: endpoint.connect().await?, token: None })
     }
 
     pub async fn unary<Q, R>(&self, path: &'static str, request: Q) -> Result<R, tonic::Status>

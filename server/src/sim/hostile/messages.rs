@@ -7,6 +7,7 @@ use std::io::Read as _;
 
 use etcore_engine::testing::prng::Prng;
 use etcore_proto::pb::etcdserverpb::{self as pb, compare, request_op, watch_request};
+use etcore_proto::pb::v3lockpb;
 use flate2::Compression;
 use flate2::read::GzEncoder;
 use prost::Message as _;
@@ -15,7 +16,7 @@ use crate::wire::write_varint;
 
 /// The calls that it makes, with their paths. What would harm others by right is not among them:
 /// no alarm is raised, no user or role written, no member added or removed: such calls fail.
-pub(super) const CALLS: [(Call, &str); 32] = [
+pub(super) const CALLS: [(Call, &str); 55] = [
     (Call::Range, "/etcdserverpb.KV/Range"),
     (Call::Range, "/etcdserverpb.KV/RangeStream"),
     (Call::Put, "/etcdserverpb.KV/Put"),
@@ -43,6 +44,29 @@ pub(super) const CALLS: [(Call, &str); 32] = [
     (Call::Health, "/grpc.health.v1.Health/Watch"),
     (Call::Empty, "/grpc.health.v1.Health/List"),
     (Call::Empty, "/etcdserverpb.Auth/AuthStatus"),
+    (Call::Named, "/etcdserverpb.Auth/Authenticate"),
+    (Call::Empty, "/etcdserverpb.Auth/AuthEnable"),
+    (Call::Empty, "/etcdserverpb.Auth/AuthDisable"),
+    (Call::Nameless, "/etcdserverpb.Auth/UserAdd"),
+    (Call::Named, "/etcdserverpb.Auth/UserGet"),
+    (Call::Empty, "/etcdserverpb.Auth/UserList"),
+    (Call::Named, "/etcdserverpb.Auth/UserDelete"),
+    (Call::Named, "/etcdserverpb.Auth/UserChangePassword"),
+    (Call::Named, "/etcdserverpb.Auth/UserGrantRole"),
+    (Call::Named, "/etcdserverpb.Auth/UserRevokeRole"),
+    (Call::Nameless, "/etcdserverpb.Auth/RoleAdd"),
+    (Call::Named, "/etcdserverpb.Auth/RoleGet"),
+    (Call::Empty, "/etcdserverpb.Auth/RoleList"),
+    (Call::Named, "/etcdserverpb.Auth/RoleDelete"),
+    (Call::Named, "/etcdserverpb.Auth/RoleGrantPermission"),
+    (Call::Named, "/etcdserverpb.Auth/RoleRevokePermission"),
+    (Call::Lock, "/v3lockpb.Lock/Lock"),
+    (Call::Named, "/v3lockpb.Lock/Unlock"),
+    (Call::Lock, "/v3electionpb.Election/Campaign"),
+    (Call::Empty, "/v3electionpb.Election/Proclaim"),
+    (Call::Named, "/v3electionpb.Election/Leader"),
+    (Call::Named, "/v3electionpb.Election/Observe"),
+    (Call::Empty, "/v3electionpb.Election/Resign"),
     (Call::Garbage, "/etcdserverpb.KV/Unknown"),
     (Call::Garbage, "/no.Such/Thing"),
     (Call::Garbage, "no path"),
@@ -71,6 +95,12 @@ pub(super) enum Call {
     HashKv,
     MoveLeader,
     Health,
+    /// Its message begins with the name of nobody: a user, a role, a key.
+    Named,
+    /// Its message begins with the name of what it would make, which is missing.
+    Nameless,
+    /// It locks a name of its own, with a lease that does not exist.
+    Lock,
     /// Its message has no fields.
     Empty,
     /// There is no such call.
@@ -82,7 +112,7 @@ impl Call {
     pub(super) fn is_delicate(self, writes: bool) -> bool {
         match self {
             Call::Delete | Call::Txn | Call::Compact | Call::Alarms | Call::MoveLeader => true,
-            Call::AddMember => true,
+            Call::AddMember | Call::Nameless | Call::Lock => true,
             Call::Put | Call::Grant | Call::Revoke | Call::KeepAlive => !writes,
             _ => false,
         }
@@ -355,6 +385,18 @@ pub(super) fn message(call: Call, prng: &mut Prng, style: Style) -> Vec<u8> {
         Call::Member => {
             let peer_ur_ls = vec!["http://a:1".to_owned(); prng.index(3)];
             pb::MemberUpdateRequest { id: prng.below(9), peer_ur_ls }.encode_to_vec()
+        }
+        Call::Named => {
+            let (name, password) = (format!("nobody{}", prng.below(9)), "x".to_owned());
+            pb::AuthenticateRequest { name, password }.encode_to_vec()
+        }
+        Call::Nameless => {
+            let (name, password) = (String::new(), "x".to_owned());
+            pb::AuthenticateRequest { name, password }.encode_to_vec()
+        }
+        Call::Lock => {
+            let name = format!("{PREFIX}lock{}", prng.below(9)).into();
+            v3lockpb::LockRequest { name, lease: 7 }.encode_to_vec()
         }
         Call::Alarms => pb::AlarmRequest::default().encode_to_vec(),
         Call::HashKv => pb::HashKvRequest { revision: odd_number(prng) }.encode_to_vec(),
