@@ -18,6 +18,7 @@ use prost::Message;
 
 mod check;
 mod grants;
+mod jwt;
 pub mod passwords;
 pub mod tokens;
 

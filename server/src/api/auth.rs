@@ -18,7 +18,7 @@ use super::identity::author;
 use super::pending::{CallKind, PendingCall, To};
 use crate::auth::tokens;
 use crate::background::passwords::{Outcome as Done, Task};
-use crate::channel::Slot;
+use crate::channel::{Reply, Slot};
 use crate::entry::field;
 
 /// A question about users and roles.
@@ -215,16 +215,34 @@ impl Cx<'_> {
 
     /// The login is applied. If users or roles have changed since the password was looked at, it
     /// is looked at again.
-    pub(super) fn finish_login(&mut self, call: Call, login: Box<Credentials>, answer: &[u8]) {
-        let Credentials::Login { revision, .. } = &*login else { return };
-        if *revision == self.api.auth().revision() {
-            self.out.reply(call.id, answer);
-            return self.api.ended(&call, None);
-        }
+    pub(super) fn finish_login(&mut self, call: Call, login: Box<Credentials>, reply: Reply) {
+        let Credentials::Login { name, revision, .. } = &*login else { return };
         let id = call.id;
-        if let Err(Refusal::Status(status)) = self.look_at_credentials(call, login) {
+        let outcome = if *revision == self.api.auth().revision() {
+            self.answer_login(&call, name, *revision, reply)
+        } else {
+            self.look_at_credentials(call, login)
+        };
+        if let Err(Refusal::Status(status)) = outcome {
             self.out.fail(id, &status);
         }
+    }
+
+    fn answer_login(&mut self, call: &Call, name: &str, revision: u64, reply: Reply) -> Outcome {
+        let answer = match reply {
+            Reply::Message(answer) => answer,
+            Reply::Header { revision: of_store } => {
+                let signed = self.api.shared.tokens.sign(name, revision, self.api.unix_s());
+                let token = signed.unwrap_or_else(|| Err(EtcdError::AuthFailed.into()));
+                let token = token.map_err(Refusal::Status)?;
+                let header = Some(self.api.shared.header(of_store).to_pb());
+                pb::AuthenticateResponse { header, token }.encode_to_vec()
+            }
+            _ => return Err(EtcdError::Stopped.into()),
+        };
+        self.out.reply(call.id, &answer);
+        self.api.ended(call, None);
+        Ok(())
     }
 }
 

@@ -4,11 +4,14 @@
 //! changes something is asked about once more when it is applied. Without authentication it costs
 //! a comparison. A token must never be logged.
 
+use std::time::UNIX_EPOCH;
+
 use etcore_proto::error::EtcdError;
 use etcore_proto::pb::etcdserverpb as pb;
 
 use super::Services;
 use super::call::Call;
+use crate::auth::tokens::Now;
 use crate::auth::{Access, Auth, Author, Check, NoLeases};
 use crate::channel::Asker;
 use crate::entry::Heading;
@@ -47,7 +50,8 @@ impl Services {
             let name = caller.common_name.clone();
             return Ok(name.map(|name| Asker { name, revision: newest }));
         };
-        let found = self.shared.tokens.identify(bare(token), self.now_ms);
+        let now = Now { ms: self.now_ms, unix_s: &|| self.unix_s() };
+        let found = self.shared.tokens.identify(bare(token), now);
         let found = found.map_err(|_| EtcdError::InvalidAuthToken)?;
         Ok(Some(Asker { name: found.name, revision: found.revision.unwrap_or(newest) }))
     }
@@ -142,6 +146,12 @@ impl Services {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Seconds of the Unix epoch.
+    pub(super) fn unix_s(&self) -> u64 {
+        let since = self.shared.clock.unix().duration_since(UNIX_EPOCH);
+        since.unwrap_or_default().as_secs()
     }
 
     pub(super) fn auth(&self) -> &Auth {

@@ -59,8 +59,8 @@ impl Cx<'_> {
         }
         match (kind, reply) {
             (CallKind::Abandoned, _) => {}
-            (CallKind::Login(login), Reply::Message(message)) => {
-                self.finish_login(call, login, &message);
+            (CallKind::Login(login), reply @ (Reply::Message(_) | Reply::Header { .. })) => {
+                self.finish_login(call, login, reply);
             }
             (CallKind::QuotaAlarm, _) => self.out.fail(call.id, &EtcdError::NoSpace.into()),
             (_, Reply::Header { revision }) => {

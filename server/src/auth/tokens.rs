@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcore_proto::error::EtcdError;
+use etcore_proto::error::{EtcdError, Status};
+
+use super::jwt::Jwt;
 
 /// Letters of a simple token before its dot.
 pub const PREFIX_LETTERS: usize = 16;
@@ -27,6 +29,8 @@ pub enum Tokens {
     None,
     /// Random, known to all members.
     Simple(SimpleTokens),
+    /// Signed.
+    Jwt(Box<Jwt>),
 }
 
 /// Who a token stands for.
@@ -36,6 +40,15 @@ pub struct Identity {
     pub name: Arc<str>,
     /// The revision of the auth store that he logged in at; `None` for the newest.
     pub revision: Option<u64>,
+}
+
+/// The time, by both clocks.
+#[derive(Clone, Copy)]
+pub struct Now<'a> {
+    /// On the shards' clock.
+    pub ms: u64,
+    /// Seconds of the Unix epoch, if they are asked for.
+    pub unix_s: &'a dyn Fn() -> u64,
 }
 
 /// It is no token, or none any more.
@@ -62,6 +75,7 @@ impl Tokens {
         }
         match kind {
             "simple" => Ok(Self::Simple(SimpleTokens::new(ttl_s))),
+            "jwt" => Jwt::new(&options).map(|jwt| Self::Jwt(Box::new(jwt))),
             "" => Ok(Self::None),
             _ => Err("auth: invalid auth options".to_owned()),
         }
@@ -71,10 +85,11 @@ impl Tokens {
     ///
     /// # Errors
     /// [`Invalid`].
-    pub fn identify(&self, token: &[u8], now_ms: u64) -> Result<Identity, Invalid> {
+    pub fn identify(&self, token: &[u8], now: Now<'_>) -> Result<Identity, Invalid> {
         match self {
             Self::None => Err(Invalid),
-            Self::Simple(tokens) => tokens.identify(token, now_ms),
+            Self::Simple(tokens) => tokens.identify(token, now.ms),
+            Self::Jwt(jwt) => jwt.identify(token, (now.unix_s)()).ok_or(Invalid),
         }
     }
 
@@ -89,7 +104,19 @@ impl Tokens {
     pub fn simple(&self) -> Option<&SimpleTokens> {
         match self {
             Self::Simple(tokens) => Some(tokens),
-            Self::None => None,
+            Self::None | Self::Jwt(_) => None,
+        }
+    }
+
+    /// A new token of a user who has logged in at this revision, where the member that was asked
+    /// makes it; `None` if all members do, when they apply the login.
+    ///
+    /// # Errors
+    /// etcd's.
+    pub fn sign(&self, name: &str, revision: u64, unix_s: u64) -> Option<Result<String, Status>> {
+        match self {
+            Self::Jwt(jwt) => Some(jwt.sign(name, revision, unix_s)),
+            Self::None | Self::Simple(_) => None,
         }
     }
 }
@@ -245,13 +272,17 @@ mod tests {
         (tokens, keeper)
     }
 
+    fn now(ms: u64) -> Now<'static> {
+        Now { ms, unix_s: &|| 0 }
+    }
+
     #[test]
     fn a_simple_token_lives_as_long_as_it_is_used() {
         let (tokens, mut keeper) = simple(10);
         let of = tokens.simple().unwrap();
         let token = keeper.assign(of, "ann", "abcdefghijklmnop", 7, 1000).unwrap();
         assert_eq!(token, "abcdefghijklmnop.6");
-        let who = |at_ms| tokens.identify(token.as_bytes(), at_ms);
+        let who = |at_ms| tokens.identify(token.as_bytes(), now(at_ms));
         assert_eq!(&*who(9000).unwrap().name, "ann");
         keeper.tick(of, 12_000);
         assert_eq!(&*who(19_000).unwrap().name, "ann", "used at 9 s");
@@ -267,12 +298,12 @@ mod tests {
         let ann = keeper.assign(of, "ann", "a", 7, 0).unwrap();
         let bob = keeper.assign(of, "bob", "b", 8, 0).unwrap();
         keeper.forget_user(of, "ann");
-        assert_eq!(tokens.identify(ann.as_bytes(), 1), Err(Invalid));
-        assert!(tokens.identify(bob.as_bytes(), 1).is_ok());
+        assert_eq!(tokens.identify(ann.as_bytes(), now(1)), Err(Invalid));
+        assert!(tokens.identify(bob.as_bytes(), now(1)).is_ok());
         keeper.enable(of, false);
-        assert_eq!(tokens.identify(bob.as_bytes(), 1), Err(Invalid));
+        assert_eq!(tokens.identify(bob.as_bytes(), now(1)), Err(Invalid));
         let late = keeper.assign(of, "bob", "c", 9, 0).unwrap();
-        assert_eq!(tokens.identify(late.as_bytes(), 1), Err(Invalid));
+        assert_eq!(tokens.identify(late.as_bytes(), now(1)), Err(Invalid));
     }
 
     #[test]
@@ -281,7 +312,11 @@ mod tests {
         let awaits = |token: &[u8]| tokens.awaits(token, 7);
         assert_eq!(awaits(b"x.7"), Some(8));
         for word in [&b"x.6"[..], b"x", b"", b"x.8.9", b"x.-8", b"x.+8", b"x.", b"\xff.9"] {
-            assert_eq!((awaits(word), tokens.identify(word, 0)), (None, Err(Invalid)), "{word:?}");
+            assert_eq!(
+                (awaits(word), tokens.identify(word, now(0))),
+                (None, Err(Invalid)),
+                "{word:?}"
+            );
         }
         assert_eq!(awaits(b"x.99999999999999999999"), None);
     }
@@ -289,7 +324,7 @@ mod tests {
     #[test]
     fn kinds_of_tokens_are_told_apart() {
         assert!(matches!(Tokens::new("", 0), Ok(Tokens::None)));
-        for spec in ["plain", "simple,a", "simple,a=b=c", "simple,a=b,a=b"] {
+        for spec in ["plain", "simple,a", "simple,a=b=c", "simple,a=b,a=b", "jwt"] {
             assert!(Tokens::new(spec, 0).is_err(), "{spec}");
         }
     }

@@ -83,7 +83,6 @@ pub fn all() -> impl Iterator<Item = &'static Flag> {
     GROUPS.iter().flat_map(|(_, flags)| *flags)
 }
 
-const NO_JWT: &str = "etcore gives out simple tokens, and no signed ones yet";
 const NO_DISCOVERY: &str = "etcore does not have discovery yet; list the members in \
                             --initial-cluster";
 const NO_TRACING: &str = "etcore does not send traces yet";
@@ -402,7 +401,13 @@ const SECURITY: &[Flag] = &[
 ];
 
 const AUTH: &[Flag] = &[
-    flag("auth-token", Text, "simple", Only(&[""], NO_JWT), "Kind of tokens."),
+    flag(
+        "auth-token",
+        Text,
+        "simple",
+        Served,
+        "Kind of tokens: simple, or jwt with its options (sign-method, pub-key, priv-key, ttl).",
+    ),
     flag("bcrypt-cost", Uint(64), "10", Served, "What hashing a password costs: 4 to 31."),
     flag("auth-token-ttl", Uint(64), "300", Served, "Seconds that an unused simple token lives."),
 ];

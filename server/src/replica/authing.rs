@@ -105,6 +105,8 @@ impl Replica {
         let revision = self.store.revision().0;
         let token = match &self.shared.tokens {
             Tokens::None => return Reply::Refused(EtcdError::AuthFailed.into()),
+            // Whoever was asked signs it.
+            Tokens::Jwt(_) => return Reply::Header { revision },
             Tokens::Simple(tokens) => {
                 let (prefix, now_ms) = (&login.simple_token, self.turn.now_ms());
                 self.tokens.assign(tokens, &login.name, prefix, entry.index.0, now_ms)
