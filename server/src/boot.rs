@@ -130,6 +130,8 @@ pub struct Stored {
 /// Everything that was recovered, before any thread runs.
 struct Recovered {
     stored: Stored,
+    /// It was founded or has joined with this start.
+    is_new: bool,
     /// See [`boot_nonce`].
     nonce: u64,
     page_disk: StdDisk,
@@ -316,7 +318,8 @@ fn recover(config: &Config, tls: &Tls, member_dir: &Path) -> Result<Recovered, B
     }
     let nonce = boot_nonce();
     let mut joined = None;
-    if segments(&mut log_disk, log_dir(config))?.is_empty() {
+    let is_new = segments(&mut log_disk, log_dir(config))?.is_empty();
+    if is_new {
         if config.joins_existing {
             joined = Some(joining::ask(config, tls).map_err(BootError::Cluster)?);
         } else {
@@ -327,7 +330,7 @@ fn recover(config: &Config, tls: &Tls, member_dir: &Path) -> Result<Recovered, B
     let mut stored = open_stored_as(config, nonce, member_dir, disks, joined)?;
     refuse_removed(&stored)?;
     defragment_at_start(config, &mut stored);
-    Ok(Recovered { stored, nonce, page_disk, log_disk })
+    Ok(Recovered { stored, is_new, nonce, page_disk, log_disk })
 }
 
 /// Has the page file defragmented if that frees enough; the member serves meanwhile.

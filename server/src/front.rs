@@ -29,6 +29,7 @@ mod http;
 mod inner;
 mod json;
 mod large;
+mod note;
 mod secure;
 #[cfg(test)]
 mod tests;

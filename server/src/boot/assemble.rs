@@ -100,10 +100,12 @@ pub(super) fn run(
     let _ = shared.freer.set(Freer::start()?);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
-    corruption::check(&shared, &recovered.stored.store, &hasher, &replica_waker)
-        .map_err(io::Error::other)?;
-    let Recovered { stored, nonce, page_disk, log_disk } = recovered;
-    let pages = Box::new(move |_, waker: &Waker| {
+    if !recovered.is_new {
+        corruption::check(&shared, &recovered.stored.store, &hasher, &replica_waker)
+            .map_err(io::Error::other)?;
+    }
+    let Recovered { stored, nonce, page_disk, log_disk, .. } = recovered;
+    let pages: PagesMaker = Box::new(move |_, waker| {
         let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);
         Pages::new(map, page_pool.clone(), waker.clone())
     });
@@ -117,9 +119,7 @@ pub(super) fn run(
         shares_thread,
         nonce,
     };
-    let mut wakers = wiring.front_wakers.clone();
-    wakers.push(wiring.replica_waker.clone());
-    let _ = wiring.shared.wakers.set(wakers);
+    wiring.share_wakers();
     let (fronts, links) = wiring.fronts(stored.store.revision_pins(), listeners.client);
     let pools = LogPools { commit, side };
     let files = LogFiles::new(log_disk, pools, wiring.replica_waker.clone());
@@ -191,6 +191,13 @@ pub(crate) fn shared(
 }
 
 impl Wiring {
+    /// Lets everybody wake everybody; the replica's comes last.
+    fn share_wakers(&self) {
+        let mut wakers = self.front_wakers.clone();
+        wakers.push(self.replica_waker.clone());
+        let _ = self.shared.wakers.set(wakers);
+    }
+
     /// The fronts, and the replica's ends of their rings.
     pub(crate) fn fronts(
         &self,

@@ -2,7 +2,7 @@
 //! members' before it serves anybody (etcd `server/etcdserver/corrupt.go`, InitialCheck).
 //!
 //! Called once, before the threads run, so it may wait: for its own hash, and for each peer URL as
-//! long as for a request. Whoever cannot be asked is told of and proves nothing.
+//! long as for a request. A new member has nothing to compare. Whoever cannot be asked is told of and proves nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,15 @@ pub(super) fn check(
     let own =
         own_hash(hasher, waker).map_err(|why| format!("{id} failed to fetch hash ({why})"))?;
     let members = store.bucket_iter(Bucket::Members, b"").map(|(_, json)| Member::from_json(json));
-    let others = members.flatten().filter(|member| member.id != shared.member_id);
-    let differs = others.filter(|member| !is_same(shared, &own, member, timeout)).count();
+    let others: Vec<Member> =
+        members.flatten().filter(|member| member.id != shared.member_id).collect();
+    // All at once: members that start together do not answer each other yet.
+    let differs = std::thread::scope(|scope| {
+        let own = &own;
+        let ask = |member| scope.spawn(move || !is_same(shared, own, member, timeout));
+        let asked: Vec<_> = others.iter().map(ask).collect();
+        asked.into_iter().filter_map(|thread| thread.join().ok()).filter(|differs| *differs).count()
+    });
     if differs > 0 {
         return Err(format!("{id} found data inconsistency with peers"));
     }

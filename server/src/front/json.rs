@@ -11,7 +11,8 @@ use etcore_proto::grpc::{MESSAGE_PREFIX_BYTES, MethodId, OpenCall};
 use etcore_proto::json::{self, Method, Writer};
 
 use super::conn::Conn;
-use super::wire::{Note, Wire};
+use super::note::Note;
+use super::wire::Wire;
 use crate::http::Page;
 use crate::limits;
 use crate::replies::{CallId, ConnId, Gone, HttpId, HttpReplies};

@@ -14,6 +14,7 @@ use super::conn::{Conn, Door, Origin, Protocol, Settings};
 use super::handshakes::Handshakes;
 use super::inner::Inner;
 use super::json::JsonCalls;
+use super::note::Note;
 use super::secure::{Room, Secure};
 use super::transport::{Transport, loopback_conn, loopback_slot, socket_conn};
 use crate::clock::Clock;
@@ -677,27 +678,5 @@ impl Replies for Wire {
         if let Some(conn) = self.conn(conn) {
             conn.proposal_bytes = conn.proposal_bytes.saturating_sub(bytes);
         }
-    }
-}
-
-/// What is noted of a call with the transport, in one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Note {
-    /// When it came.
-    pub(super) began: Duration,
-    /// It is a transaction that only reads.
-    pub(super) reads_only: bool,
-}
-
-impl Note {
-    /// Never 0, which notes nothing.
-    pub(super) fn number(self) -> u64 {
-        let us = u64::try_from(self.began.as_micros()).unwrap_or(u64::MAX >> 2);
-        (us + 1) << 1 | u64::from(self.reads_only)
-    }
-
-    pub(super) fn of(number: u64) -> Option<Self> {
-        let us = (number >> 1).checked_sub(1)?;
-        Some(Self { began: Duration::from_micros(us), reads_only: number & 1 == 1 })
     }
 }

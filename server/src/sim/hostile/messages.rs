@@ -343,6 +343,36 @@ pub(super) struct Style {
     pub(super) odd_one_in: u64,
 }
 
+/// A request that would harm others if it were granted: what it is about does not exist.
+fn futile(call: Call, prng: &mut Prng) -> Vec<u8> {
+    match call {
+        // Members that were added by somebody who means no good would cost the quorum.
+        Call::AddMember => {
+            let url = ["", "nowhere", "http://a/b", "ftp://a:1"][prng.index(4)].to_owned();
+            let peer_ur_ls = vec![url; prng.index(3)];
+            pb::MemberAddRequest { peer_ur_ls, is_learner: prng.chance(1, 2) }.encode_to_vec()
+        }
+        // No member has this ID.
+        Call::Member => {
+            let peer_ur_ls = vec!["http://a:1".to_owned(); prng.index(3)];
+            pb::MemberUpdateRequest { id: prng.below(9), peer_ur_ls }.encode_to_vec()
+        }
+        Call::Named => {
+            let (name, password) = (format!("nobody{}", prng.below(9)), "x".to_owned());
+            pb::AuthenticateRequest { name, password }.encode_to_vec()
+        }
+        Call::Nameless => {
+            let (name, password) = (String::new(), "x".to_owned());
+            pb::AuthenticateRequest { name, password }.encode_to_vec()
+        }
+        // With a lease that nobody has.
+        _ => {
+            let name = format!("{PREFIX}lock{}", prng.below(9)).into();
+            v3lockpb::LockRequest { name, lease: 7 }.encode_to_vec()
+        }
+    }
+}
+
 /// A request of this kind.
 pub(super) fn message(call: Call, prng: &mut Prng, style: Style) -> Vec<u8> {
     let Style { writes, value_bytes: most, odd_one_in } = style;
@@ -375,28 +405,8 @@ pub(super) fn message(call: Call, prng: &mut Prng, style: Style) -> Vec<u8> {
         Call::MemberList => {
             pb::MemberListRequest { linearizable: prng.chance(1, 2) }.encode_to_vec()
         }
-        // Members that were added by somebody who means no good would cost the quorum.
-        Call::AddMember => {
-            let url = ["", "nowhere", "http://a/b", "ftp://a:1"][prng.index(4)].to_owned();
-            let peer_ur_ls = vec![url; prng.index(3)];
-            pb::MemberAddRequest { peer_ur_ls, is_learner: prng.chance(1, 2) }.encode_to_vec()
-        }
-        // No member has this ID.
-        Call::Member => {
-            let peer_ur_ls = vec!["http://a:1".to_owned(); prng.index(3)];
-            pb::MemberUpdateRequest { id: prng.below(9), peer_ur_ls }.encode_to_vec()
-        }
-        Call::Named => {
-            let (name, password) = (format!("nobody{}", prng.below(9)), "x".to_owned());
-            pb::AuthenticateRequest { name, password }.encode_to_vec()
-        }
-        Call::Nameless => {
-            let (name, password) = (String::new(), "x".to_owned());
-            pb::AuthenticateRequest { name, password }.encode_to_vec()
-        }
-        Call::Lock => {
-            let name = format!("{PREFIX}lock{}", prng.below(9)).into();
-            v3lockpb::LockRequest { name, lease: 7 }.encode_to_vec()
+        Call::AddMember | Call::Member | Call::Named | Call::Nameless | Call::Lock => {
+            futile(call, prng)
         }
         Call::Alarms => pb::AlarmRequest::default().encode_to_vec(),
         Call::HashKv => pb::HashKvRequest { revision: odd_number(prng) }.encode_to_vec(),
