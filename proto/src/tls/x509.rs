@@ -55,6 +55,21 @@ const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 const DAY_S: i64 = 86_400;
 
+/// The public key in a certificate, as X.509 writes it (SubjectPublicKeyInfo); `None` if the
+/// certificate is malformed.
+pub fn public_key(certificate: &[u8]) -> Option<&[u8]> {
+    let mut tbs = Der(certificate).enter(tag::SEQUENCE)?.enter(tag::SEQUENCE)?;
+    tbs.skip_if(VERSION)?;
+    tbs.expect(tag::INTEGER)?;
+    // Algorithm, issuer, validity and subject.
+    for _ in 0..4 {
+        tbs.expect(tag::SEQUENCE)?;
+    }
+    let before = tbs.0;
+    tbs.expect(tag::SEQUENCE)?;
+    before.get(..before.len() - tbs.0.len())
+}
+
 impl Facts {
     /// Reads a certificate in DER; `None` if it is malformed.
     pub fn parse(certificate: &[u8]) -> Option<Self> {

@@ -16,7 +16,7 @@ use super::Cx;
 use super::call::{Call, Outcome, Refusal, decode};
 use super::identity::author;
 use super::pending::{CallKind, PendingCall, To};
-use crate::auth::tokens;
+use crate::auth::{passwords, tokens};
 use crate::background::passwords::{Outcome as Done, Task};
 use crate::channel::{Reply, Slot};
 use crate::entry::field;
@@ -110,10 +110,11 @@ impl Cx<'_> {
 
     pub(super) fn user_add(&mut self, call: Call, message: Message) -> Outcome {
         let mut request: pb::AuthUserAddRequest = decode(message.into_bytes())?;
-        let password = std::mem::take(&mut request.password).into();
+        let password: Bytes = std::mem::take(&mut request.password).into();
         if request.options.is_some_and(|options| options.no_password) {
             return self.propose(call, field::AUTH_USER_ADD, &request.encode_to_vec());
         }
+        passwords::check(&password).map_err(Refusal::Status)?;
         self.wait_with(call, Credentials::UserAdd(request, password))
     }
 
@@ -124,6 +125,7 @@ impl Cx<'_> {
             let field = field::AUTH_USER_CHANGE_PASSWORD;
             return self.propose(call, field, &request.encode_to_vec());
         }
+        passwords::check(&password).map_err(Refusal::Status)?;
         self.wait_with(call, Credentials::ChangePassword(request, password))
     }
 

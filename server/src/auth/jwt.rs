@@ -19,6 +19,7 @@ use aws_lc_rs::{hmac, signature as s};
 use etcore_proto::error::{Code, Status};
 use etcore_proto::gotext;
 use etcore_proto::grpc::decode_base64;
+use etcore_proto::tls::x509;
 use serde_json::Value;
 
 use super::tokens::Identity;
@@ -268,7 +269,7 @@ fn verifier(
     let parse = |der: &[u8]| {
         ParsedPublicKey::new(algorithm, der).map_err(|_| "auth: the public key cannot be read")
     };
-    let public = public.map(|pem| unwrap_pem(pem).ok_or("auth: the public key is no PEM"));
+    let public = public.map(|pem| public_key(pem).ok_or("auth: the public key is no PEM"));
     let key = match (public.transpose()?, own) {
         (None, None) => return Err(MISSING_KEY.to_owned()),
         (Some(public), None) => public,
@@ -301,11 +302,22 @@ fn ed_pair(pem: &[u8]) -> Result<Ed25519KeyPair, String> {
     Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(|_| UNREADABLE.to_owned())
 }
 
+/// The public key of a PEM file, which may be in a certificate.
+fn public_key(pem: &[u8]) -> Option<Vec<u8>> {
+    let key = || Some(x509::public_key(&unwrap_block(pem, "CERTIFICATE-----")?)?.to_vec());
+    unwrap_pem(pem).or_else(key)
+}
+
 /// The bytes of a PEM file's first block that holds a key.
 fn unwrap_pem(pem: &[u8]) -> Option<Vec<u8>> {
+    unwrap_block(pem, "KEY-----")
+}
+
+/// The bytes of a PEM file's first block whose label ends so.
+fn unwrap_block(pem: &[u8], label: &str) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(pem).ok()?;
     let mut lines = text.lines().map(str::trim);
-    let begins = |line: &str| line.starts_with("-----BEGIN ") && line.ends_with("KEY-----");
+    let begins = |line: &str| line.starts_with("-----BEGIN ") && line.ends_with(label);
     lines.by_ref().find(|line| begins(line))?;
     let body = lines.take_while(|line| !line.starts_with("-----END "));
     decode_base64(body.collect::<String>().as_bytes())

@@ -17,15 +17,24 @@ const PASSWORD_BYTES: usize = 72;
 /// Random bytes that make the hashes of equal passwords differ.
 pub type Salt = [u8; 16];
 
+/// Whether a password can be hashed.
+///
+/// # Errors
+/// Go's words about one that is too long.
+pub fn check(password: &[u8]) -> Result<(), Status> {
+    if password.len() > PASSWORD_BYTES {
+        let text = "bcrypt: password length exceeds 72 bytes";
+        return Err(Status::new(Code::Unknown, text));
+    }
+    Ok(())
+}
+
 /// The hash of a password, as an entry carries it.
 ///
 /// # Errors
 /// Go's words about a password that is too long.
 pub fn hash(password: &[u8], cost: u32, salt: Salt) -> Result<String, Status> {
-    if password.len() > PASSWORD_BYTES {
-        let text = "bcrypt: password length exceeds 72 bytes";
-        return Err(Status::new(Code::Unknown, text));
-    }
+    check(password)?;
     let hashed = bcrypt::hash_with_salt(password, cost, salt)
         .map_err(|_| Status::new(Code::Internal, "a password cannot be hashed"))?;
     Ok(encode_base64(hashed.format_for_version(Version::TwoA).as_bytes()))

@@ -459,6 +459,11 @@ impl Client {
         Ok(answer.token)
     }
 
+    /// The connection, for calls that have no function here.
+    pub fn grpc(&self) -> Grpc<Channel> {
+        Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
     pub fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         if let Some(token) = &self.token {

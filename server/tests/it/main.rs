@@ -16,6 +16,8 @@ mod sim;
 mod services {
     /// Answers of any size: they flow, and they end.
     mod answers;
+    /// Users, roles, logins, permissions, and whoever would do without.
+    mod auth;
     /// Random programs, every field beside a real etcd's.
     pub(crate) mod differential;
     /// Odd and wrong requests, byte by byte beside a real etcd's answers.
