@@ -325,7 +325,9 @@ impl Cx<'_> {
     pub(super) fn wait_for_older(&mut self, id: CallId) {
         let range = self.methods().range;
         let Some(step) = self.api.concurrency.steps.get(&id) else { return };
-        if self.api.concurrency.lines.contains_key(&step.prefix) {
+        // Where callers must be somebody, who may not read the keys is told so.
+        let is_open = !self.api.reads.view().auth.is_enabled();
+        if is_open && self.api.concurrency.lines.contains_key(&step.prefix) {
             return self.stand_in_line(id);
         }
         // What was put is in this member's state already: its answer came after it.
@@ -359,6 +361,7 @@ impl Cx<'_> {
         let inner = self.api.concurrency.new_call(Owner::Line(prefix.clone()));
         if let Some(line) = self.api.concurrency.lines.get_mut(&prefix) {
             line.source = Some(inner);
+            line.token = caller.token.clone();
         }
         let request = pb::RangeRequest {
             key: prefix.clone(),
@@ -383,18 +386,25 @@ impl Cx<'_> {
         let revision = read.header.map_or(0, |header| header.revision);
         let watch = self.api.concurrency.new_call(Owner::Line(prefix.clone()));
         let Some(line) = self.api.concurrency.lines.get_mut(prefix) else { return };
+        let token = line.token.clone();
         for kv in read.kvs {
             line.put(kv.key, kv.create_revision);
         }
         line.saw(revision);
         line.source = Some(watch);
-        self.watch_keys(watch, prefix, &prefix_end(prefix), revision + 1);
+        self.watch_keys(watch, token, (prefix, &prefix_end(prefix)), revision + 1);
         self.serve_line(prefix);
     }
 
     /// Watches keys for a call that a service makes.
-    fn watch_keys(&mut self, inner: CallId, key: &Bytes, end: &Bytes, revision: i64) {
-        self.open_watch(inner, &RequestMeta::default());
+    fn watch_keys(
+        &mut self,
+        inner: CallId,
+        token: Option<Bytes>,
+        (key, end): (&Bytes, &Bytes),
+        revision: i64,
+    ) {
+        self.open_watch(inner, &RequestMeta { token, ..Default::default() });
         let create = pb::WatchCreateRequest {
             key: key.clone(),
             range_end: end.clone(),
@@ -411,16 +421,17 @@ impl Cx<'_> {
         &mut self,
         id: CallId,
         stage: Stage,
-        (key, end): (&Bytes, &Bytes),
+        keys: (&Bytes, &Bytes),
         revision: i64,
     ) {
         let inner = self.api.concurrency.new_call(Owner::Call(id));
         let Some(step) = self.step(id) else { return };
         step.stage = stage;
+        let token = step.call.caller.token.clone();
         if let Some(before) = step.asked.replace(inner) {
             self.stop_asking(before);
         }
-        self.watch_keys(inner, key, end, revision);
+        self.watch_keys(inner, token, keys, revision);
     }
 
     /// Keys of a line came or went.

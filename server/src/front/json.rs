@@ -187,7 +187,8 @@ impl Wire {
     /// Begins a message that comes in pieces.
     pub(super) fn json_start(&mut self, id: CallId, length_bytes: usize) -> Result<(), Gone> {
         let call = self.json.calls.get_mut(&id).ok_or(Gone)?;
-        let method = call.method;
+        let (method, open) = (call.method, call.open);
+        self.calls.sent(Some(open), 1);
         let writer = Writer::new(method.response, method.server_streams);
         let mut text = std::mem::take(&mut self.json.text);
         text.clear();

@@ -22,6 +22,8 @@ pub(super) struct Line {
     waiting: BTreeSet<(i64, CallId)>,
     /// What keeps it up to date, or reads it.
     pub(super) source: Option<CallId>,
+    /// Who was the first to wait: the keys are read and watched in his name.
+    pub(super) token: Option<Bytes>,
 }
 
 impl Line {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etcore_proto::grpc::encode_base64;
 
+use crate::harness::certs::Authority;
 use crate::harness::{Etcd, Setup, oracle, turn};
 
 /// How long a response is waited for that does not end by itself.
@@ -166,6 +167,7 @@ const RANGES: &[&str] = &[
 const OTHERS: &[(&str, &str)] = &[
     ("/v3/nothing", "{}"),
     ("/v3/", "{}"),
+    ("/v3", "{}"),
     ("/v3/kv/range/", "{}"),
     ("/v3beta/kv/range", r#"{"key":"Zm9v"}"#),
     ("/v3/kv/range?x=1", r#"{"key":"Zm9v"}"#),
@@ -332,6 +334,133 @@ fn a_watch_tells_line_by_line_and_ends_with_its_client() {
         false
     }));
     assert!(member.sockets() > 0);
+}
+
+/// A client's frame: it must be masked, and a mask of zeros is one.
+fn frame(opcode: u8, payload: &str) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).ok().filter(|length| *length < 126).expect("short");
+    [&[0x80 | opcode, 0x80 | length, 0, 0, 0, 0][..], payload.as_bytes()].concat()
+}
+
+/// What a WebSocket says to these frames: its head, the texts of messages, and whether it ended.
+fn converse(port: u16, path: &str, fields: &str, frames: &[Vec<u8>]) -> (String, String, bool) {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("listens");
+    socket.set_read_timeout(Some(SILENCE)).expect("a socket");
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
+    )
+    .expect("sent");
+    let (mut bytes, mut buf, mut ended) = (Vec::new(), [0; 4096], false);
+    let mut frames = frames.iter();
+    loop {
+        match socket.read(&mut buf) {
+            Ok(0) => ended = true,
+            Ok(count) => {
+                bytes.extend_from_slice(&buf[..count]);
+                continue;
+            }
+            Err(_) => {}
+        }
+        // It is silent: now comes the next.
+        match frames.next().filter(|_| !ended) {
+            Some(frame) => socket.write_all(frame).expect("sent"),
+            None => break,
+        }
+    }
+    let at = bytes.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+    let mut head: Vec<String> =
+        String::from_utf8_lossy(&bytes[..at]).lines().map(str::to_ascii_lowercase).collect();
+    head.retain(|line| !line.starts_with("date") && !line.starts_with("content-length"));
+    head.sort();
+    let mut texts = String::new();
+    let mut rest = &bytes[at..];
+    while let [first, short, behind @ ..] = rest {
+        let (length, behind) = match (short, behind) {
+            (126, [high, low, behind @ ..]) => {
+                (usize::from(u16::from_be_bytes([*high, *low])), behind)
+            }
+            _ => (usize::from(*short), behind),
+        };
+        let (payload, after) = behind.split_at(length.min(behind.len()));
+        texts += &format!("{first:02x} {}\n", comparable(&String::from_utf8_lossy(payload)));
+        rest = after;
+    }
+    (head.join("\n"), texts, ended)
+}
+
+#[test]
+fn a_websocket_carries_what_a_stream_does_as_etcds_does() {
+    let _turn = turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(dir.path(), "portable");
+    let _member = setup.start();
+    let create = frame(1, r#"{"create_request":{"key":"Zm9v"}}"#);
+    let watch = converse(setup.client_port, "/v3/watch", "", std::slice::from_ref(&create));
+    assert!(watch.0.contains("http/1.1 101 switching protocols"), "{}", watch.0);
+    assert!(watch.1.starts_with(r#"81 {"result":{"header""#), "{}", watch.1);
+    let range = converse(setup.client_port, "/v3/kv/range", "", &[frame(1, r#"{"key":"YQ=="}"#)]);
+    assert!(range.1.starts_with(r#"81 {"header""#) && range.2, "etcd would wait for its end");
+    let Some(binary) = oracle("etcd") else { return };
+    let other = tempfile::tempdir().unwrap();
+    let etcds = Setup::new(other.path(), "portable");
+    let _etcd = Etcd::start(&binary, &etcds);
+    let in_parts = [&[0x01, 0x80, 0, 0, 0, 0][..], &frame(0, r#"{"create_request":{}}"#)].concat();
+    let watched = [
+        create,
+        frame(1, r#"{"cancel_request":{"watch_id":0}}"#),
+        frame(9, "ping"),
+        // A normal end, 1000.
+        vec![0x88, 0x82, 0, 0, 0, 0, 3, 0xe8],
+    ];
+    let keeps = [frame(1, r#"{"ID":7}"#), frame(1, r#"{"ID":"8"}"#), frame(8, "")];
+    let cases: &[(&str, &str, &[Vec<u8>])] = &[
+        ("/v3/watch", "", &watched),
+        ("/v3/watch", "Sec-WebSocket-Protocol: Bearer, abc\r\n", &[in_parts]),
+        ("/v3/watch", "", &[frame(1, "[")]),
+        ("/v3/lease/keepalive", "", &keeps),
+        ("/v3/nothing", "", &[]),
+        ("/v3/watch", "Content-Length: 0\r\nSec-WebSocket-Key: x\r\n", &[]),
+    ];
+    for (path, fields, frames) in cases {
+        let own = converse(setup.client_port, path, fields, frames);
+        let wanted = converse(etcds.client_port, path, fields, frames);
+        assert_eq!(own, wanted, "{path} {fields}");
+    }
+}
+
+#[test]
+fn json_goes_over_tls_by_http_1_and_http_2() {
+    let _turn = turn::light();
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let pair = authority.issue("member");
+    let setup = Setup::new(dir.path(), "portable").with_tls(&authority.ca_file, &pair);
+    let _member = setup.start();
+    let value = encode_base64(&[b'v'; 300_000]);
+    let body = dir.path().join("put.json");
+    std::fs::write(&body, format!(r#"{{"key":"Zm9v","value":"{value}"}}"#)).unwrap();
+    let curl = |version: &str, path: &str, data: &str| {
+        let url = format!("{}{path}", setup.endpoint());
+        let out = Command::new("curl")
+            .args(["-sS", "-m", "20", version, "--cacert", &authority.ca_file])
+            .args(["--cert", &pair.cert, "--key", &pair.key, "--data-binary", data, &url])
+            .output()
+            .expect("curl runs");
+        String::from_utf8(out.stdout).expect("text")
+    };
+    for version in ["--http1.1", "--http2"] {
+        let put = curl(version, "/v3/kv/put", &format!("@{}", body.display()));
+        assert!(put.starts_with(r#"{"header":{"#), "{version}: {put}");
+        let range = curl(version, "/v3/kv/range", r#"{"key":"Zm9v"}"#);
+        assert!(range.contains(&value) && range.ends_with(r#""count":"1"}"#), "{version}");
+        let wrong = curl(version, "/v3/kv/range", "[]");
+        assert!(wrong.starts_with(r#"{"code":3,"message":"proto: syntax"#), "{version}: {wrong}");
+        let keeps = curl(version, "/v3/lease/keepalive", r#"{"ID":"7"}{"ID":8}"#);
+        assert_eq!(keeps.matches("{\"result\":").count(), 2, "{version}: {keeps}");
+    }
 }
 
 #[test]
