@@ -43,3 +43,4 @@ pub mod raftpb;
 pub mod splitmix;
 pub mod tls;
 pub mod varint;
+pub mod websocket;

@@ -34,6 +34,7 @@ mod secure;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod websocket;
 mod wire;
 
 use conn::Settings;

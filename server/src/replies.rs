@@ -245,6 +245,14 @@ pub trait HttpReplies {
     /// Some of that is kept no longer.
     fn release_body(&mut self, request: HttpId, bytes: usize);
 
+    /// Leaves HTTP/1.1 for a WebSocket, with this proof that its handshake was read: messages are
+    /// the request's body from here on, and the lines of the response are messages. `is_bearer` if
+    /// the client has named that protocol.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    fn upgrade(&mut self, request: HttpId, accept: &str, is_bearer: bool) -> Result<(), Gone>;
+
     /// The request makes a call of this method, and is answered by what the call is answered.
     fn answer_as_json(&mut self, request: HttpId, method: (MethodId, &'static json::Method));
 

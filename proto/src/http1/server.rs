@@ -304,6 +304,24 @@ impl Server {
         self.finish();
     }
 
+    /// Leaves HTTP: what comes from here on are pieces of a body that does not end, and what is
+    /// written goes out as it is, until [`Server::finish`] ends the connection.
+    ///
+    /// # Panics
+    /// If no answer's head is due.
+    pub fn upgrade(&mut self, fields: &[(&str, &str)]) {
+        assert_eq!(self.answer, Answer::Head, "a request waits for its head");
+        self.out.extend_from_slice(b"HTTP/1.1 101 Switching Protocols\r\n");
+        put_fields(fields, &mut self.out);
+        // The end of its body, which is none.
+        self.events.clear();
+        self.queued_bytes = 0;
+        (self.body, self.body_left) = (Body::UntilClose, u64::MAX);
+        self.answer = Answer::UntilClose;
+        self.keep_alive = false;
+        self.advance();
+    }
+
     /// Answers that the request is malformed, without a word more, and ends the connection.
     ///
     /// # Panics

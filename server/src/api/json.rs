@@ -21,6 +21,8 @@ use crate::http::Page;
 use crate::limits;
 use crate::replies::{CallId, Caller, ConnId, HttpId, Replies};
 
+mod websocket;
+
 /// Every path below `/v3/`, and its method's.
 const PATHS: &[(&str, &str)] = &[
     ("kv/range", "/etcdserverpb.KV/Range"),
@@ -95,6 +97,8 @@ struct Incoming {
     scanner: Scanner,
     /// It is a stream that was opened as this call.
     stream: Option<MethodId>,
+    /// The body does not end: its first value is a request.
+    is_websocket: bool,
 }
 
 /// See the module text.
@@ -209,16 +213,32 @@ impl Services {
         path: &str,
         is_whole: bool,
     ) -> Option<HttpRequest> {
+        if path == "/v3" && self.shared.config.access.gateway {
+            let headers = vec![("Location", "/v3/".to_owned())];
+            out.respond(request.id, &Page { headers, ..Page::empty(307) });
+            return None;
+        }
         let Some(below) = below_version(path).filter(|_| self.shared.config.access.gateway) else {
             return Some(request);
         };
         let (id, now_ms) = (request.id, self.now_ms);
+        let is_websocket = websocket::is_asked_for(&request);
+        let mut fields = request.fields;
+        if is_websocket {
+            match websocket::open(out, id, &request.method, &fields) {
+                Ok(passed) => fields = passed,
+                Err(page) => {
+                    out.respond(id, &page);
+                    return None;
+                }
+            }
+        }
         let opened = match self.gateway.routes.get(below) {
             None => Err(error_page(404, Code::NotFound, "Not Found")),
-            Some(_) if request.method != "POST" => {
+            Some(_) if request.method != "POST" && !is_websocket => {
                 Err(error_page(501, Code::Unimplemented, "Method Not Allowed"))
             }
-            Some(route) => metadata(&request.fields, now_ms).map(|meta| (*route, meta)),
+            Some(route) => metadata(&fields, now_ms).map(|meta| (*route, meta)),
         };
         let (route, meta) = match opened {
             Ok(opened) => opened,
@@ -228,7 +248,7 @@ impl Services {
             }
         };
         let (body, scanner) = (Vec::new(), Scanner::default());
-        let mut incoming = Incoming { route, meta, body, scanner, stream: None };
+        let mut incoming = Incoming { route, meta, body, scanner, stream: None, is_websocket };
         if route.method.client_streams {
             let Some(method) = route.id else {
                 out.respond(id, &unknown(route.method));
@@ -243,7 +263,7 @@ impl Services {
         } else {
             self.gateway.incoming.insert(id, incoming);
         }
-        if is_whole {
+        if is_whole && !is_websocket {
             self.with(out).json_ended(id);
         }
         None
@@ -291,11 +311,19 @@ fn unknown(method: &Method) -> Page {
 }
 
 impl Cx<'_> {
-    /// Takes the values of a stream that are complete; of other requests, the first one only shows
-    /// that it is there.
+    /// Takes the values of a stream that are complete. Another request over a WebSocket is complete
+    /// with its first one.
     fn take_json_values(&mut self, id: HttpId) {
         while let Some(incoming) = self.api.gateway.incoming.get_mut(&id) {
-            let Some(method) = incoming.stream else { return };
+            let Some(method) = incoming.stream else {
+                if incoming.is_websocket
+                    && !matches!(incoming.scanner.scan(&incoming.body), Ok(Scanned::Incomplete))
+                {
+                    incoming.scanner = Scanner::default();
+                    self.json_ended(id);
+                }
+                return;
+            };
             match incoming.scanner.scan(&incoming.body) {
                 Ok(Scanned::Incomplete) => return,
                 Ok(Scanned::Value { begin, end }) => {

@@ -95,7 +95,7 @@ const ACTS: &[(&str, &str)] = &[
     ("cipher-suites", "TLS of all ports"),
     ("tls-min-version", "TLS of all ports"),
     ("tls-max-version", "TLS of all ports"),
-    ("enable-grpc-gateway", "api: requests below /v3/ as JSON"),
+    ("enable-grpc-gateway", "api: gRPC methods as JSON below `/v3/`"),
     ("cors", "api: headers of HTTP answers on the client ports"),
     ("host-whitelist", "api: HTTP requests on client ports without TLS"),
     ("auth-token", "auth: kind of tokens"),

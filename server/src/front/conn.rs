@@ -11,6 +11,7 @@ use etcore_proto::http1;
 use super::http::Origins;
 use super::secure::{Room, Secure};
 use super::transport::Transport;
+use super::websocket::WebSocket;
 use crate::limits;
 use crate::replies::{Caller, ConnId};
 
@@ -111,6 +112,8 @@ pub(super) struct Conn {
     ended_ms: Option<u64>,
     /// Whose pages may read the responses to come; `None` if anybody's.
     pub(super) origins: Option<Origins>,
+    /// It has left HTTP.
+    pub(super) websocket: Option<Box<WebSocket>>,
 }
 
 impl Conn {
@@ -146,6 +149,7 @@ impl Conn {
             incomplete: None,
             ended_ms: None,
             origins: None,
+            websocket: None,
         }
     }
 

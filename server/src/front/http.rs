@@ -61,7 +61,7 @@ impl Front {
             let Some(server) = open.http1() else { return };
             let Some(event) = server.next_event() else { return };
             let id = HttpId { conn, exchange: Exchange::Http1(server.request_number()) };
-            let via = open.via();
+            let (via, is_websocket) = (open.via(), open.websocket.is_some());
             let (services, wire) = (&mut self.services, &mut self.wire);
             match event {
                 ServerEvent::Request { head, has_body } => {
@@ -74,6 +74,7 @@ impl Front {
                     };
                     services.http_opened(wire, request, !has_body);
                 }
+                ServerEvent::Body(piece) if is_websocket => self.websocket_received(id, &piece),
                 ServerEvent::Body(piece) => services.http_body(wire, id, &piece, false),
                 ServerEvent::End => services.http_body(wire, id, &bytes::Bytes::new(), true),
                 ServerEvent::Failed(_) => self.http_cancelled(id),
@@ -152,6 +153,10 @@ impl Conn {
         length: Option<BodyLength>,
         now: SystemTime,
     ) -> Result<(), Gone> {
+        if self.websocket.is_some() {
+            // The head was sent long ago.
+            return if length.is_some() { Ok(()) } else { self.respond_message(page) };
+        }
         let date = http::http_date(now);
         let origin = match (&mut self.origins, self.origin.door.serves) {
             (_, Serves::Metrics) => None,
@@ -230,6 +235,9 @@ impl Conn {
         piece: &[u8],
         ends: bool,
     ) -> Result<(), Gone> {
+        if self.websocket.is_some() {
+            return self.write_message(piece, ends);
+        }
         match (&mut self.protocol, exchange) {
             (Protocol::Http1(server), Exchange::Http1(number))
                 if server.request_number() == number && server.is_answering() =>
@@ -307,6 +315,10 @@ impl HttpReplies for Wire {
         if let Some(conn) = self.conn(request.conn) {
             conn.release_body(bytes);
         }
+    }
+
+    fn upgrade(&mut self, request: HttpId, accept: &str, is_bearer: bool) -> Result<(), Gone> {
+        self.answer(request, |conn, _| conn.upgrade(accept, is_bearer))
     }
 
     fn answer_as_json(&mut self, request: HttpId, method: (MethodId, &'static Method)) {

@@ -26,7 +26,7 @@ struct JsonCall {
     is_begun: bool,
     /// The message that is under way, and how much of it is to come.
     message: Option<(Writer, usize)>,
-    /// The one answer, if it came in one piece: it is sent with its length.
+    /// What is written of it and waits for the next piece; the one answer, if it came in one piece.
     whole: Vec<u8>,
     /// There was no room for its answer: it is to be told when there is.
     waits: bool,
@@ -188,7 +188,8 @@ impl Wire {
     /// Begins a message that comes in pieces.
     pub(super) fn json_start(&mut self, id: CallId, length_bytes: usize) -> Result<(), Gone> {
         let call = self.json.calls.get_mut(&id).ok_or(Gone)?;
-        let (request, method) = (call.request, call.method);
+        let (method, open) = (call.method, call.open);
+        self.calls.sent(Some(open), 1);
         let writer = Writer::new(method.response, method.server_streams);
         let mut text = std::mem::take(&mut self.json.text);
         text.clear();
@@ -197,17 +198,9 @@ impl Wire {
         }
         writer.begin(&mut text);
         call.message = Some((writer, length_bytes));
-        if method.server_streams {
-            let begins = !std::mem::replace(&mut call.is_begun, true);
-            if begins {
-                self.begin_body(request, &page(200, Vec::new()), None)?;
-            }
-            let written = self.write_body(request, &text);
-            self.json.text = text;
-            written?;
-        } else {
-            call.whole.append(&mut text);
-        }
+        // It is sent with what follows, so that a short message comes in one piece.
+        call.whole.append(&mut text);
+        self.json.text = text;
         // An empty message is complete.
         self.json_write(id, b"")
     }
@@ -234,7 +227,7 @@ impl Wire {
         } else {
             call.message = Some((writer, left));
         }
-        if left == 0 && !call.is_begun {
+        if left == 0 && !call.is_begun && !call.method.server_streams {
             call.whole = text;
             return Ok(());
         }

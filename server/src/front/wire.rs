@@ -88,7 +88,7 @@ pub(super) struct Wire {
     pub(super) now_ms: u64,
     /// The time of this turn to the microsecond: what calls are timed by.
     now: Duration,
-    calls: Arc<FrontCalls>,
+    pub(super) calls: Arc<FrontCalls>,
     /// Calls that came as JSON.
     pub(super) json: JsonCalls,
     /// Calls that services make of each other.
@@ -354,11 +354,10 @@ impl Wire {
         } else {
             conn.peer_ended(now_ms);
         }
-        if self.json.may_last(id)
-            && let Some(conn) = self.conn(id)
-        {
+        let may_last = self.json.may_last(id);
+        if let Some(conn) = self.conn(id) {
             // Nobody else ends them: as Go does, its client is taken to be gone.
-            conn.gone = true;
+            conn.gone |= may_last || conn.websocket.is_some();
         }
         self.mark_dirty(id);
     }

@@ -20,14 +20,20 @@ mod services {
     mod auth;
     /// Random programs, every field beside a real etcd's.
     pub(crate) mod differential;
+    /// Campaigns, leaders and who observes them.
+    mod election;
     /// Odd and wrong requests, byte by byte beside a real etcd's answers.
     mod equals;
+    /// JSON over HTTP, beside a real etcd's.
+    pub(crate) mod json;
     /// The static pod that kubeadm writes.
     mod kubeadm;
     /// Range, Put, DeleteRange, Txn and Compact.
     mod kv;
     /// Leases: grants, ends, keepalives, lists.
     mod lease;
+    /// Locks: who waits, who gives up, who is next.
+    mod lock;
     /// Status, alarms, defragmentation and hashes.
     mod maintenance;
     /// One member's start, flags, HTTP side and stop.
