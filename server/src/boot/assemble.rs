@@ -100,10 +100,7 @@ pub(super) fn run(
     let _ = shared.freer.set(Freer::start()?);
     let pins = recovered.stored.store.revision_pins().clone();
     let (hasher, hasher_thread) = Hasher::start(shared.clone(), page_file.clone(), pins)?;
-    if !recovered.is_new {
-        corruption::check(&shared, &recovered.stored.store, &hasher, &replica_waker)
-            .map_err(io::Error::other)?;
-    }
+    corruption::check(&shared, &recovered, &hasher, &replica_waker).map_err(io::Error::other)?;
     let Recovered { stored, nonce, page_disk, log_disk, .. } = recovered;
     let pages: PagesMaker = Box::new(move |_, waker| {
         let map = PageMap::new(page_file.clone(), limits::PAGE_WINDOW_BYTES);

@@ -2,7 +2,8 @@
 //! members' before it serves anybody (etcd `server/etcdserver/corrupt.go`, InitialCheck).
 //!
 //! Called once, before the threads run, so it may wait: for its own hash, and for each peer URL as
-//! long as for a request. A new member has nothing to compare. Whoever cannot be asked is told of and proves nothing.
+//! long as for a request. A new member has nothing to compare. Whoever cannot be asked is told of
+//! and proves nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,9 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use etcore_engine::bucket::Bucket;
 use etcore_engine::hash::KvHash;
-use etcore_engine::store::Store;
 use etcore_proto::gotext::format_duration;
 
-use super::remote;
+use super::{Recovered, remote};
 use crate::background::hasher::{Hasher, Job};
 use crate::channel::{HashAnswers, HashRequester, Shared};
 use crate::cluster::hashkv::{self, NoHash};
@@ -29,11 +29,11 @@ const LOOK: Duration = Duration::from_millis(2);
 /// One line, if a member has other data at the same revision and compaction.
 pub(super) fn check(
     shared: &Shared,
-    store: &Store,
+    recovered: &Recovered,
     hasher: &Hasher,
     waker: &Waker,
 ) -> Result<(), String> {
-    if !shared.config.feature_gates.initial_corrupt_check {
+    if !shared.config.feature_gates.initial_corrupt_check || recovered.is_new {
         return Ok(());
     }
     let timeout = Duration::from_millis(shared.config.request_timeout_ms());
@@ -45,6 +45,7 @@ pub(super) fn check(
     );
     let own =
         own_hash(hasher, waker).map_err(|why| format!("{id} failed to fetch hash ({why})"))?;
+    let store = &recovered.stored.store;
     let members = store.bucket_iter(Bucket::Members, b"").map(|(_, json)| Member::from_json(json));
     let others: Vec<Member> =
         members.flatten().filter(|member| member.id != shared.member_id).collect();
