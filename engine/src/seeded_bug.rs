@@ -57,11 +57,17 @@ pub enum SeededBug {
     RenewalsOneByOne,
     /// A leader does not keep its log for a member that receives a snapshot.
     SnapshotLogReleased,
+    /// A member that was removed goes on counting for the quorum.
+    QuorumOfOldMembers,
+    /// A checkpoint holds the configuration that the cluster was founded with.
+    ConfStateOutdated,
+    /// A candidate counts a vote of a member that was removed.
+    RemovedVoteCounted,
 }
 
 impl SeededBug {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::AnswerBeforeSync,
         Self::VoteForgotten,
         Self::ApplyAgainAfterRestart,
@@ -86,6 +92,9 @@ impl SeededBug {
         Self::DeadLeaderUnnoticed,
         Self::RenewalsOneByOne,
         Self::SnapshotLogReleased,
+        Self::QuorumOfOldMembers,
+        Self::ConfStateOutdated,
+        Self::RemovedVoteCounted,
     ];
 }
 

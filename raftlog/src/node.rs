@@ -64,6 +64,8 @@ pub struct Node {
     next_fetch: u64,
     snapshot_for: Option<u64>,
     elections: Elections,
+    /// Used by a deliberate fault: a member was removed.
+    has_removed: bool,
 }
 
 impl Node {
@@ -126,6 +128,7 @@ impl Node {
             next_fetch: 0,
             snapshot_for: None,
             elections: Elections::default(),
+            has_removed: false,
         };
         node.set_election_timeout();
         Ok(node)
@@ -213,6 +216,9 @@ impl Node {
     pub fn ready(&mut self, out: &mut Effects) -> bool {
         out.clear();
         self.campaign_alone();
+        if is_on(SeededBug::RemovedVoteCounted) {
+            self.count_removed_vote();
+        }
         self.issue_reads();
         if self.raw.has_ready() {
             self.raft_ready(out);

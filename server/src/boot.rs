@@ -603,7 +603,10 @@ fn create_empty_log(
 }
 
 /// A member that was removed from its cluster is never one of it again.
-fn refuse_removed(stored: &Stored) -> Result<(), BootError> {
+///
+/// # Errors
+/// [`BootError::Cluster`].
+pub(crate) fn refuse_removed(stored: &Stored) -> Result<(), BootError> {
     let key = Member::bucket_key(stored.member_id);
     if stored.store.bucket_get(Bucket::MembersRemoved, &key).is_none() {
         return Ok(());

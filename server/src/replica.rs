@@ -353,6 +353,7 @@ impl Replica {
         self.proposals.check();
         self.leases.check();
         self.peer_queue.check();
+        self.check_members();
     }
 
     fn take_background(&mut self) {

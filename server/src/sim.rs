@@ -16,6 +16,7 @@
 //! | `devices`, `driver`, `disk`, `pages` | the third driver: what members do becomes effects |
 //! | `net` | connections that delay, split, break |
 //! | `clients`, `watchers`, `wire`, `workload` | who asks what, and what is written down of it |
+//! | `operator` | adds, promotes and removes members |
 //! | [`hardships`] | seeds with one member's trouble at a time, and what others may wait |
 //! | [`hostile`], `intruders` | clients that mean no good |
 //! | [`behind`] | a member that was away for too long |
@@ -42,6 +43,7 @@ mod keepers;
 mod logs;
 pub mod member;
 mod net;
+mod operator;
 mod pages;
 pub mod plan;
 pub mod trace;

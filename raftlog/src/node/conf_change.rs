@@ -53,6 +53,9 @@ impl Node {
             }
         };
         if let Some(change) = change.map_err(NodeError::ConfChange)? {
+            let removes =
+                |step: &ConfChangeSingle| step.get_change_type() == ConfChangeType::RemoveNode;
+            self.has_removed |= change.get_changes().iter().any(removes);
             self.raw
                 .apply_conf_change(&change)
                 .map_err(|error| NodeError::Raft(error.to_string()))?;
@@ -82,6 +85,24 @@ impl Node {
             self.set_data(index, &data);
         }
         result
+    }
+
+    /// A fault, never made in a member that serves: a candidate takes itself for elected with a
+    /// vote less than it needs.
+    pub(super) fn count_removed_vote(&mut self) {
+        let raft = &self.raw.raft;
+        let (kind, term) = match raft.state {
+            StateRole::Candidate => (eraftpb::MessageType::MsgRequestVoteResponse, raft.term),
+            StateRole::PreCandidate => {
+                (eraftpb::MessageType::MsgRequestPreVoteResponse, raft.term + 1)
+            }
+            StateRole::Follower | StateRole::Leader => return,
+        };
+        let other = raft.prs().conf().voters().ids().iter().find(|id| *id != raft.id);
+        let Some(from) = other.filter(|_| self.has_removed) else { return };
+        let mut vote = eraftpb::Message { from, to: raft.id, term, ..Default::default() };
+        vote.set_msg_type(kind);
+        let _ = self.raw.step(vote);
     }
 
     /// Gives a change of members that was just appended the data that it was proposed with, in the

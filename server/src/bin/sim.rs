@@ -2,7 +2,8 @@
 //!
 //! `--seed N` runs one and prints the hash of its trace; `--seeds A..B` runs many, on `--threads
 //! N`, and goes on until the first violation; with `--hardships` only those with one member's
-//! trouble at a time. It must never decide anything by the time it took.
+//! trouble at a time, with `--joiners` only those whose members come and go. It must never decide
+//! anything by the time it took.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -34,6 +35,7 @@ struct Options {
     all: bool,
     /// Leave out the seeds without them.
     hardships: bool,
+    joiners: bool,
     history: Option<String>,
     /// The deliberate fault that is on; `all` tries each.
     bug: Option<String>,
@@ -63,7 +65,7 @@ fn main() -> ExitCode {
 
 fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     const USAGE: &str = "sim [--seed N | --seeds A..B] [--members N] [--threads N] [--trace] \
-                         [--all] [--hardships] [--history FILE] [--bug NAME|all]";
+                         [--all] [--hardships] [--joiners] [--history FILE] [--bug NAME|all]";
     let mut options = Options {
         seeds: 0..1,
         members: None,
@@ -71,6 +73,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
         trace: false,
         all: false,
         hardships: false,
+        joiners: false,
         history: None,
         bug: None,
     };
@@ -93,6 +96,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--trace" => options.trace = true,
             "--all" => options.all = true,
             "--hardships" => options.hardships = true,
+            "--joiners" => options.joiners = true,
             "--history" => options.history = Some(value()?),
             "--bug" => options.bug = Some(value()?),
             _ => return Err(USAGE.to_owned()),
@@ -108,7 +112,8 @@ fn plan(seed: u64, options: &Options) -> Plan {
 
 /// True if a seed is among those that were asked for.
 fn is_wanted(seed: u64, options: &Options) -> bool {
-    !options.hardships || !plan(seed, options).hardships.is_empty()
+    let plan = || plan(seed, options);
+    (!options.hardships || !plan().hardships.is_empty()) && (!options.joiners || plan().joiners > 0)
 }
 
 fn start(options: &Options, out: &mut impl Write) -> std::io::Result<bool> {

@@ -4,6 +4,8 @@
 
 use bytes::Bytes;
 use etcore_engine::bucket::Bucket;
+use etcore_engine::seeded_bug::{SeededBug, is_on};
+use etcore_engine::types::Term;
 use etcore_proto::pb::membershippb;
 use etcore_proto::raftpb;
 use etcore_raftlog::types::{EntryKind, LogEntry};
@@ -22,6 +24,8 @@ use crate::cluster::version;
 pub(super) const CLUSTER_VERSION_KEY: &[u8] = b"clusterVersion";
 /// What stands in the row of a member that was removed (etcd `schema/membership.go`).
 const REMOVED_ROW: &[u8] = b"removed";
+/// The term of the entries that found a cluster.
+const FOUNDING: Term = Term(1);
 
 impl Replica {
     /// A change of the members: made by all members, or refused by all. The rows and raft's
@@ -54,11 +58,13 @@ impl Replica {
     /// Gives raft its new configuration, and the buckets what it says.
     fn configure(&mut self, entry: &LogEntry, change: Option<&Change>) -> Result<(), Halt> {
         let broken = |what: String| Halt::Broken(format!("configuration change: {what}"));
-        let conf_state = self
-            .log
-            .node
-            .apply_conf_change(entry.kind, &entry.data)
-            .map_err(|error| broken(error.to_string()))?;
+        let removes = matches!(change, Some(Change::Remove(_)));
+        let conf_state = if removes && is_on(SeededBug::QuorumOfOldMembers) {
+            self.log.node.conf_state()
+        } else {
+            let changed = self.log.node.apply_conf_change(entry.kind, &entry.data);
+            changed.map_err(|error| broken(error.to_string()))?
+        };
         let known = change.and_then(|change| self.state.member(change.member_id()).cloned());
         let first_row = Auth::first_row(&self.store);
         let mut txn = self.store.begin(entry.index, entry.term);
@@ -79,7 +85,9 @@ impl Replica {
             }
             (Some(Change::Promote(_) | Change::Update { .. }) | None, _) => {}
         }
-        txn.set_conf_state(&conf_state.encode_to_vec());
+        if entry.term <= FOUNDING || !is_on(SeededBug::ConfStateOutdated) {
+            txn.set_conf_state(&conf_state.encode_to_vec());
+        }
         txn.commit();
         self.state.refresh_cluster(&self.store);
         if let Some(change) = change {
@@ -94,6 +102,26 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Asserts that raft's configuration is what the rows of the members say. Of a cluster that is
+    /// being founded raft knows the members before they are applied.
+    pub(super) fn check_members(&self) {
+        let conf_state = self.log.node.conf_state();
+        let is_between = self.snapshots.is_installing() || !conf_state.voters_outgoing.is_empty();
+        if is_between || self.store.applied().1 <= FOUNDING {
+            return;
+        }
+        let ids = |learners: bool| -> Vec<u64> {
+            let own = self.state.members().iter().filter(|member| member.is_learner == learners);
+            own.map(|member| member.id).collect()
+        };
+        let sorted = |mut list: Vec<u64>| {
+            list.sort_unstable();
+            list
+        };
+        assert_eq!(sorted(conf_state.voters), ids(false), "raft's voters are the members'");
+        assert_eq!(sorted(conf_state.learners), ids(true), "raft's learners are the members'");
     }
 
     /// In etcd's words.

@@ -24,6 +24,7 @@ use super::watchers::Watching;
 use super::wire::{self, Wire};
 use super::workload::Source;
 use super::world::{Event, World};
+use crate::cluster::change::Change;
 
 /// No answer hides a fault of the member.
 pub const FINE: &str = "no request ends with an error inside the member";
@@ -42,6 +43,8 @@ pub(super) enum Role {
     Watches(Box<Watching>),
     /// Reads this member in the end.
     Audits(usize),
+    /// Changes who the members are.
+    Operates,
     /// Means no good.
     Intrudes(Intruding),
 }
@@ -57,6 +60,8 @@ pub(super) enum Ask {
     Hash,
     /// How long a lease has left.
     TimeToLive(i64),
+    /// Other members.
+    Change(Change),
 }
 
 /// An operation under way.
@@ -124,8 +129,9 @@ impl Client {
         let asks = (0..plan.clients).map(|_| Role::Asks);
         let watches = (0..plan.watchers).map(|_| Role::Watches(Box::default()));
         let keeps = (0..plan.keepers).map(|_| Role::Keeps(Keeping::default()));
-        let audits = (0..plan.members).map(Role::Audits);
-        let all = asks.chain(keeps).chain(watches).chain(audits).zip(0..);
+        let audits = (0..plan.machines()).map(Role::Audits);
+        let operates = (plan.joiners > 0).then_some(Role::Operates);
+        let all = asks.chain(keeps).chain(watches).chain(audits).chain(operates).zip(0..);
         let mut clients: Vec<Self> =
             all.map(|(role, number)| Client::new(number, role, prng.fork())).collect();
         let mut own = Prng::new(plan.seed ^ 0x696e_7472_7564);
@@ -147,7 +153,7 @@ impl Client {
                 !matches!(stage, Stage::Silence | Stage::Reading { .. } | Stage::Over)
             }
             Role::Watches(_) => stage != Stage::Over,
-            Role::Audits(_) => !self.script.is_empty(),
+            Role::Audits(_) | Role::Operates => !self.script.is_empty(),
             Role::Intrudes(_) => false,
         }
     }
@@ -234,7 +240,7 @@ impl World {
 
     fn ask(&mut self, at: usize, client: &mut Client) -> Option<u64> {
         let ask = match &mut client.role {
-            Role::Audits(_) => client.script.front().cloned()?,
+            Role::Audits(_) | Role::Operates => client.script.front().cloned()?,
             Role::Keeps(keeping) => {
                 Ask::Do(keeping.request(client.number, &mut client.prng, &mut self.values))
             }
@@ -270,6 +276,7 @@ impl World {
             Ask::Do(request) => wire.start(request),
             Ask::TimeToLive(id) => wire.start_time_to_live(*id),
             Ask::Lead(heir) => wire.start_transfer(*heir),
+            Ask::Change(change) => wire.start_change(change),
             // Compactions are at odd ones.
             Ask::Hash => wire.start_hash(self.told & !1),
         };
@@ -371,7 +378,7 @@ impl World {
     fn answered(&mut self, at: usize, client: &mut Client, stream: StreamId, message: &[u8]) {
         let Some(op) = client.op.as_mut().filter(|op| op.stream == stream) else { return };
         match &op.ask {
-            Ask::Lead(_) => self.over(client),
+            Ask::Lead(_) | Ask::Change(_) => self.over(client),
             Ask::Hash => {
                 let Ok(answer) = pb::HashKvResponse::decode(message) else {
                     return self.violate(READABLE, "HashKV".to_owned());
@@ -532,6 +539,7 @@ impl World {
 fn text(ask: &Ask) -> String {
     match ask {
         Ask::Do(request) => format!(": {request:?}"),
+        Ask::Change(change) => format!(": {change:?}"),
         Ask::Lead(heir) => format!(": {heir:x} shall lead"),
         Ask::Hash => ": hash".to_owned(),
         Ask::TimeToLive(id) => format!(": what is left of lease {id}"),

@@ -136,11 +136,14 @@ impl World {
         }
         for client in self.clients.iter_mut().flatten() {
             client.served = false;
+            if matches!(client.role, Role::Operates) {
+                client.script.clear();
+            }
         }
     }
 
-    fn has_healed(&self) -> bool {
-        self.members.iter().all(|member| member.life.is_some())
+    fn has_healed(&mut self) -> bool {
+        self.is_complete()
             && self.clients.iter().flatten().all(|client| client.served || !client.asks())
     }
 
@@ -150,7 +153,8 @@ impl World {
         let clients: Vec<usize> = (0..self.clients.len())
             .filter(|at| self.clients[*at].as_ref().is_some_and(|c| c.asks() && !c.served))
             .collect();
-        format!("members {down:?} are down, clients {clients:?} wait")
+        let told = self.tell_of_members();
+        format!("members {down:?} are down, clients {clients:?} wait{told}")
     }
 
     fn is_silent(&self) -> bool {
@@ -160,16 +164,20 @@ impl World {
     /// Has every member read and hashed, by one client each.
     fn audit(&mut self) {
         let count = self.clients.len();
+        let readable = self.readable();
         let mut auditors = 0;
         for at in 0..count {
             let Some(client) = &mut self.clients[at] else { continue };
             let Role::Audits(member) = client.role else { continue };
+            auditors += 1;
+            if !readable.contains(&member) {
+                continue;
+            }
             let all = Get { range: KeyRange::all(), ..Get::default() };
             let local = Get { serializable: true, ..all.clone() };
             let asks = [Ask::Do(Request::Get(all)), Ask::Do(Request::Get(local)), Ask::Hash];
             client.script = VecDeque::from(asks);
             client.member = member;
-            auditors += 1;
             self.client_at(at, self.now);
         }
         debug_assert_eq!(auditors, self.members.len(), "one auditor a member");

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
-use etcore_engine::file::Completion;
+use etcore_engine::file::{Completion, Disk};
 use etcore_engine::store::EngineConfig;
 use etcore_engine::testing::disk_pages::DiskPages;
 use etcore_engine::testing::mem_disk::MemDisk;
 use etcore_engine::testing::prng::Prng;
+use etcore_engine::types::Identity;
 
 use super::disk::{QueuedDisk, log_files, log_reader};
 use super::driver::{SharedPort, SimDriver};
@@ -25,7 +26,7 @@ use crate::background::hasher::{self, Hasher};
 use crate::background::passwords::Passwords;
 use crate::background::worker::Worker as BackgroundWorker;
 use crate::background::{Background, SimulatedBackground};
-use crate::boot::{self, BootError, assemble};
+use crate::boot::{self, BootError, Stored, assemble};
 use crate::channel::Shared;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -130,6 +131,12 @@ pub struct Member {
     /// Counts starts.
     pub(super) life_number: u64,
     pub(super) life: Option<Box<Life>>,
+    /// Who it is, once it has started.
+    pub(super) id: u64,
+    /// Who it is to become if it starts on an empty disk.
+    pub(super) joins: Option<Identity>,
+    /// It was removed from the cluster, and has stopped.
+    pub(super) is_gone: bool,
     rate: u64,
     /// From a life's own clock to the time of day; nothing may come of it.
     pub(super) wall_s: Arc<AtomicI64>,
@@ -151,7 +158,23 @@ impl Member {
         let rate = 1_000_000 - plan.drift + prng.below(2 * plan.drift + 1);
         let config = config(number, plan);
         let wall_s = Arc::new(AtomicI64::new(1_700_000_000));
-        Self { number, config, disk: MemDisk::new(), life_number: 0, life: None, rate, wall_s }
+        Self {
+            number,
+            config,
+            disk: MemDisk::new(),
+            life_number: 0,
+            life: None,
+            id: 0,
+            joins: None,
+            is_gone: number >= plan.members,
+            rate,
+            wall_s,
+        }
+    }
+
+    /// Where the others reach it.
+    pub(super) fn peer_url(&self) -> String {
+        peer_url(self.number)
     }
 
     /// One run of this member, as histories number them.
@@ -171,10 +194,7 @@ impl Member {
     ) -> Result<(), BootError> {
         self.life_number += 1;
         let nonce = prng.next_u64();
-        let (mut page_disk, mut log_disk) = (self.disk.clone(), self.disk.clone());
-        let path = Path::new("");
-        let mut stored =
-            boot::open_stored(&self.config, nonce, path, &mut page_disk, &mut log_disk)?;
+        let (mut stored, page_disk) = self.open(nonce)?;
         let own_clock = OwnClock::start(now, self.rate);
         let clock = Clock::simulated(own_clock.nanos.clone(), self.wall_s.clone());
         let config = self.config.clone();
@@ -241,6 +261,17 @@ impl Member {
         Ok(())
     }
 
+    /// Reads its files, or makes them; the page file's disk comes with what is in it.
+    fn open(&mut self, nonce: u64) -> Result<(Stored, MemDisk), BootError> {
+        let (mut page_disk, mut log_disk) = (self.disk.clone(), self.disk.clone());
+        let disks: (&mut dyn Disk, &mut dyn Disk) = (&mut page_disk, &mut log_disk);
+        let path = Path::new("");
+        let stored = boot::open_stored_as(&self.config, nonce, path, disks, self.joins)?;
+        self.id = stored.member_id;
+        boot::refuse_removed(&stored)?;
+        Ok((stored, page_disk))
+    }
+
     /// The links to the other members, before any is there.
     fn peers(&self, shared: &Arc<Shared>, waker: &Waker) -> Peers {
         Peers::new(peers::Parts {
@@ -287,12 +318,18 @@ fn pages_maker(
     })
 }
 
+fn peer_url(number: usize) -> String {
+    format!("http://10.0.0.{}:2380", number + 1)
+}
+
 /// What the operator of member `number` typed.
 fn config(number: usize, plan: &Plan) -> Config {
-    let peer = |number: usize| format!("http://10.0.0.{}:2380", number + 1);
+    let peer = peer_url;
     let client = format!("http://10.0.0.{}:2379", number + 1);
-    let cluster: Vec<String> =
-        (0..plan.members).map(|other| format!("m{other}={}", peer(other))).collect();
+    let cluster: Vec<String> = (0..plan.members)
+        .chain((number >= plan.members).then_some(number))
+        .map(|other| format!("m{other}={}", peer(other)))
+        .collect();
     let arguments = [
         format!("--name=m{number}"),
         format!("--listen-peer-urls={}", peer(number)),
@@ -303,6 +340,8 @@ fn config(number: usize, plan: &Plan) -> Config {
         format!("--wal-segment-bytes={}", plan.segment_bytes),
         format!("--snapshot-catchup-entries={}", plan.catchup_entries),
         format!("--fronts={}", plan.fronts),
+        format!("--strict-reconfig-check={}", plan.strict),
+        "--max-learners=2".to_owned(),
         // Both ways; the default more often.
         format!("--feature-gates=FastLeaseKeepAlive={}", !plan.seed.is_multiple_of(4)),
     ];

@@ -118,6 +118,10 @@ pub struct Plan {
     pub seed: u64,
     /// How many members.
     pub members: usize,
+    /// Machines beside theirs, on which members may join later; members are removed then too.
+    pub joiners: usize,
+    /// Members refuse what would cost their quorum.
+    pub strict: bool,
     /// Fronts of each.
     pub fronts: usize,
     /// The replica shares front 0's thread.
@@ -195,6 +199,11 @@ const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
 
 impl Plan {
+    /// Machines that members may run on.
+    pub fn machines(&self) -> usize {
+        self.members + self.joiners
+    }
+
     /// The plan of a seed, for so many members if the seed is not to choose.
     pub fn from_seed(seed: u64, members: Option<usize>) -> Self {
         let mut prng = Prng::new(seed ^ 0x5157_4d11);
@@ -209,6 +218,8 @@ impl Plan {
         let mut plan = Self {
             seed,
             members,
+            joiners: 0,
+            strict: true,
             fronts,
             shares_thread: fronts == 1 && prng.chance(2, 3),
             clients: 2 + prng.index(7),
@@ -256,6 +267,13 @@ impl Plan {
             plan = plan.with_a_fast_log();
         } else if Prng::new(seed ^ 0x7469_6d65).chance(1, 6) {
             hardships::harden(&mut plan);
+        } else {
+            // From elsewhere, so that the other seeds are as they were.
+            let mut own = Prng::new(seed ^ 0x6a6f_696e);
+            if own.chance(1, 5) {
+                plan.joiners = 1 + own.index(3);
+                plan.strict = own.chance(1, 2);
+            }
         }
         plan
     }

@@ -8,6 +8,8 @@ use etcore_proto::h2::{Budget, StreamId};
 use etcore_proto::pb::etcdserverpb as pb;
 use prost::Message;
 
+use crate::cluster::change::Change;
+
 /// The calls that clients make.
 #[derive(Debug, Clone, Copy)]
 struct Methods {
@@ -23,6 +25,9 @@ struct Methods {
     keep_alive: MethodHandle,
     hash: MethodHandle,
     transfer: MethodHandle,
+    member_add: MethodHandle,
+    member_promote: MethodHandle,
+    member_remove: MethodHandle,
     watch: MethodHandle,
 }
 
@@ -50,6 +55,9 @@ impl Wire {
             keep_alive: method("/etcdserverpb.Lease/LeaseKeepAlive"),
             hash: method("/etcdserverpb.Maintenance/HashKV"),
             transfer: method("/etcdserverpb.Maintenance/MoveLeader"),
+            member_add: method("/etcdserverpb.Cluster/MemberAdd"),
+            member_promote: method("/etcdserverpb.Cluster/MemberPromote"),
+            member_remove: method("/etcdserverpb.Cluster/MemberRemove"),
             watch: method("/etcdserverpb.Watch/Watch"),
         };
         Self { connection, grpc, methods }
@@ -114,6 +122,26 @@ impl Wire {
     pub(super) fn start_transfer(&mut self, target_id: u64) -> Option<StreamId> {
         let message = pb::MoveLeaderRequest { target_id }.encode_to_vec();
         self.grpc.start_unary(self.methods.transfer, &CallOptions::default(), &message).ok()
+    }
+
+    /// Asks for other members.
+    pub(super) fn start_change(&mut self, change: &Change) -> Option<StreamId> {
+        let Methods { member_add, member_promote, member_remove, .. } = self.methods;
+        let (method, message) = match change {
+            Change::Add(member) => {
+                let peer_ur_ls = member.peer_urls.clone();
+                let request = pb::MemberAddRequest { peer_ur_ls, is_learner: member.is_learner };
+                (member_add, request.encode_to_vec())
+            }
+            Change::Promote(id) => {
+                (member_promote, pb::MemberPromoteRequest { id: *id }.encode_to_vec())
+            }
+            Change::Remove(id) => {
+                (member_remove, pb::MemberRemoveRequest { id: *id }.encode_to_vec())
+            }
+            Change::Update { .. } => return None,
+        };
+        self.grpc.start_unary(method, &CallOptions::default(), &message).ok()
     }
 
     /// Opens a stream of watches with one watch.

@@ -24,12 +24,14 @@ use super::judges::{Judges, held, log, state};
 use super::logs;
 use super::member::{Member, NEVER};
 use super::net::{Connection, Held};
+use super::operator::Operator;
 use super::plan::Plan;
 use super::trace::Trace;
 use crate::background::snapshots::is_of_snapshots;
 use crate::boot::DB_FILE;
 use crate::channel::MemberView;
 use crate::driver::SocketId;
+use crate::replica::REMOVED;
 
 /// A property that does not hold, and what shows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +146,8 @@ pub(super) enum Event {
     Start {
         member: usize,
     },
+    /// Somebody looks after who the members are.
+    Operate,
     Stage,
 }
 
@@ -236,6 +240,7 @@ pub(super) struct World {
     pub(super) lease_ids: i64,
     pub(super) starts: u64,
     pub(super) stage: Stage,
+    pub(super) operator: Operator,
     pub(super) judges: Judges,
     pub(super) hard: Hardships,
     /// Runs of members in which pages came up damaged, or not at all.
@@ -269,7 +274,7 @@ impl World {
     fn new(plan: Plan, lines: usize) -> Self {
         let mut prng = Prng::new(plan.seed);
         let members: Vec<Member> =
-            (0..plan.members).map(|number| Member::new(number, &plan, &mut prng)).collect();
+            (0..plan.machines()).map(|number| Member::new(number, &plan, &mut prng)).collect();
         Self {
             troubles: members.iter().map(|_| Trouble::default()).collect(),
             judges: Judges::new(members.len()),
@@ -292,6 +297,7 @@ impl World {
             lease_ids: 0,
             starts: 0,
             stage: Stage::Trouble,
+            operator: Operator::default(),
             hard: Hardships::default(),
             rotten_runs: BTreeSet::new(),
             held_views: BTreeMap::new(),
@@ -300,9 +306,12 @@ impl World {
     }
 
     fn begin(&mut self) {
-        for member in 0..self.members.len() {
+        for member in 0..self.plan.members {
             let at = self.prng.below(50_000_000);
             self.schedule(at, Event::Start { member });
+        }
+        if self.plan.joiners > 0 {
+            self.schedule(700_000_000, Event::Operate);
         }
         let intruders = self.clients.len() - self.plan.intruders;
         for client in 0..self.clients.len() {
@@ -401,6 +410,7 @@ impl World {
             }
             Event::DiskIsSound { member } => self.disk_is_sound(member),
             Event::Start { member } => self.start(member),
+            Event::Operate => self.operate(),
             Event::Stage => self.next_stage(),
         }
     }
@@ -431,7 +441,7 @@ impl World {
     }
 
     fn start(&mut self, member: usize) {
-        if self.members[member].life.is_some() {
+        if self.members[member].life.is_some() || self.members[member].is_gone {
             return;
         }
         if let Some(until) = self.hard.down_until(member, self.now) {
@@ -463,6 +473,9 @@ impl World {
             self.members[member].disk.crash_at(NEVER);
         }
         if let Err(error) = started {
+            if self.leaves(member, &error.to_string()) {
+                return;
+            }
             return self.violate(STARTS, format!("member {member}: {error}"));
         }
         if !self.plan.hardships.is_empty() {
@@ -573,6 +586,10 @@ impl World {
     fn exited(&mut self, member: usize) {
         let Some(life) = &self.members[member].life else { return };
         let failure = life.shared.lifecycle.failure().map(str::to_owned);
+        if self.leaves(member, failure.as_deref().unwrap_or(REMOVED)) {
+            self.trace.event(self.now, "leave", &[member as u64]);
+            return self.die(member, Death::Kill);
+        }
         self.trace.event(self.now, "exit", &[member as u64]);
         self.trace.say(self.now, || format!("member {member} has stopped: {failure:?}"));
         let trouble = &self.troubles[member];

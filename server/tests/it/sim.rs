@@ -102,7 +102,7 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
 const SEEDS_MOST: u64 = 300;
 
 /// Faults, each with a seed that showed it.
-const FAULTS: [(SeededBug, u64); 21] = [
+const FAULTS: [(SeededBug, u64); 24] = [
     (SeededBug::AnswerBeforeSync, 2002),
     (SeededBug::VoteForgotten, 2037),
     (SeededBug::ApplyAgainAfterRestart, 3),
@@ -124,6 +124,9 @@ const FAULTS: [(SeededBug, u64); 21] = [
     (SeededBug::LostProposalsWaitOn, 6),
     (SeededBug::HungLeaderLeadsOn, 40),
     (SeededBug::RenewalsOneByOne, 9),
+    (SeededBug::QuorumOfOldMembers, 16),
+    (SeededBug::ConfStateOutdated, 16),
+    (SeededBug::RemovedVoteCounted, 136),
 ];
 
 #[test]

@@ -105,12 +105,13 @@ pub(in crate::sim) fn look(
 fn describe(view: &MemberView) -> String {
     let store = &view.store;
     format!(
-        "term {}, revision {}, compacted {}, {} keys, members {:?}, version {:?}, alarms {:?}",
+        "term {}, revision {}, compacted {}, {} keys, members {:?} without {:?}, version {:?}, alarms {:?}",
         store.term.0,
         store.revision.0,
         store.compact_revision.0,
         store.key_count(),
         view.members,
+        view.removed,
         view.cluster_version,
         view.alarms,
     )
