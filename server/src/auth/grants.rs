@@ -104,7 +104,7 @@ impl Ranges {
         }
         let wanted = head(rest);
         let count = self.heads.partition_point(|head| *head <= wanted);
-        if !count.checked_sub(1).is_some_and(|last| self.heads[last] == wanted) {
+        if count.checked_sub(1).is_none_or(|last| self.heads[last] != wanted) {
             return count;
         }
         // As a rule it is one that is alike in so many bytes.
