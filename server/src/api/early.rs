@@ -12,10 +12,10 @@ use etcore_engine::types::LogIndex;
 use etcore_proto::error::EtcdError;
 use etcore_proto::grpc::MethodId;
 
+use super::Services;
 use super::call::{Call, Outcome, Refusal};
-use super::pending::CallKind;
+use super::pending::{CallKind, TakeMessage};
 use super::routes::Unary;
-use super::{Cx, Services};
 use crate::limits;
 use crate::replies::{CallId, Caller};
 
@@ -60,7 +60,7 @@ impl Services {
         id: CallId,
         caller: &Arc<Caller>,
         message: Bytes,
-        take: fn(&mut Cx<'_>, CallId, Bytes),
+        take: TakeMessage,
     ) -> Outcome {
         let Some(index) = self.comes_early(caller) else { return Ok(()) };
         let call = Call {
@@ -73,7 +73,7 @@ impl Services {
             asked: None,
         };
         let bytes = message.len();
-        self.wait_for_token(call, bytes, index, CallKind::EarlyMessage(message, take))?;
+        self.wait_for_token(call, bytes, index, CallKind::EarlyMessage(Box::new((message, take))))?;
         Err(Refusal::Waiting)
     }
 

@@ -99,7 +99,7 @@ pub(super) enum CallKind {
     /// A call whose token is given out by an entry that this member is to apply yet.
     Early(Box<Unary>),
     /// A message of a stream of that kind, and who takes it.
-    EarlyMessage(Bytes, fn(&mut Cx<'_>, CallId, Bytes)),
+    EarlyMessage(Box<(Bytes, TakeMessage)>),
     /// The list of alarms of this kind.
     AlarmList(i32),
     /// A hash that is being computed.
@@ -121,6 +121,9 @@ pub(super) enum CallKind {
     /// A question to the lessor.
     Lease(LeaseCall),
 }
+
+/// What takes a message of a stream.
+pub(super) type TakeMessage = fn(&mut Cx<'_>, CallId, Bytes);
 
 /// What was asked of the lessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

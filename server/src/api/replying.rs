@@ -144,7 +144,8 @@ impl Cx<'_> {
                 self.api.unary(self.out, *unary);
                 Ok(())
             }
-            CallKind::EarlyMessage(message, take) => {
+            CallKind::EarlyMessage(early) => {
+                let (message, take) = *early;
                 self.api.early.ended(message.len());
                 take(self, id, message);
                 Ok(())
@@ -235,8 +236,8 @@ impl Cx<'_> {
                     self.api.early.ended(unary.message.len());
                     self.fail_to(to, &EtcdError::InvalidAuthToken.into());
                 }
-                (CallKind::EarlyMessage(message, _), to) => {
-                    self.api.early.ended(message.len());
+                (CallKind::EarlyMessage(early), to) => {
+                    self.api.early.ended(early.0.len());
                     self.fail_to(to, &EtcdError::InvalidAuthToken.into());
                 }
                 // The peer reads too slowly; what was sent cannot be completed by an error.

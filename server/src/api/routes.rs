@@ -28,12 +28,18 @@ enum Permission {
     None,
     /// What the service asks for where it answers, or apply does: it depends on the request.
     Later,
-    /// The same, of a call that is not about whoever shows a token.
+    /// The same, and whoever asks is not looked at.
     Login,
     /// To be somebody that the cluster knows.
     Own,
     /// Everything.
     Root,
+}
+
+impl Permission {
+    fn looks_at_token(self) -> bool {
+        !matches!(self, Self::None | Self::Login)
+    }
 }
 
 /// Whether a learner serves it (etcd `isRPCSupportedForLearner`).
@@ -330,7 +336,8 @@ impl Services {
     /// A unary call came.
     pub fn unary(&mut self, out: &mut dyn Replies, unary: Unary) {
         let id_of_call = unary.call.id;
-        let unary = match self.put_off(unary) {
+        let looks_at_token = method(unary.method).permission.looks_at_token();
+        let unary = match if looks_at_token { self.put_off(unary) } else { Ok(unary) } {
             Ok(unary) => unary,
             Err(Refusal::Status(status)) => return out.fail(id_of_call, &status),
             Err(_) => return,
