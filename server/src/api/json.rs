@@ -262,8 +262,8 @@ impl Services {
         None
     }
 
-    /// A stream has ended from this side, or a client has gone away from its request: what is kept of
-    /// its body is let go.
+    /// A stream has ended from this side, or a client has gone away: what is kept of
+    /// the request's body is let go.
     pub fn json_ended(&mut self, out: &mut dyn Replies, id: HttpId) {
         if let Some(incoming) = self.gateway.incoming.remove(&id) {
             out.release_body(id, incoming.body.len());
