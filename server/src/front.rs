@@ -239,6 +239,9 @@ impl Front {
         self.services.receive(&mut self.wire);
         self.take_large();
         self.services.go_on(&mut self.wire);
+        while let Some(request) = self.wire.json.next_ended() {
+            self.services.json_ended(&mut self.wire, request);
+        }
         while let Some((call, answer)) = self.wire.inner.take() {
             self.services.inner_answered(&mut self.wire, call, answer);
         }

@@ -291,7 +291,6 @@ impl Services {
     /// The client has gone away from such a request, or broke it off.
     pub fn http_cancelled(&mut self, id: HttpId) {
         self.uploads.by_id.remove(&id);
-        self.gateway.cancelled(id);
     }
 }
 

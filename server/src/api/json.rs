@@ -138,11 +138,6 @@ impl Gateway {
         }
     }
 
-    /// The client has gone away from a request, or broke it off.
-    pub(super) fn cancelled(&mut self, id: HttpId) {
-        self.incoming.remove(&id);
-    }
-
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.incoming.len()
@@ -269,6 +264,14 @@ impl Services {
         None
     }
 
+    /// A stream has ended from this side, or a client has gone away: what is kept of
+    /// the request's body is let go.
+    pub fn json_ended(&mut self, out: &mut dyn Replies, id: HttpId) {
+        if let Some(incoming) = self.gateway.incoming.remove(&id) {
+            out.release_body(id, incoming.body.len());
+        }
+    }
+
     /// A piece of such a request's body came; false if it is none.
     pub(super) fn json_body(
         &mut self,
@@ -314,36 +317,43 @@ impl Cx<'_> {
     /// Takes the values of a stream that are complete. Another request over a WebSocket is complete
     /// with its first one.
     fn take_json_values(&mut self, id: HttpId) {
+        // What was taken is let go in one go: thousands of values may come in one piece.
+        let mut taken = 0;
         while let Some(incoming) = self.api.gateway.incoming.get_mut(&id) {
-            let Some(method) = incoming.stream else {
-                if incoming.is_websocket
-                    && !matches!(incoming.scanner.scan(&incoming.body), Ok(Scanned::Incomplete))
-                {
-                    incoming.scanner = Scanner::default();
-                    self.json_ended(id);
-                }
+            if incoming.stream.is_none() && !incoming.is_websocket {
                 return;
-            };
-            match incoming.scanner.scan(&incoming.body) {
-                Ok(Scanned::Incomplete) => return,
-                Ok(Scanned::Value { begin, end }) => {
-                    let mut message = Vec::new();
-                    let request = incoming.route.method.request;
-                    let read = json::read(request, &incoming.body[begin..end], &mut message);
-                    incoming.body.drain(..end);
-                    incoming.scanner = Scanner::default();
-                    self.out.release_body(id, end);
-                    match read {
-                        Ok(()) => {
-                            let call = CallId::of_json(id);
-                            self.api.stream_message(self.out, call, method, message.into());
-                        }
-                        // The gateway sends no more of what it cannot read.
-                        Err(_) => return self.json_half_closed(id),
-                    }
-                }
-                Err(_) => return self.json_half_closed(id),
             }
+            let scanned = incoming.scanner.scan(&incoming.body[taken..]);
+            let (method, value) = match (incoming.stream, scanned) {
+                (None, scanned) => {
+                    if scanned != Ok(Scanned::Incomplete) {
+                        incoming.scanner = Scanner::default();
+                        self.json_ended(id);
+                    }
+                    return;
+                }
+                (_, Ok(Scanned::Incomplete)) => {
+                    incoming.body.drain(..taken);
+                    self.out.release_body(id, taken);
+                    return;
+                }
+                (Some(method), Ok(Scanned::Value { begin, end })) => {
+                    (method, Some((taken + begin)..(taken + end)))
+                }
+                (Some(method), Err(_)) => (method, None),
+            };
+            let mut message = Vec::new();
+            let request = incoming.route.method.request;
+            let read = value.clone().is_some_and(|value| {
+                json::read(request, &incoming.body[value], &mut message).is_ok()
+            });
+            let Some(value) = value.filter(|_| read) else {
+                // The gateway sends no more of what it cannot read.
+                return self.json_half_closed(id);
+            };
+            taken = value.end;
+            incoming.scanner = Scanner::default();
+            self.api.stream_message(self.out, CallId::of_json(id), method, message.into());
         }
     }
 

@@ -86,6 +86,7 @@ impl Front {
 
     /// The client has gone away from a request.
     pub(super) fn http_cancelled(&mut self, id: HttpId) {
+        self.services.json_ended(&mut self.wire, id);
         self.services.http_cancelled(id);
         let call = CallId::of_json(id);
         self.services.cancelled(&mut self.wire, call);

@@ -41,6 +41,8 @@ pub(super) struct JsonCalls {
     calls: BTreeMap<CallId, JsonCall>,
     /// Room for a piece of JSON, used again.
     text: Vec<u8>,
+    /// Streams that have ended while their clients may still send.
+    ended: Vec<HttpId>,
 }
 
 impl JsonCalls {
@@ -54,7 +56,20 @@ impl JsonCalls {
 
     /// Forgets a call; what it was.
     pub(super) fn remove(&mut self, call: CallId) -> Option<OpenCall> {
-        self.calls.remove(&call).map(|call| call.open)
+        self.take(call).map(|call| call.open)
+    }
+
+    fn take(&mut self, call: CallId) -> Option<JsonCall> {
+        let call = self.calls.remove(&call)?;
+        if call.method.client_streams {
+            self.ended.push(call.request);
+        }
+        Some(call)
+    }
+
+    /// A stream that has ended since this was asked last.
+    pub(super) fn next_ended(&mut self) -> Option<HttpId> {
+        self.ended.pop()
     }
 
     /// The call of this request, if it waits for room.
@@ -161,7 +176,7 @@ impl Wire {
 
     /// The one answer of a call.
     pub(super) fn json_reply(&mut self, id: CallId, message: &[u8]) {
-        let Some(call) = self.json.calls.remove(&id) else { return };
+        let Some(call) = self.json.take(id) else { return };
         let mut body = Vec::with_capacity(message.len() * 2 + 64);
         json::write(call.method.response, message, false, &mut body);
         self.respond(call.request, &page(200, body));
@@ -264,7 +279,7 @@ impl Wire {
 
     /// Ends a call with OK.
     pub(super) fn json_finish(&mut self, id: CallId) {
-        let Some(call) = self.json.calls.remove(&id) else { return };
+        let Some(call) = self.json.take(id) else { return };
         if call.is_begun {
             self.end_body(call.request);
         } else if call.method.server_streams {
@@ -279,7 +294,7 @@ impl Wire {
 
     /// Breaks a call off: its client sees a response that ends too early.
     pub(super) fn json_abort(&mut self, id: CallId) {
-        let Some(call) = self.json.calls.remove(&id) else { return };
+        let Some(call) = self.json.take(id) else { return };
         if let Some(conn) = self.conn(id.conn) {
             conn.break_off(call.request.exchange);
         }
