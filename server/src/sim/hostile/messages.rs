@@ -368,7 +368,7 @@ fn futile(call: Call, prng: &mut Prng) -> Vec<u8> {
         // With a lease that nobody has.
         _ => {
             let name = format!("{PREFIX}lock{}", prng.below(9)).into();
-            v3lockpb::LockRequest { name, lease: 7 }.encode_to_vec()
+            v3lockpb::LockRequest { name, lease: -7 }.encode_to_vec()
         }
     }
 }
