@@ -557,7 +557,12 @@ fn a_removed_member_is_told_so() {
         let members = urls.iter().map(|(id, urls)| (*id, urls.as_slice()));
         net.member(id).transport.set_members(members);
     }
-    net.run(500);
+    // It has a moment to hear of it over the links that it has, and says nothing more on them.
+    net.member(1).received.clear();
+    net.send(3, message(MessageType::MsgVote, 3, 1, 9));
+    net.run(300);
+    assert_eq!(net.member(1).received, []);
+    net.run(700);
     assert!(net.member(1).events.contains(&Event::Removed { peer: 3 }));
     assert!(net.member(3).reports.contains(&PeerReport::Removed));
     net.member(1).received.clear();

@@ -106,8 +106,13 @@ impl Transport {
         if let Some(link) = self.link(peer) {
             link.counters.received_bytes += piece.len() as u64;
         }
+        // Who was removed is still told things, and has nothing to say.
+        let leaves = self.link(peer).is_some_and(|link| link.leaves_ms.is_some());
         let (received, received_bytes) = (&mut self.received, &mut self.received_bytes);
         let outcome = decoder.receive(piece, &mut |message| {
+            if leaves {
+                return;
+            }
             *received_bytes += weight(&message);
             received.push_back(message);
         });
