@@ -163,7 +163,7 @@ impl Services {
             lease: LeaseStreams::new(seed),
             watch: WatchStreams::new(&shared.config, seed),
             hashes: Hashes::new(hasher, waker.clone()),
-            passwords: passwords.of_front(waker.clone(), seed),
+            passwords: passwords.of_front(shared.clock.clone(), waker.clone(), seed),
             early: Early::default(),
             debugging: Debugging::new(waker),
             rendered: RenderedPages::default(),

@@ -52,7 +52,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("http", &["channel", "cluster", "metrics"]),
     ("replies", &["http"]),
     ("watch", &["limits", "replies", "wire"]),
-    ("background", &["auth", "channel", "disk", "driver", "lease", "limits", "sys"]),
+    ("background", &["auth", "channel", "clock", "disk", "driver", "lease", "limits", "sys"]),
     (
         "replica",
         &[

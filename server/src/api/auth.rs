@@ -156,8 +156,9 @@ impl Cx<'_> {
             }
         };
         let pending = self.api.pending_call(call, CallKind::Password(credentials));
+        let deadline_ms = pending.deadline_ms;
         let slot = self.api.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;
-        if self.api.passwords.start(slot, task).is_err() {
+        if self.api.passwords.start(slot, task, deadline_ms).is_err() {
             self.api.pending.remove(slot);
             return Err(EtcdError::TooManyRequests.into());
         }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -15,6 +16,7 @@ use etcore_proto::splitmix::SplitMix64;
 
 use crate::auth::passwords::{self, Salt};
 use crate::channel::Slot;
+use crate::clock::Clock;
 use crate::disk::pool::{Pool, PoolThreads, Size};
 use crate::driver::Waker;
 use crate::limits;
@@ -83,11 +85,12 @@ impl Passwords {
     }
 
     /// The use of one front. `seed` counts where there are no threads.
-    pub fn of_front(self, waker: Waker, seed: u64) -> FrontPasswords {
+    pub fn of_front(self, clock: Clock, waker: Waker, seed: u64) -> FrontPasswords {
         FrontPasswords {
             pool: self.pool,
             outcomes: Arc::new(ArrayQueue::new(limits::PASSWORDS)),
             under_way: 0,
+            clock,
             waker,
             repeatable: SplitMix64::new(seed),
         }
@@ -100,6 +103,7 @@ pub struct FrontPasswords {
     pool: Option<Pool>,
     outcomes: Arc<ArrayQueue<(Slot, Outcome)>>,
     under_way: usize,
+    clock: Clock,
     waker: Waker,
     repeatable: SplitMix64,
 }
@@ -109,17 +113,20 @@ pub struct FrontPasswords {
 pub struct Full;
 
 impl FrontPasswords {
-    /// Has a task done; the outcome comes under this slot.
+    /// Has a task done; the outcome comes under this slot. Once its caller waits no more, on the
+    /// shards' clock, nothing is done: others wait behind it.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn start(&mut self, slot: Slot, task: Task) -> Result<(), Full> {
+    pub fn start(&mut self, slot: Slot, task: Task, deadline_ms: u64) -> Result<(), Full> {
         if self.under_way >= limits::PASSWORDS {
             return Err(Full);
         }
         let (outcomes, waker) = (self.outcomes.clone(), self.waker.clone());
+        let clock = self.clock.clone();
         let job = move || {
-            let outcome = work(task);
+            let is_late = clock.elapsed() > Duration::from_millis(deadline_ms);
+            let outcome = if is_late { Outcome::Compared(false) } else { work(task) };
             // There is room: see the invariant.
             let _ = outcomes.push((slot, outcome));
             waker.wake();

@@ -419,7 +419,11 @@ fn a_flood_of_wrong_passwords_is_bounded_and_leaves_others_their_answers() {
         let refused = told.iter().filter(|text| text.contains("too many requests")).count();
         let wrong = told.iter().filter(|text| text.contains("invalid user ID")).count();
         assert!(refused >= 300 && wrong > 0, "{refused} {wrong}: some may have had no time");
-        client.token_of("root", "root").await.unwrap();
+        // Nobody waits behind those who have gone.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(refused) = client.token_of("root", "root").await {
+            assert!(Instant::now() < deadline, "{refused}");
+        }
     });
 }
 
