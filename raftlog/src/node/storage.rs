@@ -202,9 +202,11 @@ impl Storage for LogStorage {
 
     fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
         match &self.snapshot {
-            // Older ones would leave the receiver before the first entry that can be sent.
+            // Older ones would leave the receiver before the first entry that can be sent, and raft
+            // takes none of before its own member came.
             Some(snapshot)
-                if snapshot.get_metadata().index >= request_index.max(self.terms.base_index()) =>
+                if snapshot.get_metadata().index >= request_index.max(self.terms.base_index())
+                    && knows(snapshot, to) =>
             {
                 Ok(snapshot.clone())
             }
@@ -214,6 +216,18 @@ impl Storage for LogStorage {
             }
         }
     }
+}
+
+/// True if a snapshot's configuration has this member.
+fn knows(snapshot: &Snapshot, member: u64) -> bool {
+    let conf_state = snapshot.get_metadata().get_conf_state();
+    let lists = [
+        &conf_state.voters,
+        &conf_state.learners,
+        &conf_state.voters_outgoing,
+        &conf_state.learners_next,
+    ];
+    lists.into_iter().any(|list| list.contains(&member))
 }
 
 /// As many entries as `bytes_max` allows, but at least one.
