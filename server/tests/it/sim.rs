@@ -28,7 +28,7 @@ fn run_seed(seed: u64) -> Report {
 #[test]
 fn a_fixed_set_of_seeds_shows_no_violation_and_much_happens_in_them() {
     let _turn = crate::harness::turn::of_file(module_path!());
-    let seeds = if is_long() { 1000 } else { 40 };
+    let seeds = if is_long() { 1000 } else { 25 };
     let (mut operations, mut unknown, mut batches, mut restarts) = (0, 0, 0, 0);
     for seed in 1..=seeds {
         let report = run_seed(seed);
@@ -38,7 +38,7 @@ fn a_fixed_set_of_seeds_shows_no_violation_and_much_happens_in_them() {
         restarts += report.starts;
     }
     eprintln!("{operations} operations, {unknown} unknown, {batches} watch responses");
-    assert!(operations > 5_000 && unknown > 100 && batches > 1_000 && restarts > 2 * seeds);
+    assert!(operations > 3_000 && unknown > 60 && batches > 600 && restarts > 2 * seeds);
 }
 
 #[test]
@@ -103,24 +103,24 @@ const SEEDS_MOST: u64 = 300;
 
 /// Faults, each with a seed that showed it.
 const FAULTS: [(SeededBug, u64); 24] = [
-    (SeededBug::AnswerBeforeSync, 2002),
+    (SeededBug::AnswerBeforeSync, 1),
     (SeededBug::VoteForgotten, 2037),
     (SeededBug::ApplyAgainAfterRestart, 3),
-    (SeededBug::StaleReadIndex, 3),
-    (SeededBug::LeaseEndsEarly, 1001),
+    (SeededBug::StaleReadIndex, 8),
+    (SeededBug::LeaseEndsEarly, 6),
     (SeededBug::PinnedPageReused, 3),
     (SeededBug::TornTailTaken, 23),
     (SeededBug::ConfStateForgotten, 1),
     (SeededBug::WatchBatchDropped, 1),
-    (SeededBug::MetaBeforePages, 67),
-    (SeededBug::LogReleasedEarly, 187),
+    (SeededBug::MetaBeforePages, 99),
+    (SeededBug::LogReleasedEarly, 36),
     (SeededBug::UnsyncedTailTrusted, 17),
     (SeededBug::OldViewServed, 5),
-    (SeededBug::LeaseRevokedByFollower, 1054),
-    (SeededBug::FollowerAnswersBeforeSync, 1080),
+    (SeededBug::LeaseRevokedByFollower, 77),
+    (SeededBug::FollowerAnswersBeforeSync, 60),
     (SeededBug::CompactionForgotten, 2),
     (SeededBug::PublishBeforeCommit, 5),
-    (SeededBug::SnapshotLogReleased, 18),
+    (SeededBug::SnapshotLogReleased, 36),
     (SeededBug::LostProposalsWaitOn, 6),
     (SeededBug::HungLeaderLeadsOn, 40),
     (SeededBug::RenewalsOneByOne, 9),
