@@ -19,7 +19,7 @@ mod host;
 mod query;
 
 pub use date::http_date;
-pub use host::{hostname, takes_host, wrong_host};
+pub use host::{hostname, name_ignored, takes_host, wrong_host};
 pub use query::{Query, split};
 
 /// The content type of texts.

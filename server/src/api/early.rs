@@ -46,12 +46,13 @@ impl Early {
 }
 
 impl Services {
-    /// A unary call, if its token is not known yet, waits; otherwise it is given back.
-    pub(super) fn put_off(&mut self, unary: Unary) -> Result<Unary, Refusal> {
-        let Some(index) = self.comes_early(&unary.call.caller) else { return Ok(unary) };
+    /// A unary call waits for the entry at this index, by which its token is given out.
+    ///
+    /// # Errors
+    /// Why it may not wait.
+    pub(super) fn put_off(&mut self, unary: Unary, index: u64) -> Result<(), EtcdError> {
         let (call, bytes) = (unary.call.clone(), unary.message.len());
-        self.wait_for_token(call, bytes, index, CallKind::Early(Box::new(unary)))?;
-        Err(Refusal::Waiting)
+        self.wait_for_token(call, bytes, index, CallKind::Early(Box::new(unary)))
     }
 
     /// The same for a message of a stream, which `take` takes then.

@@ -42,6 +42,8 @@ pub struct Via {
     pub observes: bool,
     /// It came over TLS.
     pub is_secure: bool,
+    /// Its client's certificate names a user.
+    pub names_user: bool,
 }
 
 /// A request that an endpoint is to answer.
@@ -210,25 +212,30 @@ impl RenderedPages {
 }
 
 impl Services {
-    /// Refuses requests for a host that is not to be served, and says whose pages may read the
-    /// response. False if it is refused.
-    fn lets_in(
-        &self,
-        out: &mut dyn Replies,
-        id: HttpId,
-        fields: &Metadata,
-        is_secure: bool,
-    ) -> bool {
+    /// Refuses requests for a host that is not to be served, and of users by certificate, whom the
+    /// gateway does not know; says whose pages may read the response. False if it is refused.
+    fn lets_in(&self, out: &mut dyn Replies, request: &HttpRequest) -> bool {
+        let HttpRequest { id, target, fields, via, .. } = request;
+        let id = *id;
         let access = &self.shared.config.access;
         let host = fields.get(b"host").or_else(|| fields.get(b":authority")).unwrap_or_default();
         let host = http::hostname(&String::from_utf8_lossy(host)).to_owned();
         // The certificate has named the host where there is one.
-        if !is_secure && !http::takes_host(&access.hosts, &host) {
+        if !via.is_secure && !http::takes_host(&access.hosts, &host) {
             tracing::warn!(
                 host = %host,
                 "rejecting HTTP request to prevent DNS rebinding attacks"
             );
             out.respond(id, &http::wrong_host(&host));
+            return false;
+        }
+        // CVE-2018-16886.
+        if via.names_user
+            && access.gateway
+            && target.starts_with("/v3/")
+            && self.auth().is_enabled()
+        {
+            out.respond(id, &http::name_ignored());
             return false;
         }
         if !access.origins.iter().any(|known| known == "*") {
@@ -242,9 +249,9 @@ impl Services {
 
     /// A request that is not gRPC came; `is_whole` if no body follows.
     pub fn http_opened(&mut self, out: &mut dyn Replies, request: HttpRequest, is_whole: bool) {
-        let Via { observes, is_secure } = request.via;
+        let observes = request.via.observes;
         // Who may ask for metrics is the listener's business, as in etcd.
-        if !observes && !self.lets_in(out, request.id, &request.fields, is_secure) {
+        if !observes && !self.lets_in(out, &request) {
             return;
         }
         if request.method == "OPTIONS" && !observes {

@@ -336,12 +336,14 @@ impl Services {
     /// A unary call came.
     pub fn unary(&mut self, out: &mut dyn Replies, unary: Unary) {
         let id_of_call = unary.call.id;
-        let looks_at_token = method(unary.method).permission.looks_at_token();
-        let unary = match if looks_at_token { self.put_off(unary) } else { Ok(unary) } {
-            Ok(unary) => unary,
-            Err(Refusal::Status(status)) => return out.fail(id_of_call, &status),
-            Err(_) => return,
-        };
+        if method(unary.method).permission.looks_at_token()
+            && let Some(index) = self.comes_early(&unary.call.caller)
+        {
+            if let Err(error) = self.put_off(unary, index) {
+                out.fail(id_of_call, &error.into());
+            }
+            return;
+        }
         let Unary { mut call, method: id, meta, message } = unary;
         let told = self.telling.of_all().then(|| {
             call.asked = Some(Box::new(Asked::Message(message.clone().into_bytes())));

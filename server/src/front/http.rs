@@ -143,7 +143,9 @@ impl Conn {
     /// What endpoints want to know of it.
     pub(super) fn via(&self) -> Via {
         let observes = self.origin.door.serves == Serves::Metrics;
-        Via { observes, is_secure: self.is_secure }
+        let name = self.origin.caller.common_name.as_ref();
+        let names_user = name.is_some_and(|name| !name.is_empty());
+        Via { observes, is_secure: self.is_secure, names_user }
     }
 
     /// Sends the head of a response, and its body if that is not to come in pieces.

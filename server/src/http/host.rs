@@ -35,6 +35,16 @@ pub fn wrong_host(host: &str) -> Page {
     )
 }
 
+/// The gateway is asked by a client whose certificate names a user: that name does not count there
+/// (CVE-2018-16886), which he is told rather than left to find out.
+pub fn name_ignored() -> Page {
+    text_page(
+        400,
+        "CommonName of client sending a request against gateway will be ignored and not used as \
+         expected\n",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

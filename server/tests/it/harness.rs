@@ -66,13 +66,24 @@ pub fn free_port() -> u16 {
     panic!("no port between {LOWEST} and {highest} is free");
 }
 
-/// True if this kernel and container let the driver run; says loudly if not.
+/// True if this kernel and container let the driver run, which is said loudly if not, and this test
+/// is to run on it. With `ETCORE_ONE_DRIVER` each test runs on one alone: half of them on either,
+/// and the other way round when the number there is odd and was even.
 pub fn is_available(driver: &str) -> bool {
-    if driver == "uring" && io_uring::IoUring::new(8).is_err() {
-        eprintln!("SKIPPED: io_uring is not available here; the uring driver is not tested");
-        return false;
+    if io_uring::IoUring::new(8).is_err() {
+        if driver == "uring" {
+            eprintln!("SKIPPED: io_uring is not available here; the uring driver is not tested");
+        }
+        return driver != "uring";
     }
-    true
+    let turn = std::env::var("ETCORE_ONE_DRIVER").ok().and_then(|number| number.parse().ok());
+    turn.is_none_or(|turn: usize| driver == DRIVERS[(number_of_test() + turn) % DRIVERS.len()])
+}
+
+/// A number that the test has by its name, which is its thread's.
+fn number_of_test() -> usize {
+    let thread = std::thread::current();
+    thread.name().unwrap_or_default().bytes().map(usize::from).sum()
 }
 
 /// Runs a test on each driver that there is.
@@ -522,6 +533,16 @@ impl Client {
         let kv = response.kvs.first()?;
         Some(String::from_utf8(kv.value.to_vec()).expect("text"))
     }
+}
+
+pub fn has_program(name: &str) -> bool {
+    let mut command = Command::new(name);
+    let quiet = command.arg("version").stdin(Stdio::null());
+    let found = quiet.output().is_ok();
+    if !found {
+        eprintln!("SKIPPED: {name} is not here");
+    }
+    found
 }
 
 /// A plain HTTP/1.1 request over a fresh connection: status and body.

@@ -14,7 +14,7 @@ use etcore_proto::pb::{authpb, etcdserverpb as pb};
 use prost::Message as _;
 
 use crate::harness::certs::{Authority, Pair, Wanted};
-use crate::harness::{Client, Etcd, Setup, block_on, oracle};
+use crate::harness::{Client, Etcd, Setup, block_on, has_program, oracle};
 use raw::Calls;
 
 /// Passwords are cheap here, as the machine is.
@@ -600,19 +600,74 @@ fn cve_2021_28235_no_password_or_token_is_logged_or_stored() {
     assert!(files >= 2, "the log and the page file were read");
 }
 
-#[test]
-fn what_was_found_in_etcds_auth_by_number_is_refused_here() {
-    let _turn = crate::harness::turn::light();
+/// Runs against a member with users: the calls of its user `u`, and of nobody.
+fn with_user(test: impl AsyncFn(&Calls, &Calls)) {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(dir.path(), driver()).with(CHEAP);
     let _member = setup.start();
     block_on(async {
         let (client, calls) = member_and_user(&setup).await;
-        let nobody = Calls(client.clone());
-        // CVE-2023-32082: the names of a lease's keys, without permission to read them.
+        test(&calls, &Calls(client.clone())).await;
+    });
+}
+
+#[test]
+fn cve_2018_16886_a_certificate_makes_nobody_a_user_of_the_gateway() {
+    let _turn = crate::harness::turn::light();
+    let (Some(etcd), true) = (oracle("etcd"), has_program("curl")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let server = authority.issue("server");
+    let pairs = ["root", ""].map(|name| pair_of(&authority, name));
+    let setups = ["ours", "theirs"].map(|name| {
+        let setup = Setup::new(&dir.path().join(name), driver()).with(CHEAP);
+        setup.with_tls(&authority.ca_file, &server)
+    });
+    let (_member, _etcd) = (setups[0].start(), Etcd::start(&etcd, &setups[1]));
+    let ask = |setup: &Setup, pair: &Pair, path: &str, body: &str| {
+        let output = Command::new("curl")
+            .args(["-s", "--cacert", &authority.ca_file, "--cert", &pair.cert, "--key", &pair.key])
+            .args(["-w", " %{http_code}", "-d", body])
+            .arg(format!("{}{path}", setup.endpoint()))
+            .output()
+            .unwrap();
+        // protojson puts blanks where it likes.
+        String::from_utf8(output.stdout).unwrap().replace("\": ", "\":").replace(", \"", ",\"")
+    };
+    for (path, body) in [
+        ("user/add", r#"{"name":"root","password":"r"}"#),
+        ("role/add", r#"{"name":"root"}"#),
+        ("user/grant", r#"{"user":"root","role":"root"}"#),
+        ("enable", "{}"),
+    ] {
+        for setup in &setups {
+            let said = ask(setup, &pairs[0], &format!("/v3/auth/{path}"), body);
+            assert!(said.ends_with(" 200") || path == "role/add", "{path}: {said}");
+        }
+    }
+    for pair in &pairs {
+        for path in ["/v3/kv/range", "/v3/auth/user/list", "/version/", "/health"] {
+            let [ours, theirs] =
+                setups.each_ref().map(|setup| ask(setup, pair, path, r#"{"key":"YQ=="}"#));
+            assert_eq!(ours, theirs, "{path} with {}", pair.cert);
+            assert!(!path.starts_with("/v3") || ours.ends_with(" 400"), "{path}: {ours}");
+        }
+    }
+}
+
+#[test]
+fn cve_2023_32082_a_leases_keys_are_told_to_nobody_who_may_not_read_them() {
+    let _turn = crate::harness::turn::light();
+    with_user(async |calls, _| {
         let keys = pb::LeaseTimeToLiveRequest { id: 2, keys: true }.encode_to_vec();
         assert_eq!(calls.outcome("Lease/LeaseTimeToLive", &keys).await, DENIED);
-        // CVE-2026-33343: what a transaction within a transaction does.
+    });
+}
+
+#[test]
+fn cve_2026_33343_a_transaction_within_a_transaction_is_checked() {
+    let _turn = crate::harness::turn::light();
+    with_user(async |calls, _| {
         let read = op(pb::request_op::Request::RequestRange(range("secret", "")));
         for depth in 1..4 {
             let mut inner = pb::TxnRequest { success: vec![read.clone()], ..Default::default() };
@@ -626,18 +681,30 @@ fn what_was_found_in_etcds_auth_by_number_is_refused_here() {
             }
             assert_eq!(calls.outcome("KV/Txn", &inner.encode_to_vec()).await, DENIED, "{depth}");
         }
-        // CVE-2026-33413: what nobody may ask.
+    });
+}
+
+#[test]
+fn cve_2026_33413_nobody_asks_for_members_alarms_leases_or_compactions() {
+    let _turn = crate::harness::turn::light();
+    with_user(async |calls, nobody| {
+        let compaction = pb::CompactionRequest { revision: 2, physical: false }.encode_to_vec();
         for (path, request) in [
             ("Cluster/MemberList", Vec::new()),
             ("Maintenance/Alarm", Vec::new()),
             ("Lease/LeaseGrant", pb::LeaseGrantRequest { ttl: 10, id: 0 }.encode_to_vec()),
-            ("KV/Compact", pb::CompactionRequest { revision: 2, physical: false }.encode_to_vec()),
+            ("KV/Compact", compaction.clone()),
         ] {
             assert_eq!(nobody.outcome(path, &request).await, NOBODY, "{path}");
         }
-        let compaction = pb::CompactionRequest { revision: 2, physical: false }.encode_to_vec();
         assert_eq!(calls.outcome("KV/Compact", &compaction).await, DENIED);
-        // CVE-2026-44283: what was there before, or a lease, by a put in a transaction.
+    });
+}
+
+#[test]
+fn cve_2026_44283_a_put_in_a_transaction_tells_no_value_and_takes_no_lease() {
+    let _turn = crate::harness::turn::light();
+    with_user(async |calls, _| {
         let before = pb::PutRequest { prev_kv: true, ..put("wr", "v", 0) };
         for put in [before, put("foo", "v", 2)] {
             let success = vec![op(pb::request_op::Request::RequestPut(put))];

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::harness::certs::{Authority, Pair, Wanted};
-use crate::harness::{DRIVERS, Etcd, Member, Setup, free_port, is_available, oracle};
+use crate::harness::{DRIVERS, Etcd, Member, Setup, free_port, has_program, is_available, oracle};
 
 /// What a run of a program has printed, both ways, and whether it went well.
 fn outcome(command: &mut Command) -> (bool, String) {
@@ -47,16 +47,6 @@ fn s_client(port: u16, ca_file: &str, pair: &Pair, more: &[&str]) -> String {
         .args(["-cert", &pair.cert, "-key", &pair.key])
         .args(more);
     outcome(&mut command).1
-}
-
-fn has_program(name: &str) -> bool {
-    let mut command = Command::new(name);
-    let quiet = command.arg("version").stdin(Stdio::null());
-    let found = quiet.output().is_ok();
-    if !found {
-        eprintln!("SKIPPED: {name} is not here");
-    }
-    found
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
