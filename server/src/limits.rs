@@ -218,8 +218,7 @@ pub const LOG_SIDE_THREADS: usize = 2;
 pub const LOG_SIDE_JOBS: usize = etcore_raftlog::limits::FETCHES_MAX + LOG_COMMIT_JOBS;
 /// Threads that look up the names of peers, which may take many seconds.
 pub const NAME_THREADS: usize = 2;
-/// Threads that hash passwords at most, and no more than half the cores: they give way to the
-/// shards.
+/// Threads that hash passwords at most, and no more than cores: they give way to the shards.
 pub const PASSWORD_THREADS: usize = 4;
 /// Passwords of one front that wait to be hashed or compared, or are; more answer `too many
 /// requests`. By the usual cost that is some seconds of a thread.

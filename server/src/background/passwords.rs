@@ -74,7 +74,7 @@ impl Passwords {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(cores: usize, fronts: usize, all: &mut PoolThreads) -> io::Result<Self> {
-        let threads = (cores / 2).clamp(1, limits::PASSWORD_THREADS);
+        let threads = cores.clamp(1, limits::PASSWORD_THREADS);
         let size = Size { threads, jobs: fronts * limits::PASSWORDS };
         Ok(Self { pool: Some(Pool::start("etcore-passwords", size, all)?) })
     }
