@@ -58,7 +58,7 @@ struct Frame {
 pub struct Reader {
     head: Vec<u8>,
     frame: Option<Frame>,
-    /// Of a control frame.
+    /// The payload of a control frame.
     control: Vec<u8>,
     /// A message is not complete.
     in_message: bool,

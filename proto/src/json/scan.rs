@@ -60,7 +60,7 @@ enum State {
 #[derive(Debug)]
 pub struct Scanner {
     state: State,
-    /// What is open: true for an object.
+    /// The values that are open; true stands for an object, false for an array.
     open: Vec<bool>,
     /// The string that is open is a key.
     is_key: bool,

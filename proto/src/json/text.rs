@@ -43,14 +43,14 @@ pub(super) fn decode_bytes(text: &[u8], out: &mut Vec<u8>) -> bool {
 pub(super) enum StringError {
     /// Go looks for the second half of a letter until the text ends.
     End,
-    /// What is wrong, with its place before it.
+    /// The fault, with its place before it.
     Syntax(String),
 }
 
 /// A string's text between its quotes without escapes; `behind` follows it.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The fault of a text that is no such JSON.
 pub(super) fn unescape<'a>(raw: &'a [u8], behind: &[u8]) -> Result<Cow<'a, [u8]>, StringError> {
     if std::str::from_utf8(raw).is_err() {
         return Err(StringError::Syntax("invalid UTF-8 in string".to_owned()));

@@ -12,7 +12,7 @@ use prost::Message as _;
 
 use super::Cx;
 use super::call::{Call, Outcome, Refusal, decode};
-use super::pending::{CallKind, PendingCall, To};
+use super::pending::CallKind;
 use crate::channel::ToReplica;
 use crate::cluster::change::Change;
 use crate::cluster::identity;
@@ -61,15 +61,7 @@ impl Cx<'_> {
 
     fn change_members(&mut self, call: Call, change: Change) -> Outcome {
         self.new_proposal()?;
-        let limit_ms = self.api.now_ms + self.api.shared.config.request_timeout_ms();
-        let asked_ms = call.deadline_ms.unwrap_or(u64::MAX);
-        let pending = PendingCall {
-            to: To::Call(call),
-            kind: CallKind::ChangeMembers,
-            deadline_ms: asked_ms.min(limit_ms),
-            client_deadline: asked_ms < limit_ms,
-            bytes: 0,
-        };
+        let pending = self.api.pending_call(call, CallKind::ChangeMembers);
         let slot = self.api.pending.insert(pending).map_err(|_| EtcdError::TooManyRequests)?;
         self.api.outbox.push(ToReplica::ChangeMembers { slot, change });
         Err(Refusal::Waiting)

@@ -87,7 +87,7 @@ pub(super) struct Step {
     /// The name with a slash: what keys begin with.
     pub(super) prefix: Bytes,
     pub(super) held: Held,
-    /// Of the answer, once it is known.
+    /// The answer's header, once it is known.
     pub(super) header: Option<pb::ResponseHeader>,
     /// The call of another service that it waits for.
     pub(super) asked: Option<CallId>,
@@ -552,7 +552,7 @@ impl Services {
         cx.forget(id);
     }
 
-    /// The same for all calls of a connection.
+    /// A connection is closed: its calls are cancelled.
     pub(super) fn steps_of_closed(&mut self, out: &mut dyn Replies, conn: ConnId) {
         for id in self.concurrency.of(CallId::all_of(conn)) {
             self.steps_cancelled(out, id);

@@ -55,7 +55,7 @@ impl Services {
         self.wait_for_token(call, bytes, index, CallKind::Early(Box::new(unary)))
     }
 
-    /// The same for a message of a stream, which `take` takes then.
+    /// A message of a stream waits in the same way; `take` takes it then.
     pub(super) fn put_off_message(
         &mut self,
         id: CallId,

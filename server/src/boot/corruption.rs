@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
-use etcore_engine::bucket::Bucket;
 use etcore_engine::hash::KvHash;
 use etcore_proto::gotext::format_duration;
 
@@ -45,10 +44,8 @@ pub(super) fn check(
     );
     let own =
         own_hash(hasher, waker).map_err(|why| format!("{id} failed to fetch hash ({why})"))?;
-    let store = &recovered.stored.store;
-    let members = store.bucket_iter(Bucket::Members, b"").map(|(_, json)| Member::from_json(json));
-    let others: Vec<Member> =
-        members.flatten().filter(|member| member.id != shared.member_id).collect();
+    let mut others = Member::all_in(&recovered.stored.store);
+    others.retain(|member| member.id != shared.member_id);
     // All at once: members that start together do not answer each other yet.
     let differs = std::thread::scope(|scope| {
         let own = &own;

@@ -5,7 +5,6 @@
 //! no such message is an error, never a panic.
 
 use etcore_engine::hash::KvHash;
-use etcore_engine::types::Revision;
 use etcore_proto::error::{EtcdError, Status};
 use serde::{Deserialize, Serialize};
 
@@ -146,16 +145,10 @@ pub fn read(status: u16, body: &[u8]) -> Result<PeerHash, NoHash> {
     }
 }
 
-impl From<KvHash> for PeerHash {
-    /// As if this member had answered, with nothing newer.
-    fn from(hash: KvHash) -> Self {
-        let KvHash { hash, compact_revision: Revision(compact_revision), revision } = hash;
-        Self { hash, compact_revision, newest: revision.0 }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use etcore_engine::types::Revision;
+
     use super::*;
 
     #[test]

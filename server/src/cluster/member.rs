@@ -4,6 +4,8 @@
 //! Written by apply (configuration changes and published attributes), read by MemberList and the
 //! peer port.
 
+use etcore_engine::bucket::Bucket;
+use etcore_engine::store::Store;
 use etcore_proto::pb::etcdserverpb as pb;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -46,6 +48,15 @@ fn not_null<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error>
 }
 
 impl Member {
+    /// All members that a store has, by ID.
+    pub fn all_in(store: &Store) -> Vec<Self> {
+        let rows = store.bucket_iter(Bucket::Members, b"");
+        let mut members: Vec<Self> =
+            rows.filter_map(|(_, json)| Self::from_json(json).ok()).collect();
+        members.sort_by_key(|member| member.id);
+        members
+    }
+
     /// As MemberList answers.
     pub fn to_pb(&self) -> pb::Member {
         pb::Member {

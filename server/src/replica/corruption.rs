@@ -279,7 +279,8 @@ impl Replica {
         submitted.then_some(slot)
     }
 
-    fn others(&self) -> BTreeSet<u64> {
+    /// The IDs of all members but this one.
+    pub(super) fn others(&self) -> BTreeSet<u64> {
         let all = self.state.members().iter().map(|member| member.id);
         all.filter(|id| *id != self.shared.member_id).collect()
     }

@@ -34,7 +34,7 @@ impl State {
             Err(error) => (Auth::default(), Err(error)),
         };
         let state = Self {
-            members: members(store),
+            members: Arc::new(Member::all_in(store)),
             removed: removed(store),
             cluster_version: cluster_version(store),
             alarms: Arc::new(Alarms::load(store)),
@@ -76,7 +76,7 @@ impl State {
 
     /// Decodes what is about the cluster again.
     pub(super) fn refresh_cluster(&mut self, store: &Store) {
-        self.members = members(store);
+        self.members = Arc::new(Member::all_in(store));
         self.removed = removed(store);
         self.cluster_version = cluster_version(store);
         self.downgrade = Arc::new(Downgrade::load(store));
@@ -96,16 +96,6 @@ impl State {
         let auth = Arc::new(Auth::load(store)?);
         Ok(std::mem::replace(&mut self.auth, auth))
     }
-}
-
-/// The members bucket, decoded.
-fn members(store: &Store) -> Arc<Vec<Member>> {
-    let mut members: Vec<Member> = store
-        .bucket_iter(Bucket::Members, b"")
-        .filter_map(|(_, json)| Member::from_json(json).ok())
-        .collect();
-    members.sort_by_key(|member| member.id);
-    Arc::new(members)
 }
 
 /// The IDs in the bucket of removed members.

@@ -76,13 +76,7 @@ impl Replica {
         }
         self.versions.next_look_ms = self.turn.now_ms() + LOOK_MS;
         let own_id = self.shared.member_id;
-        let others: Vec<u64> = self
-            .state
-            .members()
-            .iter()
-            .map(|member| member.id)
-            .filter(|id| *id != own_id)
-            .collect();
+        let others = self.others();
         self.versions.asked = others.iter().map(|id| (*id, None)).collect();
         self.versions.asked.insert(own_id, Some(own));
         others.into_iter().for_each(|id| self.ask_version(id));

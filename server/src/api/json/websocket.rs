@@ -61,7 +61,7 @@ pub(super) fn open(
     Ok(passed)
 }
 
-/// Whom the caller says to be: browsers can set no other fields.
+/// Finds who the caller says to be: browsers can set no other fields.
 fn authorization(fields: &Metadata, protocol: &str) -> Option<String> {
     let cookies = text(fields, b"cookie");
     let cookie = cookies.split(';').find_map(|cookie| cookie.trim().strip_prefix("token="));
